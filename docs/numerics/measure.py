@@ -1,0 +1,214 @@
+"""Worst and mean errors of xent_fast and its peers, in ulps; writes the tables of docs/numerics.md.
+
+    python docs/numerics/measure.py --write     measures (minutes) and replaces the page's tables
+    python docs/numerics/measure.py             the same, printed
+    python docs/numerics/measure.py --quick     fewer rows of fewer sizes (seconds), printed
+
+Needs the extras `test` (mpmath) and `benchmark` (SciPy, tqdm); PyTorch and JAX join where they are
+installed.
+
+Knows: which implementations run on which rows, and the page.
+Must not know: how exact values, errors or tables come about.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from distributions import DISTRIBUTIONS, draw, soft_targets
+from judgement import Tally, judge_dense_targets, judge_index_targets
+from oracle import arithmetic_for, disagreement_with_definition, effective_mass, evaluate
+from peers import Peer, installed_peers
+from tables import (
+    Cell,
+    Results,
+    distribution_by_classes,
+    other_targets,
+    overall,
+    worst_by,
+)
+from tqdm import tqdm
+
+import xent_fast
+from xent_fast import _core
+
+PAGE = Path(__file__).parent.parent / "numerics.md"
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+CLASSES = (3, 10, 1000, 32000, 128256)
+QUICK_CLASSES = (3, 10, 1000)
+ENTRIES = {"float32": 1_000_000, "float64": 250_000}
+QUICK_ENTRIES = {"float32": 20_000, "float64": 20_000}
+# Largest disagreement allowed between the oracle and mpmath, in ulps of the dtype judged.
+ORACLE_ERROR = {"float32": 2.0**-16, "float64": 2.0**-7}
+
+
+@contextmanager
+def forced_isa(name: str) -> Iterator[None]:
+    previous = _core.use_isa(name)
+    try:
+        yield
+    finally:
+        _core.use_isa(previous)
+
+
+def library_on(isa: str) -> Peer:
+    """xent_fast on one ISA, as a peer; further arguments go to the library."""
+
+    def loss_and_gradient(logits, targets, **options):
+        with forced_isa(isa):
+            return xent_fast.softmax_cross_entropy_grad(
+                logits, targets, reduction="none", **options
+            )
+
+    return loss_and_gradient
+
+
+def check_oracle(dtype: str) -> float:
+    """Largest error of the oracle on a sample of every distribution; raises if too large."""
+    worst = 0.0
+    for distribution in DISTRIBUTIONS:
+        for classes in (3, 100):
+            logits, labels = next(draw(distribution, classes, dtype, 300))
+            mass = effective_mass(labels, classes, np.linspace(0.1, 10, labels.size))
+            error = disagreement_with_definition(logits, mass, arithmetic_for(np.dtype(dtype)))
+            worst = max(worst, error)
+    if worst > ORACLE_ERROR[dtype]:
+        raise AssertionError(f"the oracle for {dtype} is off by {worst} ulp")
+    return worst
+
+
+class Measurement:
+    """Tallies by cell, filled chunk by chunk."""
+
+    def __init__(self, libraries: dict[str, Peer], peers: dict[str, Peer]) -> None:
+        self.libraries = libraries
+        self.everyone = libraries | peers
+        self.results: Results = {}
+
+    def measure_cell(self, dtype: str, distribution: str, classes: int, entries: int) -> None:
+        for chunk, (logits, labels) in enumerate(draw(distribution, classes, dtype, entries)):
+            self._measure_index_targets(distribution, logits, labels)
+            if chunk == 0:
+                self._measure_weighted(distribution, logits, labels)
+                one_hot = np.zeros_like(logits)
+                one_hot[np.arange(labels.size), labels] = 1
+                soft = soft_targets(labels, classes, logits.dtype)
+                soft[np.isneginf(logits)] = 0
+                self._measure_dense(distribution, logits, "one-hot", one_hot)
+                self._measure_dense(distribution, logits, "soft", soft)
+
+    def _add(self, name, kind, distribution, logits, tallies: dict[str, Tally]) -> None:
+        cell = Cell(logits.dtype.name, name, kind, distribution, logits.shape[1])
+        stored = self.results.setdefault(cell, {quantity: Tally() for quantity in tallies})
+        for quantity, tally in tallies.items():
+            stored[quantity].merge(tally)
+
+    def _measure_index_targets(self, distribution, logits, labels) -> None:
+        mass = effective_mass(labels, logits.shape[1], np.ones(labels.size))
+        exact = evaluate(logits, mass, arithmetic_for(logits.dtype))
+        for name, implementation in self.everyone.items():
+            tallies = judge_index_targets(*implementation(logits, labels), exact, labels)
+            self._add(name, "index", distribution, logits, tallies)
+
+    def _measure_weighted(self, distribution, logits, labels) -> None:
+        weights = np.random.default_rng(labels.size).uniform(0.1, 1, labels.size)
+        mass = effective_mass(labels, logits.shape[1], weights)
+        exact = evaluate(logits, mass, arithmetic_for(logits.dtype))
+        for name, library in self.libraries.items():
+            result = library(logits, labels, sample_weight=weights)
+            tallies = judge_index_targets(*result, exact, labels)
+            self._add(name, "index, weighted", distribution, logits, tallies)
+
+    def _measure_dense(self, distribution, logits, kind, targets) -> None:
+        exact = evaluate(logits, targets, arithmetic_for(logits.dtype))
+        for name, library in self.libraries.items():
+            tallies = judge_dense_targets(*library(logits, targets), exact, targets)
+            self._add(name, kind, distribution, logits, tallies)
+
+
+def processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def description(oracle_errors: dict[str, float], left_out: list[str]) -> str:
+    packages = ("xent_fast", "numpy", "scipy", "mpmath")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    oracle = ", ".join(
+        f"{error:.1e} ulp for {dtype} ({arithmetic_for(np.dtype(dtype)).name})"
+        for dtype, error in oracle_errors.items()
+    )
+    return (
+        f"Machine: {processor_name()} ({platform.system()} {platform.machine()}), instruction sets "
+        f"{', '.join(_core.available_isas())}. Python {platform.python_version()}, {versions}.\n"
+        f"Oracle against mpmath at 2400 bits, largest error on a sample of every distribution: "
+        f"{oracle}.\n"
+        f"Left out because not installed: {', '.join(left_out) or 'nothing'}.\n"
+    )
+
+
+def report(results: Results, libraries: list[str]) -> str:
+    parts = []
+    for dtype in ENTRIES:
+        parts += [f"### {dtype}\n", overall(results, dtype)]
+        parts += ["Other targets:\n", other_targets(results, dtype, libraries)]
+        parts += ["Worst loss / target / others by distribution:\n"]
+        parts += [worst_by(results, dtype, "distribution")]
+        parts += ["Worst loss / target / others by number of classes:\n"]
+        parts += [worst_by(results, dtype, "classes")]
+        parts += ["Worst loss / target / others in every cell:\n"]
+        parts += [distribution_by_classes(results, dtype, library) for library in libraries]
+    return "\n".join(parts)
+
+
+def replace_tables(page: Path, tables: str) -> None:
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, marker, after = rest.partition(END)
+    if not marker:
+        raise ValueError(f"{page} lacks the markers {BEGIN} and {END}")
+    page.write_text(f"{before}{BEGIN}\n\n{tables}\n{END}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer rows of fewer sizes")
+    parser.add_argument("--write", action="store_true", help=f"replace the tables of {PAGE.name}")
+    arguments = parser.parse_args()
+    if arguments.quick and arguments.write:
+        parser.error("--quick is too short a measurement for the page")
+
+    oracle_errors = {dtype: check_oracle(dtype) for dtype in ENTRIES}
+    libraries = {f"xent_fast, {isa}": library_on(isa) for isa in _core.available_isas()}
+    peers, left_out = installed_peers()
+    measurement = Measurement(libraries, peers)
+    entries = QUICK_ENTRIES if arguments.quick else ENTRIES
+    cells = [
+        (dtype, distribution, classes)
+        for dtype in ENTRIES
+        for distribution in DISTRIBUTIONS
+        for classes in (QUICK_CLASSES if arguments.quick else CLASSES)
+    ]
+    for cell in tqdm(cells, unit="cell"):
+        measurement.measure_cell(*cell, entries[cell[0]])
+
+    tables = description(oracle_errors, left_out) + "\n"
+    tables += report(measurement.results, list(libraries))
+    if arguments.write:
+        replace_tables(PAGE, tables)
+    else:
+        print(tables)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Build the extension module.
+
+Knows: its sources, the compilers' flags, and how to find out whether OpenMP works.
+Must not know: the package's metadata (pyproject.toml), the compiler options of an instruction set
+(each `kernels/isa_*.c` sets its own target).
+
+CC, CFLAGS and LDFLAGS count as everywhere with setuptools, for the OpenMP probe too.
+XENT_FAST_OPENMP=0 builds without OpenMP; XENT_FAST_REQUIRE_OPENMP=1 fails where it does not work.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, LinkError, PlatformError
+
+PACKAGE = Path("src/xent_fast")
+SOURCES = [
+    "_core.pyx",
+    "kernels/dispatch.c",
+    "kernels/labels.c",
+    "kernels/isa_portable.c",
+    "kernels/isa_avx2.c",
+    "kernels/isa_avx512.c",
+    "kernels/isa_neon.c",
+]
+CYTHON_DIRECTIVES = {
+    "language_level": 3,
+    "autotestdict": False,
+    "boundscheck": False,
+    "cdivision": True,
+    "initializedcheck": False,
+    "wraparound": False,
+}
+# The kernels ask for every fused multiply-add themselves; a compiler that contracts or reorders
+# others would give each instruction set bits of its own.
+FLAGS = {
+    "unix": ["-O3", "-ffp-contract=off", "-fvisibility=hidden"],
+    "msvc": ["/O2", "/fp:precise", "/std:c11"],
+}
+# (to compile, to link), tried in this order; the second is for Apple's clang.
+OPENMP_FLAGS = {
+    "unix": [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])],
+    "msvc": [(["/openmp"], [])],
+}
+PLAIN_PROBE = "int probe(void) { return 1; }\n"
+OPENMP_PROBE = """
+#include <omp.h>
+int probe(void) {
+    int sum = 0, i;
+#pragma omp parallel for reduction(+ : sum)
+    for (i = 0; i < 100; i++) sum += i;
+    return sum == 4950 && omp_get_max_threads() >= 1;
+}
+"""
+RUN_PROBE = "import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1]).probe() != 1)"
+
+
+class BuildExtension(build_ext):
+    """Add what can be decided only once the compiler is known."""
+
+    def build_extensions(self):
+        """Choose flags, translate Cython to C, build."""
+        family = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
+        openmp_compile_flags, openmp_link_flags = self.choose_openmp_flags(OPENMP_FLAGS[family])
+        version = self.distribution.get_version()
+        self.force = True  # file times do not tell that flags, the compiler or Cython changed
+        for extension in self.extensions:
+            extension.define_macros.append(("XENT_FAST_VERSION", f'"{version}"'))
+            extension.extra_compile_args = FLAGS[family] + openmp_compile_flags
+            extension.extra_link_args = openmp_link_flags
+            extension.sources = cythonize(
+                [extension],
+                build_dir=self.build_temp,
+                compiler_directives=CYTHON_DIRECTIVES,
+                force=True,
+            )[0].sources
+        super().build_extensions()
+
+    def choose_openmp_flags(self, candidates):
+        """Return the first flags that work, or none."""
+        required = os.environ.get("XENT_FAST_REQUIRE_OPENMP", "0") != "0"
+        allowed = os.environ.get("XENT_FAST_OPENMP", "1") != "0"
+        for flags in candidates if allowed else []:
+            if self.openmp_works(*flags):
+                return flags
+        reason = "does not work with this compiler and its flags" if allowed else "is turned off"
+        if required:
+            raise PlatformError(f"XENT_FAST_REQUIRE_OPENMP is set, but OpenMP {reason}")
+        self.warn(f"xent_fast is built WITHOUT THREADS: OpenMP {reason}")
+        return [], []
+
+    def openmp_works(self, compile_flags, link_flags):
+        """Whether an OpenMP library builds and runs; where nothing built here can run, builds."""
+        with tempfile.TemporaryDirectory() as directory:
+            try:
+                library = self.build_probe(directory, OPENMP_PROBE, compile_flags, link_flags)
+                return probe_runs(library) or not probe_runs(
+                    self.build_probe(directory, PLAIN_PROBE, [], [])
+                )
+            except (CompileError, LinkError):
+                return False
+
+    def build_probe(self, directory, source, compile_flags, link_flags):
+        """Build a shared library as the extension is built, and return its path."""
+        source_file = Path(tempfile.mkdtemp(dir=directory)) / "probe.c"
+        source_file.write_text(source)
+        objects = self.compiler.compile(
+            [str(source_file)], output_dir=directory, extra_postargs=compile_flags
+        )
+        library = source_file.with_suffix(".library")
+        self.compiler.link_shared_object(
+            objects, str(library), export_symbols=["probe"], extra_postargs=link_flags
+        )
+        return library
+
+
+def probe_runs(library):
+    """Whether a probe does its work, in a process of its own since it may crash."""
+    command = [sys.executable, "-c", RUN_PROBE, library]
+    return subprocess.run(command, check=False).returncode == 0
+
+
+setup(
+    cmdclass={"build_ext": BuildExtension},
+    ext_modules=[
+        Extension(
+            "xent_fast._core",
+            sources=[(PACKAGE / source).as_posix() for source in SOURCES],
+            depends=sorted(header.as_posix() for header in PACKAGE.rglob("*.h")),
+            include_dirs=[PACKAGE.as_posix(), numpy.get_include()],
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+        )
+    ],
+)

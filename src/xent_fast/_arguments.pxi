@@ -1,0 +1,345 @@
+# Validation of the arguments, included by _core.pyx.
+#
+# Knows: what a caller may hand over, NumPy's arrays, and the words of every complaint.
+# Must not know: kernels, threads, the order in which a call does its work.
+#
+# Each `as_*` function takes an argument as given and returns what the kernels need. The ordinary
+# case is settled with NumPy's macros and makes no Python object; everything else goes to its
+# `unusual_*` sibling, which may be slow. Nothing here writes to an array of the caller.
+
+
+# --- logits and out -------------------------------------------------------------------------------
+
+
+cdef inline cnp.ndarray as_logits(object given, object out):
+    """The logits as a plain ndarray (rows, classes) of float32 or float64, of any layout."""
+    cdef cnp.ndarray logits
+    if cnp.PyArray_CheckExact(given):
+        logits = <cnp.ndarray>given
+        if (
+            cnp.PyArray_NDIM(logits) == 2
+            and is_supported_float(logits)
+            and cnp.PyArray_DIM(logits, 1) > 0
+        ):
+            return logits
+    return unusual_logits(given, out)
+
+
+cdef cnp.ndarray unusual_logits(object given, object out):
+    if out is not None and not isinstance(given, np.ndarray):
+        raise TypeError(f"logits must be an ndarray where out is given, not {type(given).__name__}")
+    logits = as_plain_array(given, "logits")
+    if not is_supported_float(logits):
+        raise TypeError(f"logits must be float32 or float64, not {logits.dtype}")
+    if logits.ndim != 2:
+        raise ValueError(f"logits must have shape (rows, classes), not {logits.shape}")
+    if logits.shape[0] > 0 and logits.shape[1] == 0:
+        raise ValueError(f"logits of shape {logits.shape} have no class")
+    return logits
+
+
+cdef inline cnp.ndarray as_destination(object out, cnp.ndarray logits):
+    """`out` as a plain ndarray that is safe to write: the logits' own memory or none of it."""
+    cdef cnp.ndarray destination
+    if cnp.PyArray_CheckExact(out):
+        destination = <cnp.ndarray>out
+        if (
+            cnp.PyArray_ISCARRAY(destination)
+            and cnp.PyArray_NDIM(destination) == 2
+            and cnp.PyArray_TYPE(destination) == cnp.PyArray_TYPE(logits)
+            and cnp.PyArray_DIM(destination, 0) == cnp.PyArray_DIM(logits, 0)
+            and cnp.PyArray_DIM(destination, 1) == cnp.PyArray_DIM(logits, 1)
+            and (destination is logits or not bounds_overlap(destination, logits))
+        ):
+            return destination
+    return unusual_destination(out, logits)
+
+
+cdef cnp.ndarray unusual_destination(object out, object logits):
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be an ndarray, not {type(out).__name__}")
+    destination = as_plain_array(out, "out")
+    if destination.dtype.type is not logits.dtype.type:
+        raise TypeError(f"out must have the logits' dtype {logits.dtype}, not {destination.dtype}")
+    if destination.shape != logits.shape:
+        raise ValueError(f"out must have the logits' shape {logits.shape}, not {destination.shape}")
+    if not destination.flags.writeable:
+        raise ValueError("output array is read-only (out)")
+    if may_overlap_itself(destination):
+        raise ValueError(
+            f"out overlaps itself: shape {destination.shape}, strides {destination.strides}"
+        )
+    if not is_same_memory(destination, logits) and shares_memory(destination, logits):
+        raise ValueError("out overlaps logits; it must be logits or share no memory with them")
+    return destination
+
+
+# --- targets --------------------------------------------------------------------------------------
+
+
+cdef inline cnp.ndarray as_targets(object given, cnp.ndarray logits, cnp.ndarray destination):
+    """The targets as a plain ndarray that a kernel can read: labels (rows,) or (rows, classes)."""
+    cdef cnp.ndarray targets
+    if cnp.PyArray_CheckExact(given):
+        targets = <cnp.ndarray>given
+        if (
+            cnp.PyArray_NDIM(targets) == 1
+            and cnp.PyArray_DIM(targets, 0) == cnp.PyArray_DIM(logits, 0)
+            and cnp.PyArray_ISINTEGER(targets)
+            and cnp.PyArray_ISNOTSWAPPED(targets)
+            and not (destination is not None and bounds_overlap(targets, destination))
+        ):
+            return targets
+    return unusual_targets(given, logits, destination)
+
+
+cdef cnp.ndarray unusual_targets(object given, object logits, object destination):
+    targets = as_plain_array(given, "targets")
+    if not isinstance(given, np.ndarray) and targets.shape == (0,):
+        targets = targets.astype(np.intp)  # NumPy makes float64 of an empty list
+    is_dense = check_targets_kind(targets, logits)
+    if destination is not None and shares_memory(targets, destination):
+        raise ValueError("out shares memory with targets")
+    if not is_dense:
+        return targets.astype(targets.dtype.newbyteorder("="), copy=False)
+    if targets.dtype.type is logits.dtype.type and has_plain_rows(targets):
+        return targets
+    return np.array(targets, dtype=logits.dtype.type, order="C")
+
+
+cdef bint check_targets_kind(object targets, object logits) except -1:
+    """Whether the targets are dense; raises where dtype or shape is wrong."""
+    dtype, shape = targets.dtype, targets.shape
+    if cnp.PyArray_ISINTEGER(targets):
+        if shape == logits.shape:
+            raise TypeError(f"dense targets must be floating-point, not {dtype}")
+        if shape != logits.shape[:1]:
+            raise ValueError(
+                f"class indices must have shape {logits.shape[:1]}, not {shape} (targets)"
+            )
+        return False
+    if targets.ndim < 2:
+        raise TypeError(f"class indices must be integers, not {dtype} (targets)")
+    if dtype.kind != "f":
+        raise TypeError(f"targets must be integers or, if dense, floating-point, not {dtype}")
+    if shape != logits.shape:
+        raise ValueError(f"dense targets must have the logits' shape {logits.shape}, not {shape}")
+    return True
+
+
+cdef int describe_labels(xent_labels *labels, cnp.ndarray targets, object ignore_index) except -1:
+    """Fill `labels` from class indices and `ignore_index` as given."""
+    labels.data = cnp.PyArray_BYTES(targets)
+    labels.stride = cnp.PyArray_STRIDE(targets, 0)
+    labels.type = label_type(targets)
+    labels.has_ignore_index = False
+    labels.ignore_index = 0
+    if ignore_index is not None:
+        describe_ignore_index(labels, as_integer(ignore_index, "ignore_index"))
+    return 0
+
+
+cdef int describe_ignore_index(xent_labels *labels, object ignore_index) except -1:
+    """A value that the labels' type cannot hold ignores nothing."""
+    cdef int overflow = 0
+    cdef int64_t value = PyLong_AsLongLongAndOverflow(ignore_index, &overflow)
+    if overflow > 0 and labels.type == XENT_UINT64 and ignore_index <= UINT64_LAST:
+        # The same bytes read as int64: this value and all others beyond int64 become negative and
+        # stay distinct.
+        labels.type = XENT_INT64
+        value = ignore_index - UINT64_LAST - 1
+    elif overflow != 0 or (value < 0 and labels.type >= XENT_UINT8):
+        return 0
+    labels.has_ignore_index = True
+    labels.ignore_index = value
+    return 0
+
+
+cdef inline xent_label_type label_type(cnp.ndarray targets) noexcept:
+    cdef bint is_unsigned = cnp.PyArray_ISUNSIGNED(targets)
+    cdef cnp.npy_intp itemsize = cnp.PyArray_ITEMSIZE(targets)
+    if itemsize == 8:
+        return XENT_UINT64 if is_unsigned else XENT_INT64
+    if itemsize == 4:
+        return XENT_UINT32 if is_unsigned else XENT_INT32
+    if itemsize == 2:
+        return XENT_UINT16 if is_unsigned else XENT_INT16
+    return XENT_UINT8 if is_unsigned else XENT_INT8
+
+
+cdef int raise_label_error(object targets, int64_t row, int64_t classes) except -1:
+    raise IndexError(
+        f"index {targets[row]} is out of bounds for axis 1 with size {classes} (targets[{row}])"
+    )
+
+
+# --- the other arguments --------------------------------------------------------------------------
+
+
+cdef inline cnp.ndarray as_sample_weight(object given, cnp.ndarray logits, cnp.ndarray destination):
+    """The row weights as contiguous float64 that share no memory with `destination`, or None."""
+    cdef cnp.ndarray weights
+    if given is None:
+        return None
+    if cnp.PyArray_CheckExact(given):
+        weights = <cnp.ndarray>given
+        if (
+            cnp.PyArray_NDIM(weights) == 1
+            and cnp.PyArray_DIM(weights, 0) == cnp.PyArray_DIM(logits, 0)
+            and cnp.PyArray_TYPE(weights) == cnp.NPY_FLOAT64
+            and cnp.PyArray_ISCARRAY_RO(weights)
+            and not (destination is not None and bounds_overlap(weights, destination))
+        ):
+            return weights
+    return unusual_sample_weight(given, logits)
+
+
+cdef cnp.ndarray unusual_sample_weight(object given, object logits):
+    weights = as_plain_array(given, "sample_weight")
+    if weights.dtype.kind not in "fiu":
+        raise TypeError(f"sample_weight must hold real numbers, not {weights.dtype}")
+    if weights.shape != logits.shape[:1]:
+        raise ValueError(f"sample_weight must have shape {logits.shape[:1]}, not {weights.shape}")
+    return np.array(weights, dtype=np.float64, order="C")
+
+
+cdef inline Reduction as_reduction(object given) except UNKNOWN_REDUCTION:
+    if isinstance(given, str):
+        if given == "mean":
+            return MEAN
+        if given == "sum":
+            return SUM
+        if given == "none":
+            return NONE
+    raise ValueError(f"reduction must be 'mean', 'sum' or 'none', not {given!r}")
+
+
+cdef inline double as_scale(object given) except? -1.0:
+    return PyFloat_AS_DOUBLE(given) if PyFloat_CheckExact(given) else unusual_scale(given)
+
+
+cdef double unusual_scale(object given) except? -1.0:
+    if isinstance(given, np.ndarray) and given.ndim == 0:
+        given = given[()]
+    if isinstance(given, bool) or not isinstance(given, numbers.Real):
+        raise TypeError(f"scale must be a real number, not {type(given).__name__}")
+    return float(given)
+
+
+cdef inline int as_thread_count(object given) except -1:
+    """The threads asked for, or 0 where the choice is ours."""
+    return 0 if given is None else checked_thread_count(as_integer(given, "num_threads"))
+
+
+cdef int checked_thread_count(object count) except -1:
+    if count < 1:
+        raise ValueError(f"num_threads must be at least 1, not {count}")
+    return min(count, INT_MAX)
+
+
+cdef inline object as_integer(object given, str name):
+    """A Python int from any integer but a bool."""
+    return given if PyLong_CheckExact(given) else unusual_integer(given, name)
+
+
+cdef object unusual_integer(object given, str name):
+    if not isinstance(given, (bool, np.bool_)):
+        try:
+            return operator.index(given)
+        except TypeError:
+            pass
+    raise TypeError(f"{name} must be an integer or None, not {type(given).__name__}")
+
+
+cdef object as_plain_array(object given, str name):
+    """An ndarray of no subclass over the same memory; what is not an array is copied into one."""
+    if isinstance(given, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array")
+    return np.asarray(given)
+
+
+# --- how an array lies in memory ------------------------------------------------------------------
+
+
+cdef inline bint is_supported_float(cnp.ndarray array) noexcept:
+    cdef int type_number = cnp.PyArray_TYPE(array)
+    return type_number == cnp.NPY_FLOAT32 or type_number == cnp.NPY_FLOAT64
+
+
+cdef inline bint has_plain_rows(cnp.ndarray array) noexcept:
+    """Whether a kernel can take this matrix as it lies: any row stride, but no other oddity."""
+    return (
+        cnp.PyArray_ISALIGNED(array)
+        and cnp.PyArray_ISNOTSWAPPED(array)
+        and (
+            cnp.PyArray_DIM(array, 1) <= 1
+            or cnp.PyArray_STRIDE(array, 1) == cnp.PyArray_ITEMSIZE(array)
+        )
+    )
+
+
+cdef bint may_overlap_itself(cnp.ndarray array) noexcept:
+    """Whether two entries of a matrix may share bytes.
+
+    They cannot if the entries along one axis lie apart and fit between neighbours along the other.
+    Matrices made by slicing and transposing pass; of those made by as_strided some that interleave
+    without overlapping do not.
+    """
+    cdef cnp.npy_intp rows = cnp.PyArray_DIM(array, 0)
+    cdef cnp.npy_intp columns = cnp.PyArray_DIM(array, 1)
+    cdef cnp.npy_intp row_step = abs(cnp.PyArray_STRIDE(array, 0))
+    cdef cnp.npy_intp column_step = abs(cnp.PyArray_STRIDE(array, 1))
+    cdef cnp.npy_intp itemsize = cnp.PyArray_ITEMSIZE(array)
+    if rows == 0 or columns == 0:
+        return False
+    if rows == 1:
+        row_step = (columns - 1) * column_step + itemsize
+    if columns == 1:
+        column_step = (rows - 1) * row_step + itemsize
+    if row_step < column_step:
+        return row_step < itemsize or column_step < (rows - 1) * row_step + itemsize
+    return column_step < itemsize or row_step < (columns - 1) * column_step + itemsize
+
+
+cdef bint is_same_memory(cnp.ndarray first, cnp.ndarray second) noexcept:
+    """Whether two matrices of one shape and type have the same bytes for every entry."""
+    cdef int axis
+    for axis in range(2):
+        if (
+            cnp.PyArray_DIM(first, axis) > 1
+            and cnp.PyArray_STRIDE(first, axis) != cnp.PyArray_STRIDE(second, axis)
+        ):
+            return False
+    return (
+        cnp.PyArray_DATA(first) == cnp.PyArray_DATA(second)
+        and cnp.PyArray_ISNOTSWAPPED(first) == cnp.PyArray_ISNOTSWAPPED(second)
+    )
+
+
+cdef bint shares_memory(cnp.ndarray first, cnp.ndarray second) except -1:
+    return bounds_overlap(first, second) and np.shares_memory(first, second)
+
+
+cdef bint bounds_overlap(cnp.ndarray first, cnp.ndarray second) noexcept:
+    """Whether the smallest address ranges that hold the arrays meet; never for an empty array."""
+    cdef AddressRange a = address_range(first)
+    cdef AddressRange b = address_range(second)
+    return a.low < a.high and b.low < b.high and a.low < b.high and b.low < a.high
+
+
+cdef AddressRange address_range(cnp.ndarray array) noexcept:
+    cdef AddressRange bounds
+    cdef cnp.npy_intp reach
+    cdef int axis
+    bounds.low = bounds.high = cnp.PyArray_BYTES(array)
+    for axis in range(cnp.PyArray_NDIM(array)):
+        if cnp.PyArray_DIM(array, axis) == 0:
+            bounds.low = bounds.high = cnp.PyArray_BYTES(array)
+            return bounds
+        reach = (cnp.PyArray_DIM(array, axis) - 1) * cnp.PyArray_STRIDE(array, axis)
+        if reach < 0:
+            bounds.low += reach
+        else:
+            bounds.high += reach
+    bounds.high += cnp.PyArray_ITEMSIZE(array)
+    return bounds

@@ -1,0 +1,63 @@
+"""What this installation is: version, instruction set, threads, compiler.
+
+Knows: how to present it. Must not know: how any of it is found out.
+"""
+
+import json
+import platform
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from xent_fast import _core
+
+__version__: str = _core.configuration()["version"]
+
+
+@overload
+def show_config(mode: Literal["stdout"] = "stdout") -> None: ...
+@overload
+def show_config(mode: Literal["dicts"]) -> dict[str, Any]: ...
+def show_config(mode: str = "stdout") -> dict[str, Any] | None:
+    """Show what this installation is and what it computes with.
+
+    Parameters
+    ----------
+    mode : {"stdout", "dicts"}, default "stdout"
+        Print the configuration, or return it.
+
+    Returns
+    -------
+    dict or None
+        For ``mode="dicts"`` nested dicts of strings, numbers and lists, else None:
+
+        ``version``
+            Of xent_fast.
+        ``isa``
+            The instruction set in use (``active``) and those this machine and build support, best
+            first (``supported``). The environment variable ``XENT_FAST_ISA``, read at import,
+            chooses one.
+        ``threads``
+            The OpenMP specification the build follows, as yyyymm, or None for a build without
+            (``openmp``); the threads a large call takes by default (``default``); the machine's
+            processors (``processors``).
+        ``compiler``, ``numpy``, ``python``, ``platform``
+            What it was built with and runs under.
+
+    Raises
+    ------
+    ValueError
+        If `mode` is neither of the two.
+    """
+    config = {
+        **_core.configuration(),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+    if mode == "dicts":
+        return config
+    if mode != "stdout":
+        raise ValueError(f"mode must be 'stdout' or 'dicts', not {mode!r}")
+    print(json.dumps(config, indent=2))
+    return None

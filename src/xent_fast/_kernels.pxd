@@ -1,0 +1,76 @@
+"""The C headers of `kernels/` as Cython sees them; the meaning of every name stands there.
+
+Knows: names and types. Must not know: NumPy, OpenMP, how a kernel works.
+"""
+from libc.stdint cimport int64_t
+
+
+cdef extern from "kernels/contract.h" nogil:
+    ctypedef enum xent_dtype:
+        XENT_FLOAT32
+        XENT_FLOAT64
+
+    ctypedef enum xent_target_kind:
+        XENT_INDEX_TARGETS
+        XENT_DENSE_TARGETS
+
+    ctypedef enum xent_label_type:
+        XENT_INT8
+        XENT_INT16
+        XENT_INT32
+        XENT_INT64
+        XENT_UINT8
+        XENT_UINT16
+        XENT_UINT32
+        XENT_UINT64
+
+    ctypedef struct xent_labels:
+        const char *data
+        Py_ssize_t stride
+        xent_label_type type
+        bint has_ignore_index
+        int64_t ignore_index
+
+    ctypedef struct xent_batch:
+        int64_t rows
+        int64_t classes
+        const char *logits
+        Py_ssize_t logits_row_stride
+        char *grad
+        Py_ssize_t grad_row_stride
+        xent_labels labels
+        const char *dense_targets
+        Py_ssize_t dense_targets_row_stride
+        const double *sample_weight
+        double weight_factor
+        char *row_loss
+
+    enum:
+        XENT_MAX_ROWS_PER_CALL
+        XENT_ROW_GRANULARITY
+
+    ctypedef struct xent_row_kernels:
+        double (*process_rows)(
+            const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace
+        ) noexcept nogil
+        size_t (*workspace_bytes)(int64_t classes) noexcept nogil
+
+    ctypedef struct xent_isa:
+        const char *name
+        bint (*is_supported)() noexcept nogil
+        xent_row_kernels kernels[2][2]
+
+
+cdef extern from "kernels/dispatch.h" nogil:
+    int xent_isa_count()
+    const xent_isa *xent_isa_at(int position)
+    const xent_isa *xent_best_isa()
+    const xent_isa *xent_isa_named(const char *name)
+    const char *xent_known_isa_names()
+
+
+cdef extern from "kernels/labels.h" nogil:
+    int64_t xent_check_labels(
+        const xent_labels *labels, int64_t rows, int64_t classes, const double *sample_weight,
+        int64_t *counted_rows, double *weight_sum
+    )

@@ -1,0 +1,34 @@
+/* Made by make_coefficients.py; do not edit.  Knows: numbers alone. */
+/* clang-format off */
+#ifndef XENT_FAST_COEFFICIENTS_H
+#define XENT_FAST_COEFFICIENTS_H
+
+static const float log2_e_f32 = 0x1.7154760000000p+0f;
+static const float log2_e_low_f32 = 0x1.4ae0c00000000p-26f;
+static const float log2_e_first_f32 = 0x1.7140000000000p+0f;
+static const float log2_e_second_f32 = 0x1.4760000000000p-12f;
+static const float log2_e_third_f32 = 0x1.4ae0c00000000p-26f;
+static const float ln_2_f32 = 0x1.62e4300000000p-1f;
+static const float ln_2_tail_f32 = -0x1.05c6100000000p-29f;
+static const float ln_2_high_f32 = 0x1.62e0000000000p-1f;
+static const float ln_2_low_f32 = 0x1.0bfbe80000000p-15f;
+/* Relative error at most 2^-27.5 in exact arithmetic. */
+static const float exp2_polynomial_f32[6] = {0x1.62e4300000000p-1f, 0x1.ebfbda0000000p-3f, 0x1.c6af1c0000000p-5f, 0x1.3b2e320000000p-7f, 0x1.5f48c40000000p-10f, 0x1.41f4f60000000p-13f};
+/* Relative error at most 2^-34.77 in exact arithmetic. */
+static const float atanh_polynomial_f32[4] = {0x1.5555540000000p-1f, 0x1.999be60000000p-2f, 0x1.23e9040000000p-2f, 0x1.eda3c40000000p-3f};
+
+static const double log2_e_f64 = 0x1.71547652b82fep+0;
+static const double log2_e_low_f64 = 0x1.777d0ffda0d24p-56;
+static const double log2_e_first_f64 = 0x1.7154760000000p+0;
+static const double log2_e_second_f64 = 0x1.4ae0bf8000000p-26;
+static const double log2_e_third_f64 = 0x1.777d0ffda0d24p-56;
+static const double ln_2_f64 = 0x1.62e42fefa39efp-1;
+static const double ln_2_tail_f64 = 0x1.abc9e3b39803fp-56;
+static const double ln_2_high_f64 = 0x1.62e42fefa3000p-1;
+static const double ln_2_low_f64 = 0x1.3de6af278ece6p-42;
+/* Relative error at most 2^-56.38 in exact arithmetic. */
+static const double exp2_polynomial_f64[11] = {0x1.62e42fefa39efp-1, 0x1.ebfbdff82c5a6p-3, 0x1.c6b08d7049fedp-5, 0x1.3b2ab6fb9f9d0p-7, 0x1.5d87fe78d14e6p-10, 0x1.4309131080581p-13, 0x1.ffcbfb9c9b4d5p-17, 0x1.62bfc334d098dp-20, 0x1.b5268c57beb84p-24, 0x1.e6234c56e9e7ep-28, 0x1.e79495906cd6dp-32};
+/* Relative error at most 2^-62.44 in exact arithmetic. */
+static const double atanh_polynomial_f64[8] = {0x1.555555555554fp-1, 0x1.999999999c1acp-2, 0x1.24924921e17d1p-2, 0x1.c71c749208677p-3, 0x1.745c4a5bac1c2p-3, 0x1.3b35d03fbfd30p-3, 0x1.0dca9d4a7bb9dp-3, 0x1.1b87e858bfeafp-3};
+
+#endif

@@ -1,0 +1,91 @@
+/* The contract between the Python layer and the row kernels.
+ *
+ * Knows: what a kernel is given, what it gives back, and what it may assume.
+ * Must not know: Python, NumPy, OpenMP, which instruction sets exist.
+ *
+ * The formula.  A row has logits x and effective mass q, one number a class:
+ *
+ *     class index y     q = a * onehot(y)
+ *     dense target t    q = a * t                       a: the row's weight
+ *
+ *     m = max x     S = sum exp(x - m)     lse = m + log S     p = exp(x - lse)     Q = sum q
+ *     loss = sum q_c (lse - x_c)           grad = Q p - q
+ *
+ * Class weights, label smoothing, temperature and z_loss change q, x or the factor of p and nothing else: each becomes
+ * a member of `xent_batch` and a line of the row kernels (README.md of this folder says which).
+ *
+ * What every kernel promises:
+ *   - a row's bits depend on that row, on the number of classes and on nothing else;
+ *   - each logit is read before its place in `grad` is written, so that `grad` may be `logits`;
+ *   - no address outside the rows given is read or written, whatever the labels hold.
+ */
+#ifndef XENT_FAST_CONTRACT_H
+#define XENT_FAST_CONTRACT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum { XENT_FLOAT32 = 0, XENT_FLOAT64 = 1, XENT_DTYPE_COUNT = 2 } xent_dtype;
+
+typedef enum { XENT_INDEX_TARGETS = 0, XENT_DENSE_TARGETS = 1, XENT_TARGET_KIND_COUNT = 2 } xent_target_kind;
+
+/* Integer labels are read as they lie in memory, whatever their width. */
+typedef enum {
+    XENT_INT8,
+    XENT_INT16,
+    XENT_INT32,
+    XENT_INT64,
+    XENT_UINT8,
+    XENT_UINT16,
+    XENT_UINT32,
+    XENT_UINT64
+} xent_label_type;
+
+/* One label column.  `ignore_index` counts only where `has_ignore_index` is set, which is only where the label type can
+ * hold that value (a uint64 column cannot hold -1). */
+typedef struct {
+    const char *data; /* label of row 0 */
+    ptrdiff_t stride; /* bytes from one label to the next; any sign */
+    xent_label_type type;
+    int has_ignore_index;
+    int64_t ignore_index;
+} xent_labels;
+
+/* One batch.  Strides are in bytes and of any sign; classes of one row are contiguous, aligned to their own size.
+ * The caller has checked that every label is in [0, classes) or ignored; kernels clamp what they read again, since
+ * another thread may have changed it since. */
+typedef struct {
+    int64_t rows;
+    int64_t classes;    /* at least 1 */
+    const char *logits; /* row 0 */
+    ptrdiff_t logits_row_stride;
+    char *grad; /* row 0; NULL: loss only; may be `logits` with the same stride, else disjoint */
+    ptrdiff_t grad_row_stride;
+    xent_labels labels;        /* index targets */
+    const char *dense_targets; /* dense targets, same dtype as the logits; row 0 */
+    ptrdiff_t dense_targets_row_stride;
+    const double *sample_weight; /* one number a row, or NULL for 1 */
+    double weight_factor;        /* a row's weight a = sample_weight * weight_factor */
+    char *row_loss;              /* `rows` numbers of the logits' dtype, or NULL where only their sum is wanted */
+} xent_batch;
+
+/* Rows a call of `process_rows` may be given at most, and the multiple its first row should be of. */
+enum { XENT_MAX_ROWS_PER_CALL = 256, XENT_ROW_GRANULARITY = 16 };
+
+/* Kernels of one dtype and one target kind. */
+typedef struct {
+    /* Loss and (unless grad is NULL) gradient of rows [first_row, first_row + row_count).  Returns the sum of their
+     * losses, added in double in an order that depends on row_count alone.  `workspace` holds
+     * `workspace_bytes(classes)` bytes aligned to 64, private to the calling thread. */
+    double (*process_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace);
+    size_t (*workspace_bytes)(int64_t classes);
+} xent_row_kernels;
+
+/* Everything one instruction set exports. */
+typedef struct {
+    const char *name;          /* the name XENT_FAST_ISA knows it by */
+    int (*is_supported)(void); /* processor and operating system both */
+    xent_row_kernels kernels[XENT_DTYPE_COUNT][XENT_TARGET_KIND_COUNT];
+} xent_isa;
+
+#endif

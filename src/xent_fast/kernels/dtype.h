@@ -1,0 +1,116 @@
+/* The dtype axis: what changes between float32 and float64.  A template: include it with REAL_BITS 32 or 64.
+ *
+ * Knows: the C type, its format's constants, the suffix that keeps the two instances apart.
+ * Must not know: instruction sets, kernels.
+ */
+#undef REAL
+#undef REAL_CONSTANT
+#undef BITS_TYPE
+#undef LANES
+#undef SIGNIFICAND_SHIFT
+#undef EXPONENT_BIAS
+#undef ROUNDING_MAGIC
+#undef SCALE_UP
+#undef FLUSH_BELOW
+#undef HUGE_LOGIT
+#undef LARGEST_REAL
+#undef EXP2_TERMS
+#undef ATANH_TERMS
+
+#if REAL_BITS == 32
+#define REAL float
+#define REAL_CONSTANT(name) name##_f32
+#define BITS_TYPE uint32_t
+#define LANES 16
+#define SIGNIFICAND_SHIFT 23
+#define EXPONENT_BIAS 127
+#define ROUNDING_MAGIC 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer, kept in the low bits */
+/* Exponentials are kept as 2^(x log2 e - c + SCALE_UP): normal numbers wherever the probability is not 0. */
+#define SCALE_UP 32
+/* 2^(x log2 e - c) below 2^-FLUSH_BELOW is an exact 0: less than half the smallest subnormal. */
+#define FLUSH_BELOW 156
+/* From here on logits are taken relative to their block's maximum, exactly: |x log2 e| stays below 2^17. */
+#define HUGE_LOGIT 65536.0f
+#define LARGEST_REAL FLT_MAX
+#define EXP2_TERMS 6
+#define ATANH_TERMS 4
+#elif REAL_BITS == 64
+#define REAL double
+#define REAL_CONSTANT(name) name##_f64
+#define BITS_TYPE uint64_t
+#define LANES 8
+#define SIGNIFICAND_SHIFT 52
+#define EXPONENT_BIAS 1023
+#define ROUNDING_MAGIC 6755399441055744.0 /* 1.5 * 2^52 */
+#define SCALE_UP 64
+#define FLUSH_BELOW 1084
+#define HUGE_LOGIT 536870912.0
+#define LARGEST_REAL DBL_MAX
+#define EXP2_TERMS 11
+#define ATANH_TERMS 8
+#else
+#error "define REAL_BITS as 32 or 64 before including dtype.h"
+#endif
+
+#ifndef XENT_FAST_DTYPE_H
+#define XENT_FAST_DTYPE_H
+
+#include <float.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define PASTE_NAMES_(a, b) a##b
+#define PASTE_NAMES(a, b) PASTE_NAMES_(a, b)
+#define DTYPE_SUFFIX_32 _f32
+#define DTYPE_SUFFIX_64 _f64
+
+/* The instance of a name for the dtype in force: NAME(f) is f_f32 or f_f64. */
+#define NAME(name) PASTE_NAMES(name, PASTE_NAMES(DTYPE_SUFFIX_, REAL_BITS))
+
+#if defined(_MSC_VER) && !defined(__clang__)
+#define ALWAYS_INLINE __forceinline
+#define MAYBE_UNUSED
+#define ALIGNED_64 __declspec(align(64))
+#else
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+#define MAYBE_UNUSED __attribute__((unused))
+#define ALIGNED_64 __attribute__((aligned(64)))
+#endif
+#define KERNEL_INLINE static ALWAYS_INLINE MAYBE_UNUSED
+
+/* Classes of a group and of a block: see lanes_along_classes.h. */
+#define GROUP (4 * LANES)
+#define BLOCK (32 * GROUP)
+
+/* Rows of no more classes than these go through lanes_along_rows.h. */
+#define MOST_CLASSES_ALONG_ROWS 32
+
+/* One name for each vector operation and helper; the dtype in force picks the instance. */
+#define vec NAME(vec)
+#define vec_mask NAME(vec_mask)
+#define v_splat NAME(v_splat)
+#define v_load NAME(v_load)
+#define v_load_first NAME(v_load_first)
+#define v_store NAME(v_store)
+#define v_store_first NAME(v_store_first)
+#define v_add NAME(v_add)
+#define v_sub NAME(v_sub)
+#define v_mul NAME(v_mul)
+#define v_div NAME(v_div)
+#define v_max NAME(v_max)
+#define v_fma NAME(v_fma)
+#define v_fms NAME(v_fms)
+#define v_not_less NAME(v_not_less)
+#define v_greater NAME(v_greater)
+#define v_equal NAME(v_equal)
+#define v_select NAME(v_select)
+#define v_keep NAME(v_keep)
+#define v_mask_bits NAME(v_mask_bits)
+#define v_lane_numbers NAME(v_lane_numbers)
+#define v_bits_to_exponent NAME(v_bits_to_exponent)
+#define v_exponent NAME(v_exponent)
+#define v_high_half NAME(v_high_half)
+
+#endif

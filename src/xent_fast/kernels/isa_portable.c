@@ -1,0 +1,10 @@
+/* Any processor, any C compiler, no fused multiply-add. */
+#include "isa_tables.h"
+
+static int always(void) { return 1; }
+
+#define SIMD_HEADER "simd/portable.h"
+#define ISA_NAME "portable"
+#define ISA_TABLE xent_isa_portable
+#define ISA_IS_SUPPORTED always
+#include "isa_template.h"

@@ -1,0 +1,38 @@
+/* One instruction set's kernels for both dtypes, and its table.
+ *
+ * The ISA file that includes this has set its compilation target and defined
+ *     SIMD_HEADER        the vocabulary, "simd/<isa>.h"
+ *     ISA_NAME           the name users know
+ *     ISA_TABLE          the exported symbol
+ *     ISA_IS_SUPPORTED   a function that asks processor and operating system
+ *
+ * float64 comes first: rows of float32 take their last few numbers in double (row_stage.h).
+ */
+#include "coefficients.h"
+#include "contract.h"
+#include "labels.h"
+
+#define REAL_BITS 64
+#include "dtype.h"
+#include SIMD_HEADER
+#include "sums.h"
+#include "exp.h"
+#include "log.h"
+#include "row_stage.h"
+#include "rows.h"
+
+#undef REAL_BITS
+#define REAL_BITS 32
+#include "dtype.h"
+#include SIMD_HEADER
+#include "sums.h"
+#include "exp.h"
+#include "log.h"
+#include "rows.h"
+
+const xent_isa ISA_TABLE = {
+    ISA_NAME,
+    ISA_IS_SUPPORTED,
+    {{{index_rows_f32, workspace_bytes_f32}, {dense_rows_f32, workspace_bytes_f32}},
+     {{index_rows_f64, workspace_bytes_f64}, {dense_rows_f64, workspace_bytes_f64}}},
+};

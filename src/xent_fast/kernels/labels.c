@@ -1,0 +1,78 @@
+/* Reading and checking labels: see labels.h. */
+#include "labels.h"
+
+#include <string.h>
+
+#define READ_AS(c_type)                                           \
+    for (int64_t row = 0; row < count; ++row, source += stride) { \
+        c_type label;                                             \
+        memcpy(&label, source, sizeof label);                     \
+        destination[row] = (int64_t)label;                        \
+    }                                                             \
+    break
+
+void xent_read_labels(const xent_labels *labels, int64_t first_row, int64_t count, int64_t *destination) {
+    const ptrdiff_t stride = labels->stride;
+    const char *source = labels->data + first_row * stride;
+    switch (labels->type) {
+    case XENT_INT8:
+        READ_AS(int8_t);
+    case XENT_INT16:
+        READ_AS(int16_t);
+    case XENT_INT32:
+        READ_AS(int32_t);
+    case XENT_INT64:
+        READ_AS(int64_t);
+    case XENT_UINT8:
+        READ_AS(uint8_t);
+    case XENT_UINT16:
+        READ_AS(uint16_t);
+    case XENT_UINT32:
+        READ_AS(uint32_t);
+    case XENT_UINT64:
+        for (int64_t row = 0; row < count; ++row, source += stride) {
+            uint64_t label;
+            memcpy(&label, source, sizeof label);
+            destination[row] = label > INT64_MAX ? XENT_LABEL_UNREPRESENTABLE : (int64_t)label;
+        }
+        break;
+    }
+}
+
+enum { ROWS_AT_ONCE = 256 };
+
+/* Position of the first bad label of a buffer, or -1. */
+static int64_t first_bad_label(const xent_labels *labels, const int64_t *buffer, int64_t count, int64_t classes) {
+    for (int64_t row = 0; row < count; ++row) {
+        int ignored = labels->has_ignore_index && buffer[row] == labels->ignore_index;
+        if ((uint64_t)buffer[row] >= (uint64_t)classes && !ignored)
+            return row;
+    }
+    return -1;
+}
+
+int64_t xent_check_labels(const xent_labels *labels, int64_t rows, int64_t classes, const double *sample_weight,
+                          int64_t *counted_rows, double *weight_sum) {
+    int64_t buffer[ROWS_AT_ONCE];
+    for (int64_t first = 0; first < rows; first += ROWS_AT_ONCE) {
+        int64_t count = rows - first < ROWS_AT_ONCE ? rows - first : ROWS_AT_ONCE;
+        xent_read_labels(labels, first, count, buffer);
+        int64_t out_of_range = 0, ignored = 0;
+        for (int64_t row = 0; row < count; ++row)
+            out_of_range += (uint64_t)buffer[row] >= (uint64_t)classes;
+        if (labels->has_ignore_index)
+            for (int64_t row = 0; row < count; ++row)
+                ignored += buffer[row] == labels->ignore_index;
+        if (out_of_range) {
+            int64_t bad = first_bad_label(labels, buffer, count, classes);
+            if (bad >= 0)
+                return first + bad;
+        }
+        *counted_rows += count - ignored;
+        if (sample_weight)
+            for (int64_t row = 0; row < count; ++row)
+                if (!(labels->has_ignore_index && buffer[row] == labels->ignore_index))
+                    *weight_sum += sample_weight[first + row];
+    }
+    return -1;
+}

@@ -1,0 +1,22 @@
+/* Reading integer labels of any width, stride and alignment.
+ *
+ * Knows: how labels lie in memory.
+ * Must not know: dtypes of logits, instruction sets, what a label is used for.
+ */
+#ifndef XENT_FAST_LABELS_H
+#define XENT_FAST_LABELS_H
+
+#include "contract.h"
+
+/* What a label outside int64 (uint64 >= 2^63) reads as: below every class, so that it is an error. */
+#define XENT_LABEL_UNREPRESENTABLE INT64_MIN
+
+/* Labels of rows [first_row, first_row + count) as int64. */
+void xent_read_labels(const xent_labels *labels, int64_t first_row, int64_t count, int64_t *destination);
+
+/* Row of the first label that is neither in [0, classes) nor ignored, or -1.  Adds the number of rows that are not
+ * ignored to *counted_rows and, if sample_weight is given, their weights, in row order, to *weight_sum. */
+int64_t xent_check_labels(const xent_labels *labels, int64_t rows, int64_t classes, const double *sample_weight,
+                          int64_t *counted_rows, double *weight_sum);
+
+#endif

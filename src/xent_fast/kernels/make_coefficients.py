@@ -1,0 +1,192 @@
+"""Make coefficients.h: the polynomials of exp.h and log.h and the bounds of their errors.
+
+Knows: which function each polynomial stands for, on which interval, in which dtype.
+Must not know: how the kernels evaluate them.
+
+Each polynomial is the minimax one (Remez exchange in 40 digits, relative error of the whole function), its coefficients
+rounded to the dtype and polished there. The bound printed holds for the rounded coefficients in exact arithmetic.
+
+    python make_coefficients.py > coefficients.h        (needs mpmath)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mpmath
+from mpmath import mp, mpf
+
+mp.dps = 40
+
+SIGNIFICAND_BITS = {"f32": 24, "f64": 53}
+
+
+def round_to(value: mpf, bits: int) -> mpf:
+    """Round to a binary significand of so many bits, ties to even."""
+    if value == 0:
+        return value
+    exponent = int(mpmath.floor(mpmath.log(abs(value), 2))) + 1
+    return mpmath.ldexp(mpmath.nint(mpmath.ldexp(value, bits - exponent)), exponent - bits)
+
+
+def truncate_to(value: mpf, bits: int) -> mpf:
+    """Cut to a binary significand of so many bits."""
+    exponent = int(mpmath.floor(mpmath.log(abs(value), 2))) + 1
+    return mpmath.ldexp(mpmath.floor(mpmath.ldexp(value, bits - exponent)), exponent - bits)
+
+
+@dataclass
+class Fit:
+    """Minimise |weight(x) * (target(x) - sum of c_k x^k)| on [low, high]; weights are positive but perhaps at 0."""
+
+    target: Callable[[mpf], mpf]
+    weight: Callable[[mpf], mpf]
+    low: mpf
+    high: mpf
+
+
+def minimax(fit: Fit, count: int) -> list[mpf]:
+    """Remez exchange for a polynomial of `count` coefficients."""
+    centre, half = (fit.high + fit.low) / 2, (fit.high - fit.low) / 2
+    # an even number of grid points keeps 0 out, where a weight may vanish
+    grid = [centre - half * mpmath.cos(mpmath.pi * k / 399) for k in range(400)]
+    targets, weights = [fit.target(x) for x in grid], [fit.weight(x) for x in grid]
+    nodes = [round(399 * k / count) for k in range(count + 1)]
+    coefficients: list[mpf] = []
+    for _ in range(20):
+        rows = [
+            [grid[node] ** k for k in range(count)] + [mpf(-1) ** index / weights[node]]
+            for index, node in enumerate(nodes)
+        ]
+        solution = mpmath.lu_solve(mpmath.matrix(rows), mpmath.matrix([targets[node] for node in nodes]))
+        coefficients = list(solution)[:count]
+        errors = [
+            w * (t - mpmath.polyval(coefficients[::-1], x)) for x, t, w in zip(grid, targets, weights, strict=True)
+        ]
+        exchanged = alternating_extrema(errors, count + 1)
+        if exchanged == nodes or len(exchanged) <= count:
+            break
+        nodes = exchanged
+    return coefficients
+
+
+def alternating_extrema(errors: list[mpf], wanted: int) -> list[int]:
+    """Index of the largest error of each run of one sign; the lesser end goes first when there are too many."""
+    runs: list[int] = []
+    for index, error in enumerate(errors):
+        if runs and (errors[runs[-1]] > 0) == (error > 0):
+            if abs(error) > abs(errors[runs[-1]]):
+                runs[-1] = index
+        else:
+            runs.append(index)
+    while len(runs) > wanted:
+        runs.pop(0 if abs(errors[runs[0]]) < abs(errors[runs[-1]]) else -1)
+    return runs
+
+
+Samples = list[tuple[mpf, mpf, mpf]]
+
+
+def sample(fit: Fit, points: int) -> Samples:
+    """Place, target and weight on an even grid."""
+    grid = [fit.low + (fit.high - fit.low) * k / (points - 1) for k in range(points)]
+    return [(x, fit.target(x), fit.weight(x)) for x in grid]
+
+
+def worst_error(samples: Samples, coefficients: list[mpf]) -> mpf:
+    """Largest weighted error of a polynomial on a grid."""
+    return max(abs(weight * (target - mpmath.polyval(coefficients[::-1], x))) for x, target, weight in samples)
+
+
+def rounded_fit(fit: Fit, count: int, bits: int) -> tuple[list[mpf], mpf]:
+    """Coefficients in the dtype, moved by single units in the last place while that helps, and their worst error."""
+    best = [round_to(c, bits) for c in minimax(fit, count)]
+    samples = sample(fit, 200)
+    error = worst_error(samples, best)
+    improved = True
+    while improved:
+        improved = False
+        for index, sign in [(index, sign) for index in range(min(count, 4)) for sign in (1, -1)]:
+            step = mpmath.ldexp(sign, int(mpmath.floor(mpmath.log(abs(best[index]), 2))) + 1 - bits)
+            moved = [c + step if k == index else c for k, c in enumerate(best)]
+            moved_error = worst_error(samples, moved)
+            if moved_error < error:
+                best, error, improved = moved, moved_error, True
+    return best, worst_error(sample(fit, 4002), best)
+
+
+def exp2_fit() -> Fit:
+    """2^f = 1 + f P(f); relative error of 2^f. The interval holds f = x log2(e) - round(x log2(e)) with its rounding."""
+    return Fit(
+        lambda f: mpmath.expm1(f * mpmath.log(2)) / f,
+        lambda f: abs(f) / mpf(2) ** f,
+        mpf("-0.506"),
+        mpf("0.506"),
+    )
+
+
+def atanh_fit() -> Fit:
+    """2 atanh(s) = 2 s + s z Q(z), z = s^2, |s| <= 1/5; error relative to 2 s."""
+
+    def series(z: mpf) -> mpf:
+        s = mpmath.sqrt(z)
+        return (2 * mpmath.atanh(s) / s - 2) / z
+
+    return Fit(series, lambda z: z / 2, mpf("1e-9"), mpf("0.0401"))
+
+
+def hexadecimal(value: mpf, dtype: str) -> str:
+    """A C literal with exactly that value."""
+    text = float(value).hex()
+    assert mpf(float(value)) == value
+    return text + ("f" if dtype == "f32" else "")
+
+
+def emit_polynomial(name: str, dtype: str, fit: Fit, count: int) -> None:
+    """Print one array and its bound."""
+    coefficients, error = rounded_fit(fit, count, SIGNIFICAND_BITS[dtype])
+    print(f"/* Relative error at most 2^{mpmath.nstr(mpmath.log(error, 2), 4)} in exact arithmetic. */")
+    body = ", ".join(hexadecimal(c, dtype) for c in coefficients)
+    scalar = "float" if dtype == "f32" else "double"
+    print(f"static const {scalar} {name}_{dtype}[{count}] = {{{body}}};")
+
+
+def emit_constants(dtype: str) -> None:
+    """Print log2(e) and ln(2), whole and in pieces."""
+    bits = SIGNIFICAND_BITS[dtype]
+    log2_e, ln_2 = 1 / mpmath.log(2), mpmath.log(2)
+    high = round_to(log2_e, bits)
+    first = truncate_to(log2_e, bits // 2)
+    second = truncate_to(log2_e - first, bits // 2)
+    ln_2_high = truncate_to(ln_2, bits - 12)
+    ln_2_rounded = round_to(ln_2, bits)
+    constants = {
+        "log2_e": high,
+        "log2_e_low": round_to(log2_e - high, bits),
+        "log2_e_first": first,
+        "log2_e_second": second,
+        "log2_e_third": round_to(log2_e - first - second, bits),
+        "ln_2": ln_2_rounded,
+        "ln_2_tail": round_to(ln_2 - ln_2_rounded, bits),
+        "ln_2_high": ln_2_high,
+        "ln_2_low": round_to(ln_2 - ln_2_high, bits),
+    }
+    scalar = "float" if dtype == "f32" else "double"
+    for name, value in constants.items():
+        print(f"static const {scalar} {name}_{dtype} = {hexadecimal(value, dtype)};")
+
+
+def main() -> None:
+    """Print the header."""
+    print("/* Made by make_coefficients.py; do not edit.  Knows: numbers alone. */")
+    print("/* clang-format off */")
+    print("#ifndef XENT_FAST_COEFFICIENTS_H\n#define XENT_FAST_COEFFICIENTS_H")
+    for dtype, exp2_count, atanh_count in (("f32", 6, 4), ("f64", 11, 8)):
+        print()
+        emit_constants(dtype)
+        emit_polynomial("exp2_polynomial", dtype, exp2_fit(), exp2_count)
+        emit_polynomial("atanh_polynomial", dtype, atanh_fit(), atanh_count)
+    print("\n#endif")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+/* The vocabulary for AVX2 with FMA: one vector is two registers.  A template over REAL_BITS (see ../dtype.h).
+ *
+ * Knows: intrinsics.  Must not know: what is computed with them.  README.md of the folder above says what each means.
+ */
+#undef REGISTER
+#undef INTRINSIC
+#if REAL_BITS == 32
+#define REGISTER __m256
+#define INTRINSIC(operation) _mm256_##operation##_ps
+#else
+#define REGISTER __m256d
+#define INTRINSIC(operation) _mm256_##operation##_pd
+#endif
+
+#ifndef XENT_FAST_SIMD_AVX2_H
+#define XENT_FAST_SIMD_AVX2_H
+#define HAS_FMA 1
+#define EACH_REGISTER(statement) \
+    do {                         \
+        {                        \
+            enum { part = 0 };   \
+            statement;           \
+        }                        \
+        {                        \
+            enum { part = 1 };   \
+            statement;           \
+        }                        \
+    } while (0)
+
+/* -1 in the first `count` of 16 or 8 places */
+static const int32_t lane_mask_window_f32[32] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+static const int64_t lane_mask_window_f64[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+#endif
+
+typedef struct {
+    REGISTER part[2];
+} vec;
+typedef vec vec_mask;
+
+KERNEL_INLINE vec v_splat(REAL value) {
+    vec r;
+    EACH_REGISTER(r.part[part] = INTRINSIC(set1)(value));
+    return r;
+}
+
+KERNEL_INLINE vec v_load(const REAL *source) {
+    vec r;
+    EACH_REGISTER(r.part[part] = INTRINSIC(loadu)(source + part * (LANES / 2)));
+    return r;
+}
+
+KERNEL_INLINE void v_store(REAL *destination, vec a) {
+    EACH_REGISTER(INTRINSIC(storeu)(destination + part * (LANES / 2), a.part[part]));
+}
+
+KERNEL_INLINE vec v_add(vec a, vec b) {
+    EACH_REGISTER(a.part[part] = INTRINSIC(add)(a.part[part], b.part[part]));
+    return a;
+}
+
+KERNEL_INLINE vec v_sub(vec a, vec b) {
+    EACH_REGISTER(a.part[part] = INTRINSIC(sub)(a.part[part], b.part[part]));
+    return a;
+}
+
+KERNEL_INLINE vec v_mul(vec a, vec b) {
+    EACH_REGISTER(a.part[part] = INTRINSIC(mul)(a.part[part], b.part[part]));
+    return a;
+}
+
+KERNEL_INLINE vec v_div(vec a, vec b) {
+    EACH_REGISTER(a.part[part] = INTRINSIC(div)(a.part[part], b.part[part]));
+    return a;
+}
+
+KERNEL_INLINE vec v_max(vec a, vec b) {
+    EACH_REGISTER(a.part[part] = INTRINSIC(max)(a.part[part], b.part[part]));
+    return a;
+}
+
+KERNEL_INLINE vec v_fma(vec a, vec b, vec c) {
+    EACH_REGISTER(a.part[part] = INTRINSIC(fmadd)(a.part[part], b.part[part], c.part[part]));
+    return a;
+}
+
+KERNEL_INLINE vec v_fms(vec a, vec b, vec c) {
+    EACH_REGISTER(a.part[part] = INTRINSIC(fmsub)(a.part[part], b.part[part], c.part[part]));
+    return a;
+}
+
+KERNEL_INLINE vec_mask v_not_less(vec a, vec b) {
+    EACH_REGISTER(a.part[part] = INTRINSIC(cmp)(a.part[part], b.part[part], _CMP_NLT_UQ));
+    return a;
+}
+
+KERNEL_INLINE vec_mask v_greater(vec a, vec b) {
+    EACH_REGISTER(a.part[part] = INTRINSIC(cmp)(a.part[part], b.part[part], _CMP_GT_OQ));
+    return a;
+}
+
+KERNEL_INLINE vec_mask v_equal(vec a, vec b) {
+    EACH_REGISTER(a.part[part] = INTRINSIC(cmp)(a.part[part], b.part[part], _CMP_EQ_OQ));
+    return a;
+}
+
+KERNEL_INLINE vec v_select(vec_mask where, vec a, vec b) {
+    EACH_REGISTER(a.part[part] = INTRINSIC(blendv)(b.part[part], a.part[part], where.part[part]));
+    return a;
+}
+
+KERNEL_INLINE vec v_keep(vec_mask where, vec a) {
+    EACH_REGISTER(a.part[part] = INTRINSIC(and)(a.part[part], where.part[part]));
+    return a;
+}
+
+KERNEL_INLINE unsigned v_mask_bits(vec_mask a) {
+    return (unsigned)INTRINSIC(movemask)(a.part[0]) | (unsigned)INTRINSIC(movemask)(a.part[1]) << (LANES / 2);
+}
+
+#if REAL_BITS == 32
+KERNEL_INLINE vec v_lane_numbers(void) {
+    vec r;
+    r.part[0] = _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7);
+    r.part[1] = _mm256_setr_ps(8, 9, 10, 11, 12, 13, 14, 15);
+    return r;
+}
+
+KERNEL_INLINE vec v_load_first(const REAL *source, int count, REAL fill) {
+    vec r;
+    EACH_REGISTER(
+        __m256i lanes =
+            _mm256_loadu_si256((const __m256i *)(const void *)(lane_mask_window_f32 + 16 - count + part * (LANES / 2)));
+        r.part[part] = _mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(source + part * (LANES / 2), lanes),
+                                        _mm256_castsi256_ps(lanes)));
+    return r;
+}
+
+KERNEL_INLINE void v_store_first(REAL *destination, int count, vec a) {
+    EACH_REGISTER(__m256i lanes = _mm256_loadu_si256(
+                      (const __m256i *)(const void *)(lane_mask_window_f32 + 16 - count + part * (LANES / 2)));
+                  _mm256_maskstore_ps(destination + part * (LANES / 2), lanes, a.part[part]));
+}
+
+KERNEL_INLINE vec_f64 v_low_half_as_f64(vec a) {
+    vec_f64 r;
+    r.part[0] = _mm256_cvtps_pd(_mm256_castps256_ps128(a.part[0]));
+    r.part[1] = _mm256_cvtps_pd(_mm256_extractf128_ps(a.part[0], 1));
+    return r;
+}
+
+KERNEL_INLINE vec_f64 v_high_half_as_f64(vec a) {
+    a.part[0] = a.part[1];
+    return v_low_half_as_f64(a);
+}
+
+KERNEL_INLINE vec v_bits_to_exponent(vec a) {
+    EACH_REGISTER(a.part[part] =
+                      _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a.part[part]), SIGNIFICAND_SHIFT)));
+    return a;
+}
+
+KERNEL_INLINE vec v_exponent(vec a) {
+    /* the biased exponent in the low bits of 2^23 is the number 2^23 + exponent + bias */
+    const __m256i two_to_23 = _mm256_castps_si256(_mm256_set1_ps(8388608.0f));
+    EACH_REGISTER(__m256i biased = _mm256_srli_epi32(_mm256_castps_si256(a.part[part]), SIGNIFICAND_SHIFT);
+                  a.part[part] = _mm256_sub_ps(_mm256_castsi256_ps(_mm256_or_si256(biased, two_to_23)),
+                                               _mm256_set1_ps(8388608.0f + EXPONENT_BIAS)));
+    return a;
+}
+#else
+KERNEL_INLINE vec v_lane_numbers(void) {
+    vec r;
+    r.part[0] = _mm256_setr_pd(0, 1, 2, 3);
+    r.part[1] = _mm256_setr_pd(4, 5, 6, 7);
+    return r;
+}
+
+KERNEL_INLINE vec v_load_first(const REAL *source, int count, REAL fill) {
+    vec r;
+    EACH_REGISTER(
+        __m256i lanes =
+            _mm256_loadu_si256((const __m256i *)(const void *)(lane_mask_window_f64 + 8 - count + part * (LANES / 2)));
+        r.part[part] = _mm256_blendv_pd(_mm256_set1_pd(fill), _mm256_maskload_pd(source + part * (LANES / 2), lanes),
+                                        _mm256_castsi256_pd(lanes)));
+    return r;
+}
+
+KERNEL_INLINE void v_store_first(REAL *destination, int count, vec a) {
+    EACH_REGISTER(__m256i lanes = _mm256_loadu_si256(
+                      (const __m256i *)(const void *)(lane_mask_window_f64 + 8 - count + part * (LANES / 2)));
+                  _mm256_maskstore_pd(destination + part * (LANES / 2), lanes, a.part[part]));
+}
+
+KERNEL_INLINE vec v_bits_to_exponent(vec a) {
+    EACH_REGISTER(a.part[part] =
+                      _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(a.part[part]), SIGNIFICAND_SHIFT)));
+    return a;
+}
+
+KERNEL_INLINE vec v_exponent(vec a) {
+    const __m256i two_to_52 = _mm256_castpd_si256(_mm256_set1_pd(4503599627370496.0));
+    EACH_REGISTER(__m256i biased = _mm256_srli_epi64(_mm256_castpd_si256(a.part[part]), SIGNIFICAND_SHIFT);
+                  a.part[part] = _mm256_sub_pd(_mm256_castsi256_pd(_mm256_or_si256(biased, two_to_52)),
+                                               _mm256_set1_pd(4503599627370496.0 + EXPONENT_BIAS)));
+    return a;
+}
+#endif

@@ -1,0 +1,84 @@
+/* The vocabulary for AVX-512 F and DQ: one vector is one register.  A template over REAL_BITS (see ../dtype.h).
+ *
+ * Knows: intrinsics.  Must not know: what is computed with them.  README.md of the folder above says what each means.
+ */
+#undef REGISTER
+#undef MASK
+#undef INTRINSIC
+#undef MASK_INTRINSIC
+#if REAL_BITS == 32
+#define REGISTER __m512
+#define MASK __mmask16
+#define INTRINSIC(operation) _mm512_##operation##_ps
+#define MASK_INTRINSIC(operation) _mm512_##operation##_ps_mask
+#else
+#define REGISTER __m512d
+#define MASK __mmask8
+#define INTRINSIC(operation) _mm512_##operation##_pd
+#define MASK_INTRINSIC(operation) _mm512_##operation##_pd_mask
+#endif
+
+#define HAS_FMA 1
+
+typedef REGISTER vec;
+typedef MASK vec_mask;
+
+KERNEL_INLINE vec v_splat(REAL value) { return INTRINSIC(set1)(value); }
+
+KERNEL_INLINE vec v_load(const REAL *source) { return INTRINSIC(loadu)(source); }
+
+KERNEL_INLINE void v_store(REAL *destination, vec a) { INTRINSIC(storeu)(destination, a); }
+
+KERNEL_INLINE vec v_load_first(const REAL *source, int count, REAL fill) {
+    return INTRINSIC(mask_loadu)(v_splat(fill), (MASK)((1u << count) - 1), source);
+}
+
+KERNEL_INLINE void v_store_first(REAL *destination, int count, vec a) {
+    INTRINSIC(mask_storeu)(destination, (MASK)((1u << count) - 1), a);
+}
+
+KERNEL_INLINE vec v_add(vec a, vec b) { return INTRINSIC(add)(a, b); }
+
+KERNEL_INLINE vec v_sub(vec a, vec b) { return INTRINSIC(sub)(a, b); }
+
+KERNEL_INLINE vec v_mul(vec a, vec b) { return INTRINSIC(mul)(a, b); }
+
+KERNEL_INLINE vec v_div(vec a, vec b) { return INTRINSIC(div)(a, b); }
+
+KERNEL_INLINE vec v_max(vec a, vec b) { return INTRINSIC(max)(a, b); }
+
+KERNEL_INLINE vec v_fma(vec a, vec b, vec c) { return INTRINSIC(fmadd)(a, b, c); }
+
+KERNEL_INLINE vec v_fms(vec a, vec b, vec c) { return INTRINSIC(fmsub)(a, b, c); }
+
+KERNEL_INLINE vec_mask v_not_less(vec a, vec b) { return MASK_INTRINSIC(cmp)(a, b, _CMP_NLT_UQ); }
+
+KERNEL_INLINE vec_mask v_greater(vec a, vec b) { return MASK_INTRINSIC(cmp)(a, b, _CMP_GT_OQ); }
+
+KERNEL_INLINE vec_mask v_equal(vec a, vec b) { return MASK_INTRINSIC(cmp)(a, b, _CMP_EQ_OQ); }
+
+KERNEL_INLINE vec v_select(vec_mask where, vec a, vec b) { return INTRINSIC(mask_blend)(where, b, a); }
+
+KERNEL_INLINE vec v_keep(vec_mask where, vec a) { return INTRINSIC(maskz_mov)(where, a); }
+
+KERNEL_INLINE unsigned v_mask_bits(vec_mask a) { return a; }
+
+KERNEL_INLINE vec v_exponent(vec a) { return INTRINSIC(getexp)(a); }
+
+#if REAL_BITS == 32
+KERNEL_INLINE vec v_lane_numbers(void) { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
+
+KERNEL_INLINE vec_f64 v_low_half_as_f64(vec a) { return _mm512_cvtps_pd(_mm512_castps512_ps256(a)); }
+
+KERNEL_INLINE vec_f64 v_high_half_as_f64(vec a) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)); }
+
+KERNEL_INLINE vec v_bits_to_exponent(vec a) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), SIGNIFICAND_SHIFT));
+}
+#else
+KERNEL_INLINE vec v_lane_numbers(void) { return _mm512_setr_pd(0, 1, 2, 3, 4, 5, 6, 7); }
+
+KERNEL_INLINE vec v_bits_to_exponent(vec a) {
+    return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(a), SIGNIFICAND_SHIFT));
+}
+#endif

@@ -1,0 +1,222 @@
+/* The vocabulary for any processor, without fused multiply-add.  A template over REAL_BITS (see ../dtype.h).
+ *
+ * Knows: the C language; where the compiler has vector extensions, parts of 16 bytes, else parts of one number.
+ * Must not know: what is computed.  README.md of the folder above says what each operation means.
+ */
+#undef PART_LANES
+#undef PARTS
+#if defined(__GNUC__) || defined(__clang__)
+#define PART_LANES (128 / REAL_BITS)
+#else
+#define PART_LANES 1
+#endif
+#define PARTS (LANES / PART_LANES)
+
+#ifndef XENT_FAST_SIMD_PORTABLE_H
+#define XENT_FAST_SIMD_PORTABLE_H
+#include <string.h>
+#define HAS_FMA 0
+#define part_real NAME(part_real)
+#define part_bits NAME(part_bits)
+#define part_as_bits NAME(part_as_bits)
+#define part_as_real NAME(part_as_real)
+#if defined(__GNUC__) || defined(__clang__)
+#define AT_PART(number, statement) \
+    {                              \
+        enum { part = number };    \
+        statement;                 \
+    }
+#define EACH_PART(statement)  \
+    do {                      \
+        AT_PART(0, statement) \
+        AT_PART(1, statement) \
+        AT_PART(2, statement) \
+        AT_PART(3, statement) \
+    } while (0)
+#else
+#define EACH_PART(statement)                       \
+    do {                                           \
+        for (int part = 0; part < PARTS; ++part) { \
+            statement;                             \
+        }                                          \
+    } while (0)
+#endif
+/* All bits of a part where the comparison holds. */
+#if defined(__GNUC__) || defined(__clang__)
+#define PART_WHERE(comparison) ((part_bits)(comparison))
+#else
+#define PART_WHERE(comparison) ((part_bits)0 - (part_bits)(comparison))
+#endif
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+typedef REAL part_real __attribute__((vector_size(16)));
+typedef BITS_TYPE part_bits __attribute__((vector_size(16)));
+KERNEL_INLINE part_bits part_as_bits(part_real a) { return (part_bits)a; }
+KERNEL_INLINE part_real part_as_real(part_bits a) { return (part_real)a; }
+#else
+typedef REAL part_real;
+typedef BITS_TYPE part_bits;
+KERNEL_INLINE part_bits part_as_bits(part_real a) {
+    part_bits r;
+    memcpy(&r, &a, sizeof r);
+    return r;
+}
+KERNEL_INLINE part_real part_as_real(part_bits a) {
+    part_real r;
+    memcpy(&r, &a, sizeof r);
+    return r;
+}
+#endif
+
+typedef struct {
+    part_real part[PARTS];
+} vec;
+typedef struct {
+    part_bits part[PARTS];
+} vec_mask;
+
+KERNEL_INLINE vec v_load(const REAL *source) {
+    vec r;
+    EACH_PART(memcpy(&r.part[part], source + part * PART_LANES, sizeof r.part[part]));
+    return r;
+}
+
+KERNEL_INLINE void v_store(REAL *destination, vec a) {
+    EACH_PART(memcpy(destination + part * PART_LANES, &a.part[part], sizeof a.part[part]));
+}
+
+KERNEL_INLINE vec v_splat(REAL value) {
+    vec r;
+    /* x - 0 is x for every x, -0 and NaN too: a number spread over a part */
+    EACH_PART(r.part[part] = value - (part_real){0});
+    return r;
+}
+
+KERNEL_INLINE vec v_load_first(const REAL *source, int count, REAL fill) {
+    ALIGNED_64 REAL lanes[LANES];
+    for (int lane = 0; lane < LANES; ++lane)
+        lanes[lane] = lane < count ? source[lane] : fill;
+    return v_load(lanes);
+}
+
+KERNEL_INLINE void v_store_first(REAL *destination, int count, vec a) {
+    ALIGNED_64 REAL lanes[LANES];
+    v_store(lanes, a);
+    for (int lane = 0; lane < count; ++lane)
+        destination[lane] = lanes[lane];
+}
+
+KERNEL_INLINE vec v_add(vec a, vec b) {
+    EACH_PART(a.part[part] = a.part[part] + b.part[part]);
+    return a;
+}
+
+KERNEL_INLINE vec v_sub(vec a, vec b) {
+    EACH_PART(a.part[part] = a.part[part] - b.part[part]);
+    return a;
+}
+
+KERNEL_INLINE vec v_mul(vec a, vec b) {
+    EACH_PART(a.part[part] = a.part[part] * b.part[part]);
+    return a;
+}
+
+KERNEL_INLINE vec v_div(vec a, vec b) {
+    EACH_PART(a.part[part] = a.part[part] / b.part[part]);
+    return a;
+}
+
+/* Two roundings here. */
+KERNEL_INLINE vec v_fma(vec a, vec b, vec c) {
+    EACH_PART(a.part[part] = a.part[part] * b.part[part] + c.part[part]);
+    return a;
+}
+
+KERNEL_INLINE vec v_fms(vec a, vec b, vec c) {
+    EACH_PART(a.part[part] = a.part[part] * b.part[part] - c.part[part]);
+    return a;
+}
+
+KERNEL_INLINE vec_mask v_not_less(vec a, vec b) {
+    vec_mask r;
+    EACH_PART(r.part[part] = ~PART_WHERE(a.part[part] < b.part[part]));
+    return r;
+}
+
+KERNEL_INLINE vec_mask v_greater(vec a, vec b) {
+    vec_mask r;
+    EACH_PART(r.part[part] = PART_WHERE(a.part[part] > b.part[part]));
+    return r;
+}
+
+KERNEL_INLINE vec_mask v_equal(vec a, vec b) {
+    vec_mask r;
+    EACH_PART(r.part[part] = PART_WHERE(a.part[part] == b.part[part]));
+    return r;
+}
+
+KERNEL_INLINE vec v_select(vec_mask where, vec a, vec b) {
+    EACH_PART(a.part[part] = part_as_real((part_as_bits(a.part[part]) & where.part[part]) |
+                                          (part_as_bits(b.part[part]) & ~where.part[part])));
+    return a;
+}
+
+KERNEL_INLINE vec v_keep(vec_mask where, vec a) {
+    EACH_PART(a.part[part] = part_as_real(part_as_bits(a.part[part]) & where.part[part]));
+    return a;
+}
+
+KERNEL_INLINE vec v_max(vec a, vec b) { return v_select(v_greater(a, b), a, b); }
+
+KERNEL_INLINE unsigned v_mask_bits(vec_mask a) {
+    BITS_TYPE lanes[LANES];
+    memcpy(lanes, &a, sizeof lanes);
+    unsigned bits = 0;
+    for (int lane = 0; lane < LANES; ++lane)
+        bits |= (unsigned)(lanes[lane] & 1) << lane;
+    return bits;
+}
+
+KERNEL_INLINE vec v_lane_numbers(void) {
+    static const REAL numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return v_load(numbers);
+}
+
+KERNEL_INLINE vec v_bits_to_exponent(vec a) {
+    EACH_PART(a.part[part] = part_as_real(part_as_bits(a.part[part]) << SIGNIFICAND_SHIFT));
+    return a;
+}
+
+KERNEL_INLINE vec v_exponent(vec a) {
+    /* the biased exponent in the low bits of 2^SIGNIFICAND_SHIFT is that number plus the exponent and its bias */
+    const vec offset = v_splat((REAL)((BITS_TYPE)1 << SIGNIFICAND_SHIFT));
+    EACH_PART(part_bits biased = part_as_bits(a.part[part]) >> SIGNIFICAND_SHIFT;
+              a.part[part] =
+                  part_as_real(biased | part_as_bits(offset.part[part])) - (offset.part[part] + (REAL)EXPONENT_BIAS));
+    return a;
+}
+
+/* The upper half of the significand, rounded towards zero; the rest is exact in the lower half. */
+KERNEL_INLINE vec v_high_half(vec a) {
+    const BITS_TYPE keep = ~(((BITS_TYPE)1 << (SIGNIFICAND_SHIFT + 2) / 2) - 1);
+    EACH_PART(a.part[part] = part_as_real(part_as_bits(a.part[part]) & keep));
+    return a;
+}
+
+#if REAL_BITS == 32
+KERNEL_INLINE vec_f64 v_low_half_as_f64(vec a) {
+    ALIGNED_64 float lanes[16];
+    ALIGNED_64 double wide[8];
+    v_store(lanes, a);
+    for (int lane = 0; lane < 8; ++lane)
+        wide[lane] = lanes[lane];
+    return v_load_f64(wide);
+}
+
+KERNEL_INLINE vec_f64 v_high_half_as_f64(vec a) {
+    for (int part = 0; part < PARTS / 2; ++part)
+        a.part[part] = a.part[part + PARTS / 2];
+    return v_low_half_as_f64(a);
+}
+#endif

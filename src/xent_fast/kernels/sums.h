@@ -1,0 +1,115 @@
+/* Sums that stay exact where plain ones would not.  A template over REAL_BITS; float64 first.
+ *
+ * Knows: how two numbers are added or multiplied without loss, how long sums are kept.
+ * Must not know: what is summed.
+ *
+ * Short runs of additions are made in the lanes' own dtype, then folded into a `wide` sum: doubles for float32, sum and
+ * error (Knuth's two-sum) for float64.  A run of n additions is off by at most n u of its own result, and folding adds
+ * nothing that shows in the dtype.
+ */
+
+/* a + b = sum + error, exactly, in any order of size. */
+KERNEL_INLINE vec NAME(two_sum)(vec a, vec b, vec *error) {
+    const vec sum = v_add(a, b);
+    const vec b_rounded = v_sub(sum, a);
+    *error = v_add(v_sub(a, v_sub(sum, b_rounded)), v_sub(b, b_rounded));
+    return sum;
+}
+
+/* A number and what it lacks. */
+typedef struct {
+    vec high, low;
+} NAME(pair);
+
+KERNEL_INLINE NAME(pair) NAME(zero_pair)(void) {
+    const NAME(pair) zero = {v_splat(0), v_splat(0)};
+    return zero;
+}
+
+KERNEL_INLINE void NAME(pair_add)(NAME(pair) * pair, vec a) {
+    vec error;
+    pair->high = NAME(two_sum)(pair->high, a, &error);
+    pair->low = v_add(pair->low, error);
+}
+
+/* The sum as one number; beside an infinite one the error is inf - inf and does not count. */
+KERNEL_INLINE vec NAME(pair_total)(NAME(pair) pair) {
+    return v_add(pair.high, v_keep(v_equal(pair.low, pair.low), pair.low));
+}
+
+/* a b - c, the product exact. */
+KERNEL_INLINE vec NAME(product_residual)(vec a, vec b, vec c) {
+#if HAS_FMA
+    return v_fms(a, b, c);
+#else
+    const vec a_high = v_high_half(a), b_high = v_high_half(b);
+    const vec a_low = v_sub(a, a_high), b_low = v_sub(b, b_high);
+    const vec a_high_rest = v_add(v_sub(v_mul(a_high, b_high), c), v_mul(a_high, b_low));
+    return v_add(v_add(a_high_rest, v_mul(a_low, b_high)), v_mul(a_low, b_low));
+#endif
+}
+
+/* a b, but for the product of both low parts. */
+KERNEL_INLINE NAME(pair) NAME(pair_product)(NAME(pair) a, NAME(pair) b) {
+    NAME(pair) product;
+    product.high = v_mul(a.high, b.high);
+    product.low = NAME(product_residual)(a.high, b.high, product.high);
+    product.low = v_fma(a.high, b.low, v_fma(a.low, b.high, product.low));
+    return product;
+}
+
+/* numerator / denominator, both without their last roundings. */
+KERNEL_INLINE NAME(pair) NAME(quotient)(NAME(pair) numerator, NAME(pair) denominator) {
+    const vec inverse = v_div(v_splat(1), denominator.high);
+    NAME(pair) result;
+    result.high = v_mul(numerator.high, inverse);
+    const vec residual = v_sub(v_sub(numerator.low, v_mul(result.high, denominator.low)),
+                               NAME(product_residual)(result.high, denominator.high, numerator.high));
+    result.low = v_mul(residual, inverse);
+    return result;
+}
+
+#if REAL_BITS == 64
+typedef NAME(pair) NAME(wide);
+
+KERNEL_INLINE void NAME(wide_add)(NAME(wide) * wide, vec a) { NAME(pair_add)(wide, a); }
+
+/* Adds to a sum and its error, scalars. */
+KERNEL_INLINE void compensated_add(double *sum, double *error, double a) {
+    const double total = *sum + a, a_rounded = total - *sum;
+    *error += (*sum - (total - a_rounded)) + (a - a_rounded);
+    *sum = total;
+}
+
+KERNEL_INLINE double NAME(wide_total)(NAME(wide) wide) {
+    ALIGNED_64 double sums[LANES], errors[LANES];
+    v_store(sums, wide.high);
+    v_store(errors, wide.low);
+    double total = 0, error = 0;
+    for (int lane = 0; lane < LANES; ++lane) {
+        compensated_add(&total, &error, sums[lane]);
+        error += errors[lane];
+    }
+    /* beside an infinite sum the error is inf - inf */
+    return total - total == 0 ? total + error : total;
+}
+#else
+typedef struct {
+    vec_f64 low, high;
+} NAME(wide);
+
+KERNEL_INLINE void NAME(wide_add)(NAME(wide) * wide, vec a) {
+    wide->low = v_add_f64(wide->low, v_low_half_as_f64(a));
+    wide->high = v_add_f64(wide->high, v_high_half_as_f64(a));
+}
+
+/* Lanes in a tree, halves onto halves. */
+KERNEL_INLINE double NAME(wide_total)(NAME(wide) wide) {
+    ALIGNED_64 double sums[LANES / 2];
+    v_store_f64(sums, v_add_f64(wide.low, wide.high));
+    for (int half = LANES / 4; half > 0; half /= 2)
+        for (int lane = 0; lane < half; ++lane)
+            sums[lane] += sums[lane + half];
+    return sums[0];
+}
+#endif

@@ -1,0 +1,46 @@
+"""Fixtures: one run per instruction set, dtype and target kind; and the settings of Hypothesis.
+
+Knows how the library is told which instruction set to use; must not know what any test checks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from helpers import TARGET_KINDS
+from hypothesis import HealthCheck, settings
+
+from xent_fast import _core
+
+# A function-scoped fixture lasts over all examples of one test: so must the instruction set.
+settings.register_profile(
+    "local",
+    deadline=None,
+    max_examples=30,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.register_profile("ci", settings.get_profile("local"), derandomize=True, database=None)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(params=_core.available_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every instruction set this machine can run, in force for one test."""
+    previous = _core.use_isa(request.param)
+    yield request.param
+    _core.use_isa(previous)
+
+
+@pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> type[np.floating]:
+    """Both dtypes of logits."""
+    return request.param
+
+
+@pytest.fixture(params=TARGET_KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Class indices, dense targets of any row sum, one-hot dense targets."""
+    return request.param

@@ -1,0 +1,169 @@
+/* Runs the row kernels of one instruction set without Python and prints a digest of every result.
+ *
+ * Knows: the kernel contract, dispatch, and inputs made from integers alone, the same on every machine.
+ * Must not know: NumPy, Python, the values that should come out (tests/ compares those; here bits are compared).
+ *
+ *     driver            the names of the ISAs this processor has, one a line
+ *     driver ISA        one line a case: dtype, targets, classes, digest
+ *
+ * Two ISAs agree when their outputs are the same text.
+ */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "dispatch.h"
+
+enum { ROWS = 37, SPECIAL_ROWS = 8 };
+
+static const int64_t class_counts[] = {1,  2,   3,   4,   7,    8,    9,    10,   15,   16,   17,
+                                       21, 31,  32,  33,  47,   48,   49,   63,   64,   65,   79,
+                                       96, 127, 128, 129, 1000, 1023, 1025, 2047, 2048, 2049, 5000};
+
+static uint64_t state;
+
+static uint32_t random_bits(void) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(state >> 33);
+}
+
+/* A bell of integers over [-32, 32], in steps of 2^-16: exact in float32. */
+static double random_logit(void) {
+    int64_t sum = 0;
+    for (int k = 0; k < 4; ++k)
+        sum += (int64_t)(random_bits() & 0xfffff) - 0x80000;
+    return (double)(sum >> 4 << 4) / 65536.0;
+}
+
+/* What the rows at the end of a batch hold instead. */
+static double special_logit(int row, int64_t k, int64_t classes, double logit) {
+    switch (row) {
+    case 0:
+        return k == classes / 2 ? logit + 80 : logit; /* confident */
+    case 1:
+        return k % 3 == 1 ? -INFINITY : logit;
+    case 2:
+        return k == classes - 1 ? NAN : logit;
+    case 3:
+        return k == classes / 3 ? INFINITY : logit;
+    case 4:
+        return 1e8 + 8 * logit;
+    case 5:
+        return k % 2 ? 1e30 : -1e30;
+    case 6:
+        return logit - (k > classes / 2 ? 100 : 0); /* blocks far apart, subnormal probabilities */
+    default:
+        return -INFINITY;
+    }
+}
+
+static void set_real(char *base, xent_dtype dtype, int64_t at, double value) {
+    if (dtype == XENT_FLOAT32)
+        ((float *)(void *)base)[at] = (float)value;
+    else
+        ((double *)(void *)base)[at] = value;
+}
+
+/* FNV-1a over bytes. */
+static uint64_t digest_of(uint64_t digest, const void *values, size_t size) {
+    const unsigned char *bytes = values;
+    for (size_t k = 0; k < size; ++k)
+        digest = (digest ^ bytes[k]) * 1099511628211u;
+    return digest;
+}
+
+typedef struct {
+    char *logits, *targets, *grad, *loss;
+    int64_t labels[ROWS];
+    double weights[ROWS];
+} buffers;
+
+static void *allocate(size_t bytes) {
+    void *memory = aligned_alloc(64, (bytes + 63) / 64 * 64 + 64);
+    if (!memory) {
+        fprintf(stderr, "out of memory\n");
+        exit(2);
+    }
+    return memory;
+}
+
+static buffers make_buffers(xent_dtype dtype, int64_t classes) {
+    const size_t bytes = (size_t)classes * ROWS * sizeof(double);
+    buffers b = {allocate(bytes), allocate(bytes), allocate(bytes), allocate(ROWS * sizeof(double)), {0}, {0}};
+    for (int64_t row = 0; row < ROWS; ++row) {
+        const int special = (int)(row - (ROWS - SPECIAL_ROWS));
+        for (int64_t k = 0; k < classes; ++k) {
+            double logit = random_logit();
+            if (special >= 0)
+                logit = special_logit(special, k, classes, logit);
+            set_real(b.logits, dtype, row * classes + k, logit);
+            set_real(b.targets, dtype, row * classes + k,
+                     (double)(random_bits() % 5 ? 0 : random_bits() & 0xff) / 256.0);
+        }
+        b.labels[row] = row % 11 == 5 ? -1 : (int64_t)random_bits() % classes;
+        b.weights[row] = row % 7 == 3 ? 0 : 1.0 / (double)(1 + random_bits() % 9);
+    }
+    return b;
+}
+
+static void free_buffers(buffers b) {
+    free(b.logits);
+    free(b.targets);
+    free(b.grad);
+    free(b.loss);
+}
+
+/* Digest of loss and gradient; with `in_place` the gradient takes the logits' place. */
+static uint64_t run_case(const xent_row_kernels *kernels, buffers *b, xent_dtype dtype, int64_t classes, int in_place) {
+    const ptrdiff_t row_bytes = (ptrdiff_t)classes * (dtype == XENT_FLOAT32 ? 4 : 8);
+    const xent_labels labels = {(const char *)b->labels, sizeof(int64_t), XENT_INT64, 1, -1};
+    char *grad = in_place ? b->logits : b->grad;
+    const xent_batch batch = {ROWS,   classes,    b->logits, row_bytes,  grad, row_bytes,
+                              labels, b->targets, row_bytes, b->weights, 0.37, b->loss};
+    void *workspace = allocate(kernels->workspace_bytes(classes));
+    const double sum = kernels->process_rows(&batch, 0, ROWS, workspace);
+    free(workspace);
+    uint64_t digest = digest_of(14695981039346656037u, b->loss, ROWS * (size_t)(row_bytes / classes));
+    digest = digest_of(digest, &sum, sizeof sum);
+    return digest_of(digest, grad, ROWS * (size_t)row_bytes);
+}
+
+static int print_digests(const xent_isa *isa) {
+    for (int dtype = 0; dtype < XENT_DTYPE_COUNT; ++dtype) {
+        for (int dense = 0; dense < XENT_TARGET_KIND_COUNT; ++dense) {
+            for (size_t c = 0; c < sizeof class_counts / sizeof class_counts[0]; ++c) {
+                state = c * 1000003u + (unsigned)dtype * 101u + (unsigned)dense;
+                const int64_t classes = class_counts[c];
+                buffers b = make_buffers((xent_dtype)dtype, classes);
+                const xent_row_kernels *kernels = &isa->kernels[dtype][dense];
+                const uint64_t apart = run_case(kernels, &b, (xent_dtype)dtype, classes, 0);
+                const uint64_t in_place = run_case(kernels, &b, (xent_dtype)dtype, classes, 1);
+                free_buffers(b);
+                printf("%s %s %5" PRId64 " %016" PRIx64 "\n", dtype == XENT_FLOAT32 ? "float32" : "float64",
+                       dense ? "dense" : "index", classes, apart);
+                if (apart != in_place) {
+                    fprintf(stderr, "in place differs\n");
+                    return 1;
+                }
+            }
+        }
+    }
+    return 0;
+}
+
+int main(int argument_count, char **arguments) {
+    if (argument_count < 2) {
+        for (int k = 0; k < xent_isa_count(); ++k)
+            if (xent_isa_at(k)->is_supported())
+                printf("%s\n", xent_isa_at(k)->name);
+        return 0;
+    }
+    const xent_isa *isa = xent_isa_named(arguments[1]);
+    if (!isa || !isa->is_supported()) {
+        fprintf(stderr, "no such ISA here: %s (known: %s)\n", arguments[1], xent_known_isa_names());
+        return 2;
+    }
+    return print_digests(isa);
+}

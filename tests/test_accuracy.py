@@ -1,0 +1,189 @@
+"""Error bounds in ulps, for every instruction set, against arithmetics wider than the result.
+
+Knows the bounds that docs/numerics.md states and the entries they hold for.
+Must not know how exact values come about (docs/numerics/oracle.py) nor how a kernel works.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from distributions import DISTRIBUTIONS, draw, soft_targets
+from judgement import Tally, judge_dense_targets, judge_index_targets
+from oracle import (
+    EXTENDED,
+    FLOAT64,
+    QUADRUPLE,
+    Exact,
+    arithmetic_for,
+    disagreement_with_definition,
+    effective_mass,
+    evaluate,
+    ulp_errors,
+)
+
+from xent_fast import softmax_cross_entropy_grad
+
+LOSS_ULPS = 3
+GRADIENT_ULPS = 4
+INDEX_BOUNDS = {
+    "loss": LOSS_ULPS,
+    "target": GRADIENT_ULPS,
+    "others": GRADIENT_ULPS,
+    "subnormal": GRADIENT_ULPS,
+}
+DENSE_BOUNDS = {"loss": LOSS_ULPS, "gradient": GRADIENT_ULPS}
+
+# Rows side by side up to 32 classes, classes side by side beyond, several blocks from 2048 on.
+QUICK_CLASSES = (2, 3, 10, 32, 33, 1000, 5000)
+QUICK_ENTRIES = 8_000
+ALL_CLASSES = (3, 10, 1000, 32000, 128256)
+ALL_ENTRIES = {np.float32: 1_000_000, np.float64: 200_000}
+
+
+def row_weights(rows: int) -> np.ndarray:
+    """1 for every second row, anything from a tenth to 1 for the others.
+
+    A larger weight would multiply the rounding of subnormal numbers.
+    """
+    weights = np.random.default_rng(rows).uniform(0.1, 1, rows)
+    weights[::2] = 1
+    return weights
+
+
+def dense_mass(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """One-hot rows and soft ones in turn, without mass where the logit is -inf."""
+    soft = soft_targets(labels, logits.shape[1], logits.dtype)
+    one_hot = np.eye(logits.shape[1], dtype=logits.dtype)[labels]
+    mass = np.where(np.arange(len(labels))[:, None] % 2, soft, one_hot)
+    mass[np.isneginf(logits)] = 0
+    return mass
+
+
+def assert_within_bounds(tallies: dict[str, Tally], bounds: dict[str, float], case: str) -> None:
+    for quantity, tally in tallies.items():
+        bound = bounds[quantity]
+        assert tally.worst <= bound, (
+            f"{quantity} of {case}: {tally.worst:.4g} ulp, {bound} allowed; {tally.witness}"
+        )
+
+
+def check_index_targets(logits: np.ndarray, labels: np.ndarray, exact: Exact, case: str) -> None:
+    loss, gradient = softmax_cross_entropy_grad(
+        logits, labels, sample_weight=row_weights(labels.size), reduction="none"
+    )
+    tallies = judge_index_targets(loss, gradient, exact, labels)
+    assert_within_bounds(tallies, INDEX_BOUNDS, case)
+
+
+def check_dense_targets(logits: np.ndarray, mass: np.ndarray, exact: Exact, case: str) -> None:
+    loss, gradient = softmax_cross_entropy_grad(logits, mass, reduction="none")
+    assert_within_bounds(judge_dense_targets(loss, gradient, exact, mass), DENSE_BOUNDS, case)
+
+
+@functools.lru_cache(maxsize=2)
+def quick_cases(distribution: str, dtype: type) -> list[tuple]:
+    """Rows of each width with their exact results, shared by the instruction sets."""
+    cases = []
+    for classes in QUICK_CLASSES:
+        for logits, labels in draw(distribution, classes, dtype, QUICK_ENTRIES):
+            arithmetic = arithmetic_for(dtype)
+            mass = effective_mass(labels, classes, row_weights(labels.size))
+            dense = dense_mass(logits, labels)
+            exact = evaluate(logits, mass, arithmetic)
+            cases.append((logits, labels, exact, dense, evaluate(logits, dense, arithmetic)))
+    return cases
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_bounds(distribution: str, dtype: type, isa: str) -> None:
+    for logits, labels, exact, dense, exact_dense in quick_cases(distribution, dtype):
+        case = f"{distribution}, {logits.shape}, {logits.dtype}, {isa}"
+        check_index_targets(logits, labels, exact, case)
+        check_dense_targets(logits, dense, exact_dense, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", ALL_CLASSES)
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_bounds_over_a_million_entries(
+    distribution: str, classes: int, dtype: type, isa: str
+) -> None:
+    case = f"{distribution}, {classes} classes, {np.dtype(dtype)}, {isa}"
+    for logits, labels in draw(distribution, classes, dtype, ALL_ENTRIES[dtype]):
+        mass = effective_mass(labels, classes, row_weights(labels.size))
+        check_index_targets(logits, labels, evaluate(logits, mass, arithmetic_for(dtype)), case)
+
+
+@pytest.mark.parametrize("classes", [10, 33, 1100, 2048, 4097, 65537])
+def test_equal_logits(classes: int, dtype: type, isa: str) -> None:
+    """p = 1/C and loss = log C, whatever the logit: the roundings of the sum all point one way."""
+    rows = np.arange(max(8, 400_000 // classes))
+    values = np.random.default_rng(classes).uniform(-10, 10, (rows.size, 1)).astype(dtype)
+    labels = rows % classes
+    loss, gradient = softmax_cross_entropy_grad(
+        np.repeat(values, classes, axis=1), labels, reduction="none"
+    )
+    number = np.longdouble if np.finfo(np.longdouble).nmant >= 63 else np.float64
+    count = np.full(rows.size, classes, number)
+    others, targets = gradient[rows, labels - 1], gradient[rows, labels]
+    assert ulp_errors(loss, np.log(count)).max() <= LOSS_ULPS
+    assert ulp_errors(others, 1 / count).max() <= GRADIENT_ULPS
+    assert ulp_errors(targets, 1 / count - 1).max() <= GRADIENT_ULPS
+    assert np.count_nonzero(gradient != others[:, None]) <= rows.size
+
+
+@pytest.mark.parametrize("classes", [10, 100, 5000])
+@pytest.mark.parametrize("power", [-66, 66])
+def test_scale_far_from_1(power: int, classes: int, dtype: type, isa: str) -> None:
+    scale = 2.0 ** (power if dtype == np.float32 else 10 * power) / 3
+    logits, labels = next(draw("standard normal", classes, dtype, QUICK_ENTRIES))
+    mass = effective_mass(labels, classes, np.full(labels.size, scale))
+    exact = evaluate(logits, mass, arithmetic_for(dtype))
+    loss, gradient = softmax_cross_entropy_grad(logits, labels, scale=scale, reduction="none")
+    case = f"scale {scale}, {logits.shape}, {logits.dtype}, {isa}"
+    tallies = judge_index_targets(loss, gradient, exact, labels)
+    assert_within_bounds(tallies, INDEX_BOUNDS, case)
+
+
+# The share of an ulp that the judge itself may be wrong by.
+ORACLE_ERROR = {
+    (np.float32, FLOAT64.name): 2.0**-16,
+    (np.float64, EXTENDED.name): 2.0**-7,
+    (np.float64, QUADRUPLE.name): 2.0**-50,
+}
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize(
+    ("judged", "arithmetic"),
+    [(np.float32, FLOAT64), (np.float64, EXTENDED), (np.float64, QUADRUPLE)],
+    ids=lambda value: getattr(value, "name", getattr(value, "__name__", None)),
+)
+def test_oracle_agrees_with_the_definition(distribution: str, judged: type, arithmetic) -> None:
+    for classes in (2, 20):
+        logits, labels = next(draw(distribution, classes, judged, 60))
+        weighted = effective_mass(labels, classes, row_weights(labels.size))
+        for mass in (weighted, dense_mass(logits, labels)):
+            error = disagreement_with_definition(logits, mass, arithmetic)
+            assert error <= ORACLE_ERROR[judged, arithmetic.name]
+
+
+def test_judge_tells_a_rounded_result_from_one_a_few_spacings_off(dtype: type) -> None:
+    logits, labels = next(draw("standard normal", 10, dtype, 1000))
+    exact = evaluate(
+        logits, effective_mass(labels, 10, np.ones(labels.size)), arithmetic_for(dtype)
+    )
+    loss, gradient = exact.loss.astype(dtype), exact.gradient.astype(dtype)
+    tallies = judge_index_targets(loss, gradient, exact, labels)
+    assert max(tally.worst for tally in tallies.values()) <= 0.5
+
+    loss[7] += 4 * np.spacing(loss[7])
+    gradient[5, labels[5]] *= 1 + 16 * np.finfo(dtype).eps
+    gradient[3, (labels[3] + 1) % 10] = np.nan
+    tallies = judge_index_targets(loss, gradient, exact, labels)
+    assert 3.5 <= tallies["loss"].worst <= 4.5
+    assert 7.5 <= tallies["target"].worst <= 32.5
+    assert tallies["others"].worst == np.inf

@@ -1,0 +1,629 @@
+"""What the public functions promise beyond numbers: names, types, memory, configuration, threads.
+
+Knows the public interface and the reference. Must not know kernels, or how accurate they are.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import inspect
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import threadpoolctl
+from helpers import GuardedArray
+
+import xent_fast
+from xent_fast import (
+    LossAndGrad,
+    _core,
+    reference,
+    show_config,
+    softmax_cross_entropy,
+    softmax_cross_entropy_grad,
+    softmax_loss,
+)
+
+FUNCTIONS = ["softmax_cross_entropy", "softmax_cross_entropy_grad", "softmax_loss"]
+OPTIONS = ["sample_weight", "ignore_index", "reduction", "scale", "num_threads"]
+INTEGER_DTYPES = [np.dtype(kind + size) for kind in "iu" for size in "1248"]
+
+OPENMP = show_config("dicts")["threads"]["openmp"]
+# Those this process may run on, where the system tells.
+PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+ROWS, CLASSES = 37, 11
+
+
+@pytest.fixture
+def logits(dtype: type) -> np.ndarray:
+    return (3 * np.random.default_rng(11).standard_normal((ROWS, CLASSES))).astype(dtype)
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    return np.random.default_rng(12).integers(0, CLASSES, ROWS)
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+# --- names and signatures ---
+
+
+def test_public_names() -> None:
+    assert set(xent_fast.__all__) == {*FUNCTIONS, "LossAndGrad", "show_config", "__version__"}
+    for name in xent_fast.__all__:
+        assert getattr(xent_fast, name) is not None
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_reference_has_the_same_signatures(name: str) -> None:
+    ours = inspect.signature(getattr(xent_fast, name)).parameters.values()
+    theirs = inspect.signature(getattr(reference, name)).parameters.values()
+    assert [(p.name, p.kind, p.default) for p in ours] == [
+        (p.name, p.kind, p.default) for p in theirs
+    ]
+
+
+def test_signatures() -> None:
+    loss = inspect.signature(softmax_cross_entropy).parameters
+    grad = inspect.signature(softmax_cross_entropy_grad).parameters
+    assert list(loss) == ["logits", "targets", *OPTIONS]
+    assert list(grad) == [*loss, "out"]
+    for name in [*OPTIONS, "out"]:
+        assert grad[name].kind is inspect.Parameter.KEYWORD_ONLY
+    defaults = {name: grad[name].default for name in [*OPTIONS, "out"]}
+    assert defaults == {
+        "sample_weight": None,
+        "ignore_index": None,
+        "reduction": "mean",
+        "scale": 1.0,
+        "num_threads": None,
+        "out": None,
+    }
+    assert list(inspect.signature(softmax_loss).parameters) == ["x", "y"]
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, "show_config", "LossAndGrad"])
+def test_docstrings_name_every_parameter(name: str) -> None:
+    documented = getattr(xent_fast, name)
+    text = inspect.getdoc(documented)
+    for parameter in inspect.signature(documented).parameters:
+        assert parameter in text
+    if name in FUNCTIONS:
+        for section in ("Parameters", "Returns", "Raises", "Examples"):
+            assert f"{section}\n{'-' * len(section)}\n" in text
+
+
+def test_package_is_typed() -> None:
+    assert importlib.resources.files(xent_fast).joinpath("py.typed").is_file()
+
+
+def test_nothing_in_the_package_imports_the_reference() -> None:
+    done = run_python("import sys, xent_fast; sys.exit('xent_fast.reference' in sys.modules)")
+    assert done.returncode == 0, done.stderr
+
+
+# --- results ---
+
+
+def test_result_is_a_named_tuple(logits: np.ndarray, labels: np.ndarray) -> None:
+    result = softmax_cross_entropy_grad(logits, labels)
+    assert type(result) is LossAndGrad
+    assert isinstance(result, tuple)
+    loss, grad = result
+    assert result.loss is loss
+    assert result.grad is grad
+    assert result[0] is loss
+    assert result._asdict() == {"loss": loss, "grad": grad}
+    assert repr(result) == f"LossAndGrad(loss={loss!r}, grad={grad!r})"
+    copied = pickle.loads(pickle.dumps(result))
+    assert type(copied) is LossAndGrad
+    np.testing.assert_array_equal(copied.grad, grad)
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(result)
+
+
+def test_result_is_freed() -> None:
+    logits, labels = np.zeros((4, 3)), np.zeros(4, int)
+    grad = softmax_cross_entropy_grad(logits, labels).grad
+    assert sys.getrefcount(grad) == 2
+    before = sys.getrefcount(logits)
+    results = [softmax_cross_entropy_grad(logits, labels, out=logits) for _ in range(10)]
+    assert sys.getrefcount(logits) == before + 10
+    del results
+    assert sys.getrefcount(logits) == before
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_loss_is_a_float(logits: np.ndarray, labels: np.ndarray, reduction: str) -> None:
+    assert type(softmax_cross_entropy(logits, labels, reduction=reduction)) is float
+    assert type(softmax_cross_entropy_grad(logits, labels, reduction=reduction).loss) is float
+
+
+def test_losses_are_an_array_of_the_logits_dtype(logits: np.ndarray, labels: np.ndarray) -> None:
+    for losses in (
+        softmax_cross_entropy(logits, labels, reduction="none"),
+        softmax_cross_entropy_grad(logits, labels, reduction="none").loss,
+    ):
+        assert type(losses) is np.ndarray
+        assert losses.shape == (ROWS,)
+        assert losses.dtype == logits.dtype
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sum_adds_rounded_row_losses_in_double(
+    logits: np.ndarray, labels: np.ndarray, weighted: bool
+) -> None:
+    weight = np.linspace(0.1, 2, ROWS) if weighted else None
+    losses = softmax_cross_entropy(logits, labels, sample_weight=weight, reduction="none")
+    total = softmax_cross_entropy(logits, labels, sample_weight=weight, reduction="sum")
+    assert total == pytest.approx(losses.sum(dtype=np.float64), rel=1e-15)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_every_option_at_once(
+    logits: np.ndarray, labels: np.ndarray, reduction: str, dense: bool
+) -> None:
+    rng = np.random.default_rng(3)
+    targets = rng.random((ROWS, CLASSES)).astype(logits.dtype) if dense else labels
+    options = {"sample_weight": rng.standard_normal(ROWS), "scale": -2.5, "reduction": reduction}
+    if not dense:
+        options["ignore_index"] = int(labels[0])
+    got = softmax_cross_entropy_grad(logits, targets, **options)
+    want = reference.softmax_cross_entropy_grad(logits, targets, **options)
+    eps = np.finfo(logits.dtype).eps
+    largest = np.abs(want.grad).max()
+    np.testing.assert_allclose(got.grad, want.grad, rtol=4 * eps, atol=2 * eps * largest)
+    if reduction == "none":
+        np.testing.assert_allclose(got.loss, want.loss, rtol=4 * eps)
+    else:
+        size = np.abs(
+            reference.softmax_cross_entropy(logits, targets, **options | {"reduction": "none"})
+        )
+        divisor = (
+            1 if reduction == "sum" else abs(options["sample_weight"][labels != labels[0]].sum())
+        )
+        divisor = options["sample_weight"].sum() if dense and reduction == "mean" else divisor
+        assert got.loss == pytest.approx(want.loss, abs=4 * eps * size.sum() / abs(divisor))
+    loss_alone = softmax_cross_entropy(logits, targets, **options)
+    np.testing.assert_array_equal(loss_alone, got.loss)
+
+
+def test_softmax_loss(logits: np.ndarray, labels: np.ndarray) -> None:
+    before = logits.copy()
+    result = softmax_loss(logits, labels)
+    assert type(result) is LossAndGrad
+    loss, dx = result
+    want = softmax_cross_entropy_grad(logits, labels)
+    assert loss == want.loss
+    np.testing.assert_array_equal(dx, want.grad)
+    assert not np.shares_memory(dx, logits)
+    np.testing.assert_array_equal(logits, before)
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [2, np.float32(2), np.int8(2), np.array(2.0), np.array(2)],
+    ids=lambda scale: repr(type(scale)),
+)
+def test_scale_of_any_real_type(logits: np.ndarray, labels: np.ndarray, scale: object) -> None:
+    got = softmax_cross_entropy_grad(logits, labels, scale=scale)
+    want = softmax_cross_entropy_grad(logits, labels, scale=2.0)
+    assert got.loss == want.loss
+    np.testing.assert_array_equal(got.grad, want.grad)
+    assert got.loss == pytest.approx(2 * softmax_cross_entropy(logits, labels), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda w: w.astype(np.float32),
+        lambda w: w.astype(np.float16),
+        lambda w: w.astype(np.longdouble),
+        lambda w: w.astype(np.int8),
+        lambda w: w.astype(np.uint64),
+        lambda w: w.astype(">f8"),
+        lambda w: np.repeat(w, 2)[::2],
+        lambda w: w[::-1].copy()[::-1],
+        lambda w: np.frombuffer(b"x" + w.tobytes(), offset=1),
+        list,
+    ],
+    ids=[
+        "f4",
+        "f2",
+        "longdouble",
+        "i1",
+        "u8",
+        "swapped",
+        "strided",
+        "reversed",
+        "misaligned",
+        "list",
+    ],
+)
+def test_sample_weight_of_any_form(logits: np.ndarray, labels: np.ndarray, make: object) -> None:
+    weight = np.arange(1.0, ROWS + 1)
+    got = softmax_cross_entropy_grad(logits, labels, sample_weight=make(weight))
+    want = softmax_cross_entropy_grad(logits, labels, sample_weight=weight)
+    assert got.loss == want.loss
+    np.testing.assert_array_equal(got.grad, want.grad)
+
+
+# --- out ---
+
+
+def test_no_out_gives_a_new_contiguous_array(logits: np.ndarray, labels: np.ndarray) -> None:
+    before = logits.copy()
+    for given in (
+        logits,
+        np.asfortranarray(logits),
+        logits[::-1],
+        logits.astype(logits.dtype.newbyteorder()),
+    ):
+        grad = softmax_cross_entropy_grad(given, labels).grad
+        assert type(grad) is np.ndarray
+        assert grad.flags.c_contiguous
+        assert grad.flags.writeable
+        assert grad.dtype == logits.dtype
+        assert grad.dtype.isnative
+        assert not np.shares_memory(grad, given)
+    np.testing.assert_array_equal(logits, before)
+
+
+@pytest.mark.parametrize("layout", ["C", "F", "padded", "reversed", "byte-swapped", "misaligned"])
+@pytest.mark.parametrize("kind", ["index", "dense"])
+def test_in_place_in_any_layout(
+    logits: np.ndarray, labels: np.ndarray, layout: str, kind: str
+) -> None:
+    targets = np.eye(CLASSES)[labels] if kind == "dense" else labels
+    want = softmax_cross_entropy_grad(logits, targets)
+    out = empty_in_layout(layout, logits.dtype)
+    out[...] = logits
+    got = softmax_cross_entropy_grad(out, targets, out=out)
+    assert got.grad is out
+    assert got.loss == want.loss
+    np.testing.assert_array_equal(out, want.grad)
+
+
+@pytest.mark.parametrize("source", ["C", "F", "padded", "byte-swapped", "misaligned", "broadcast"])
+@pytest.mark.parametrize(
+    "destination", ["C", "F", "padded", "reversed", "byte-swapped", "misaligned"]
+)
+def test_from_any_layout_into_any(
+    logits: np.ndarray, labels: np.ndarray, source: str, destination: str
+) -> None:
+    if source == "broadcast":
+        given = np.broadcast_to(logits[3], logits.shape)
+    else:
+        given = empty_in_layout(source, logits.dtype)
+        given[...] = logits
+        given.flags.writeable = False
+    before = given.copy()
+    out = empty_in_layout(destination, logits.dtype)
+    got = softmax_cross_entropy_grad(given, labels, out=out)
+    want = softmax_cross_entropy_grad(np.array(given, logits.dtype), labels)
+    assert got.grad is out
+    assert got.loss == want.loss
+    assert softmax_cross_entropy(given, labels) == want.loss
+    np.testing.assert_array_equal(out, want.grad)
+    np.testing.assert_array_equal(given, before)
+
+
+def empty_in_layout(layout: str, dtype: np.dtype) -> np.ndarray:
+    if layout == "byte-swapped":
+        return np.empty((ROWS, CLASSES), dtype.newbyteorder())
+    if layout == "misaligned":
+        memory = np.zeros(ROWS * CLASSES * dtype.itemsize + 1, np.uint8)
+        return memory[1:].view(dtype).reshape(ROWS, CLASSES)
+    if layout == "padded":
+        return np.empty((ROWS, CLASSES + 5), dtype)[:, 2:-3]
+    if layout == "reversed":
+        return np.empty((ROWS, CLASSES), dtype)[::-1, ::-1]
+    return np.empty((ROWS, CLASSES), dtype, order=layout)
+
+
+def test_another_view_of_the_same_memory_is_in_place(
+    logits: np.ndarray, labels: np.ndarray
+) -> None:
+    want = softmax_cross_entropy_grad(logits, labels)
+    view = logits[:]
+    got = softmax_cross_entropy_grad(logits, labels, out=view)
+    assert got.grad is view
+    assert got.loss == want.loss
+    np.testing.assert_array_equal(logits, want.grad)
+
+
+class Subclass(np.ndarray):
+    """Stands for any subclass whose memory means what an ndarray's does."""
+
+
+@pytest.mark.parametrize("subclass", [Subclass, np.matrix])
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+def test_subclasses_are_read_and_written_as_arrays(
+    logits: np.ndarray, labels: np.ndarray, subclass: type
+) -> None:
+    want = softmax_cross_entropy_grad(logits, labels)
+    out = np.empty_like(logits).view(subclass)
+    got = softmax_cross_entropy_grad(logits.view(subclass), labels.view(Subclass), out=out)
+    assert got.grad is out
+    np.testing.assert_array_equal(np.asarray(out), want.grad)
+    assert type(softmax_cross_entropy_grad(logits.view(subclass), labels).grad) is np.ndarray
+
+
+def test_memory_mapped_logits(tmp_path, logits: np.ndarray, labels: np.ndarray) -> None:
+    want = softmax_cross_entropy_grad(logits, labels)
+    path = tmp_path / "logits"
+    logits.tofile(path)
+    read_only = np.memmap(path, logits.dtype, "r", shape=logits.shape)
+    assert softmax_cross_entropy(read_only, labels) == want.loss
+    writable = np.memmap(path, logits.dtype, "r+", shape=logits.shape)
+    assert softmax_cross_entropy_grad(writable, labels, out=writable).grad is writable
+    writable.flush()
+    np.testing.assert_array_equal(np.fromfile(path, logits.dtype).reshape(logits.shape), want.grad)
+
+
+# --- targets ---
+
+
+@pytest.mark.parametrize("label_dtype", INTEGER_DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "arrange",
+    [
+        lambda labels: labels,
+        lambda labels: np.repeat(labels, 3)[::3],
+        lambda labels: labels[::-1].copy()[::-1],
+        lambda labels: labels.astype(labels.dtype.newbyteorder()),
+        lambda labels: np.frombuffer(b"x" + labels.tobytes(), labels.dtype, offset=1),
+        lambda labels: np.array(
+            [(0, label) for label in labels], [("a", "u1"), ("b", labels.dtype)]
+        )["b"],
+        lambda labels: labels.tolist(),
+    ],
+    ids=[
+        "plain",
+        "strided",
+        "reversed",
+        "byte-swapped",
+        "misaligned read-only",
+        "record field",
+        "list",
+    ],
+)
+def test_labels_of_every_dtype_and_layout(
+    labels: np.ndarray, label_dtype: np.dtype, arrange: object
+) -> None:
+    logits = np.random.default_rng(2).standard_normal((ROWS, CLASSES))
+    given = arrange(labels.astype(label_dtype))
+    before = np.array(given)
+    got = softmax_cross_entropy_grad(logits, given)
+    want = softmax_cross_entropy_grad(logits, labels)
+    assert got.loss == want.loss
+    np.testing.assert_array_equal(got.grad, want.grad)
+    np.testing.assert_array_equal(given, before)
+
+
+def test_one_label_for_all_rows(logits: np.ndarray) -> None:
+    got = softmax_cross_entropy(logits, np.broadcast_to(np.int16(3), ROWS))
+    assert got == softmax_cross_entropy(logits, np.full(ROWS, 3))
+
+
+@pytest.mark.parametrize("layout", ["C", "F", "padded", "reversed", "byte-swapped", "misaligned"])
+@pytest.mark.parametrize("target_dtype", [np.float32, np.float64])
+def test_dense_targets_of_any_layout(logits: np.ndarray, layout: str, target_dtype: type) -> None:
+    values = np.random.default_rng(4).random((ROWS, CLASSES)).astype(np.float16)
+    targets = empty_in_layout(layout, np.dtype(target_dtype))
+    targets[...] = values
+    targets.flags.writeable = False
+    got = softmax_cross_entropy_grad(logits, targets)
+    want = softmax_cross_entropy_grad(logits, values.astype(logits.dtype))
+    assert got.loss == want.loss
+    np.testing.assert_array_equal(got.grad, want.grad)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda t: t.astype(np.float16), lambda t: t.astype(np.longdouble), np.ndarray.tolist]
+)
+def test_dense_targets_are_converted(logits: np.ndarray, make: object) -> None:
+    values = np.random.default_rng(4).integers(0, 8, (ROWS, CLASSES)) / 8
+    got = softmax_cross_entropy(logits, make(values))
+    assert got == softmax_cross_entropy(logits, values.astype(logits.dtype))
+
+
+def test_dense_targets_may_be_the_logits_where_nothing_is_written(logits: np.ndarray) -> None:
+    got = softmax_cross_entropy_grad(logits, logits)
+    want = softmax_cross_entropy_grad(logits, logits.copy())
+    np.testing.assert_array_equal(got.grad, want.grad)
+
+
+# --- configuration ---
+
+
+def test_show_config_returns_a_dict() -> None:
+    config = show_config("dicts")
+    assert config["version"] == xent_fast.__version__
+    assert config["isa"]["active"] in config["isa"]["supported"]
+    assert tuple(config["isa"]["supported"]) == _core.available_isas()
+    assert config["isa"]["supported"][-1] == "portable"
+    assert config["threads"]["default"] >= 1
+    assert config["numpy"] == np.__version__
+    assert {"compiler", "python", "platform"} <= config.keys()
+
+
+def test_show_config_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert show_config() is None
+    assert json.loads(capsys.readouterr().out) == show_config(mode="dicts")
+
+
+def test_show_config_refuses_another_mode() -> None:
+    with pytest.raises(ValueError, match="mode must be 'stdout' or 'dicts', not 'json'"):
+        show_config("json")
+
+
+PRINT_ISA = "import xent_fast; print(xent_fast.show_config('dicts')['isa']['active'])"
+
+
+@pytest.mark.parametrize("name", _core.available_isas())
+def test_environment_forces_an_isa(name: str) -> None:
+    assert run_python(PRINT_ISA, XENT_FAST_ISA=name).stdout.strip() == name
+
+
+def test_best_isa_is_the_default() -> None:
+    assert run_python(PRINT_ISA, XENT_FAST_ISA="").stdout.strip() == _core.available_isas()[0]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["foo", "AVX2", " ", "neon,avx2", "\udcff", *({"avx2", "neon"} - {*_core.available_isas()})],
+)
+def test_environment_with_an_unusable_isa(name: str) -> None:
+    done = run_python(PRINT_ISA, XENT_FAST_ISA=name)
+    assert done.returncode != 0
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith(f"ValueError: XENT_FAST_ISA: {name!r} cannot be used")
+    assert "valid names are avx512, avx2, neon, portable" in message
+    assert message.endswith(f"support {', '.join(_core.available_isas())}")
+
+
+def test_use_isa_returns_the_one_before() -> None:
+    before = show_config("dicts")["isa"]["active"]
+    assert _core.use_isa("portable") == before
+    assert show_config("dicts")["isa"]["active"] == "portable"
+    assert _core.use_isa(before) == "portable"
+    with pytest.raises(ValueError, match="valid names are"):
+        _core.use_isa("sse9")
+
+
+# --- threads ---
+
+
+@pytest.mark.parametrize("classes", [3, 10, 1000, 40_000])
+def test_bits_do_not_depend_on_threads(dtype: type, classes: int) -> None:
+    rows = 400_000 // classes
+    rng = np.random.default_rng(classes)
+    logits = rng.standard_normal((rows, classes)).astype(dtype)
+    labels = rng.integers(0, classes, rows)
+    want = softmax_cross_entropy_grad(logits, labels, num_threads=1)
+    for num_threads in (None, 2, 3, 8):
+        got = softmax_cross_entropy_grad(logits, labels, num_threads=num_threads)
+        assert got.loss == want.loss
+        np.testing.assert_array_equal(got.grad, want.grad)
+
+
+def test_many_python_threads_at_once() -> None:
+    rng = np.random.default_rng(8)
+    batches = [
+        (rng.standard_normal((rows, 50)).astype(np.float32), rng.integers(0, 50, rows))
+        for rows in (3, 700, 2000, 5000)
+    ]
+    wanted = [softmax_cross_entropy_grad(*batch, num_threads=1) for batch in batches]
+
+    def check(number: int) -> None:
+        logits, labels = batches[number % len(batches)]
+        want = wanted[number % len(batches)]
+        got = softmax_cross_entropy_grad(logits.copy(), labels, num_threads=1 + number % 3)
+        assert got.loss == want.loss
+        np.testing.assert_array_equal(got.grad, want.grad)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(check, range(200)))
+
+
+def test_other_threads_run_during_a_call() -> None:
+    """With an endless switch interval, another thread runs only where the lock is given up."""
+    logits = np.zeros((2000, 1000), np.float32)
+    labels = np.zeros(2000, int)
+    go, has_run = threading.Event(), []
+
+    def take_a_turn() -> None:
+        go.wait()
+        has_run.append(True)
+
+    switch_interval = sys.getswitchinterval()
+    thread = threading.Thread(target=take_a_turn)
+    thread.start()
+    sys.setswitchinterval(3600)
+    try:
+        go.set()
+        deadline = time.monotonic() + 10
+        while not has_run and time.monotonic() < deadline:
+            softmax_cross_entropy_grad(logits, labels, num_threads=1)
+        assert has_run
+    finally:
+        sys.setswitchinterval(switch_interval)
+        thread.join()
+
+
+@pytest.mark.skipif(not OPENMP, reason="this build has no threads to limit")
+def test_default_follows_the_limits() -> None:
+    code = "import xent_fast; print(xent_fast.show_config('dicts')['threads']['default'])"
+    assert run_python(code, OMP_NUM_THREADS="1").stdout.strip() == "1"
+    assert int(run_python(code, OMP_NUM_THREADS="1000").stdout) == PROCESSORS
+    with threadpoolctl.threadpool_limits(1, user_api="openmp"):
+        assert show_config("dicts")["threads"]["default"] == 1
+
+
+COUNT_THREADS = """
+import os
+import numpy as np
+from xent_fast import softmax_cross_entropy
+
+def compute(rows, classes, num_threads=None):
+    logits = np.broadcast_to(np.float32(0), (rows, classes)).copy()
+    softmax_cross_entropy(logits, np.zeros(rows, int), num_threads=num_threads)
+
+before = len(os.listdir("/proc/self/task"))
+compute({arguments})
+print(len(os.listdir("/proc/self/task")) - before + 1)
+"""
+
+
+@pytest.mark.skipif(
+    not OPENMP or sys.platform != "linux", reason="needs OpenMP, and /proc to count threads"
+)
+@pytest.mark.parametrize(
+    ("arguments", "omp_num_threads", "threads"),
+    [
+        ("32, 10", "8", 1),
+        ("2000, 10", "8", 1),
+        ("2000, 10, 3", "8", 3),
+        ("2000, 10, 1", "8", 1),
+        ("600, 10, 8", "8", 3),
+        ("2000, 1000", "1", 1),
+        ("2000, 1000", "1000", min(PROCESSORS, 125)),
+        ("1000, 10000, 10**9", "1", min(max(64, PROCESSORS), 1000)),
+    ],
+)
+def test_number_of_threads(arguments: str, omp_num_threads: str, threads: int) -> None:
+    """OpenMP's threads wait for more work after the call, where they can be counted."""
+    done = run_python(
+        COUNT_THREADS.format(arguments=arguments),
+        OMP_NUM_THREADS=omp_num_threads,
+        OPENBLAS_NUM_THREADS="1",
+    )
+    assert int(done.stdout) == threads, done.stderr
+
+
+def test_guards_around_a_threaded_call() -> None:
+    logits = GuardedArray(np.zeros((1000, 100), np.float32), "padded_rows")
+    softmax_cross_entropy_grad(logits.array, np.zeros(1000, int), out=logits.array, num_threads=4)
+    logits.assert_guards_intact()
+    np.testing.assert_allclose(logits.array[:, 1:], 1e-5, rtol=1e-6)

@@ -1,0 +1,193 @@
+"""The same bits always: for any threads, place in the batch, alignment, output, instruction set.
+
+Knows every circumstance that must not reach a result; compares bit patterns, never values.
+Must not know what the right result is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import combinations_with_replacement
+
+import numpy as np
+import pytest
+from helpers import (
+    aligned_bytes,
+    assert_same_bits,
+    assert_within,
+    assert_within_spacings,
+    effective_mass,
+    make_logits,
+    make_targets,
+)
+
+from xent_fast import LossAndGrad, _core, softmax_cross_entropy, softmax_cross_entropy_grad
+
+# Both kernels, every border between them, one and several blocks; enough work for several threads.
+SHAPES = (
+    *((20_000, 3), (10_000, 10), (4_000, 32), (4_000, 33)),
+    *((150, 1_000), (40, 5_000), (33, 40_000)),
+)
+SMALL_SHAPES = ((70, 3), (70, 10), (40, 32), (40, 33), (20, 1_000), (9, 5_000), (3, 40_000))
+
+AVAILABLE = tuple(_core.available_isas())
+FMA_ISAS = tuple(name for name in AVAILABLE if name != "portable")
+# A pair of an instruction set with itself: two calls agree.
+SAME_BITS_PAIRS = tuple(combinations_with_replacement(FMA_ISAS, 2)) or (("portable", "portable"),)
+
+
+@contextmanager
+def forced(name: str) -> Iterator[None]:
+    """Run with one instruction set."""
+    previous = _core.use_isa(name)
+    try:
+        yield
+    finally:
+        _core.use_isa(previous)
+
+
+def make_case(kind: str, shape: tuple[int, int], dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """Logits with a wide range of probabilities, and targets."""
+    rng = np.random.default_rng(shape)
+    logits = make_logits(rng, *shape, dtype, spread=8.0)
+    return logits, make_targets(kind, rng, *shape, dtype)
+
+
+def assert_same(got: LossAndGrad, want: LossAndGrad) -> None:
+    """Loss and gradient, bit for bit."""
+    assert_same_bits(got.loss, want.loss)
+    assert_same_bits(got.grad, want.grad)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_threads(isa: str, dtype: type, kind: str, shape: tuple[int, int]) -> None:
+    """Any number of threads; the batch's loss is summed in one order."""
+    logits, targets = make_case(kind, shape, dtype)
+    for reduction in ("mean", "none"):
+        alone, *several = (
+            softmax_cross_entropy_grad(logits, targets, reduction=reduction, num_threads=threads)
+            for threads in (1, 2, 3, 8, None)
+        )
+        for got in several:
+            assert_same(got, alone)
+
+
+@pytest.mark.parametrize("shape", SMALL_SHAPES, ids=str)
+def test_outputs(isa: str, dtype: type, kind: str, shape: tuple[int, int]) -> None:
+    """In place, into another buffer, allocated, or the loss alone."""
+    logits, targets = make_case(kind, shape, dtype)
+    for reduction in ("mean", "none"):
+        allocated = softmax_cross_entropy_grad(logits, targets, reduction=reduction)
+        other = np.full_like(logits, np.nan)
+        over = logits.copy()
+        for source, out in ((logits, other), (over, over)):
+            assert_same(
+                softmax_cross_entropy_grad(source, targets, reduction=reduction, out=out),
+                allocated,
+            )
+        alone = softmax_cross_entropy(logits, targets, reduction=reduction)
+        assert_same_bits(alone, allocated.loss)
+
+
+@pytest.mark.parametrize("classes", (1, 2, 3, 8, 10, 16, 17, 32, 33, 100, 2049))
+def test_position_in_batch(isa: str, dtype: type, kind: str, classes: int) -> None:
+    """One row, alone and at every position of batches of every size around a group of 16."""
+    rows = 35 if classes <= 33 else 18
+    logits, targets = make_case(kind, (rows, classes), dtype)
+    alone = softmax_cross_entropy_grad(logits[:1], targets[:1], reduction="none")
+    for position in range(rows):
+        order = np.roll(np.arange(rows), position)
+        got = softmax_cross_entropy_grad(logits[order], targets[order], reduction="none")
+        assert_same_bits(got.loss[position], alone.loss[0])
+        assert_same_bits(got.grad[position], alone.grad[0])
+    whole = softmax_cross_entropy_grad(logits, targets, reduction="none")
+    for size in range(1, rows):
+        part = softmax_cross_entropy_grad(logits[:size], targets[:size], reduction="none")
+        assert_same_bits(part.loss, whole.loss[:size])
+        assert_same_bits(part.grad, whole.grad[:size])
+
+
+@pytest.mark.parametrize("classes", (3, 10, 32, 33, 100, 2049))
+def test_alignment(isa: str, dtype: type, kind: str, classes: int) -> None:
+    """Logits and output at every offset, in items, from a cache line's border."""
+    rows = 18
+    logits, targets = make_case(kind, (rows, classes), dtype)
+    want = softmax_cross_entropy_grad(logits, targets, reduction="none")
+    items = rows * classes
+    buffers = [aligned_bytes((items + 17) * logits.itemsize).view(dtype) for _ in range(2)]
+    for offset in range(17):
+        moved = buffers[0][offset : offset + items].reshape(rows, classes)
+        moved[...] = logits
+        out = buffers[1][16 - offset : 16 - offset + items].reshape(rows, classes)
+        got = softmax_cross_entropy_grad(moved, targets, reduction="none", out=out)
+        assert_same(got, want)
+        assert_same(softmax_cross_entropy_grad(moved, targets, reduction="none", out=moved), want)
+
+
+@pytest.mark.parametrize("classes", (3, 10, 32, 33, 100, 2049))
+def test_row_stride(isa: str, dtype: type, kind: str, classes: int) -> None:
+    """Rows apart from each other, or last row first."""
+    rows = 18
+    logits, targets = make_case(kind, (rows, classes), dtype)
+    want = softmax_cross_entropy_grad(logits, targets, reduction="none")
+    for padding in (1, 16, 37):
+        wide = np.full((rows, classes + padding), np.nan, dtype)
+        padded = wide[:, :classes]
+        padded[...] = logits
+        assert_same(softmax_cross_entropy_grad(padded, targets, reduction="none"), want)
+    backwards = np.ascontiguousarray(logits[::-1])[::-1]
+    assert_same(softmax_cross_entropy_grad(backwards, targets, reduction="none"), want)
+
+
+@pytest.mark.parametrize("shape", ((2_000, 10), (100, 1_000), (6, 40_000)), ids=str)
+def test_many_callers(isa: str, dtype: type, shape: tuple[int, int]) -> None:
+    """Eight Python threads call at once, each with its own number of threads."""
+    logits, targets = make_case("index", shape, dtype)
+    want = softmax_cross_entropy_grad(logits, targets, num_threads=1)
+
+    def call(number: int) -> LossAndGrad:
+        over = logits.copy()
+        return softmax_cross_entropy_grad(over, targets, out=over, num_threads=1 + number % 3)
+
+    with ThreadPoolExecutor(8) as callers:
+        for got in callers.map(call, range(24)):
+            assert_same(got, want)
+
+
+@pytest.mark.parametrize("shape", SMALL_SHAPES, ids=str)
+@pytest.mark.parametrize(("first", "second"), SAME_BITS_PAIRS)
+def test_instruction_sets_with_fma(
+    dtype: type, kind: str, first: str, second: str, shape: tuple[int, int]
+) -> None:
+    """Every pair of instruction sets with a fused multiply-add."""
+    logits, targets = make_case(kind, shape, dtype)
+    results = []
+    for name in (first, second):
+        with forced(name):
+            results.append(softmax_cross_entropy_grad(logits, targets, reduction="none"))
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("shape", SMALL_SHAPES, ids=str)
+def test_portable_path(dtype: type, kind: str, shape: tuple[int, int]) -> None:
+    """The path without a fused multiply-add is as close as two right results are."""
+    logits, targets = make_case(kind, shape, dtype)
+    with forced(AVAILABLE[0]):
+        best = softmax_cross_entropy_grad(logits, targets, reduction="none")
+    with forced("portable"):
+        portable = softmax_cross_entropy_grad(logits, targets, reduction="none")
+    if kind == "index":
+        assert_within_spacings(portable.grad, best.grad, dtype, 8)
+        assert_within_spacings(portable.loss, best.loss, dtype, 6)
+        return
+    mass = effective_mass(targets, shape[1])
+    epsilon = np.finfo(dtype).eps
+    smallest = np.finfo(dtype).smallest_subnormal
+    assert_within(
+        portable.grad, best.grad, 8 * epsilon * (np.abs(best.grad) + 2 * mass) + 8 * smallest
+    )
+    below = logits.max(axis=1, keepdims=True) - logits
+    magnitude = (mass * (np.log(shape[1]) + below)).sum(axis=1)
+    assert_within(portable.loss, best.loss, 8 * epsilon * magnitude)

@@ -1,0 +1,415 @@
+"""Rows of known loss and gradient, the table of special values, and finite differences.
+
+Knows the formula and the decided semantics; computes expected numbers with mpmath or by hand.
+Must not know the reference implementation, so that it cannot repeat that one's mistakes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import mpmath
+import numpy as np
+import pytest
+from helpers import (
+    assert_same_bits,
+    assert_within,
+    assert_within_spacings,
+    effective_mass,
+    make_logits,
+    make_targets,
+    one_hot,
+    poisoned,
+)
+
+from xent_fast import softmax_cross_entropy, softmax_cross_entropy_grad, softmax_loss
+
+LOSS_SPACINGS = 3
+GRADIENT_SPACINGS = 4
+BLOCK = 2048
+HUGE = {np.float32: 3e38, np.float64: 1e300}
+WIDTHS = (2, 3, 16, 33, 1000, 5000)
+
+
+@dataclass(frozen=True)
+class Run:
+    """`count` neighbouring classes that share one logit."""
+
+    count: int
+    logit: float
+
+
+def row_of(runs: list[Run], dtype: type) -> np.ndarray:
+    """The logits of one row."""
+    return np.repeat([run.logit for run in runs], [run.count for run in runs]).astype(dtype)
+
+
+def closed_form(runs: list[Run], target_run: int) -> tuple[float, float, list[float]]:
+    """Loss and target's gradient for a target in `target_run`, and each run's probability.
+
+    The gradient is summed over the other classes, so that nothing cancels.
+    """
+    with mpmath.workdps(60):
+        top = mpmath.mpf(max(run.logit for run in runs))
+        exponentials = [mpmath.exp(mpmath.mpf(run.logit) - top) for run in runs]
+        total = mpmath.fsum(run.count * each for run, each in zip(runs, exponentials, strict=True))
+        others = mpmath.fsum(
+            (run.count - (position == target_run)) * each
+            for position, (run, each) in enumerate(zip(runs, exponentials, strict=True))
+        )
+        loss = _log_of_sum(others, exponentials[target_run]) + (top - runs[target_run].logit)
+        probabilities = [float(each / total) for each in exponentials]
+        return float(loss), float(-others / total), probabilities
+
+
+def _log_of_sum(others: mpmath.mpf, target: mpmath.mpf) -> mpmath.mpf:
+    """log(others + target), exact also where the target is 1 and the others are tiny."""
+    return mpmath.log1p(others + (target - 1))
+
+
+def check_runs(runs: list[Run], target_run: int, dtype: type) -> None:
+    """One row made of runs: loss, the target's gradient, and every other class's."""
+    logits = row_of(runs, dtype)[np.newaxis]
+    rounded = [Run(run.count, float(dtype(run.logit))) for run in runs]
+    target = sum(run.count for run in runs[:target_run])
+    want_loss, want_target, probabilities = closed_form(rounded, target_run)
+    output = poisoned(1, logits.size, dtype)
+
+    loss, grad = softmax_cross_entropy_grad(
+        logits, np.array([target]), reduction="none", out=output.array
+    )
+
+    output.assert_guards_intact()
+    assert_within_spacings(loss, [want_loss], dtype, LOSS_SPACINGS)
+    want = np.repeat(probabilities, [run.count for run in runs])
+    want[target] = want_target
+    assert_within_spacings(grad[0], want, dtype, GRADIENT_SPACINGS)
+
+
+@pytest.mark.parametrize("classes", WIDTHS)
+@pytest.mark.parametrize("value", (0.0, 1.0, -87.5, 1e4, 1e8, -1e8, "huge", "-huge"))
+def test_equal_logits(isa: str, dtype: type, value: float | str, classes: int) -> None:
+    """Loss log C and p = 1/C however large the logits are."""
+    if isinstance(value, str):
+        value = math.copysign(HUGE[dtype], -1.0 if value.startswith("-") else 1.0)
+    logits = np.full((2, classes), value, dtype)
+    loss, grad = softmax_cross_entropy_grad(logits, np.array([0, classes - 1]), reduction="none")
+    assert_within_spacings(loss, np.full(2, math.log(classes)), dtype, LOSS_SPACINGS)
+    want = np.full((2, classes), 1 / classes)
+    want[[0, 1], [0, classes - 1]] = -(classes - 1) / classes
+    assert_within_spacings(grad, want, dtype, GRADIENT_SPACINGS)
+
+
+GAPS = (1e-7, 1e-4, 0.1, 0.5, 1.0, 3.0, 8.0, 15.9, 40.0, 80.0, 87.0, 100.0, 300.0, 700.0, 1e4)
+
+
+@pytest.mark.parametrize("gap", GAPS)
+def test_two_classes(isa: str, dtype: type, gap: float) -> None:
+    """Loss log1p(exp(-d)), however small, and d + log1p(exp(-d)) for the other label."""
+    runs = [Run(1, gap), Run(1, 0.0)]
+    for target_run in (0, 1):
+        check_runs(runs, target_run, dtype)
+        check_runs(runs[::-1], target_run, dtype)
+
+
+@pytest.mark.parametrize("classes", WIDTHS)
+@pytest.mark.parametrize("gap", (20.0, 80.0))
+def test_tiny_loss(isa: str, dtype: type, gap: float, classes: int) -> None:
+    """A target far above the others: loss log1p((C - 1) exp(-d)), no difference of logarithms."""
+    for target in sorted({0, classes // 2, classes - 1}):
+        runs = [Run(target, -gap), Run(1, 0.0), Run(classes - 1 - target, -gap)]
+        check_runs(runs, 1, dtype)
+
+
+@pytest.mark.parametrize("classes", WIDTHS)
+def test_offset_of_1e8(isa: str, dtype: type, classes: int) -> None:
+    """Adding 1e8 to logits that stay exact changes nothing beyond rounding."""
+    steps = np.random.default_rng(classes).integers(-4, 5, (3, classes))
+    logits = (8.0 * steps).astype(dtype)
+    labels = np.array([0, classes // 2, classes - 1])
+    near = softmax_cross_entropy_grad(logits, labels, reduction="none")
+    for offset in (1e8, -1e8):
+        far = softmax_cross_entropy_grad(logits + dtype(offset), labels, reduction="none")
+        assert_within_spacings(far.loss, near.loss, dtype, 2 * LOSS_SPACINGS)
+        assert_within_spacings(far.grad, near.grad, dtype, 2 * GRADIENT_SPACINGS)
+
+
+@pytest.mark.parametrize("classes", (3, 16, 33, 5000))
+@pytest.mark.parametrize("huge", (1e30, -1e30))
+def test_huge_beside_normal_logits(isa: str, dtype: type, huge: float, classes: int) -> None:
+    """One logit of 1e30 takes all the mass, one of -1e30 takes none, at any place in the row."""
+    for place in sorted({0, 1, classes // 2, classes - 1}):
+        runs = [
+            *([Run(place, 0.5)] if place else []),
+            Run(1, huge),
+            *([Run(classes - 1 - place, 0.5)] if place < classes - 1 else []),
+        ]
+        for target_run in range(len(runs)):
+            check_runs(runs, target_run, dtype)
+
+
+BLOCK_CASES = {
+    "later_far_below": [Run(BLOCK, 0.0), Run(BLOCK, -90.0), Run(904, -150.0)],
+    "later_out_of_reach": [Run(BLOCK, 0.0), Run(BLOCK, -1e30), Run(904, -1e30)],
+    "rising": [Run(BLOCK, 0.0), Run(BLOCK, 100.0), Run(904, 200.0)],
+    "falling": [Run(BLOCK, 200.0), Run(BLOCK, 100.0), Run(904, 0.0)],
+    "peak_in_the_middle": [Run(BLOCK, -100.0), Run(BLOCK, 60.0), Run(904, 59.5)],
+    "peak_last_class": [Run(4999, -20.0), Run(1, 0.0)],
+    "peak_first_class": [Run(1, 0.0), Run(4999, -20.0)],
+    "peak_at_block_border": [Run(BLOCK - 1, -8.0), Run(1, 3.0), Run(1, 3.0), Run(2951, -8.0)],
+    "alternating_1e6": [
+        Run(length, 1e6 * (position % 2))
+        for position, length in enumerate((BLOCK, BLOCK, BLOCK, BLOCK, 100))
+    ],
+    "alternating_classes_1e6": [Run(1, 1e6 * (place % 2)) for place in range(64)],
+    "steps_of_1e6": [
+        Run(length, 1e6 * position) for position, length in enumerate((BLOCK, BLOCK, BLOCK, 1))
+    ],
+    "all_3e38": [Run(BLOCK, 3e38), Run(BLOCK, 3e38), Run(BLOCK, 3e38), Run(7, 3e38)],
+    "3e38_and_opposite": [Run(BLOCK, -3e38), Run(BLOCK, 3e38), Run(904, -3e38)],
+    "3e38_and_zero": [Run(BLOCK, 0.0), Run(904, 3e38), Run(BLOCK, 0.0)],
+}
+
+
+@pytest.mark.parametrize("case", BLOCK_CASES)
+def test_blocks(isa: str, dtype: type, case: str) -> None:
+    """Sums over blocks whose references are equal, close, hundreds apart or beyond any reach."""
+    runs = BLOCK_CASES[case]
+    for target_run in sorted({0, 1, len(runs) - 1}):
+        check_runs(runs, target_run, dtype)
+
+
+@pytest.mark.parametrize("value", (0.0, -5.5, 1e8, "huge"))
+def test_one_class(isa: str, dtype: type, value: float | str) -> None:
+    """Loss and gradient are exactly 0."""
+    logits = np.full((17, 1), HUGE[dtype] if value == "huge" else value, dtype)
+    for targets in (np.zeros(17, int), np.full((17, 1), 0.75, dtype)):
+        loss, grad = softmax_cross_entropy_grad(logits, targets, reduction="none")
+        assert not loss.any()
+        assert not grad.any()
+
+
+SPECIAL_WIDTHS = (2, 3, 10, 16, 32, 33, 47, 2049, 5000)
+
+
+def _places(classes: int) -> list[int]:
+    """Class positions in the first, a middle and the last lane and block."""
+    return sorted({0, 1, classes // 2, classes - 2, classes - 1})
+
+
+@pytest.mark.parametrize("classes", SPECIAL_WIDTHS)
+def test_minus_infinity_has_no_probability(isa: str, dtype: type, classes: int) -> None:
+    """A class at -inf has gradient exactly 0, and the others what the row without it has."""
+    logits = make_logits(np.random.default_rng(classes), 1, classes, dtype)
+    for place in _places(classes):
+        label = (place + 1) % classes
+        row = logits.copy()
+        row[0, place] = -np.inf
+        rest = np.arange(classes) != place
+        without = softmax_cross_entropy_grad(
+            row[:, rest], np.array([label - (label > place)]), reduction="none"
+        )
+        dense = one_hot(np.array([label]), classes, dtype)
+        for targets in (np.array([label]), dense):
+            loss, grad = softmax_cross_entropy_grad(row, targets, reduction="none")
+            assert grad[0, place] == 0
+            tolerance = 8 * np.finfo(dtype).eps
+            assert_within(loss, without.loss, tolerance * (1 + without.loss))
+            assert_within(grad[:, rest], without.grad, tolerance)
+
+
+@pytest.mark.parametrize("classes", SPECIAL_WIDTHS)
+def test_minus_infinite_target(isa: str, dtype: type, kind: str, classes: int) -> None:
+    """Mass on a class at -inf: the loss is +inf, the gradient Q p - q stays finite."""
+    rng = np.random.default_rng(classes)
+    for place in _places(classes):
+        logits = make_logits(rng, 1, classes, dtype)
+        logits[0, place] = -np.inf
+        targets = {
+            "index": np.array([place]),
+            "one_hot": one_hot(np.array([place]), classes, dtype),
+            "dense": np.full((1, classes), 0.5, dtype),
+        }[kind]
+        mass = effective_mass(targets, classes)[0]
+        loss, grad = softmax_cross_entropy_grad(logits, targets, reduction="none")
+        assert loss[0] == np.inf
+        exponentials = np.exp(logits[0].astype(np.float64))
+        want = mass.sum() * exponentials / exponentials.sum() - mass
+        assert_within(grad[0], want, 8 * np.finfo(dtype).eps * (np.abs(want) + 2 * mass))
+        assert_within_spacings(grad[0, place], -mass[place], dtype, GRADIENT_SPACINGS)
+        assert softmax_cross_entropy(logits, targets, reduction="sum") == np.inf
+
+
+SPECIAL_ROWS = {
+    "nan": (np.nan,),
+    "plus_infinity": (np.inf,),
+    "both_infinities": (-np.inf, np.inf),
+    "nan_and_infinity": (np.inf, np.nan),
+    "nan_and_minus_infinity": (-np.inf, np.nan),
+}
+
+
+@pytest.mark.parametrize("classes", SPECIAL_WIDTHS)
+@pytest.mark.parametrize("special", SPECIAL_ROWS)
+def test_undefined_rows(isa: str, dtype: type, kind: str, special: str, classes: int) -> None:
+    """A NaN or +inf makes its row's loss and whole gradient NaN; the other rows keep their bits."""
+    rng = np.random.default_rng(classes)
+    rows = 20 if classes <= 33 else 6
+    logits = make_logits(rng, rows, classes, dtype)
+    targets = make_targets(kind, rng, rows, classes, dtype)
+    clean = softmax_cross_entropy_grad(logits, targets, reduction="none")
+    bad = np.arange(rows) % 4 == 1
+    values = SPECIAL_ROWS[special]
+    for shift, row in enumerate(np.flatnonzero(bad)):
+        places = _places(classes)
+        for value, place in zip(values, np.roll(places, -shift), strict=False):
+            logits[row, place] = value
+    check_bad_rows(logits, targets, bad, clean)
+
+
+@pytest.mark.parametrize("classes", (1, *SPECIAL_WIDTHS))
+def test_all_minus_infinity(isa: str, dtype: type, kind: str, classes: int) -> None:
+    """A row of nothing but -inf has no softmax: NaN, alone among its neighbours."""
+    rng = np.random.default_rng(classes)
+    logits = make_logits(rng, 20, classes, dtype)
+    targets = make_targets(kind, rng, 20, classes, dtype)
+    clean = softmax_cross_entropy_grad(logits, targets, reduction="none")
+    bad = np.arange(20) % 4 == 1
+    logits[bad] = -np.inf
+    check_bad_rows(logits, targets, bad, clean)
+
+
+def check_bad_rows(logits: np.ndarray, targets: np.ndarray, bad: np.ndarray, clean: tuple) -> None:
+    """NaN all over the bad rows, the bits of `clean` in the others, in place and not."""
+    elsewhere = softmax_cross_entropy_grad(logits, targets, reduction="none")
+    assert np.isnan(softmax_cross_entropy(logits, targets))
+    in_place = softmax_cross_entropy_grad(logits, targets, reduction="none", out=logits)
+    for loss, grad in (elsewhere, in_place):
+        assert np.isnan(loss[bad]).all()
+        assert np.isnan(grad[bad]).all()
+        assert_same_bits(loss[~bad], clean[0][~bad])
+        assert_same_bits(grad[~bad], clean[1][~bad])
+
+
+@pytest.mark.parametrize("classes", (3, 40, 5000))
+def test_weight_of_zero(isa: str, dtype: type, kind: str, classes: int) -> None:
+    """0 * inf = 0: a row of weight 0 with an infinite loss counts 0; an undefined row stays NaN."""
+    rng = np.random.default_rng(classes)
+    logits = make_logits(rng, 3, classes, dtype)
+    targets = make_targets(kind, rng, 3, classes, dtype)
+    logits[1] = 0.0
+    logits[1, _some_class_with_mass(targets[1])] = -np.inf
+    weight = np.array([1.0, 0.0, 1.0])
+    loss, grad = softmax_cross_entropy_grad(logits, targets, sample_weight=weight, reduction="none")
+    assert loss[1] == 0
+    assert not grad[1].any()
+    assert np.isfinite(softmax_cross_entropy(logits, targets, sample_weight=weight))
+    logits[1, 0] = np.nan
+    loss, grad = softmax_cross_entropy_grad(logits, targets, sample_weight=weight, reduction="none")
+    assert np.isnan(loss[1])
+    assert np.isnan(grad[1]).all()
+
+
+def _some_class_with_mass(target: np.ndarray) -> int:
+    return int(target) if target.ndim == 0 else int(np.argmax(target))
+
+
+@pytest.mark.parametrize("classes", (3, 40))
+def test_zero_denominator(isa: str, dtype: type, kind: str, classes: int) -> None:
+    """Weights that add up to 0: mean NaN, sum 0, gradient exactly 0, even over an undefined row."""
+    rng = np.random.default_rng(classes)
+    logits = make_logits(rng, 5, classes, dtype)
+    targets = make_targets(kind, rng, 5, classes, dtype)
+    zeros = np.zeros(5, dtype)
+    total = softmax_cross_entropy_grad(logits, targets, sample_weight=zeros, reduction="sum")
+    assert total.loss == 0
+    assert not total.grad.any()
+    logits[2, 1] = np.nan
+    output = poisoned(5, classes, dtype)
+    mean = softmax_cross_entropy_grad(logits, targets, sample_weight=zeros, out=output.array)
+    output.assert_guards_intact()
+    assert np.isnan(mean.loss)
+    assert_same_bits(mean.grad, np.zeros_like(logits))
+    assert np.isnan(softmax_cross_entropy(logits, targets, sample_weight=zeros))
+
+
+@pytest.mark.parametrize("classes", (3, 40))
+def test_all_ignored(isa: str, dtype: type, classes: int) -> None:
+    """Every row ignored: mean NaN, sum and row losses 0, gradient 0, though the logits are NaN."""
+    logits = np.full((5, classes), np.nan, dtype)
+    labels = np.full(5, -100)
+    for reduction, want in (("mean", np.nan), ("sum", 0.0), ("none", np.zeros(5, dtype))):
+        output = poisoned(5, classes, dtype)
+        loss, grad = softmax_cross_entropy_grad(
+            logits, labels, ignore_index=-100, reduction=reduction, out=output.array
+        )
+        output.assert_guards_intact()
+        np.testing.assert_array_equal(loss, want)
+        assert_same_bits(grad, np.zeros((5, classes), dtype))
+
+
+@pytest.mark.parametrize("classes", (1, 3, 40))
+def test_empty_batch(isa: str, dtype: type, kind: str, classes: int) -> None:
+    """No rows: mean NaN, sum 0, no row losses, a gradient without rows."""
+    logits = np.empty((0, classes), dtype)
+    targets = np.empty((0,) if kind == "index" else (0, classes), int if kind == "index" else dtype)
+    for reduction, want in (("mean", np.nan), ("sum", 0.0), ("none", np.empty(0, dtype))):
+        loss, grad = softmax_cross_entropy_grad(logits, targets, reduction=reduction)
+        np.testing.assert_array_equal(loss, want)
+        assert np.shape(loss) == np.shape(want)
+        assert grad.shape == (0, classes)
+        assert grad.dtype == dtype
+
+
+@pytest.mark.parametrize("classes", (3, 40))
+def test_course_style_alias(isa: str, dtype: type, classes: int) -> None:
+    """`softmax_loss(x, y)` is the mean loss and its gradient, and leaves x alone."""
+    logits = make_logits(np.random.default_rng(classes), 7, classes, dtype)
+    before = logits.copy()
+    labels = np.arange(7) % classes
+    loss, grad = softmax_loss(logits, labels)
+    want = softmax_cross_entropy_grad(logits, labels)
+    assert loss == want.loss
+    assert_same_bits(grad, want.grad)
+    assert_same_bits(logits, before)
+
+
+@pytest.mark.parametrize("classes", (2, 3, 40))
+@pytest.mark.parametrize("option", ("plain", "sample_weight", "ignore_index", "mean", "scale"))
+def test_finite_differences(isa: str, kind: str, option: str, classes: int) -> None:
+    """The gradient is the loss's slope: central differences in float64.
+
+    With a step of h the difference is wrong by about h^2 / 6 and by the loss's rounding over h:
+    1e-9 together.
+    """
+    rng = np.random.default_rng(classes)
+    rows, step = 3, 1e-5
+    logits = make_logits(rng, rows, classes, np.float64, spread=1.5)
+    targets = make_targets(kind, rng, rows, classes, np.float64)
+    options: dict = {
+        "plain": {"reduction": "sum"},
+        "sample_weight": {"reduction": "sum", "sample_weight": np.array([0.5, -2.0, 3.0])},
+        "ignore_index": {"reduction": "sum", "ignore_index": 1 if kind == "index" else None},
+        "mean": {"reduction": "mean", "sample_weight": np.array([0.5, 2.0, 3.0])},
+        "scale": {"reduction": "mean", "scale": -3.5},
+    }[option]
+    if kind == "index":
+        targets = np.array([0, 1, classes - 1])
+    grad = softmax_cross_entropy_grad(logits, targets, **options).grad
+
+    def loss_at(row: int, column: int, offset: float) -> float:
+        moved = logits.copy()
+        moved[row, column] += offset
+        return softmax_cross_entropy(moved, targets, **options)
+
+    slope = np.empty_like(logits)
+    for row, column in np.ndindex(logits.shape):
+        slope[row, column] = loss_at(row, column, step) - loss_at(row, column, -step)
+    magnitude = 1 + _mass_bound(targets)
+    assert_within(grad, slope / (2 * step), 3e-9 * magnitude)
+
+
+def _mass_bound(targets: np.ndarray) -> float:
+    """An upper bound of |Q| times the largest weight: what the loss and its rounding grow with."""
+    return 3.5 * (1.0 if targets.ndim == 1 else float(targets.sum(axis=1).max()))

@@ -1,0 +1,275 @@
+"""Every instruction set, dtype, target kind and memory layout against the NumPy reference.
+
+Knows the public functions, the reference and the widths at which the kernels change their path.
+Must not know how a kernel works; accuracy beyond the reference's own is measured elsewhere.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import (
+    LAYOUTS,
+    OUTPUT_LAYOUTS,
+    GuardedArray,
+    assert_same_bits,
+    assert_within,
+    assert_within_spacings,
+    effective_mass,
+    make_logits,
+    make_targets,
+    poisoned,
+)
+
+from xent_fast import reference, softmax_cross_entropy, softmax_cross_entropy_grad
+
+# One to four virtual vectors of 16 float32 or 8 float64 lanes, and blocks of classes, each +- 1.
+NARROW_WIDTHS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 23, 24, 25, 31, 32, 33, 34)
+WIDE_WIDTHS = (
+    *(47, 48, 49, 63, 64, 65, 127, 128, 129, 1023, 1024, 1025),
+    *(2047, 2048, 2049, 4095, 4096, 4097, 5000),
+)
+SHAPES = [
+    *((rows, classes) for classes in NARROW_WIDTHS for rows in (1, 2, 15, 16, 17, 33)),
+    *((rows, classes) for classes in WIDE_WIDTHS for rows in (1, 3)),
+    *((rows, 65) for rows in (15, 16, 17, 33)),
+]
+LAYOUT_WIDTHS = (3, 17, 40, 2049)
+LABEL_DTYPES = [np.dtype(kind + width) for kind in "iu" for width in "1248"]
+
+LOSS_SPACINGS = 3
+GRADIENT_SPACINGS = 4
+# The reference is itself a double: it rounds x - m, and exp makes that error |x - m| times larger.
+REFERENCE_ERROR = 1e-13
+
+
+def assert_gradient(
+    got: np.ndarray, want: np.ndarray, mass: np.ndarray, dtype: type, kind: str
+) -> None:
+    """Each entry of Q p - q: relative to itself for labels, to Q p + |q| for dense targets."""
+    if dtype == np.float32 and kind == "index":
+        assert_within_spacings(got, want, dtype, GRADIENT_SPACINGS)
+        return
+    magnitude = np.abs(want) if kind == "index" else np.abs(want + mass) + np.abs(mass)
+    smallest = np.finfo(dtype).smallest_subnormal
+    assert_within(got, want, GRADIENT_SPACINGS * smallest + _relative_error(dtype) * magnitude)
+
+
+def assert_row_losses(
+    got: np.ndarray,
+    want: np.ndarray,
+    logits: np.ndarray,
+    mass: np.ndarray,
+    dtype: type,
+    kind: str,
+) -> None:
+    """Each row's loss: relative to itself for labels, to the sum of its parts for dense targets."""
+    if dtype == np.float32 and kind == "index":
+        assert_within_spacings(got, want, dtype, LOSS_SPACINGS)
+        return
+    magnitude = np.abs(want) if kind == "index" else _dense_loss_magnitude(logits, mass)
+    assert_within(
+        got, want, np.finfo(dtype).smallest_subnormal + _relative_error(dtype) * magnitude
+    )
+
+
+def _relative_error(dtype: type) -> float:
+    return GRADIENT_SPACINGS * np.finfo(np.float32).eps if dtype == np.float32 else REFERENCE_ERROR
+
+
+def _dense_loss_magnitude(logits: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """Sum over the classes of |q| (log S + m - x)."""
+    below = logits.max(axis=1, keepdims=True).astype(np.float64) - logits
+    log_sum = np.log(np.exp(-below).sum(axis=1, keepdims=True))
+    return (np.abs(mass) * (log_sum + below)).sum(axis=1)
+
+
+def some_rows(classes: int) -> int:
+    """More than a group of 16 where rows may be side by side, few where a row is long."""
+    return 19 if classes <= 33 else 5
+
+
+def _case(kind: str, rows: int, classes: int, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng([rows, classes])
+    logits = make_logits(rng, rows, classes, dtype)
+    return logits, make_targets(kind, rng, rows, classes, dtype)
+
+
+@pytest.mark.parametrize(("rows", "classes"), SHAPES)
+def test_shape(isa: str, dtype: type, kind: str, rows: int, classes: int) -> None:
+    """Losses, and a gradient over poison; nothing else written; the loss alone has those bits."""
+    logits, targets = _case(kind, rows, classes, dtype)
+    guarded_logits, guarded_targets = GuardedArray(logits), GuardedArray(targets)
+    output = poisoned(rows, classes, dtype)
+
+    loss, grad = softmax_cross_entropy_grad(
+        guarded_logits.array, guarded_targets.array, reduction="none", out=output.array
+    )
+
+    assert grad is output.array
+    output.assert_guards_intact()
+    guarded_logits.assert_untouched()
+    guarded_targets.assert_untouched()
+    assert loss.shape == (rows,)
+    assert loss.dtype == dtype
+    want = reference.softmax_cross_entropy_grad(logits, targets, reduction="none")
+    mass = effective_mass(targets, classes)
+    assert_row_losses(loss, want.loss, logits, mass, dtype, kind)
+    assert_gradient(grad, want.grad, mass, dtype, kind)
+    assert_same_bits(softmax_cross_entropy(logits, targets, reduction="none"), loss)
+
+
+@pytest.mark.parametrize("classes", LAYOUT_WIDTHS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_input_layout(isa: str, dtype: type, kind: str, layout: str, classes: int) -> None:
+    """Logits, targets and weights of any layout are read right, and stay as they were."""
+    rows = some_rows(classes)
+    logits, targets = _case(kind, rows, classes, dtype)
+    weight = np.linspace(0.25, 2.0, rows).astype(dtype)
+    inputs = [GuardedArray(values, layout) for values in (logits, targets, weight)]
+    output = poisoned(rows, classes, dtype)
+
+    options = {"sample_weight": inputs[2].array, "reduction": "none"}
+    loss, grad = softmax_cross_entropy_grad(
+        inputs[0].array, inputs[1].array, out=output.array, **options
+    )
+    allocated = softmax_cross_entropy_grad(inputs[0].array, inputs[1].array, **options)
+    loss_alone = softmax_cross_entropy(inputs[0].array, inputs[1].array, **options)
+
+    output.assert_guards_intact()
+    for guarded in inputs:
+        guarded.assert_untouched()
+    want = reference.softmax_cross_entropy_grad(
+        logits, targets, sample_weight=weight, reduction="none"
+    )
+    mass = effective_mass(targets, classes, weight)
+    assert loss.dtype == np.dtype(dtype)
+    assert_row_losses(loss, want.loss, logits, mass, dtype, kind)
+    assert_gradient(grad, want.grad, mass, dtype, kind)
+    assert_same_bits(allocated.loss, loss)
+    assert_same_bits(allocated.grad, grad)
+    assert_same_bits(loss_alone, loss)
+
+
+@pytest.mark.parametrize("classes", LAYOUT_WIDTHS)
+@pytest.mark.parametrize("layout", OUTPUT_LAYOUTS)
+def test_output_layout(isa: str, dtype: type, kind: str, layout: str, classes: int) -> None:
+    """A gradient written in any layout, over the logits or elsewhere, damages no neighbour."""
+    rows = some_rows(classes)
+    logits, targets = _case(kind, rows, classes, dtype)
+    source = GuardedArray(logits, layout)
+    elsewhere = poisoned(rows, classes, dtype, layout)
+    in_place = GuardedArray(logits, layout)
+
+    got = softmax_cross_entropy_grad(source.array, targets, reduction="none", out=elsewhere.array)
+    over = softmax_cross_entropy_grad(in_place.array, targets, reduction="none", out=in_place.array)
+
+    assert got.grad is elsewhere.array
+    assert over.grad is in_place.array
+    elsewhere.assert_guards_intact()
+    in_place.assert_guards_intact()
+    source.assert_untouched()
+    want = reference.softmax_cross_entropy_grad(logits, targets, reduction="none")
+    assert_gradient(got.grad, want.grad, effective_mass(targets, classes), dtype, kind)
+    assert_same_bits(over.grad, got.grad)
+    assert_same_bits(over.loss, got.loss)
+
+
+@pytest.mark.parametrize("classes", (3, 40))
+def test_broadcast_logits(isa: str, dtype: type, kind: str, classes: int) -> None:
+    """A row stride of zero: one row of logits, many of targets."""
+    logits, targets = _case(kind, 20, classes, dtype)
+    broadcast = np.broadcast_to(logits[:1], logits.shape)
+    got = softmax_cross_entropy_grad(broadcast, targets, reduction="none")
+    want = softmax_cross_entropy_grad(broadcast.copy(), targets, reduction="none")
+    assert_same_bits(got.loss, want.loss)
+    assert_same_bits(got.grad, want.grad)
+
+
+@pytest.mark.parametrize("layout", ("contiguous", "padded_rows", "reversed_rows", "misaligned"))
+@pytest.mark.parametrize("label_dtype", LABEL_DTYPES, ids=str)
+def test_labels(isa: str, dtype: type, label_dtype: np.dtype, layout: str) -> None:
+    """Labels of every integer dtype, strided, reversed or misaligned, are read as they lie."""
+    rows, classes = 35, 10
+    logits, labels = _case("index", rows, classes, dtype)
+    guarded = GuardedArray(labels.astype(label_dtype), layout)
+    got = softmax_cross_entropy_grad(logits, guarded.array, ignore_index=3)
+    want = softmax_cross_entropy_grad(logits, labels, ignore_index=3)
+    guarded.assert_untouched()
+    assert_same_bits(got.grad, want.grad)
+    assert got.loss == want.loss
+
+
+@pytest.mark.parametrize("classes", (3, 10, 40, 2049))
+@pytest.mark.parametrize("scale", (1.0, 0.37))
+@pytest.mark.parametrize("weighted", (False, True), ids=("unweighted", "weighted"))
+@pytest.mark.parametrize("reduction", ("mean", "sum", "none"))
+def test_reduction_and_weights(
+    isa: str, dtype: type, kind: str, reduction: str, weighted: bool, scale: float, classes: int
+) -> None:
+    """Denominator, sample weights and scale reach both the loss and the gradient."""
+    rows = some_rows(classes)
+    logits, targets = _case(kind, rows, classes, dtype)
+    weight = np.linspace(0.0, 3.0, rows).astype(dtype) if weighted else None
+    options = {"sample_weight": weight, "scale": scale, "reduction": reduction}
+    guarded_weight = GuardedArray(np.ones(rows, dtype) if weight is None else weight)
+    given = dict(options, sample_weight=guarded_weight.array if weighted else None)
+
+    loss, grad = softmax_cross_entropy_grad(logits, targets, **given)
+
+    guarded_weight.assert_untouched()
+    plain_weight = np.ones(rows) if weight is None else weight.astype(np.float64)
+    row_weight = plain_weight * scale / (plain_weight.sum() if reduction == "mean" else 1.0)
+    want = reference.softmax_cross_entropy_grad(logits, targets, **options)
+    mass = effective_mass(targets, classes, row_weight)
+    assert_gradient(grad, want.grad, mass, dtype, kind)
+    if reduction == "none":
+        assert_row_losses(loss, want.loss, logits, mass, dtype, kind)
+    else:
+        assert isinstance(loss, float)
+        assert_within(
+            loss, want.loss, _relative_error(dtype) * _dense_loss_magnitude(logits, mass).sum()
+        )
+    assert_same_bits(softmax_cross_entropy(logits, targets, **given), loss)
+
+
+@pytest.mark.parametrize("classes", (3, 10, 40, 2049))
+@pytest.mark.parametrize("ignore_index", (-100, 1))
+@pytest.mark.parametrize("reduction", ("mean", "sum", "none"))
+def test_ignored_rows(
+    isa: str, dtype: type, reduction: str, ignore_index: int, classes: int
+) -> None:
+    """Ignored rows are not read, have gradient 0 and leave the denominator."""
+    rows = 37
+    logits, labels = _case("index", rows, classes, dtype)
+    labels[labels == ignore_index] = 0
+    ignored = np.arange(rows) % 3 == 1
+    labels[ignored] = ignore_index
+    logits[ignored] = np.nan
+    weight = np.linspace(0.5, 1.5, rows)
+    weight[ignored] = np.nan
+    output = poisoned(rows, classes, dtype)
+
+    loss, grad = softmax_cross_entropy_grad(
+        logits,
+        labels,
+        sample_weight=weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        out=output.array,
+    )
+
+    output.assert_guards_intact()
+    assert_same_bits(grad[ignored], np.zeros((ignored.sum(), classes), dtype))
+    kept_logits, kept_labels, kept_weight = logits[~ignored], labels[~ignored], weight[~ignored]
+    want = reference.softmax_cross_entropy_grad(
+        kept_logits, kept_labels, sample_weight=kept_weight, reduction=reduction
+    )
+    row_weight = kept_weight / (kept_weight.sum() if reduction == "mean" else 1.0)
+    mass = effective_mass(kept_labels, classes, row_weight)
+    assert_gradient(grad[~ignored], want.grad, mass, dtype, "index")
+    if reduction == "none":
+        assert_same_bits(loss[ignored], np.zeros(ignored.sum(), dtype))
+        assert_row_losses(loss[~ignored], want.loss, kept_logits, mass, dtype, "index")
+    else:
+        assert_within(loss, want.loss, _relative_error(dtype) * abs(want.loss))
