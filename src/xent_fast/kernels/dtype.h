@@ -14,6 +14,9 @@
 #undef FLUSH_BELOW
 #undef HUGE_LOGIT
 #undef LARGEST_REAL
+#undef SMALL_FACTOR
+#undef RESCALE
+#undef SMALL_WEIGHT
 #undef EXP2_TERMS
 #undef ATANH_TERMS
 
@@ -32,6 +35,10 @@
 /* From here on logits are taken relative to their block's maximum, exactly: |x log2 e| stays below 2^17. */
 #define HUGE_LOGIT 65536.0f
 #define LARGEST_REAL FLT_MAX
+/* Factors of a gradient below SMALL_FACTOR are kept RESCALE times larger, so that their low parts stay normal numbers. */
+#define SMALL_FACTOR 0x1p-90
+#define RESCALE 0x1p64
+#define SMALL_WEIGHT 0x1p-50 /* SMALL_FACTOR times what up to 32 exponentials add up to */
 #define EXP2_TERMS 6
 #define ATANH_TERMS 4
 #elif REAL_BITS == 64
@@ -46,6 +53,9 @@
 #define FLUSH_BELOW 1084
 #define HUGE_LOGIT 536870912.0
 #define LARGEST_REAL DBL_MAX
+#define SMALL_FACTOR 0x1p-900
+#define RESCALE 0x1p200
+#define SMALL_WEIGHT 0x1p-800
 #define EXP2_TERMS 11
 #define ATANH_TERMS 8
 #else

@@ -58,8 +58,9 @@ KERNEL_INLINE NAME(reduced_exponential) NAME(reduce_exponential)(vec x, NAME(exp
     const vec x_low = v_sub(x, x_high);
     const vec first = v_splat(REAL_CONSTANT(log2_e_first)), second = v_splat(REAL_CONSTANT(log2_e_second));
     const vec small = v_add(v_mul(x_low, second), v_mul(x, v_splat(REAL_CONSTANT(log2_e_third))));
-    r.f = v_add(v_sub(v_mul(x_high, first), y), v_mul(x_low, first));
-    r.f = v_add(v_add(r.f, v_mul(x_high, second)), small);
+    const vec large = v_add(v_sub(v_mul(x_high, first), y), v_mul(x_low, first)), middle = v_mul(x_high, second);
+    const vec sum = v_add(large, middle);
+    r.f = v_add(sum, v_add(v_sub(middle, v_sub(sum, large)), small));
 #endif
     r.q = v_splat(p[EXP2_TERMS - 1]);
     for (int k = EXP2_TERMS - 2; k >= 0; --k)

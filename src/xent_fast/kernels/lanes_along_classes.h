@@ -17,8 +17,7 @@
  *                                                      (T - e_m) + e_y     elsewhere: then m - x_y carries the loss
  *     grad_y = -a T / (T + e_y)                  dense: a ((Q - t_m) e_m - t_m T) / (T + e_m) for the row's maximum
  *
- * Sums: four vectors in a tree, two groups one after another, then folded into a wide sum (sums.h); blocks in their
- * order, with compensation.  Padding and excluded lanes add an exact 0, so that the order is a function of the number
+ * Sums: the four vectors of a group in a tree, groups in a wide sum (sums.h); blocks in their order, with compensation.  Padding and excluded lanes add an exact 0, so that the order is a function of the number
  * of classes alone.
  */
 
@@ -84,31 +83,9 @@ KERNEL_INLINE int64_t NAME(first_position_of)(REAL value, const REAL *logits, in
     return -1;
 }
 
-/* A sum over a block: its last groups, and the rest. */
 typedef struct {
-    vec recent;
-    NAME(wide) wide;
-} NAME(block_sum);
-
-typedef struct {
-    NAME(block_sum) exponentials, target_mass, distance;
+    NAME(wide) exponentials, target_mass, distance;
 } NAME(block_sums);
-
-KERNEL_INLINE void NAME(fold_sum)(NAME(block_sum) * sum) {
-    NAME(wide_add)(&sum->wide, sum->recent);
-    sum->recent = v_splat(0);
-}
-
-/* Folds after every second group of a block; the last ones are folded at the end. */
-KERNEL_INLINE void NAME(fold_sums)(NAME(block_sums) * sums, int64_t position, int64_t count, int dense) {
-    if (position % (2 * GROUP) != GROUP && position + GROUP < count)
-        return;
-    NAME(fold_sum)(&sums->exponentials);
-    if (dense) {
-        NAME(fold_sum)(&sums->target_mass);
-        NAME(fold_sum)(&sums->distance);
-    }
-}
 
 /* What every group of a block shares. */
 typedef struct {
@@ -118,63 +95,84 @@ typedef struct {
     int is_shifted;
 } NAME(block_frame);
 
-/* Exponentials of one vector, `dense` adding to the target sums. */
-KERNEL_INLINE vec NAME(forward_vector)(vec x, vec target, const NAME(block_frame) * frame, NAME(block_sums) * sums,
-                                       int dense) {
+/* What one vector adds to the sums. */
+typedef struct {
+    vec exponentials, target_mass, distance;
+} NAME(summands);
+
+KERNEL_INLINE NAME(summands) NAME(forward_vector)(vec x, vec target, const NAME(block_frame) * frame, int dense) {
+    NAME(summands) r = {v_splat(0), v_splat(0), v_splat(0)};
     if (dense) {
         /* 0 * inf = 0: a class without target adds nothing, whatever its logit */
-        vec_mask has_no_target = v_equal(target, v_splat(0));
-        vec term = v_mul(target, v_sub(frame->base, x));
-        sums->target_mass.recent = v_add(sums->target_mass.recent, target);
-        sums->distance.recent = v_add(sums->distance.recent, v_select(has_no_target, v_splat(0), term));
+        const vec_mask has_no_target = v_equal(target, v_splat(0));
+        r.target_mass = target;
+        r.distance = v_select(has_no_target, v_splat(0), v_mul(target, v_sub(frame->base, x)));
     }
     if (frame->is_shifted)
         x = v_sub(x, frame->shift);
-    return NAME(scaled_exponential)(x, frame->reference);
+    r.exponentials = NAME(scaled_exponential)(x, frame->reference);
+    return r;
+}
+
+KERNEL_INLINE NAME(summands) NAME(add_summands)(NAME(summands) a, NAME(summands) b, int dense) {
+    a.exponentials = v_add(a.exponentials, b.exponentials);
+    if (dense) {
+        a.target_mass = v_add(a.target_mass, b.target_mass);
+        a.distance = v_add(a.distance, b.distance);
+    }
+    return a;
+}
+
+KERNEL_INLINE void NAME(add_group)(NAME(block_sums) * sums, NAME(summands) group, int dense) {
+    NAME(wide_add)(&sums->exponentials, group.exponentials);
+    if (dense) {
+        NAME(wide_add)(&sums->target_mass, group.target_mass);
+        NAME(wide_add)(&sums->distance, group.distance);
+    }
 }
 
 /* One whole group: exponentials to `e` unless it is NULL. */
 KERNEL_INLINE void NAME(forward_group)(const REAL *logits, const REAL *targets, REAL *e,
                                        const NAME(block_frame) * frame, NAME(block_sums) * sums, int dense) {
-    vec pair[2];
+    NAME(summands) pair[2];
     for (int half = 0; half < 2; ++half) {
-        vec of_two[2];
+        NAME(summands) of_two[2];
         for (int k = 0; k < 2; ++k) {
             const int at = (2 * half + k) * LANES;
-            vec target = dense ? v_load(targets + at) : v_splat(0);
-            of_two[k] = NAME(forward_vector)(v_load(logits + at), target, frame, sums, dense);
+            const vec target = dense ? v_load(targets + at) : v_splat(0);
+            of_two[k] = NAME(forward_vector)(v_load(logits + at), target, frame, dense);
             if (e)
-                v_store(e + at, of_two[k]);
+                v_store(e + at, of_two[k].exponentials);
         }
-        pair[half] = v_add(of_two[0], of_two[1]);
+        pair[half] = NAME(add_summands)(of_two[0], of_two[1], dense);
     }
-    sums->exponentials.recent = v_add(sums->exponentials.recent, v_add(pair[0], pair[1]));
+    NAME(add_group)(sums, NAME(add_summands)(pair[0], pair[1], dense), dense);
 }
 
-/* A group that is cut short, or holds the class left out of the sum (`excluded` from its start, or -1). */
+/* A group that is cut short, or holds the class left out of the sum (`excluded` from its start, or any other number). */
 KERNEL_INLINE void NAME(forward_special_group)(const REAL *logits, const REAL *targets, REAL *e, int count,
                                                int excluded, const NAME(block_frame) * frame, NAME(block_sums) * sums,
                                                int dense) {
-    vec summand[4];
-    for (int k = 0; k < 4; ++k) {
+    const NAME(summands) nothing = {v_splat(0), v_splat(0), v_splat(0)};
+    NAME(summands) summand[4] = {nothing, nothing, nothing, nothing};
+    for (int k = 0; k < 4 && k * LANES < count; ++k) {
         const int at = k * LANES, left = count - at;
-        summand[k] = v_splat(0);
-        if (left <= 0)
-            continue;
-        vec x = left < LANES ? v_load_first(logits + at, left, -INFINITY) : v_load(logits + at);
+        const vec x = left < LANES ? v_load_first(logits + at, left, -INFINITY) : v_load(logits + at);
         vec target = v_splat(0);
         if (dense)
             target = left < LANES ? v_load_first(targets + at, left, 0) : v_load(targets + at);
-        vec exponential = NAME(forward_vector)(x, target, frame, sums, dense);
+        summand[k] = NAME(forward_vector)(x, target, frame, dense);
         if (e && left < LANES)
-            v_store_first(e + at, left, exponential);
+            v_store_first(e + at, left, summand[k].exponentials);
         else if (e)
-            v_store(e + at, exponential);
-        vec_mask is_excluded = v_equal(v_lane_numbers(), v_splat((REAL)(excluded - at)));
-        summand[k] = v_select(is_excluded, v_splat(0), exponential);
+            v_store(e + at, summand[k].exponentials);
+        const vec_mask is_excluded = v_equal(v_lane_numbers(), v_splat((REAL)(excluded - at)));
+        summand[k].exponentials = v_select(is_excluded, v_splat(0), summand[k].exponentials);
     }
-    sums->exponentials.recent =
-        v_add(sums->exponentials.recent, v_add(v_add(summand[0], summand[1]), v_add(summand[2], summand[3])));
+    NAME(add_group)(sums,
+                    NAME(add_summands)(NAME(add_summands)(summand[0], summand[1], dense),
+                                       NAME(add_summands)(summand[2], summand[3], dense), dense),
+                    dense);
 }
 
 /* The reference of a block by its maximum, which may be infinite or absent (-inf): then 0, and NaN, if there is one,
@@ -205,15 +203,12 @@ KERNEL_INLINE void NAME(forward_groups)(const REAL *logits, const REAL *targets,
     int64_t k = 0;
     while (k < count) {
         const int64_t pause = k <= special && special < whole ? special : whole;
-        for (; k < pause; k += GROUP) {
+        for (; k < pause; k += GROUP)
             NAME(forward_group)(logits + k, targets + k, e ? e + k : NULL, frame, sums, dense);
-            NAME(fold_sums)(sums, k, count, dense);
-        }
         if (k < count) {
             const int left = (int)(count - k < GROUP ? count - k : GROUP);
             NAME(forward_special_group)(logits + k, targets + k, e ? e + k : NULL, left, (int)(excluded - k), frame,
                                         sums, dense);
-            NAME(fold_sums)(sums, k, count, dense);
             k += GROUP;
         }
     }
@@ -235,10 +230,10 @@ KERNEL_INLINE void NAME(forward_block)(const REAL *logits, const REAL *targets, 
                                                             summary->reference + (FLOAT64_SCALE_UP - SCALE_UP));
     }
     NAME(forward_groups)(logits, targets, e, count, excluded, &frame, &sums, dense);
-    summary->sum_of_others = NAME(wide_total)(sums.exponentials.wide);
+    summary->sum_of_others = NAME(wide_total)(sums.exponentials);
     if (dense) {
-        summary->target_mass = NAME(wide_total)(sums.target_mass.wide);
-        summary->distance = NAME(wide_total)(sums.distance.wide);
+        summary->target_mass = NAME(wide_total)(sums.target_mass);
+        summary->distance = NAME(wide_total)(sums.distance);
     }
 }
 
@@ -281,7 +276,9 @@ KERNEL_INLINE NAME(row_result) NAME(finish_index_row)(NAME(block_summary) * bloc
     result.loss = result.is_nan ? NAN : weight == 0 ? 0 : weight * loss;
     result.factor = scalar_quotient(weight, sum, sum_error, &result.factor_low);
     result.pivot = label;
-    result.pivot_gradient = 0.0 - others * result.factor;
+    double ratio_low;
+    const double ratio = scalar_quotient(others, sum, sum_error, &ratio_low);
+    result.pivot_gradient = 0.0 - weight * (ratio + ratio_low);
     return result;
 }
 
@@ -310,20 +307,24 @@ KERNEL_INLINE NAME(row_result)
     result.factor = scalar_quotient(weight * mass, sum, sum_error, &result.factor_low);
     result.pivot = highest->pivot;
     const double pivot_mass = result.pivot < 0 ? 0 : (double)targets[result.pivot];
-    result.pivot_gradient = weight * (((mass - pivot_mass) * exp_of_maximum - pivot_mass * others) / sum);
+    const double up = (mass - pivot_mass) * exp_of_maximum - pivot_mass * others;
+    double ratio_low;
+    const double ratio = scalar_quotient(up, sum, sum_error, &ratio_low);
+    result.pivot_gradient = weight * (ratio + ratio_low);
     return result;
 }
 
-/* Backward sweep of one block: grad = e * factor * block weight (- weight * t).  Where the factor would leave the normal
- * numbers, the power of two is multiplied last. */
+/* Backward sweep of one block: grad = e * factor * block weight (- weight * t).  Where the factors would leave the normal
+ * numbers they are RESCALE times larger, and that is taken back last. */
 KERNEL_INLINE void NAME(backward_block)(REAL *grad, const REAL *targets, int64_t count, const NAME(row_result) * row,
                                         double block_weight, REAL weight, int dense) {
-    const int in_two_steps = block_weight < (REAL_BITS == 32 ? 0x1p-60 : 0x1p-900);
-    const double scale = in_two_steps ? 1 : block_weight;
-    const REAL high_part = (REAL)(row->factor * scale);
-    const vec high = v_splat(high_part);
-    const vec low = v_splat((REAL)((row->factor * scale - (double)high_part) + row->factor_low * scale));
-    const vec last_factor = v_splat((REAL)block_weight), minus_weight = v_splat(-weight);
+    const double magnitude = fabs(row->factor * block_weight);
+    const int in_two_steps = magnitude < SMALL_FACTOR;
+    const double factor = row->factor * (in_two_steps ? RESCALE : 1) * block_weight;
+    const double factor_low = row->factor_low * (in_two_steps ? RESCALE : 1) * block_weight;
+    const REAL high_part = (REAL)factor;
+    const vec high = v_splat(high_part), low = v_splat((REAL)((factor - (double)high_part) + factor_low));
+    const vec last_factor = v_splat((REAL)(1 / RESCALE)), minus_weight = v_splat(-weight);
     for (int64_t k = 0; k < count; k += LANES) {
         const int left = count - k < LANES ? (int)(count - k) : LANES;
         vec e = left < LANES ? v_load_first(grad + k, left, 0) : v_load(grad + k);

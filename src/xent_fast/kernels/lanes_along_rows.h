@@ -11,8 +11,10 @@ typedef struct {
     ALIGNED_64 REAL columns[MOST_CLASSES_ALONG_ROWS][LANES]; /* logits, then exponentials, then the gradient */
     ALIGNED_64 REAL targets[MOST_CLASSES_ALONG_ROWS][LANES];
     ALIGNED_64 REAL weight[LANES];
-    ALIGNED_64 REAL weight_low[LANES]; /* what rounding the weight dropped */
-    ALIGNED_64 REAL pivot[LANES];      /* index targets: the label, or -1 for an ignored row */
+    ALIGNED_64 REAL weight_low[LANES];  /* what rounding the weight dropped */
+    ALIGNED_64 REAL last_factor[LANES]; /* 1, or 1 / RESCALE where the weight is RESCALE times larger */
+    int is_rescaled;                    /* whether any lane is */
+    ALIGNED_64 REAL pivot[LANES];       /* index targets: the label, or -1 for an ignored row */
     ALIGNED_64 REAL loss[LANES];
 } NAME(tile);
 
@@ -149,8 +151,8 @@ KERNEL_INLINE NAME(pair) NAME(accurate_others)(const NAME(lane_sums) * sums) {
     return others;
 }
 
-/* Losses of the lanes, not yet weighted. */
-KERNEL_INLINE vec NAME(lane_losses)(const NAME(lane_sums) * sums, int dense) {
+/* Weighted losses of the lanes. */
+KERNEL_INLINE vec NAME(lane_losses)(const NAME(tile) * tile, const NAME(lane_sums) * sums, int dense) {
     const NAME(pair) top = sums->exp_of_maximum, target = sums->exp_of_pivot;
     NAME(pair) rest = NAME(accurate_others)(sums);
     if (!dense) {
@@ -161,9 +163,18 @@ KERNEL_INLINE vec NAME(lane_losses)(const NAME(lane_sums) * sums, int dense) {
         rest.low = v_select(target_is_maximum, rest.low, other_low);
     }
     const vec log_term = NAME(log_of_1_plus)(NAME(pair_total)(NAME(quotient)(rest, top)));
-    if (dense)
-        return v_add(v_mul(NAME(pair_total)(sums->target_mass), log_term), sums->distance);
-    return v_add(v_sub(sums->maximum, sums->pivot_logit), log_term);
+    NAME(pair) loss = {log_term, v_splat(0)};
+    if (dense) {
+        loss = NAME(pair_product)(sums->target_mass, loss);
+        NAME(pair_add)(&loss, sums->distance);
+    } else {
+        NAME(pair) distance = {sums->maximum, v_splat(0)};
+        NAME(pair_add)(&distance, v_sub(v_splat(0), sums->pivot_logit));
+        NAME(pair_add)(&distance, log_term);
+        loss = distance;
+    }
+    const NAME(pair) weight = {v_load(tile->weight), v_load(tile->weight_low)};
+    return NAME(pair_total)(NAME(pair_product)(loss, weight));
 }
 
 /* The factor of the exponentials, weight * mass / sum.  The sum is that of the exponentials as they are stored, so that no
@@ -227,7 +238,7 @@ KERNEL_INLINE void NAME(rows_of_tile)(NAME(tile) * tile, int classes, int has_gr
 
     const vec sum = v_add(sums.sum_of_others.high, sums.exp_of_pivot.high);
     const vec_mask is_number = v_greater(v_keep(v_equal(base, sums.maximum), sum), zero);
-    const vec loss = v_mul(weight, NAME(lane_losses)(&sums, dense));
+    const vec loss = v_mul(NAME(lane_losses)(tile, &sums, dense), v_load(tile->last_factor));
     v_store(tile->loss, v_select(is_number, v_select(v_equal(weight, zero), zero, loss), not_a_number));
     if (!has_grad)
         return;
@@ -241,15 +252,23 @@ KERNEL_INLINE void NAME(rows_of_tile)(NAME(tile) * tile, int classes, int has_gr
     }
     const vec pivot_gradient = v_select(is_number, NAME(gradient_of_pivot)(tile, &sums, dense), not_a_number);
     NAME(columns_gradient)(tile, classes, sums.pivot, factor, pivot_gradient, dense);
+    if (tile->is_rescaled)
+        for (int k = 0; k < classes; ++k)
+            v_store(tile->columns[k], v_mul(v_load(tile->columns[k]), v_load(tile->last_factor)));
 }
 
 /* Weights and pivots of the rows from `first_row`; skip[row] marks the ignored ones. */
 KERNEL_INLINE void NAME(prepare_tile)(const xent_batch *batch, int64_t first_row, int row_count, const int64_t *labels,
                                       NAME(tile) * tile, char *skip, int dense) {
+    tile->is_rescaled = 0;
     for (int row = 0; row < LANES; ++row) {
         const int is_absent = row >= row_count;
         skip[row] = (char)(is_absent || (!dense && is_ignored(&batch->labels, labels[row])));
-        const double weight = skip[row] ? 0 : weight_of_row(batch, first_row + row);
+        double weight = skip[row] ? 0 : weight_of_row(batch, first_row + row);
+        const int is_small = fabs(weight) < SMALL_WEIGHT && weight != 0;
+        weight *= is_small ? RESCALE : 1;
+        tile->is_rescaled |= is_small;
+        tile->last_factor[row] = (REAL)(is_small ? 1 / RESCALE : 1);
         tile->weight[row] = (REAL)weight;
         tile->weight_low[row] = (REAL)(weight - (double)tile->weight[row]);
         tile->pivot[row] = skip[row] || dense ? -1 : (REAL)clamped_label(labels[row], batch->classes);

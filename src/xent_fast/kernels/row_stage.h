@@ -17,11 +17,16 @@ KERNEL_INLINE double scaled_exponential_of(double x, double reference) {
 
 KERNEL_INLINE double log_of_1_plus(double r) { return first_lane(NAME(log_of_1_plus)(v_splat(r))); }
 
-/* 2^n for integer n <= 0; 0 below the normal numbers. */
+/* 2^n for integer n from -1022 to 0. */
+KERNEL_INLINE double power_of_normal_two(double n) {
+    return first_lane(v_bits_to_exponent(v_splat(ROUNDING_MAGIC + EXPONENT_BIAS + n)));
+}
+
+/* 2^n for integer n <= 0, subnormal numbers too. */
 KERNEL_INLINE double power_of_two(double n) {
     if (n < -1022)
-        return 0;
-    return first_lane(v_bits_to_exponent(v_splat(ROUNDING_MAGIC + EXPONENT_BIAS + n)));
+        return n < -1074 ? 0 : 0x1p-1022 * power_of_normal_two(n + 1022);
+    return power_of_normal_two(n);
 }
 
 /* a b - c, the product exact. */
