@@ -122,5 +122,7 @@
 #define v_bits_to_exponent NAME(v_bits_to_exponent)
 #define v_exponent NAME(v_exponent)
 #define v_high_half NAME(v_high_half)
+#define v_load_transposed NAME(v_load_transposed)
+#define v_store_transposed NAME(v_store_transposed)
 
 #endif

@@ -314,35 +314,52 @@ KERNEL_INLINE NAME(row_result)
     return result;
 }
 
+/* What every vector of the backward sweep is multiplied by. */
+typedef struct {
+    vec high, low, last_factor, minus_weight;
+} NAME(backward_frame);
+
+KERNEL_INLINE vec NAME(backward_vector)(vec e, vec target, const NAME(backward_frame) * frame, int in_two_steps,
+                                        int dense) {
+    const vec rest = v_mul(e, frame->low);
+    if (in_two_steps) {
+        const vec scaled = v_mul(v_fma(e, frame->high, rest), frame->last_factor);
+        return dense ? v_fma(frame->minus_weight, target, scaled) : scaled;
+    }
+    return v_fma(e, frame->high, dense ? v_fma(frame->minus_weight, target, rest) : rest);
+}
+
+KERNEL_INLINE void NAME(backward_vectors)(REAL *grad, const REAL *targets, int64_t count,
+                                          const NAME(backward_frame) * frame, int in_two_steps, int dense) {
+    int64_t k = 0;
+    for (; k + 2 * LANES <= count; k += 2 * LANES) {
+        for (int j = 0; j < 2 * LANES; j += LANES) {
+            const vec target = dense ? v_load(targets + k + j) : v_splat(0);
+            v_store(grad + k + j, NAME(backward_vector)(v_load(grad + k + j), target, frame, in_two_steps, dense));
+        }
+    }
+    for (; k < count; k += LANES) {
+        const int left = count - k < LANES ? (int)(count - k) : LANES;
+        const vec target = dense ? v_load_first(targets + k, left, 0) : v_splat(0);
+        const vec e = v_load_first(grad + k, left, 0);
+        v_store_first(grad + k, left, NAME(backward_vector)(e, target, frame, in_two_steps, dense));
+    }
+}
+
 /* Backward sweep of one block: grad = e * factor * block weight (- weight * t).  Where the factors would leave the normal
  * numbers they are RESCALE times larger, and that is taken back last. */
 KERNEL_INLINE void NAME(backward_block)(REAL *grad, const REAL *targets, int64_t count, const NAME(row_result) * row,
                                         double block_weight, REAL weight, int dense) {
-    const double magnitude = fabs(row->factor * block_weight);
-    const int in_two_steps = magnitude < SMALL_FACTOR;
+    const int in_two_steps = fabs(row->factor * block_weight) < SMALL_FACTOR;
     const double factor = row->factor * (in_two_steps ? RESCALE : 1) * block_weight;
     const double factor_low = row->factor_low * (in_two_steps ? RESCALE : 1) * block_weight;
-    const REAL high_part = (REAL)factor;
-    const vec high = v_splat(high_part), low = v_splat((REAL)((factor - (double)high_part) + factor_low));
-    const vec last_factor = v_splat((REAL)(1 / RESCALE)), minus_weight = v_splat(-weight);
-    for (int64_t k = 0; k < count; k += LANES) {
-        const int left = count - k < LANES ? (int)(count - k) : LANES;
-        vec e = left < LANES ? v_load_first(grad + k, left, 0) : v_load(grad + k);
-        vec rest = v_mul(e, low);
-        if (in_two_steps) {
-            e = v_mul(v_fma(e, high, rest), last_factor);
-            rest = v_splat(0);
-        }
-        if (dense) {
-            const vec t = left < LANES ? v_load_first(targets + k, left, 0) : v_load(targets + k);
-            rest = v_fma(minus_weight, t, rest);
-        }
-        e = in_two_steps ? v_add(e, rest) : v_fma(e, high, rest);
-        if (left < LANES)
-            v_store_first(grad + k, left, e);
-        else
-            v_store(grad + k, e);
-    }
+    const REAL high = (REAL)factor;
+    const NAME(backward_frame) frame = {v_splat(high), v_splat((REAL)((factor - (double)high) + factor_low)),
+                                        v_splat((REAL)(1 / RESCALE)), v_splat(-weight)};
+    if (in_two_steps)
+        NAME(backward_vectors)(grad, targets, count, &frame, 1, dense);
+    else
+        NAME(backward_vectors)(grad, targets, count, &frame, 0, dense);
 }
 
 KERNEL_INLINE void NAME(fill)(REAL *destination, int64_t count, REAL value) {

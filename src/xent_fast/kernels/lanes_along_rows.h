@@ -29,22 +29,43 @@ typedef struct {
     vec distance, pivot_target; /* dense targets */
 } NAME(lane_sums);
 
-/* Rows to columns; rows with skip[row] become zeros and are not read. */
-KERNEL_INLINE void NAME(load_columns)(REAL (*columns)[LANES], const char *source, ptrdiff_t row_stride, int classes,
-                                      const char *skip) {
+/* Where the square of columns that follows `done` begins: the last one overlaps the one before it. */
+KERNEL_INLINE int NAME(next_square)(int done, int classes) {
+    return done + TRANSPOSE_WIDTH <= classes ? done : classes - TRANSPOSE_WIDTH;
+}
+
+/* Rows to columns, number by number; rows with skip[row] become zeros and are not read. */
+KERNEL_INLINE void NAME(load_some_columns)(REAL (*columns)[LANES], const char *source, ptrdiff_t row_stride,
+                                           int classes, const char *skip) {
     for (int row = 0; row < LANES; ++row) {
         const REAL *values = (const REAL *)(const void *)(source + row * row_stride);
-        if (skip[row])
-            for (int k = 0; k < classes; ++k)
-                columns[k][row] = 0;
-        else
-            for (int k = 0; k < classes; ++k)
-                columns[k][row] = values[k];
+        for (int k = 0; k < classes; ++k)
+            columns[k][row] = skip[row] ? 0 : values[k];
+    }
+}
+
+/* Rows to columns; in squares where every row is there. */
+KERNEL_INLINE void NAME(load_columns)(REAL (*columns)[LANES], const char *source, ptrdiff_t row_stride, int classes,
+                                      const char *skip, int skips_any) {
+    if (skips_any || classes < TRANSPOSE_WIDTH) {
+        NAME(load_some_columns)(columns, source, row_stride, classes, skip);
+        return;
+    }
+    for (int done = 0; done < classes; done += TRANSPOSE_WIDTH) {
+        const int first = NAME(next_square)(done, classes);
+        v_load_transposed(source + first * (ptrdiff_t)sizeof(REAL), row_stride, columns + first);
     }
 }
 
 KERNEL_INLINE void NAME(store_columns)(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride, int row_count,
                                        int classes) {
+    if (row_count == LANES && classes >= TRANSPOSE_WIDTH) {
+        for (int done = 0; done < classes; done += TRANSPOSE_WIDTH) {
+            const int first = NAME(next_square)(done, classes);
+            v_store_transposed(columns + first, destination + first * (ptrdiff_t)sizeof(REAL), row_stride);
+        }
+        return;
+    }
     for (int row = 0; row < row_count; ++row) {
         REAL *values = (REAL *)(void *)(destination + row * row_stride);
         for (int k = 0; k < classes; ++k)
@@ -257,13 +278,15 @@ KERNEL_INLINE void NAME(rows_of_tile)(NAME(tile) * tile, int classes, int has_gr
             v_store(tile->columns[k], v_mul(v_load(tile->columns[k]), v_load(tile->last_factor)));
 }
 
-/* Weights and pivots of the rows from `first_row`; skip[row] marks the ignored ones. */
-KERNEL_INLINE void NAME(prepare_tile)(const xent_batch *batch, int64_t first_row, int row_count, const int64_t *labels,
-                                      NAME(tile) * tile, char *skip, int dense) {
+/* Weights and pivots of the rows from `first_row`; skip[row] marks the ignored and the absent ones.  Returns whether there
+ * are any. */
+KERNEL_INLINE int NAME(prepare_tile)(const xent_batch *batch, int64_t first_row, int row_count, const int64_t *labels,
+                                     NAME(tile) * tile, char *skip, int dense) {
+    int skips_any = 0;
     tile->is_rescaled = 0;
     for (int row = 0; row < LANES; ++row) {
-        const int is_absent = row >= row_count;
-        skip[row] = (char)(is_absent || (!dense && is_ignored(&batch->labels, labels[row])));
+        skip[row] = (char)(row >= row_count || (!dense && is_ignored(&batch->labels, labels[row])));
+        skips_any |= skip[row];
         double weight = skip[row] ? 0 : weight_of_row(batch, first_row + row);
         const int is_small = fabs(weight) < SMALL_WEIGHT && weight != 0;
         weight *= is_small ? RESCALE : 1;
@@ -273,6 +296,7 @@ KERNEL_INLINE void NAME(prepare_tile)(const xent_batch *batch, int64_t first_row
         tile->weight_low[row] = (REAL)(weight - (double)tile->weight[row]);
         tile->pivot[row] = skip[row] || dense ? -1 : (REAL)clamped_label(labels[row], batch->classes);
     }
+    return skips_any;
 }
 
 /* Rows [first_row, first_row + row_count), at most a vector of them; losses to `row_loss`. */
@@ -281,12 +305,12 @@ KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, 
     NAME(tile) tile;
     char skip[LANES];
     const int classes = (int)batch->classes, has_grad = batch->grad != NULL;
-    NAME(prepare_tile)(batch, first_row, row_count, labels, &tile, skip, dense);
-    NAME(load_columns)(tile.columns, batch->logits + first_row * batch->logits_row_stride, batch->logits_row_stride,
-                       classes, skip);
+    const int skips_any = NAME(prepare_tile)(batch, first_row, row_count, labels, &tile, skip, dense);
+    const ptrdiff_t stride = batch->logits_row_stride, target_stride = batch->dense_targets_row_stride;
+    NAME(load_columns)(tile.columns, batch->logits + first_row * stride, stride, classes, skip, skips_any);
     if (dense)
-        NAME(load_columns)(tile.targets, batch->dense_targets + first_row * batch->dense_targets_row_stride,
-                           batch->dense_targets_row_stride, classes, skip);
+        NAME(load_columns)(tile.targets, batch->dense_targets + first_row * target_stride, target_stride, classes, skip,
+                           skips_any);
     NAME(rows_of_tile)(&tile, classes, has_grad, dense);
     for (int row = 0; row < row_count; ++row)
         row_loss[row] = tile.loss[row];

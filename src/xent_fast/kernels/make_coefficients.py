@@ -3,8 +3,9 @@
 Knows: which function each polynomial stands for, on which interval, in which dtype.
 Must not know: how the kernels evaluate them.
 
-Each polynomial is the minimax one (Remez exchange in 40 digits, relative error of the whole function), its coefficients
-rounded to the dtype and polished there. The bound printed holds for the rounded coefficients in exact arithmetic.
+Each polynomial is the minimax one (Remez exchange in 40 digits, relative error of the whole
+function), its coefficients rounded to the dtype and polished there. The bound printed holds for
+the rounded coefficients in exact arithmetic.
 
     python make_coefficients.py > coefficients.h        (needs mpmath)
 """
@@ -36,7 +37,7 @@ def truncate_to(value: mpf, bits: int) -> mpf:
 
 @dataclass
 class Fit:
-    """Minimise |weight(x) * (target(x) - sum of c_k x^k)| on [low, high]; weights are positive but perhaps at 0."""
+    """Minimise |weight(x) * (target(x) - sum of c_k x^k)| on [low, high]."""
 
     target: Callable[[mpf], mpf]
     weight: Callable[[mpf], mpf]
@@ -57,10 +58,13 @@ def minimax(fit: Fit, count: int) -> list[mpf]:
             [grid[node] ** k for k in range(count)] + [mpf(-1) ** index / weights[node]]
             for index, node in enumerate(nodes)
         ]
-        solution = mpmath.lu_solve(mpmath.matrix(rows), mpmath.matrix([targets[node] for node in nodes]))
+        solution = mpmath.lu_solve(
+            mpmath.matrix(rows), mpmath.matrix([targets[node] for node in nodes])
+        )
         coefficients = list(solution)[:count]
         errors = [
-            w * (t - mpmath.polyval(coefficients[::-1], x)) for x, t, w in zip(grid, targets, weights, strict=True)
+            w * (t - mpmath.polyval(coefficients[::-1], x))
+            for x, t, w in zip(grid, targets, weights, strict=True)
         ]
         exchanged = alternating_extrema(errors, count + 1)
         if exchanged == nodes or len(exchanged) <= count:
@@ -70,7 +74,7 @@ def minimax(fit: Fit, count: int) -> list[mpf]:
 
 
 def alternating_extrema(errors: list[mpf], wanted: int) -> list[int]:
-    """Index of the largest error of each run of one sign; the lesser end goes first when there are too many."""
+    """Index of the largest error of each run of one sign, the lesser ends left out."""
     runs: list[int] = []
     for index, error in enumerate(errors):
         if runs and (errors[runs[-1]] > 0) == (error > 0):
@@ -94,11 +98,14 @@ def sample(fit: Fit, points: int) -> Samples:
 
 def worst_error(samples: Samples, coefficients: list[mpf]) -> mpf:
     """Largest weighted error of a polynomial on a grid."""
-    return max(abs(weight * (target - mpmath.polyval(coefficients[::-1], x))) for x, target, weight in samples)
+    return max(
+        abs(weight * (target - mpmath.polyval(coefficients[::-1], x)))
+        for x, target, weight in samples
+    )
 
 
 def rounded_fit(fit: Fit, count: int, bits: int) -> tuple[list[mpf], mpf]:
-    """Coefficients in the dtype, moved by single units in the last place while that helps, and their worst error."""
+    """Coefficients in the dtype, moved by units in the last place while that helps; their error."""
     best = [round_to(c, bits) for c in minimax(fit, count)]
     samples = sample(fit, 200)
     error = worst_error(samples, best)
@@ -115,7 +122,7 @@ def rounded_fit(fit: Fit, count: int, bits: int) -> tuple[list[mpf], mpf]:
 
 
 def exp2_fit() -> Fit:
-    """2^f = 1 + f P(f); relative error of 2^f. The interval holds f = x log2(e) - round(x log2(e)) with its rounding."""
+    """2^f = 1 + f P(f); relative error of 2^f. The interval leaves room for the rounding of f."""
     return Fit(
         lambda f: mpmath.expm1(f * mpmath.log(2)) / f,
         lambda f: abs(f) / mpf(2) ** f,
@@ -144,7 +151,10 @@ def hexadecimal(value: mpf, dtype: str) -> str:
 def emit_polynomial(name: str, dtype: str, fit: Fit, count: int) -> None:
     """Print one array and its bound."""
     coefficients, error = rounded_fit(fit, count, SIGNIFICAND_BITS[dtype])
-    print(f"/* Relative error at most 2^{mpmath.nstr(mpmath.log(error, 2), 4)} in exact arithmetic. */")
+    print(
+        "/* Relative error at most"
+        f" 2^{mpmath.nstr(mpmath.log(error, 2), 4)} in exact arithmetic. */"
+    )
     body = ", ".join(hexadecimal(c, dtype) for c in coefficients)
     scalar = "float" if dtype == "f32" else "double"
     print(f"static const {scalar} {name}_{dtype}[{count}] = {{{body}}};")

@@ -205,3 +205,5 @@ KERNEL_INLINE vec v_exponent(vec a) {
     return a;
 }
 #endif
+
+#include "x86_transpose.h"

@@ -82,3 +82,5 @@ KERNEL_INLINE vec v_bits_to_exponent(vec a) {
     return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(a), SIGNIFICAND_SHIFT));
 }
 #endif
+
+#include "x86_transpose.h"

@@ -188,3 +188,5 @@ KERNEL_INLINE vec_f64 v_high_half_as_f64(vec a) {
     return v_low_half_as_f64(a);
 }
 #endif
+
+#include "plain_transpose.h"
