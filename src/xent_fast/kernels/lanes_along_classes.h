@@ -316,17 +316,16 @@ KERNEL_INLINE NAME(row_result)
 
 /* What every vector of the backward sweep is multiplied by. */
 typedef struct {
-    vec high, low, last_factor, minus_weight;
+    NAME(pair) factor;
+    vec last_factor, minus_weight;
 } NAME(backward_frame);
 
 KERNEL_INLINE vec NAME(backward_vector)(vec e, vec target, const NAME(backward_frame) * frame, int in_two_steps,
                                         int dense) {
-    const vec rest = v_mul(e, frame->low);
-    if (in_two_steps) {
-        const vec scaled = v_mul(v_fma(e, frame->high, rest), frame->last_factor);
-        return dense ? v_fma(frame->minus_weight, target, scaled) : scaled;
-    }
-    return v_fma(e, frame->high, dense ? v_fma(frame->minus_weight, target, rest) : rest);
+    vec grad = NAME(product_with_pair)(e, frame->factor);
+    if (in_two_steps)
+        grad = v_mul(grad, frame->last_factor);
+    return dense ? v_fma(frame->minus_weight, target, grad) : grad;
 }
 
 KERNEL_INLINE void NAME(backward_vectors)(REAL *grad, const REAL *targets, int64_t count,
@@ -354,8 +353,9 @@ KERNEL_INLINE void NAME(backward_block)(REAL *grad, const REAL *targets, int64_t
     const double factor = row->factor * (in_two_steps ? RESCALE : 1) * block_weight;
     const double factor_low = row->factor_low * (in_two_steps ? RESCALE : 1) * block_weight;
     const REAL high = (REAL)factor;
-    const NAME(backward_frame) frame = {v_splat(high), v_splat((REAL)((factor - (double)high) + factor_low)),
-                                        v_splat((REAL)(1 / RESCALE)), v_splat(-weight)};
+    const NAME(backward_frame) frame = {{v_splat(high), v_splat((REAL)((factor - (double)high) + factor_low))},
+                                        v_splat((REAL)(1 / RESCALE)),
+                                        v_splat(-weight)};
     if (in_two_steps)
         NAME(backward_vectors)(grad, targets, count, &frame, 1, dense);
     else

@@ -183,16 +183,15 @@ KERNEL_INLINE vec NAME(lane_losses)(const NAME(tile) * tile, const NAME(lane_sum
         rest.high = v_select(target_is_maximum, rest.high, other_rest);
         rest.low = v_select(target_is_maximum, rest.low, other_low);
     }
-    const vec log_term = NAME(log_of_1_plus)(NAME(pair_total)(NAME(quotient)(rest, top)));
-    NAME(pair) loss = {log_term, v_splat(0)};
+    NAME(pair) loss = NAME(log_of_1_plus)(NAME(pair_total)(NAME(quotient)(rest, top)));
     if (dense) {
         loss = NAME(pair_product)(sums->target_mass, loss);
         NAME(pair_add)(&loss, sums->distance);
     } else {
         NAME(pair) distance = {sums->maximum, v_splat(0)};
         NAME(pair_add)(&distance, v_sub(v_splat(0), sums->pivot_logit));
-        NAME(pair_add)(&distance, log_term);
-        loss = distance;
+        NAME(pair_add)(&loss, distance.high);
+        loss.low = v_add(loss.low, distance.low);
     }
     const NAME(pair) weight = {v_load(tile->weight), v_load(tile->weight_low)};
     return NAME(pair_total)(NAME(pair_product)(loss, weight));
@@ -235,10 +234,9 @@ KERNEL_INLINE void NAME(columns_gradient)(NAME(tile) * tile, int classes, vec pi
     const vec minus_weight = v_sub(v_splat(0), v_load(tile->weight));
     for (int k = 0; k < classes; ++k) {
         const vec e = v_load(tile->columns[k]);
-        vec low = v_mul(e, factor.low);
+        vec grad = NAME(product_with_pair)(e, factor);
         if (dense)
-            low = v_fma(minus_weight, v_load(tile->targets[k]), low);
-        const vec grad = v_fma(e, factor.high, low);
+            grad = v_fma(minus_weight, v_load(tile->targets[k]), grad);
         v_store(tile->columns[k], v_select(v_equal(pivot, v_splat((REAL)k)), pivot_gradient, grad));
     }
 }

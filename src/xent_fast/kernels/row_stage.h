@@ -15,7 +15,7 @@ KERNEL_INLINE double scaled_exponential_of(double x, double reference) {
     return first_lane(NAME(scaled_exponential)(v_splat(x), NAME(reference_for)(v_splat(reference))));
 }
 
-KERNEL_INLINE double log_of_1_plus(double r) { return first_lane(NAME(log_of_1_plus)(v_splat(r))); }
+KERNEL_INLINE double log_of_1_plus(double r) { return first_lane(NAME(pair_total)(NAME(log_of_1_plus)(v_splat(r)))); }
 
 /* 2^n for integer n from -1022 to 0. */
 KERNEL_INLINE double power_of_normal_two(double n) {

@@ -58,6 +58,16 @@ KERNEL_INLINE NAME(pair) NAME(pair_product)(NAME(pair) a, NAME(pair) b) {
     return product;
 }
 
+/* a f, rounded once but for terms that do not show. */
+KERNEL_INLINE vec NAME(product_with_pair)(vec a, NAME(pair) f) {
+#if HAS_FMA
+    return v_fma(a, f.high, v_mul(a, f.low));
+#else
+    const vec f_high = v_high_half(f.high), f_rest = v_add(v_sub(f.high, f_high), f.low), a_high = v_high_half(a);
+    return v_add(v_mul(a_high, f_high), v_add(v_mul(v_sub(a, a_high), f_high), v_mul(a, f_rest)));
+#endif
+}
+
 /* numerator / denominator, both without their last roundings. */
 KERNEL_INLINE NAME(pair) NAME(quotient)(NAME(pair) numerator, NAME(pair) denominator) {
     const vec inverse = v_div(v_splat(1), denominator.high);
