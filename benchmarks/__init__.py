@@ -1,0 +1,1 @@
+"""Speed of xent_fast beside its peers: `python -m benchmarks --help`."""
