@@ -90,6 +90,15 @@
 #endif
 #define KERNEL_INLINE static ALWAYS_INLINE MAYBE_UNUSED
 
+/* Asks for a cache line that will be read soon; an address outside the array does no harm. */
+#if defined(__GNUC__) || defined(__clang__)
+#define PREFETCH(address) __builtin_prefetch(address)
+#elif defined(_M_X64)
+#define PREFETCH(address) _mm_prefetch((const char *)(address), _MM_HINT_T0)
+#else
+#define PREFETCH(address) ((void)0)
+#endif
+
 /* Classes of a group and of a block: see lanes_along_classes.h. */
 #define GROUP (4 * LANES)
 #define BLOCK (32 * GROUP)

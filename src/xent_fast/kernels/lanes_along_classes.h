@@ -131,10 +131,13 @@ KERNEL_INLINE void NAME(add_group)(NAME(block_sums) * sums, NAME(summands) group
     }
 }
 
-/* One whole group: exponentials to `e` unless it is NULL. */
+/* One whole group: exponentials to `e` unless it is NULL.  Meanwhile the same group of the next block, or of the next row,
+ * comes from memory: without that the maximum's sweep would wait for memory and the exponentials leave it idle. */
 KERNEL_INLINE void NAME(forward_group)(const REAL *logits, const REAL *targets, REAL *e,
                                        const NAME(block_frame) * frame, NAME(block_sums) * sums, int dense) {
     NAME(summands) pair[2];
+    for (int line = 0; line < GROUP; line += LANES)
+        PREFETCH(logits + BLOCK + line);
     for (int half = 0; half < 2; ++half) {
         NAME(summands) of_two[2];
         for (int k = 0; k < 2; ++k) {

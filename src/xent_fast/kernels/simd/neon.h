@@ -67,20 +67,6 @@ KERNEL_INLINE void v_store(REAL *destination, vec a) {
     EACH_REGISTER(INTRINSIC(vst1q)(destination + part * (LANES / 4), a.part[part]));
 }
 
-KERNEL_INLINE vec v_load_first(const REAL *source, int count, REAL fill) {
-    ALIGNED_64 REAL lanes[LANES];
-    for (int lane = 0; lane < LANES; ++lane)
-        lanes[lane] = lane < count ? source[lane] : fill;
-    return v_load(lanes);
-}
-
-KERNEL_INLINE void v_store_first(REAL *destination, int count, vec a) {
-    ALIGNED_64 REAL lanes[LANES];
-    v_store(lanes, a);
-    for (int lane = 0; lane < count; ++lane)
-        destination[lane] = lanes[lane];
-}
-
 KERNEL_INLINE vec v_add(vec a, vec b) {
     EACH_REGISTER(a.part[part] = INTRINSIC(vaddq)(a.part[part], b.part[part]));
     return a;
@@ -156,11 +142,6 @@ KERNEL_INLINE unsigned v_mask_bits(vec_mask a) {
     return bits;
 }
 
-KERNEL_INLINE vec v_lane_numbers(void) {
-    static const REAL numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    return v_load(numbers);
-}
-
 KERNEL_INLINE vec v_bits_to_exponent(vec a) {
     EACH_REGISTER(a.part[part] = AS_REAL(BITS_INTRINSIC(vshlq_n)(AS_BITS(a.part[part]), SIGNIFICAND_SHIFT)));
     return a;
@@ -189,4 +170,4 @@ KERNEL_INLINE vec_f64 v_high_half_as_f64(vec a) {
 }
 #endif
 
-#include "plain_transpose.h"
+#include "plain.h"

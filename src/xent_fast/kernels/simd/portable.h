@@ -93,20 +93,6 @@ KERNEL_INLINE vec v_splat(REAL value) {
     return r;
 }
 
-KERNEL_INLINE vec v_load_first(const REAL *source, int count, REAL fill) {
-    ALIGNED_64 REAL lanes[LANES];
-    for (int lane = 0; lane < LANES; ++lane)
-        lanes[lane] = lane < count ? source[lane] : fill;
-    return v_load(lanes);
-}
-
-KERNEL_INLINE void v_store_first(REAL *destination, int count, vec a) {
-    ALIGNED_64 REAL lanes[LANES];
-    v_store(lanes, a);
-    for (int lane = 0; lane < count; ++lane)
-        destination[lane] = lanes[lane];
-}
-
 KERNEL_INLINE vec v_add(vec a, vec b) {
     EACH_PART(a.part[part] = a.part[part] + b.part[part]);
     return a;
@@ -178,11 +164,6 @@ KERNEL_INLINE unsigned v_mask_bits(vec_mask a) {
     return bits;
 }
 
-KERNEL_INLINE vec v_lane_numbers(void) {
-    static const REAL numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    return v_load(numbers);
-}
-
 KERNEL_INLINE vec v_bits_to_exponent(vec a) {
     EACH_PART(a.part[part] = part_as_real(part_as_bits(a.part[part]) << SIGNIFICAND_SHIFT));
     return a;
@@ -221,4 +202,4 @@ KERNEL_INLINE vec_f64 v_high_half_as_f64(vec a) {
 }
 #endif
 
-#include "plain_transpose.h"
+#include "plain.h"

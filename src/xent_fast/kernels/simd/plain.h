@@ -1,7 +1,26 @@
-/* Squares of rows and columns turned over number by number, for vocabularies without shuffles.  A template over REAL_BITS.
+/* Operations made of v_load and v_store, for vocabularies without masked loads and shuffles.  A template over REAL_BITS.
  *
  * Knows: the C language.  Must not know: what the numbers are.
  */
+KERNEL_INLINE vec v_load_first(const REAL *source, int count, REAL fill) {
+    ALIGNED_64 REAL lanes[LANES];
+    for (int lane = 0; lane < LANES; ++lane)
+        lanes[lane] = lane < count ? source[lane] : fill;
+    return v_load(lanes);
+}
+
+KERNEL_INLINE void v_store_first(REAL *destination, int count, vec a) {
+    ALIGNED_64 REAL lanes[LANES];
+    v_store(lanes, a);
+    for (int lane = 0; lane < count; ++lane)
+        destination[lane] = lanes[lane];
+}
+
+KERNEL_INLINE vec v_lane_numbers(void) {
+    static const REAL numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return v_load(numbers);
+}
+
 #undef TRANSPOSE_WIDTH
 #define TRANSPOSE_WIDTH 4
 
