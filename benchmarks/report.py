@@ -115,7 +115,9 @@ def page_block(results: dict) -> str:
         "![Fastest peer's time over that of xent_fast, one bar a workload](images/benchmark.png)",
         summary(workloads),
         "## Where it loses",
-        losses(workloads) or f"Nowhere by more than {1 - CLEARLY_LESS:.0%} in this run.",
+        losses(workloads)
+        or f"Against the peers measured here, nowhere by more than {1 - CLEARLY_LESS:.0%} in this "
+        "run; those not installed are named above.",
         "## Every implementation",
     ]
     for workload in workloads:
