@@ -11,12 +11,12 @@
 #undef EXPONENT_BIAS
 #undef ROUNDING_MAGIC
 #undef SCALE_UP
-#undef FLUSH_BELOW
 #undef HUGE_LOGIT
 #undef LARGEST_REAL
 #undef SMALL_FACTOR
 #undef RESCALE
 #undef SMALL_WEIGHT
+#undef DISTANT_TARGET
 #undef EXP2_TERMS
 #undef ATANH_TERMS
 
@@ -28,10 +28,8 @@
 #define SIGNIFICAND_SHIFT 23
 #define EXPONENT_BIAS 127
 #define ROUNDING_MAGIC 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer, kept in the low bits */
-/* Exponentials are kept as 2^(x log2 e - c + SCALE_UP): normal numbers wherever the probability is not 0. */
+/* Exponentials are kept as 2^(x log2 e - c + SCALE_UP), so that what is not 0 relative to the maximum stays normal. */
 #define SCALE_UP 32
-/* 2^(x log2 e - c) below 2^-FLUSH_BELOW is an exact 0: less than half the smallest subnormal. */
-#define FLUSH_BELOW 156
 /* From here on logits are taken relative to their block's maximum, exactly: |x log2 e| stays below 2^17. */
 #define HUGE_LOGIT 65536.0f
 #define LARGEST_REAL FLT_MAX
@@ -39,6 +37,8 @@
 #define SMALL_FACTOR 0x1p-90
 #define RESCALE 0x1p64
 #define SMALL_WEIGHT 0x1p-50 /* SMALL_FACTOR times what up to 32 exponentials add up to */
+/* An exponential of a target below this makes the quotient of the others by it too large. */
+#define DISTANT_TARGET 0x1p-60f
 #define EXP2_TERMS 6
 #define ATANH_TERMS 4
 #elif REAL_BITS == 64
@@ -50,12 +50,12 @@
 #define EXPONENT_BIAS 1023
 #define ROUNDING_MAGIC 6755399441055744.0 /* 1.5 * 2^52 */
 #define SCALE_UP 64
-#define FLUSH_BELOW 1084
 #define HUGE_LOGIT 536870912.0
 #define LARGEST_REAL DBL_MAX
 #define SMALL_FACTOR 0x1p-900
 #define RESCALE 0x1p200
 #define SMALL_WEIGHT 0x1p-800
+#define DISTANT_TARGET 0x1p-500
 #define EXP2_TERMS 11
 #define ATANH_TERMS 8
 #else
@@ -130,6 +130,9 @@
 #define v_lane_numbers NAME(v_lane_numbers)
 #define v_bits_to_exponent NAME(v_bits_to_exponent)
 #define v_exponent NAME(v_exponent)
+#define v_drop NAME(v_drop)
+#define v_largest NAME(v_largest)
+#define v_first NAME(v_first)
 #define v_high_half NAME(v_high_half)
 #define v_load_transposed NAME(v_load_transposed)
 #define v_store_transposed NAME(v_store_transposed)

@@ -16,21 +16,24 @@
  *     u (1 [last rounding] + 0.35 [f] + 0.25 [P, times f] + 0.1 [approximation])  <= 1.7 u,  u = 2^-24 relative,
  * likewise in float64 with u = 2^-53.  coefficients.h holds P, make_coefficients.py makes it.
  *
- * Domain: |c| below 2^17 (float32), 2^30 (float64), x L - c <= 2.  x L - c < -FLUSH_BELOW gives an exact 0, -inf
- * included; NaN gives NaN.
+ * Domain: |c| below 2^17 (float32), 2^30 (float64), x L - c <= 2.  x is raised to the point where 2^(y - c + SCALE_UP)
+ * has an exponent of 0 in its bits and so is an exact 0: smaller x, -inf included, give 0; NaN stays NaN.
+ *
+ * One exponential is a chain of about fifteen operations, each waiting for the one before: INTERLEAVED vectors (see the
+ * vocabularies) go side by side, step by step, so that processors find enough to do.
  */
 
 /* What exponentials of one block, or of each lane, are relative to. */
 typedef struct {
     vec magic;  /* adding it rounds x L to an integer and leaves y - c + SCALE_UP + EXPONENT_BIAS in the low bits */
-    vec lowest; /* smaller x give 0 */
+    vec lowest; /* this x and smaller ones give 0 */
 } NAME(exponential_reference);
 
 /* Reference for integer-valued c. */
 KERNEL_INLINE NAME(exponential_reference) NAME(reference_for)(vec c) {
     NAME(exponential_reference) r;
     r.magic = v_sub(v_splat(ROUNDING_MAGIC + (EXPONENT_BIAS + SCALE_UP)), c);
-    r.lowest = v_mul(v_sub(c, v_splat(FLUSH_BELOW)), v_splat(REAL_CONSTANT(ln_2)));
+    r.lowest = v_mul(v_sub(c, v_splat(EXPONENT_BIAS + SCALE_UP)), v_splat(REAL_CONSTANT(ln_2)));
     return r;
 }
 
@@ -40,19 +43,10 @@ KERNEL_INLINE vec NAME(reference_exponent)(vec m) {
     return v_sub(v_add(v_mul(m, v_splat(REAL_CONSTANT(log2_e))), magic), magic);
 }
 
-/* 2^f = 1 + q f of the head, and 2^(y - c + SCALE_UP). */
-typedef struct {
-    vec q, f, scale;
-} NAME(reduced_exponential);
-
-KERNEL_INLINE NAME(reduced_exponential) NAME(reduce_exponential)(vec x, NAME(exponential_reference) reference) {
-    const REAL *p = REAL_CONSTANT(exp2_polynomial);
-    const vec log2_e = v_splat(REAL_CONSTANT(log2_e));
-    const vec shifted = v_fma(x, log2_e, reference.magic);
-    const vec y = v_sub(shifted, reference.magic);
-    NAME(reduced_exponential) r;
+/* f of the head; `y` is round(x L). */
+KERNEL_INLINE vec NAME(reduced_argument)(vec x, vec y) {
 #if HAS_FMA
-    r.f = v_fma(x, v_splat(REAL_CONSTANT(log2_e_low)), v_fms(x, log2_e, y));
+    return v_fma(x, v_splat(REAL_CONSTANT(log2_e_low)), v_fms(x, v_splat(REAL_CONSTANT(log2_e)), y));
 #else
     const vec x_high = v_high_half(x);
     const vec x_low = v_sub(x, x_high);
@@ -60,27 +54,65 @@ KERNEL_INLINE NAME(reduced_exponential) NAME(reduce_exponential)(vec x, NAME(exp
     const vec small = v_add(v_mul(x_low, second), v_mul(x, v_splat(REAL_CONSTANT(log2_e_third))));
     const vec large = v_add(v_sub(v_mul(x_high, first), y), v_mul(x_low, first)), middle = v_mul(x_high, second);
     const vec sum = v_add(large, middle);
-    r.f = v_add(sum, v_add(v_sub(middle, v_sub(sum, large)), small));
+    return v_add(sum, v_add(v_sub(middle, v_sub(sum, large)), small));
 #endif
-    r.q = v_splat(p[EXP2_TERMS - 1]);
+}
+
+/* A statement for j = 0 ... count - 1, count a constant 1, 2 or 4. */
+#ifndef EACH_OF
+#define EACH_OF(count, ...)     \
+    do {                        \
+        {                       \
+            enum { j = 0 };     \
+            __VA_ARGS__;        \
+        }                       \
+        if ((count) > 1) {      \
+            enum { j = 1 };     \
+            __VA_ARGS__;        \
+        }                       \
+        if ((count) > 2) {      \
+            {                   \
+                enum { j = 2 }; \
+                __VA_ARGS__;    \
+            }                   \
+            {                   \
+                enum { j = 3 }; \
+                __VA_ARGS__;    \
+            }                   \
+        }                       \
+    } while (0)
+#endif
+
+/* Of `count` vectors (1, 2 or 4); `dropped`, unless NULL, takes what the last rounding of 2^f dropped. */
+KERNEL_INLINE void NAME(scaled_exponentials)(const vec *x, int count, NAME(exponential_reference) reference,
+                                             vec *exponentials, vec *dropped) {
+    const REAL *p = REAL_CONSTANT(exp2_polynomial);
+    const vec one = v_splat(1);
+    vec f[4], q[4], scale[4];
+    EACH_OF(count, f[j] = v_max(reference.lowest, x[j]));
+    EACH_OF(count, scale[j] = v_fma(f[j], v_splat(REAL_CONSTANT(log2_e)), reference.magic));
+    EACH_OF(count, f[j] = NAME(reduced_argument)(f[j], v_sub(scale[j], reference.magic)));
+    EACH_OF(count, scale[j] = v_bits_to_exponent(scale[j]));
+    EACH_OF(count, q[j] = v_splat(p[EXP2_TERMS - 1]));
     for (int k = EXP2_TERMS - 2; k >= 0; --k)
-        r.q = v_fma(r.q, r.f, v_splat(p[k]));
-    r.scale = v_bits_to_exponent(shifted);
-    return r;
+        EACH_OF(count, q[j] = v_fma(q[j], f[j], v_splat(p[k])));
+    if (dropped) {
+        EACH_OF(count, const vec power = v_fma(q[j], f[j], one); exponentials[j] = v_mul(power, scale[j]);
+                dropped[j] = v_mul(v_fma(q[j], f[j], v_sub(one, power)), scale[j]));
+    } else {
+        EACH_OF(count, q[j] = v_fma(q[j], f[j], one));
+        EACH_OF(count, exponentials[j] = v_mul(q[j], scale[j]));
+    }
 }
 
 KERNEL_INLINE vec NAME(scaled_exponential)(vec x, NAME(exponential_reference) reference) {
-    const NAME(reduced_exponential) r = NAME(reduce_exponential)(x, reference);
-    const vec power = v_fma(r.q, r.f, v_splat(1));
-    return v_keep(v_not_less(x, reference.lowest), v_mul(power, r.scale));
+    vec result;
+    NAME(scaled_exponentials)(&x, 1, reference, &result, NULL);
+    return result;
 }
 
-/* The same with what the last rounding of 2^f dropped. */
 KERNEL_INLINE NAME(pair) NAME(scaled_exponential_pair)(vec x, NAME(exponential_reference) reference) {
-    const NAME(reduced_exponential) r = NAME(reduce_exponential)(x, reference);
-    const vec power = v_fma(r.q, r.f, v_splat(1));
-    const vec dropped = v_fma(r.q, r.f, v_sub(v_splat(1), power));
-    const vec_mask counts = v_not_less(x, reference.lowest);
-    const NAME(pair) result = {v_keep(counts, v_mul(power, r.scale)), v_keep(counts, v_mul(dropped, r.scale))};
+    NAME(pair) result;
+    NAME(scaled_exponentials)(&x, 1, reference, &result.high, &result.low);
     return result;
 }

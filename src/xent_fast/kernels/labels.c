@@ -3,12 +3,21 @@
 
 #include <string.h>
 
-#define READ_AS(c_type)                                           \
-    for (int64_t row = 0; row < count; ++row, source += stride) { \
-        c_type label;                                             \
-        memcpy(&label, source, sizeof label);                     \
-        destination[row] = (int64_t)label;                        \
-    }                                                             \
+/* A contiguous column has a loop of its own, which compilers turn into vectors. */
+#define READ_AS(c_type)                                                \
+    if (stride == (ptrdiff_t)sizeof(c_type)) {                         \
+        for (int64_t row = 0; row < count; ++row) {                    \
+            c_type label;                                              \
+            memcpy(&label, source + row * sizeof label, sizeof label); \
+            destination[row] = (int64_t)label;                         \
+        }                                                              \
+    } else {                                                           \
+        for (int64_t row = 0; row < count; ++row) {                    \
+            c_type label;                                              \
+            memcpy(&label, source + row * stride, sizeof label);       \
+            destination[row] = (int64_t)label;                         \
+        }                                                              \
+    }                                                                  \
     break
 
 void xent_read_labels(const xent_labels *labels, int64_t first_row, int64_t count, int64_t *destination) {
@@ -57,13 +66,14 @@ int64_t xent_check_labels(const xent_labels *labels, int64_t rows, int64_t class
     for (int64_t first = 0; first < rows; first += ROWS_AT_ONCE) {
         int64_t count = rows - first < ROWS_AT_ONCE ? rows - first : ROWS_AT_ONCE;
         xent_read_labels(labels, first, count, buffer);
-        int64_t out_of_range = 0, ignored = 0;
+        int64_t ignored = 0;
+        uint64_t signs = 0; /* negative where a label, or what is left from it to the last class, is */
         for (int64_t row = 0; row < count; ++row)
-            out_of_range += (uint64_t)buffer[row] >= (uint64_t)classes;
+            signs |= (uint64_t)buffer[row] | ((uint64_t)(classes - 1) - (uint64_t)buffer[row]);
         if (labels->has_ignore_index)
             for (int64_t row = 0; row < count; ++row)
                 ignored += buffer[row] == labels->ignore_index;
-        if (out_of_range) {
+        if (signs >> 63) {
             int64_t bad = first_bad_label(labels, buffer, count, classes);
             if (bad >= 0)
                 return first + bad;

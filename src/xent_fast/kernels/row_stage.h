@@ -1,25 +1,50 @@
 /* The few numbers a row needs in double, whatever the dtype of its logits.  Include it once, while REAL_BITS is 64.
  *
- * Knows: how to take one exponential or logarithm, a row's weight and label.
+ * Knows: loss and gradient factors of a row from its sums, several rows side by side; a row's weight and label.
  * Must not know: how rows are cut or laid out.
+ *
+ * With T the sum of all exponentials but the pivot's e_p, all relative to one reference, and the row's weight a:
+ *
+ *     index targets (the pivot is the target y)     loss = a log1p(T / e_y)      or, where e_y is next to nothing beside T,
+ *                                                   loss = a ((m - x_y) + log1p(((T - e_m) + e_y) / e_m))
+ *                                                   grad_y = -a T / (T + e_y)
+ *     dense targets (the row's maximum)             loss = a (Q log1p(T / e_m) + sum of t (m - x))
+ *                                                   grad_m = a ((Q - t_m) e_m - t_m T) / (T + e_m)
+ *     factor of all other exponentials              a Q / (T + e_p)
+ *
+ * Leaving the pivot out of T keeps what small losses are made of.
  */
 
-KERNEL_INLINE double first_lane(vec a) {
-    ALIGNED_64 double lanes[LANES];
-    v_store(lanes, a);
-    return lanes[0];
-}
+/* Rows side by side, one a lane: what their forward sweeps left. */
+typedef struct {
+    ALIGNED_64 double others[LANES], others_low[LANES]; /* T as a sum of two */
+    ALIGNED_64 double maximum[LANES], shift[LANES]; /* m; what the logits lost before their exponentials were taken */
+    ALIGNED_64 double reference[LANES];             /* of exponentials kept times 2^SCALE_UP of float64 */
+    ALIGNED_64 double weight[LANES];
+    /* index targets */
+    ALIGNED_64 double target_logit[LANES];
+    /* dense targets */
+    ALIGNED_64 double exp_of_pivot[LANES], target_mass[LANES], pivot_target[LANES], distance[LANES];
+} row_sums;
+
+/* What goes back to them. */
+typedef struct {
+    ALIGNED_64 double loss[LANES];
+    ALIGNED_64 double factor[LANES], factor_low[LANES]; /* a sum of two */
+    ALIGNED_64 double pivot_gradient[LANES];
+    unsigned is_number; /* bit k for lane k: else loss and gradient are NaN */
+} row_results;
+
+enum { ROWS_AT_ONCE = LANES, FLOAT64_SCALE_UP = SCALE_UP };
 
 /* 2^(x log2(e) - reference + SCALE_UP of float64) */
 KERNEL_INLINE double scaled_exponential_of(double x, double reference) {
-    return first_lane(NAME(scaled_exponential)(v_splat(x), NAME(reference_for)(v_splat(reference))));
+    return v_first(NAME(scaled_exponential)(v_splat(x), NAME(reference_for)(v_splat(reference))));
 }
-
-KERNEL_INLINE double log_of_1_plus(double r) { return first_lane(NAME(pair_total)(NAME(log_of_1_plus)(v_splat(r)))); }
 
 /* 2^n for integer n from -1022 to 0. */
 KERNEL_INLINE double power_of_normal_two(double n) {
-    return first_lane(v_bits_to_exponent(v_splat(ROUNDING_MAGIC + EXPONENT_BIAS + n)));
+    return v_first(v_bits_to_exponent(v_splat(ROUNDING_MAGIC + EXPONENT_BIAS + n)));
 }
 
 /* 2^n for integer n <= 0, subnormal numbers too. */
@@ -31,7 +56,7 @@ KERNEL_INLINE double power_of_two(double n) {
 
 /* a b - c, the product exact. */
 KERNEL_INLINE double scalar_product_residual(double a, double b, double c) {
-    return first_lane(NAME(product_residual)(v_splat(a), v_splat(b), v_splat(c)));
+    return v_first(NAME(product_residual)(v_splat(a), v_splat(b), v_splat(c)));
 }
 
 /* exp(a + n ln 2) for an integer n below 2^31 and a sum below 1: a and n ln 2 may cancel. */
@@ -46,14 +71,64 @@ KERNEL_INLINE double exponential_of_difference(double a, double n) {
     return exponential + exponential * error;
 }
 
-/* numerator / (sum + sum_error) as a sum of two. */
-KERNEL_INLINE double scalar_quotient(double numerator, double sum, double sum_error, double *low) {
-    const double result = numerator / sum;
-    *low = -(scalar_product_residual(result, sum, numerator) + result * sum_error) / sum;
-    return result;
+KERNEL_INLINE vec log_of_ratio(vec numerator, NAME(pair) denominator) {
+    const NAME(pair) whole = {numerator, v_splat(0)};
+    const NAME(pair) ratio = NAME(quotient)(whole, denominator, NAME(inverse_of)(denominator));
+    return NAME(pair_total)(NAME(log_of_1_plus)(NAME(pair_total)(ratio)));
 }
 
-enum { FLOAT64_SCALE_UP = SCALE_UP };
+/* Losses for a weight of 1, index targets. */
+KERNEL_INLINE vec index_losses(const row_sums *rows, vec others, vec exp_of_target,
+                               NAME(exponential_reference) reference) {
+    const vec zero = v_splat(0);
+    const NAME(pair) target = {exp_of_target, zero};
+    const vec loss = log_of_ratio(others, target);
+    const vec_mask is_distant = v_greater(v_splat(DISTANT_TARGET), exp_of_target);
+    if (v_mask_bits(is_distant) == 0)
+        return loss;
+    const vec maximum = v_load(rows->maximum);
+    const NAME(pair) top = {NAME(scaled_exponential)(v_sub(maximum, v_load(rows->shift)), reference), zero};
+    const vec rest = v_add(v_sub(others, top.high), exp_of_target);
+    const vec distant = v_add(v_sub(maximum, v_load(rows->target_logit)), log_of_ratio(rest, top));
+    return v_select(is_distant, distant, loss);
+}
+
+/* The lanes from `count` on become what the first one is: numbers, and none that take longer. */
+KERNEL_INLINE void repeat_first_lane(row_sums *rows, int count) {
+    double (*members)[LANES] = (double (*)[LANES])(void *)rows;
+    for (size_t member = 0; member < sizeof *rows / sizeof *members; ++member)
+        for (int k = count; k < LANES; ++k)
+            members[member][k] = members[member][0];
+}
+
+/* Loss and gradient factors of rows side by side. */
+KERNEL_INLINE void finish_rows(const row_sums *rows, row_results *results, int dense) {
+    const vec zero = v_splat(0), weight = v_load(rows->weight);
+    NAME(pair) sum = {v_load(rows->others), v_load(rows->others_low)}, numerator = {weight, zero};
+    const vec others = v_add(sum.high, sum.low);
+    vec exp_of_pivot, loss, down = others;
+    if (dense) {
+        const vec mass = v_load(rows->target_mass), pivot_target = v_load(rows->pivot_target);
+        exp_of_pivot = v_load(rows->exp_of_pivot);
+        const NAME(pair) pivot = {exp_of_pivot, zero};
+        loss = v_add(v_mul(mass, log_of_ratio(others, pivot)), v_load(rows->distance));
+        numerator.high = v_mul(weight, mass);
+        down = v_sub(v_mul(pivot_target, others), v_mul(v_sub(mass, pivot_target), exp_of_pivot));
+    } else {
+        const NAME(exponential_reference) reference = NAME(reference_for)(v_load(rows->reference));
+        exp_of_pivot = NAME(scaled_exponential)(v_sub(v_load(rows->target_logit), v_load(rows->shift)), reference);
+        loss = index_losses(rows, others, exp_of_pivot, reference);
+    }
+    NAME(pair_add)(&sum, exp_of_pivot);
+    const vec inverse = NAME(inverse_of)(sum);
+    const NAME(pair) factor = NAME(quotient)(numerator, sum, inverse), whole_down = {down, zero};
+    const vec ratio = NAME(pair_total)(NAME(quotient)(whole_down, sum, inverse));
+    v_store(results->loss, v_select(v_equal(weight, zero), zero, v_mul(weight, loss)));
+    v_store(results->factor, factor.high);
+    v_store(results->factor_low, factor.low);
+    v_store(results->pivot_gradient, v_sub(zero, v_mul(weight, ratio)));
+    results->is_number = v_mask_bits(v_greater(sum.high, zero));
+}
 
 KERNEL_INLINE double weight_of_row(const xent_batch *batch, int64_t row) {
     return batch->sample_weight ? batch->weight_factor * batch->sample_weight[row] : batch->weight_factor;

@@ -68,9 +68,11 @@ KERNEL_INLINE vec NAME(product_with_pair)(vec a, NAME(pair) f) {
 #endif
 }
 
-/* numerator / denominator, both without their last roundings. */
-KERNEL_INLINE NAME(pair) NAME(quotient)(NAME(pair) numerator, NAME(pair) denominator) {
-    const vec inverse = v_div(v_splat(1), denominator.high);
+KERNEL_INLINE vec NAME(inverse_of)(NAME(pair) denominator) { return v_div(v_splat(1), denominator.high); }
+
+/* numerator / denominator, both without their last roundings; `inverse` is 1 / denominator but for a few units in its last
+ * place. */
+KERNEL_INLINE NAME(pair) NAME(quotient)(NAME(pair) numerator, NAME(pair) denominator, vec inverse) {
     NAME(pair) result;
     result.high = v_mul(numerator.high, inverse);
     const vec residual = v_sub(v_sub(numerator.low, v_mul(result.high, denominator.low)),
@@ -81,6 +83,8 @@ KERNEL_INLINE NAME(pair) NAME(quotient)(NAME(pair) numerator, NAME(pair) denomin
 
 #if REAL_BITS == 64
 typedef NAME(pair) NAME(wide);
+
+KERNEL_INLINE NAME(wide) NAME(zero_wide)(void) { return NAME(zero_pair)(); }
 
 KERNEL_INLINE void NAME(wide_add)(NAME(wide) * wide, vec a) { NAME(pair_add)(wide, a); }
 
@@ -107,6 +111,11 @@ KERNEL_INLINE double NAME(wide_total)(NAME(wide) wide) {
 typedef struct {
     vec_f64 low, high;
 } NAME(wide);
+
+KERNEL_INLINE NAME(wide) NAME(zero_wide)(void) {
+    const NAME(wide) zero = {v_splat_f64(0), v_splat_f64(0)};
+    return zero;
+}
 
 KERNEL_INLINE void NAME(wide_add)(NAME(wide) * wide, vec a) {
     wide->low = v_add_f64(wide->low, v_low_half_as_f64(a));

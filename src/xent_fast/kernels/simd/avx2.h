@@ -15,6 +15,7 @@
 #ifndef XENT_FAST_SIMD_AVX2_H
 #define XENT_FAST_SIMD_AVX2_H
 #define HAS_FMA 1
+#define INTERLEAVED 2
 #define EACH_REGISTER(statement) \
     do {                         \
         {                        \
@@ -113,6 +114,11 @@ KERNEL_INLINE vec v_keep(vec_mask where, vec a) {
     return a;
 }
 
+KERNEL_INLINE vec v_drop(vec_mask where, vec a) {
+    EACH_REGISTER(a.part[part] = INTRINSIC(andnot)(where.part[part], a.part[part]));
+    return a;
+}
+
 KERNEL_INLINE unsigned v_mask_bits(vec_mask a) {
     return (unsigned)INTRINSIC(movemask)(a.part[0]) | (unsigned)INTRINSIC(movemask)(a.part[1]) << (LANES / 2);
 }
@@ -123,6 +129,15 @@ KERNEL_INLINE vec v_lane_numbers(void) {
     r.part[0] = _mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7);
     r.part[1] = _mm256_setr_ps(8, 9, 10, 11, 12, 13, 14, 15);
     return r;
+}
+
+KERNEL_INLINE REAL v_first(vec a) { return _mm256_cvtss_f32(a.part[0]); }
+
+KERNEL_INLINE REAL v_largest(vec a) {
+    const __m256 eight = _mm256_max_ps(a.part[0], a.part[1]);
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
 }
 
 KERNEL_INLINE vec v_load_first(const REAL *source, int count, REAL fill) {
@@ -173,6 +188,14 @@ KERNEL_INLINE vec v_lane_numbers(void) {
     r.part[0] = _mm256_setr_pd(0, 1, 2, 3);
     r.part[1] = _mm256_setr_pd(4, 5, 6, 7);
     return r;
+}
+
+KERNEL_INLINE REAL v_first(vec a) { return _mm256_cvtsd_f64(a.part[0]); }
+
+KERNEL_INLINE REAL v_largest(vec a) {
+    const __m256d four = _mm256_max_pd(a.part[0], a.part[1]);
+    const __m128d two = _mm_max_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_max_sd(two, _mm_unpackhi_pd(two, two)));
 }
 
 KERNEL_INLINE vec v_load_first(const REAL *source, int count, REAL fill) {

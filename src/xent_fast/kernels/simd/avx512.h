@@ -19,6 +19,8 @@
 #endif
 
 #define HAS_FMA 1
+#undef INTERLEAVED
+#define INTERLEAVED 4
 
 typedef REGISTER vec;
 typedef MASK vec_mask;
@@ -61,6 +63,10 @@ KERNEL_INLINE vec v_select(vec_mask where, vec a, vec b) { return INTRINSIC(mask
 
 KERNEL_INLINE vec v_keep(vec_mask where, vec a) { return INTRINSIC(maskz_mov)(where, a); }
 
+KERNEL_INLINE vec v_drop(vec_mask where, vec a) { return INTRINSIC(maskz_mov)((MASK)~where, a); }
+
+KERNEL_INLINE REAL v_largest(vec a) { return INTRINSIC(reduce_max)(a); }
+
 KERNEL_INLINE unsigned v_mask_bits(vec_mask a) { return a; }
 
 KERNEL_INLINE vec v_exponent(vec a) { return INTRINSIC(getexp)(a); }
@@ -72,11 +78,15 @@ KERNEL_INLINE vec_f64 v_low_half_as_f64(vec a) { return _mm512_cvtps_pd(_mm512_c
 
 KERNEL_INLINE vec_f64 v_high_half_as_f64(vec a) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)); }
 
+KERNEL_INLINE REAL v_first(vec a) { return _mm512_cvtss_f32(a); }
+
 KERNEL_INLINE vec v_bits_to_exponent(vec a) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), SIGNIFICAND_SHIFT));
 }
 #else
 KERNEL_INLINE vec v_lane_numbers(void) { return _mm512_setr_pd(0, 1, 2, 3, 4, 5, 6, 7); }
+
+KERNEL_INLINE REAL v_first(vec a) { return _mm512_cvtsd_f64(a); }
 
 KERNEL_INLINE vec v_bits_to_exponent(vec a) {
     return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(a), SIGNIFICAND_SHIFT));

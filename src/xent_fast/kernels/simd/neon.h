@@ -30,6 +30,7 @@
 #ifndef XENT_FAST_SIMD_NEON_H
 #define XENT_FAST_SIMD_NEON_H
 #define HAS_FMA 1
+#define INTERLEAVED 1
 #define AT_PART(number, statement) \
     {                              \
         enum { part = number };    \
@@ -130,6 +131,11 @@ KERNEL_INLINE vec v_select(vec_mask where, vec a, vec b) {
 
 KERNEL_INLINE vec v_keep(vec_mask where, vec a) {
     EACH_REGISTER(a.part[part] = AS_REAL(BITS_INTRINSIC(vandq)(AS_BITS(a.part[part]), where.part[part])));
+    return a;
+}
+
+KERNEL_INLINE vec v_drop(vec_mask where, vec a) {
+    EACH_REGISTER(a.part[part] = AS_REAL(BITS_INTRINSIC(vbicq)(AS_BITS(a.part[part]), where.part[part])));
     return a;
 }
 

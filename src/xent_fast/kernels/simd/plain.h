@@ -21,21 +21,36 @@ KERNEL_INLINE vec v_lane_numbers(void) {
     return v_load(numbers);
 }
 
+KERNEL_INLINE REAL v_first(vec a) {
+    ALIGNED_64 REAL lanes[LANES];
+    v_store(lanes, a);
+    return lanes[0];
+}
+
+KERNEL_INLINE REAL v_largest(vec a) {
+    ALIGNED_64 REAL lanes[LANES];
+    v_store(lanes, a);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; ++lane)
+            lanes[lane] = lanes[lane] > lanes[lane + half] ? lanes[lane] : lanes[lane + half];
+    return lanes[0];
+}
+
 #undef TRANSPOSE_WIDTH
 #define TRANSPOSE_WIDTH 4
 
-KERNEL_INLINE void v_load_transposed(const char *source, ptrdiff_t row_stride, REAL (*columns)[LANES]) {
+KERNEL_INLINE void v_load_transposed(const char *source, ptrdiff_t row_stride, int count, REAL (*columns)[LANES]) {
     for (int row = 0; row < LANES; ++row) {
         const REAL *values = (const REAL *)(const void *)(source + row * row_stride);
-        for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
+        for (int k = 0; k < count; ++k)
             columns[k][row] = values[k];
     }
 }
 
-KERNEL_INLINE void v_store_transposed(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride) {
+KERNEL_INLINE void v_store_transposed(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride, int count) {
     for (int row = 0; row < LANES; ++row) {
         REAL *values = (REAL *)(void *)(destination + row * row_stride);
-        for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
+        for (int k = 0; k < count; ++k)
             values[k] = columns[k][row];
     }
 }

@@ -16,6 +16,7 @@
 #define XENT_FAST_SIMD_PORTABLE_H
 #include <string.h>
 #define HAS_FMA 0
+#define INTERLEAVED 1
 #define part_real NAME(part_real)
 #define part_bits NAME(part_bits)
 #define part_as_bits NAME(part_as_bits)
@@ -150,6 +151,11 @@ KERNEL_INLINE vec v_select(vec_mask where, vec a, vec b) {
 
 KERNEL_INLINE vec v_keep(vec_mask where, vec a) {
     EACH_PART(a.part[part] = part_as_real(part_as_bits(a.part[part]) & where.part[part]));
+    return a;
+}
+
+KERNEL_INLINE vec v_drop(vec_mask where, vec a) {
+    EACH_PART(a.part[part] = part_as_real(part_as_bits(a.part[part]) & ~where.part[part]));
     return a;
 }
 

@@ -4,6 +4,7 @@
  */
 #undef TRANSPOSE_WIDTH
 #define TRANSPOSE_WIDTH (256 / REAL_BITS)
+#define HALF_WIDTH (TRANSPOSE_WIDTH / 2)
 
 #if REAL_BITS == 32
 KERNEL_INLINE void NAME(transpose_square)(__m256 r[8]) {
@@ -23,8 +24,35 @@ KERNEL_INLINE void NAME(transpose_square)(__m256 r[8]) {
         r[k + 4] = _mm256_permute2f128_ps(fours[k], fours[k + 4], 0x31);
     }
 }
+
+/* Both ways: register k holds the first four numbers of row k and of row k + 4, then column k of eight rows. */
+KERNEL_INLINE void NAME(transpose_halves)(__m256 r[4]) {
+    const __m256 low[2] = {_mm256_unpacklo_ps(r[0], r[1]), _mm256_unpacklo_ps(r[2], r[3])};
+    const __m256 high[2] = {_mm256_unpackhi_ps(r[0], r[1]), _mm256_unpackhi_ps(r[2], r[3])};
+    r[0] = _mm256_shuffle_ps(low[0], low[1], 0x44);
+    r[1] = _mm256_shuffle_ps(low[0], low[1], 0xee);
+    r[2] = _mm256_shuffle_ps(high[0], high[1], 0x44);
+    r[3] = _mm256_shuffle_ps(high[0], high[1], 0xee);
+}
+
+KERNEL_INLINE __m128 NAME(load_first_of_half)(const REAL *source, int count) {
+    const __m128i lanes = _mm_cmpgt_epi32(_mm_set1_epi32(count), _mm_setr_epi32(0, 1, 2, 3));
+    return _mm_maskload_ps(source, lanes);
+}
+
+KERNEL_INLINE void NAME(store_first_of_half)(REAL *destination, int count, __m128 a) {
+    const __m128i lanes = _mm_cmpgt_epi32(_mm_set1_epi32(count), _mm_setr_epi32(0, 1, 2, 3));
+    _mm_maskstore_ps(destination, lanes, a);
+}
+KERNEL_INLINE __m256 NAME(join_halves)(__m128 low, __m128 high) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(low), high, 1);
+}
+KERNEL_INLINE __m128 NAME(low_half_row)(__m256 a) { return _mm256_castps256_ps128(a); }
+KERNEL_INLINE __m128 NAME(high_half_row)(__m256 a) { return _mm256_extractf128_ps(a, 1); }
 #define SQUARE_ROW __m256
+#define HALF_ROW __m128
 #define SQUARE_INTRINSIC(operation) _mm256_##operation##_ps
+#define HALF_INTRINSIC(operation) _mm_##operation##_ps
 #else
 KERNEL_INLINE void NAME(transpose_square)(__m256d r[4]) {
     __m256d low[2], high[2];
@@ -37,11 +65,36 @@ KERNEL_INLINE void NAME(transpose_square)(__m256d r[4]) {
     r[2] = _mm256_permute2f128_pd(low[0], low[1], 0x31);
     r[3] = _mm256_permute2f128_pd(high[0], high[1], 0x31);
 }
+
+/* Both ways: register k holds the first two numbers of row k and of row k + 2, then column k of four rows. */
+KERNEL_INLINE void NAME(transpose_halves)(__m256d r[2]) {
+    const __m256d low = _mm256_unpacklo_pd(r[0], r[1]);
+    r[1] = _mm256_unpackhi_pd(r[0], r[1]);
+    r[0] = low;
+}
+
+KERNEL_INLINE __m128d NAME(load_first_of_half)(const REAL *source, int count) {
+    return count == 1 ? _mm_load_sd(source) : _mm_loadu_pd(source);
+}
+
+KERNEL_INLINE void NAME(store_first_of_half)(REAL *destination, int count, __m128d a) {
+    if (count == 1)
+        _mm_store_sd(destination, a);
+    else
+        _mm_storeu_pd(destination, a);
+}
+KERNEL_INLINE __m256d NAME(join_halves)(__m128d low, __m128d high) {
+    return _mm256_insertf128_pd(_mm256_castpd128_pd256(low), high, 1);
+}
+KERNEL_INLINE __m128d NAME(low_half_row)(__m256d a) { return _mm256_castpd256_pd128(a); }
+KERNEL_INLINE __m128d NAME(high_half_row)(__m256d a) { return _mm256_extractf128_pd(a, 1); }
 #define SQUARE_ROW __m256d
+#define HALF_ROW __m128d
 #define SQUARE_INTRINSIC(operation) _mm256_##operation##_pd
+#define HALF_INTRINSIC(operation) _mm_##operation##_pd
 #endif
 
-KERNEL_INLINE void v_load_transposed(const char *source, ptrdiff_t row_stride, REAL (*columns)[LANES]) {
+KERNEL_INLINE void NAME(load_squares)(const char *source, ptrdiff_t row_stride, REAL (*columns)[LANES]) {
     for (int first = 0; first < LANES; first += TRANSPOSE_WIDTH) {
         SQUARE_ROW square[TRANSPOSE_WIDTH];
         for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
@@ -52,7 +105,7 @@ KERNEL_INLINE void v_load_transposed(const char *source, ptrdiff_t row_stride, R
     }
 }
 
-KERNEL_INLINE void v_store_transposed(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride) {
+KERNEL_INLINE void NAME(store_squares)(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride) {
     for (int first = 0; first < LANES; first += TRANSPOSE_WIDTH) {
         SQUARE_ROW square[TRANSPOSE_WIDTH];
         for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
@@ -62,5 +115,68 @@ KERNEL_INLINE void v_store_transposed(REAL (*columns)[LANES], char *destination,
             SQUARE_INTRINSIC(storeu)((REAL *)(void *)(destination + (first + k) * row_stride), square[k]);
     }
 }
+
+/* Row `row` of a vector of rows that have `count` numbers: half a square's width of it, beyond the count only what belongs
+ * to the next of these rows. */
+KERNEL_INLINE HALF_ROW NAME(load_half_row)(const char *source, ptrdiff_t row_stride, int row, int count) {
+    const REAL *values = (const REAL *)(const void *)(source + row * row_stride);
+    if (count == HALF_WIDTH || (row < LANES - 1 && row_stride == count * (ptrdiff_t)sizeof(REAL)))
+        return HALF_INTRINSIC(loadu)(values);
+    return NAME(load_first_of_half)(values, count);
+}
+
+/* The same for storing: where rows follow one another the next row, stored after this one, mends what this one spoils. */
+KERNEL_INLINE void NAME(store_half_row)(char *destination, ptrdiff_t row_stride, int row, int count, HALF_ROW a) {
+    REAL *values = (REAL *)(void *)(destination + row * row_stride);
+    if (count == HALF_WIDTH || (row < LANES - 1 && row_stride == count * (ptrdiff_t)sizeof(REAL)))
+        HALF_INTRINSIC(storeu)(values, a);
+    else
+        NAME(store_first_of_half)(values, count, a);
+}
+
+KERNEL_INLINE void NAME(load_halves)(const char *source, ptrdiff_t row_stride, int count, REAL (*columns)[LANES]) {
+    for (int first = 0; first < LANES; first += TRANSPOSE_WIDTH) {
+        SQUARE_ROW halves[HALF_WIDTH];
+        for (int k = 0; k < HALF_WIDTH; ++k) {
+            const HALF_ROW low = NAME(load_half_row)(source, row_stride, first + k, count);
+            const HALF_ROW high = NAME(load_half_row)(source, row_stride, first + k + HALF_WIDTH, count);
+            halves[k] = NAME(join_halves)(low, high);
+        }
+        NAME(transpose_halves)(halves);
+        for (int k = 0; k < HALF_WIDTH; ++k)
+            SQUARE_INTRINSIC(store)(columns[k] + first, halves[k]);
+    }
+}
+
+KERNEL_INLINE void NAME(store_halves)(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride, int count) {
+    for (int first = 0; first < LANES; first += TRANSPOSE_WIDTH) {
+        SQUARE_ROW halves[HALF_WIDTH];
+        for (int k = 0; k < HALF_WIDTH; ++k)
+            halves[k] = SQUARE_INTRINSIC(load)(columns[k] + first);
+        NAME(transpose_halves)(halves);
+        for (int row = 0; row < TRANSPOSE_WIDTH; ++row) {
+            const SQUARE_ROW both = halves[row % HALF_WIDTH];
+            NAME(store_half_row)(destination, row_stride, first + row, count,
+                                 row < HALF_WIDTH ? NAME(low_half_row)(both) : NAME(high_half_row)(both));
+        }
+    }
+}
+
+KERNEL_INLINE void v_load_transposed(const char *source, ptrdiff_t row_stride, int count, REAL (*columns)[LANES]) {
+    if (count == TRANSPOSE_WIDTH)
+        NAME(load_squares)(source, row_stride, columns);
+    else
+        NAME(load_halves)(source, row_stride, count, columns);
+}
+
+KERNEL_INLINE void v_store_transposed(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride, int count) {
+    if (count == TRANSPOSE_WIDTH)
+        NAME(store_squares)(columns, destination, row_stride);
+    else
+        NAME(store_halves)(columns, destination, row_stride, count);
+}
 #undef SQUARE_ROW
+#undef HALF_ROW
 #undef SQUARE_INTRINSIC
+#undef HALF_INTRINSIC
+#undef HALF_WIDTH
