@@ -1,11 +1,12 @@
 """Time xent_fast beside its peers.
 
     python -m benchmarks               every workload and implementation (minutes), printed
-    python -m benchmarks --write       the same, into docs/benchmarks.md, README.md and the picture
-    python -m benchmarks --quick       small workloads, few rounds (seconds), printed
+    python -m benchmarks --write       the same, into docs/benchmarks.md, README.md and the pictures
+    python -m benchmarks --quick       small workloads, few rounds, printed
 
-Needs the extra `benchmark`; Numba, PyTorch and JAX join where they are installed. Run it on a quiet
-machine. The figures are also written as JSON.
+Needs the extra `benchmark`; the extra `peers` adds Numba, PyTorch, JAX and TensorFlow, and
+torch.compile needs a C++ compiler. Run it on a quiet machine, without OMP_NUM_THREADS. The figures
+are also written as JSON.
 
 Knows: the command line. Must not know: how anything is computed, timed or shown.
 """
@@ -18,18 +19,20 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks import report
-from benchmarks.implementations import IMPLEMENTATIONS, Implementation
+from benchmarks import pictures, report
+from benchmarks.implementations import IMPLEMENTATIONS
+from benchmarks.implementations.contract import Implementation
 from benchmarks.machine import describe, in_words
-from benchmarks.timing import Timing, contestants, interleave
-from benchmarks.workloads import QUICK_BYTES, WORKLOADS, Workload, draw
+from benchmarks.timing import Timing
+from benchmarks.workers import time_workload, workers_for
+from benchmarks.workloads import QUICK_BYTES, WORKLOADS, Workload
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
-PUBLISHED = ROOT / "docs" / "benchmarks.json"
-PICTURE = ROOT / "docs" / "images" / "benchmark.png"
-UNPUBLISHED = ROOT / ".benchmarks" / "latest.json"
-ROUNDS, QUICK_ROUNDS = 11, 3
+PUBLISHED, IMAGES = ROOT / "docs" / "benchmarks.json", ROOT / "docs" / "images"
+UNPUBLISHED = ROOT / ".benchmarks" / "latest"
+ROUNDS, QUICK_ROUNDS = 7, 3
+SHARE_OF_ROUNDS_FOR_VARIANTS = 0.5
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -49,9 +52,16 @@ def parse_arguments() -> argparse.Namespace:
         metavar="TEXT",
         help="only implementations with TEXT in their name, such as 'NumPy' (repeatable)",
     )
-    parser.add_argument("--rounds", type=int, help=f"turns of each (default: {ROUNDS})")
-    parser.add_argument("--json", type=Path, default=UNPUBLISHED, help="default: %(default)s")
-    parser.add_argument("--write", action="store_true", help="renew the page, README and picture")
+    parser.add_argument(
+        "--rounds", type=int, help=f"turns of each; half of them for variants (default: {ROUNDS})"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=UNPUBLISHED,
+        help="folder of the figures as JSON and of the pictures (default: %(default)s)",
+    )
+    parser.add_argument("--write", action="store_true", help="renew the page, README and pictures")
     parser.add_argument(
         "--from", dest="source", type=Path, metavar="JSON", help="time nothing: show these figures"
     )
@@ -75,43 +85,62 @@ def chosen(table: Iterable, texts: list[str] | None, attribute: str) -> list:
     return found
 
 
-def timings_as_json(
-    timings: dict[str, Timing], implementations: list[Implementation]
-) -> dict[str, dict]:
+def rounds_of(workload: Workload, rounds: int) -> int:
+    return max(2, round(rounds * SHARE_OF_ROUNDS_FOR_VARIANTS)) if workload.variant else rounds
+
+
+def cell(
+    workload: Workload,
+    implementations: list[Implementation],
+    timings: dict[str, Timing],
+    failures: dict[str, str],
+) -> dict:
     roles = {one.name: one.role for one in implementations}
-    return {name: {"role": roles[name], **asdict(timing)} for name, timing in timings.items()}
+    return {
+        **asdict(workload),
+        "label": workload.label,
+        "variant": workload.variant,
+        "bytes": workload.bytes,
+        "bytes_moved": workload.bytes_moved,
+        "timings": {
+            name: {"role": roles[name], **asdict(timing)} for name, timing in timings.items()
+        },
+        "failures": failures,
+    }
 
 
 def measure(workloads: list[Workload], implementations: list[Implementation], rounds: int) -> dict:
-    measured = []
-    turns = len(workloads) * len(implementations) * rounds
-    with tqdm(total=turns, unit="turn", smoothing=0) as bar:
+    able = {
+        workload: [one for one in implementations if one.computes(workload)]
+        for workload in workloads
+    }
+    turns = sum(len(able[workload]) * rounds_of(workload, rounds) for workload in workloads)
+    measured, machine = [], describe()
+    with (
+        workers_for(implementations) as workers,
+        tqdm(total=turns, unit="turn", smoothing=0) as bar,
+    ):
         for workload in workloads:
             bar.set_description(workload.label)
-            ready = contestants(implementations, draw(workload))
-            timings = interleave(ready, rounds, bar.update)
-            measured.append(
-                {
-                    **asdict(workload),
-                    "label": workload.label,
-                    "bytes": workload.bytes,
-                    "timings": timings_as_json(timings, implementations),
-                }
+            timings, failures = time_workload(
+                workload, able[workload], workers, rounds_of(workload, rounds), bar.update
             )
+            bar.update(len(failures) * rounds_of(workload, rounds))
+            measured.append(cell(workload, able[workload], timings, failures))
             bar.write(f"\n{workload.label}\n{report.one_workload(measured[-1])}\n")
-    return {"machine": describe(), "workloads": measured}
-
-
-def publish(results: dict) -> None:
-    save(results, PUBLISHED)
-    report.draw_ratios(results["workloads"], PICTURE)
-    report.replace_block(PAGE, "measured", report.page_block(results))
-    report.replace_block(README, "benchmark table", report.readme_block(results))
+    return {"machine": machine, "workloads": measured}
 
 
 def save(results: dict, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+
+
+def publish(results: dict) -> None:
+    save(results, PUBLISHED)
+    pictures.draw_all(results, IMAGES)
+    report.replace_block(PAGE, "measured", report.page_block(results))
+    report.replace_block(README, "benchmark table", report.readme_block(results))
 
 
 def main() -> None:
@@ -132,11 +161,14 @@ def main() -> None:
             ),
             arguments.rounds,
         )
-        save(results, arguments.json)
-    print(report.summary(results["workloads"]))
+        save(results, arguments.output / "benchmarks.json")
+    print(report.printed(results))
     print(f"\n{in_words(results['machine'])}")
     if arguments.write:
         publish(results)
+    else:
+        pictures.draw_all(results, arguments.output)
+        print(f"\nFigures and pictures are in {arguments.output}.")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,20 @@
-"""How it is timed: check a result, restore the logits, take turns.
+"""How it is timed: check a result, restore the logits, take a turn.
 
-Knows: clocks and statistics. Must not know: which implementations and workloads there are.
+Knows: clocks and statistics. Must not know: which implementations and workloads there are, nor that
+others run in other processes.
 """
 
 import gc
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median, quantiles
 
 import numpy as np
 
-from benchmarks.implementations import LIMIT, SCALING_FACTOR, Implementation, Step
+from benchmarks.implementations import limits
+from benchmarks.implementations.contract import LIMIT, Implementation, Step
 from benchmarks.workloads import Case
-
-# Room for the float32 sums over 1,000,000 classes of some peers, which are off by 2e-4.
-LOSS_TOLERANCE = 1e-4  # relative
-GRADIENT_TOLERANCE = 1e-3  # relative to |p - y| + y, entry by entry
 
 SAMPLE_BYTES = 2**18  # one sample calls a step once on each of several buffers, together this large
 MOST_BUFFERS = 64
@@ -30,24 +28,39 @@ class WrongResultError(AssertionError):
 
 
 def check(implementation: Implementation, case: Case, step: Step) -> None:
-    """Hold one result against the float64 reference; of a limit, against the scaled logits."""
+    """Hold one result against the float64 reference; of a limit, against what it must return."""
     with implementation.in_force():
         loss, grad = step(implementation.adopt(case.logits.copy()))
-    loss, grad = float(loss), np.asarray(grad)
     if implementation.role == LIMIT:
-        right = np.array_equal(grad, case.logits * case.logits.dtype.type(SCALING_FACTOR))
-        loss_error = gradient_error = 0.0 if right else np.inf
-    else:
-        exact_loss, exact_grad = case.answer
-        scale = np.abs(exact_grad)
-        scale[np.arange(len(scale)), case.targets] += 1 / len(scale)
-        loss_error = abs(loss - exact_loss) / exact_loss
-        gradient_error = float(np.max(np.abs(grad - exact_grad) / scale))
-    if not (loss_error <= LOSS_TOLERANCE and gradient_error <= GRADIENT_TOLERANCE):
+        check_limit(case, loss, grad)
+        return
+    epsilon = float(np.finfo(case.logits.dtype).eps)
+    loss_error, gradient_error = errors(case, loss, grad)
+    if not max(loss_error, gradient_error) <= implementation.tolerance * epsilon:
         raise WrongResultError(
             f"{implementation.name} on {case.workload.label}: relative error "
             f"{loss_error:.1e} of the loss, {gradient_error:.1e} of the gradient"
         )
+
+
+def errors(case: Case, loss, grad) -> tuple[float, float]:
+    """Of the loss, relative to it; of the gradient, the largest relative to |p - y| + y."""
+    loss_error = abs(float(loss) - case.exact_loss) / case.exact_loss
+    if case.loss_only:
+        return loss_error, 0.0
+    exact = case.exact_gradient
+    scale = np.abs(exact)
+    if case.dense:
+        scale += case.targets / len(scale)
+    else:
+        scale[np.arange(len(scale)), case.targets] += 1 / len(scale)
+    return loss_error, float(np.max(np.abs(np.asarray(grad) - exact) / scale))
+
+
+def check_limit(case: Case, loss: float, grad: np.ndarray | None) -> None:
+    expected_loss, expected_grad = limits.expected(case)
+    if loss != expected_loss or not np.array_equal(grad, expected_grad):
+        raise WrongResultError(f"the limit of {case.workload.label} does not do its work")
 
 
 @dataclass(frozen=True)
@@ -70,7 +83,7 @@ class Contestant:
             step(argument)
         return (time.perf_counter() - start) / len(arguments)
 
-    def visit(self) -> Iterator[float]:
+    def samples(self) -> Iterator[float]:
         """Samples of one turn, after one that does not count (caches, worker threads)."""
         time.sleep(PAUSE_SECONDS)
         with self.implementation.in_force():
@@ -81,16 +94,23 @@ class Contestant:
                 if time.perf_counter() > end:
                     break
 
+    def visit(self) -> list[float]:
+        gc.disable()
+        try:
+            return list(self.samples())
+        finally:
+            gc.enable()
 
-def contestants(implementations: Iterable[Implementation], case: Case) -> list[Contestant]:
+
+def buffers_for(case: Case) -> list[np.ndarray]:
     count = max(1, min(MOST_BUFFERS, SAMPLE_BYTES // case.workload.bytes))
-    buffers = [case.logits.copy() for _ in range(count)]
-    prepared = []
-    for implementation in implementations:
-        step = implementation.make(case)
-        check(implementation, case, step)
-        prepared.append(Contestant(implementation, step, buffers, case.logits))
-    return prepared
+    return [case.logits.copy() for _ in range(count)]
+
+
+def contestant(implementation: Implementation, case: Case, buffers: list[np.ndarray]) -> Contestant:
+    step = implementation.make(case)
+    check(implementation, case, step)
+    return Contestant(implementation, step, buffers, case.logits)
 
 
 @dataclass(frozen=True)
@@ -110,21 +130,3 @@ class Timing:
 def _rounded(seconds: float) -> float:
     """Four digits: more than any of them means."""
     return float(f"{seconds:.4g}")
-
-
-def interleave(
-    ready: list[Contestant], rounds: int, tick: Callable[[], object]
-) -> dict[str, Timing]:
-    """One turn for each contestant in every round, to and fro; `tick` is called after each turn."""
-    seconds: dict[str, list[float]] = {one.implementation.name: [] for one in ready}
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        for number in range(rounds):
-            for one in ready if number % 2 == 0 else reversed(ready):
-                seconds[one.implementation.name].extend(one.visit())
-                tick()
-    finally:
-        if was_enabled:
-            gc.enable()
-    return {name: Timing.of(samples) for name, samples in seconds.items()}

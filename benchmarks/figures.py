@@ -1,0 +1,105 @@
+"""What the figures say: ratios, shares of the limit, cycles, and where this library loses.
+
+Results are what `python -m benchmarks` writes as JSON: `machine`, and `workloads`, a list of
+{label, variant, shape, bytes, bytes_moved, timings: {implementation: {role, median, quartiles,
+samples}}, failures: {implementation: reason}}, in seconds.
+
+Knows: the results' form, roles by their own words. Must not know: how anything is timed or shown.
+"""
+
+from benchmarks.implementations import BASELINE, OURS
+from benchmarks.implementations.contract import LIMIT, PEER
+
+GOAL_OVER_PEERS = 5  # times faster than the fastest peer
+GOAL_OF_LIMIT = 0.9  # of the speed of the limit
+CLEARLY_LESS = 0.95  # of the time: nearer to 1 two medians of one run are the same
+ONE_THREAD = f"{OURS}, 1 thread"
+
+# Arithmetic floors, in cycles per 16 float32 elements on one thread, with 16 lanes a register: what
+# the operations cost if nothing is waited for. Registers of 8 lanes take twice the instructions.
+LANES = {"avx512": 16, "avx2": 8}
+ROW_FLOOR = (5.0, 7.5)  # rows longer than a few registers, in cache; newest to older processors
+FEW_CLASSES_FLOOR = (10.0, 15.0)  # 2 to 16 classes, logarithm included
+FEW_CLASSES = 16
+
+
+def fastest(cell: dict, role: str) -> str | None:
+    """The fastest implementation of that role, if any was timed."""
+    timings = cell["timings"]
+    names = [name for name, timing in timings.items() if timing["role"] == role]
+    return min(names, key=lambda name: timings[name]["median"], default=None)
+
+
+def seconds(cell: dict, name: str | None) -> float | None:
+    return cell["timings"][name]["median"] if name in cell["timings"] else None
+
+
+def ratio(cell: dict, name: str | None, to: str | None) -> float | None:
+    """How many times longer `name` takes than `to`."""
+    longer, shorter = seconds(cell, name), seconds(cell, to)
+    return longer / shorter if longer and shorter else None
+
+
+def over_fastest_peer(cell: dict) -> float | None:
+    return ratio(cell, fastest(cell, PEER), OURS)
+
+
+def over_baseline(cell: dict) -> float | None:
+    return ratio(cell, BASELINE, OURS)
+
+
+def share_of_limit(cell: dict) -> float | None:
+    """This library's speed over that of touching the memory and no more."""
+    return ratio(cell, fastest(cell, LIMIT), OURS)
+
+
+def beyond_cache(cell: dict, machine: dict) -> bool:
+    """Whether memory moves it all: only then is the limit one."""
+    return cell["bytes_moved"] > max(machine["caches"].values(), default=2**25)
+
+
+def cycles_per_16(cell: dict, machine: dict) -> float | None:
+    """Of one thread, and so free of the question how many threads a call took."""
+    hertz, time = machine["clock"]["hertz"], seconds(cell, ONE_THREAD)
+    return time * hertz * 16 / (cell["rows"] * cell["classes"]) if hertz and time else None
+
+
+def floor(cell: dict, machine: dict) -> tuple[float, float] | None:
+    """The band of arithmetic floors that this instruction set has for such rows."""
+    lanes = LANES.get(machine["isa"]["active"])
+    if lanes is None:
+        return None
+    low, high = FEW_CLASSES_FLOOR if cell["classes"] <= FEW_CLASSES else ROW_FLOOR
+    return low * 16 / lanes, high * 16 / lanes
+
+
+def without_variants(results: dict) -> list[dict]:
+    return [cell for cell in results["workloads"] if not cell["variant"]]
+
+
+def below_peer_goal(results: dict) -> list[dict]:
+    ratios = [(cell, over_fastest_peer(cell)) for cell in results["workloads"]]
+    return [cell for cell, value in ratios if value is not None and value < GOAL_OVER_PEERS]
+
+
+def below_limit_goal(results: dict) -> list[dict]:
+    found = []
+    for cell in results["workloads"]:
+        share = share_of_limit(cell)
+        if share is not None and share < GOAL_OF_LIMIT and beyond_cache(cell, results["machine"]):
+            found.append(cell)
+    return found
+
+
+def slower_than_one_thread(results: dict) -> list[dict]:
+    shares = [(cell, ratio(cell, ONE_THREAD, OURS)) for cell in results["workloads"]]
+    return [cell for cell, share in shares if share is not None and share < CLEARLY_LESS]
+
+
+def failures(results: dict) -> dict[str, list[str]]:
+    """Of every implementation that could not compute a workload, those workloads."""
+    found: dict[str, list[str]] = {}
+    for cell in results["workloads"]:
+        for name in cell["failures"]:
+            found.setdefault(name, []).append(cell["label"])
+    return found

@@ -1,0 +1,128 @@
+"""How the figures look: ratios to the fastest peer, and the roofline.
+
+Knows: matplotlib. Must not know: how anything is timed or computed.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import figures
+from benchmarks.figures import fastest, over_fastest_peer, share_of_limit
+from benchmarks.implementations.contract import PEER
+from benchmarks.report import times
+
+COLOUR, FLOOR_COLOUR = "#2a6f97", "#e9c46a"
+ROOM = 7  # factor by which a logarithmic axis goes on, for the labels at the bars' ends
+DOTS_PER_INCH = 130
+
+
+def draw_all(results: dict, folder: Path) -> None:
+    """Every picture there are figures for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    timed = [cell for cell in results["workloads"] if over_fastest_peer(cell) is not None]
+    main = [cell for cell in timed if not cell["variant"]]
+    variants = [cell for cell in timed if cell["variant"]]
+    if main:
+        title = "Mean loss and gradient in place, float32, class indices"
+        _save(lambda plt: _ratios(plt, main, title), folder / "benchmark.png")
+    if variants:
+        title = "float64, dense targets, other destinations, loss only"
+        _save(lambda plt: _ratios(plt, variants, title), folder / "benchmark_variants.png")
+    if any(share_of_limit(cell) for cell in results["workloads"]):
+        _save(lambda plt: _roofline(plt, results), folder / "roofline.png")
+
+
+def _save(draw: Callable, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")  # draws into a file: needs no display
+    import matplotlib.pyplot as plt
+
+    figure = draw(plt)
+    figure.savefig(path, dpi=DOTS_PER_INCH)
+    plt.close(figure)
+
+
+def _ratios(plt, cells: list[dict], title: str):
+    """One bar a workload: the fastest peer's time over this library's, on a logarithmic axis."""
+    ratios = [over_fastest_peer(cell) for cell in cells]
+    figure, axes = plt.subplots(figsize=(9, 0.36 * len(cells) + 1.4), layout="constrained")
+    bars = axes.barh([cell["label"] for cell in cells], [r - 1 for r in ratios], left=1)
+    for bar in bars:
+        bar.set_color(COLOUR)
+    labels = [f"{times(r)} x {fastest(cell, PEER)}" for r, cell in zip(ratios, cells, strict=True)]
+    axes.bar_label(bars, labels, padding=4, fontsize=8)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.axvline(figures.GOAL_OVER_PEERS, color="grey", linewidth=1, linestyle=":")
+    axes.set_xscale("log")
+    ticks = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.xaxis.minorticks_off()
+    axes.set_xlim(min(ratios) / ROOM if min(ratios) < 1 else 0.8, max(1, *ratios) * ROOM)
+    axes.set_ylim(len(cells) - 0.4, -0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("time of the fastest peer / time of xent_fast (dotted: the goal)")
+    axes.set_title(title, loc="left")
+    return figure
+
+
+def _roofline(plt, results: dict):
+    figure, (memory, arithmetic) = plt.subplots(
+        ncols=2, figsize=(13, 5.2), layout="constrained", width_ratios=(1, 1.1)
+    )
+    _memory(memory, results)
+    _arithmetic(arithmetic, results)
+    return figure
+
+
+def _memory(axes, results: dict) -> None:
+    """The share of the limit's speed by the bytes that memory must move."""
+    groups: dict[str, list[dict]] = {}
+    for cell in results["workloads"]:
+        if share_of_limit(cell) is not None:
+            groups.setdefault(cell["variant"] or "float32, in place", []).append(cell)
+    for marker, (name, cells) in zip("osD^v<>ph", groups.items(), strict=False):
+        axes.plot(
+            [cell["bytes_moved"] for cell in cells],
+            [100 * share_of_limit(cell) for cell in cells],
+            marker,
+            label=name,
+            markersize=5,
+        )
+    axes.axhline(100, color="black", linewidth=1)
+    for level, size in results["machine"]["caches"].items():
+        axes.axvline(size, color="grey", linewidth=1, linestyle=":")
+        axes.annotate(level, (size, 1), xycoords=("data", "axes fraction"), fontsize=8)
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("bytes moved (dotted: sizes of one core's caches, and of the last)")
+    axes.set_ylabel("% of the speed of touching memory alone")
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8)
+    axes.set_title("Memory", loc="left")
+
+
+def _arithmetic(axes, results: dict) -> None:
+    """Cycles per 16 elements on one thread, and the band of floors behind them."""
+    machine = results["machine"]
+    cells = [
+        cell
+        for cell in figures.without_variants(results)
+        if figures.cycles_per_16(cell, machine) is not None
+    ]
+    for position, cell in enumerate(cells):
+        cycles, band = figures.cycles_per_16(cell, machine), figures.floor(cell, machine)
+        if band:
+            axes.barh(position, band[1] - band[0], left=band[0], color=FLOOR_COLOUR)
+        axes.plot(cycles, position, "o", color=COLOUR)
+        axes.annotate(
+            f"{cycles:.1f}", (cycles, position), (6, -3), textcoords="offset points", fontsize=8
+        )
+    axes.set_xscale("log")
+    ticks = (5, 10, 20, 50, 100, 200)
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.xaxis.minorticks_off()
+    axes.set_yticks(range(len(cells)), [cell["label"] for cell in cells], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("cycles per 16 elements, 1 thread (band: arithmetic floor, older to newest)")
+    isa = machine["isa"]["active"]
+    axes.set_title(f"Arithmetic, float32, in place, {isa}", loc="left")
