@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
 PUBLISHED, IMAGES = ROOT / "docs" / "benchmarks.json", ROOT / "docs" / "images"
 UNPUBLISHED = ROOT / ".benchmarks" / "latest"
-ROUNDS, QUICK_ROUNDS = 7, 3
+ROUNDS, QUICK_ROUNDS = 6, 3
 SHARE_OF_ROUNDS_FOR_VARIANTS = 0.5
 
 

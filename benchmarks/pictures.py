@@ -92,7 +92,7 @@ def _memory(axes, results: dict) -> None:
     axes.axhline(100, color="black", linewidth=1)
     for level, size in results["machine"]["caches"].items():
         axes.axvline(size, color="grey", linewidth=1, linestyle=":")
-        axes.annotate(level, (size, 1), xycoords=("data", "axes fraction"), fontsize=8)
+        axes.annotate(f" {level}", (size, 0.01), xycoords=("data", "axes fraction"), fontsize=8)
     axes.set_xscale("log", base=2)
     axes.set_xlabel("bytes moved (dotted: sizes of one core's caches, and of the last)")
     axes.set_ylabel("% of the speed of touching memory alone")
@@ -112,7 +112,7 @@ def _arithmetic(axes, results: dict) -> None:
     for position, cell in enumerate(cells):
         cycles, band = figures.cycles_per_16(cell, machine), figures.floor(cell, machine)
         if band:
-            axes.barh(position, band[1] - band[0], left=band[0], color=FLOOR_COLOUR)
+            axes.barh(position, band[1] - band[0], left=band[0], height=0.6, color=FLOOR_COLOUR)
         axes.plot(cycles, position, "o", color=COLOUR)
         axes.annotate(
             f"{cycles:.1f}", (cycles, position), (6, -3), textcoords="offset points", fontsize=8
@@ -123,6 +123,8 @@ def _arithmetic(axes, results: dict) -> None:
     axes.xaxis.minorticks_off()
     axes.set_yticks(range(len(cells)), [cell["label"] for cell in cells], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("cycles per 16 elements, 1 thread (band: arithmetic floor, older to newest)")
+    axes.set_xlabel(
+        "cycles per 16 elements, 1 thread (band: arithmetic floors of newer to older processors)"
+    )
     isa = machine["isa"]["active"]
     axes.set_title(f"Arithmetic, float32, in place, {isa}", loc="left")

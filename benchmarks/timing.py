@@ -48,13 +48,10 @@ def errors(case: Case, loss, grad) -> tuple[float, float]:
     loss_error = abs(float(loss) - case.exact_loss) / case.exact_loss
     if case.loss_only:
         return loss_error, 0.0
-    exact = case.exact_gradient
-    scale = np.abs(exact)
-    if case.dense:
-        scale += case.targets / len(scale)
-    else:
-        scale[np.arange(len(scale)), case.targets] += 1 / len(scale)
-    return loss_error, float(np.max(np.abs(np.asarray(grad) - exact) / scale))
+    error = np.asarray(grad) - case.exact_gradient
+    np.abs(error, out=error)
+    error /= case.gradient_scale
+    return loss_error, float(error.max())
 
 
 def check_limit(case: Case, loss: float, grad: np.ndarray | None) -> None:

@@ -77,12 +77,21 @@ class Worker:
             self.process.start()
         theirs.close()
 
-    def ask(self, name: str, *arguments):
+    def tell(self, name: str, *arguments) -> None:
         try:
             self.connection.send((name, arguments))
-            return self.connection.recv()
-        except (EOFError, BrokenPipeError) as error:
+        except BrokenPipeError as error:
             raise WorkerError(f"the process of {self.name} ended") from error
+
+    def hear(self):
+        try:
+            return self.connection.recv()
+        except EOFError as error:
+            raise WorkerError(f"the process of {self.name} ended") from error
+
+    def ask(self, name: str, *arguments):
+        self.tell(name, *arguments)
+        return self.hear()
 
     def close(self) -> None:
         self.connection.close()
@@ -138,10 +147,14 @@ def _prepare(
     failures: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as directory:
         draw(workload).save(Path(directory))
-        for name, worker in workers.items():
+        busy = []
+        for name, worker in workers.items():  # all at once: nothing is timed meanwhile
             names = [one.name for one in implementations if one.runtime.name == name]
             if names:
-                failures |= worker.ask("prepare", workload, Path(directory), names)
+                worker.tell("prepare", workload, Path(directory), names)
+                busy.append(worker)
+        for worker in busy:
+            failures |= worker.hear()
     ours = [one.name for one in implementations if one.role == LIBRARY and one.name in failures]
     if ours:
         raise WorkerError(f"{ours[0]} on {workload.label}: {failures[ours[0]]}")

@@ -5,6 +5,7 @@ Must not know: who computes it, or how it is timed.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,17 @@ class Case:
     @property
     def in_place(self) -> bool:
         return self.workload.destination == IN_PLACE
+
+    @cached_property
+    def gradient_scale(self) -> np.ndarray:
+        """What errors of the gradient are relative to: (|p - y| + y) / rows."""
+        rows = len(self.logits)
+        scale = np.abs(self.exact_gradient)
+        if self.dense:
+            scale += self.targets / rows
+        else:
+            scale[np.arange(rows), self.targets] += 1 / rows
+        return scale
 
     def save(self, directory: Path) -> None:
         for name in ("logits", "targets", "exact_gradient"):

@@ -16,7 +16,7 @@ from benchmarks.implementations.contract import (
     Runtime,
     Step,
 )
-from benchmarks.workloads import IN_PLACE, NEW, Case
+from benchmarks.workloads import Case
 
 RUNTIME = Runtime(
     "TensorFlow",
@@ -139,6 +139,7 @@ def implementations() -> Iterator[Implementation]:
         called(tape, xla=True),
         tensor,
         destinations=ALLOCATES,
+        variants=False,
         **common,
     )
     yield Implementation(
@@ -147,6 +148,6 @@ def implementations() -> Iterator[Implementation]:
         RUNTIME,
         called(by_hand, xla=True),
         tensor,
-        destinations=(IN_PLACE, NEW),
+        destinations=ALLOCATES,
         **common,
     )
