@@ -14,6 +14,7 @@ from benchmarks.report import times
 COLOUR, FLOOR_COLOUR = "#2a6f97", "#e9c46a"
 ROOM = 7  # factor by which a logarithmic axis goes on, for the labels at the bars' ends
 DOTS_PER_INCH = 130
+SMALLEST_BYTES = 2**19  # below, the limit is what a call costs
 
 
 def draw_all(results: dict, folder: Path) -> None:
@@ -79,7 +80,7 @@ def _memory(axes, results: dict) -> None:
     """The share of the limit's speed by the bytes that memory must move."""
     groups: dict[str, list[dict]] = {}
     for cell in results["workloads"]:
-        if share_of_limit(cell) is not None:
+        if share_of_limit(cell) is not None and cell["bytes_moved"] >= SMALLEST_BYTES:
             groups.setdefault(cell["variant"] or "float32, in place", []).append(cell)
     for marker, (name, cells) in zip("osD^v<>ph", groups.items(), strict=False):
         axes.plot(
@@ -94,7 +95,7 @@ def _memory(axes, results: dict) -> None:
         axes.axvline(size, color="grey", linewidth=1, linestyle=":")
         axes.annotate(f" {level}", (size, 0.01), xycoords=("data", "axes fraction"), fontsize=8)
     axes.set_xscale("log", base=2)
-    axes.set_xlabel("bytes moved (dotted: sizes of one core's caches, and of the last)")
+    axes.set_xlabel("bytes moved (dotted: cache sizes)")
     axes.set_ylabel("% of the speed of touching memory alone")
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8)
@@ -118,13 +119,11 @@ def _arithmetic(axes, results: dict) -> None:
             f"{cycles:.1f}", (cycles, position), (6, -3), textcoords="offset points", fontsize=8
         )
     axes.set_xscale("log")
-    ticks = (5, 10, 20, 50, 100, 200)
+    ticks = (5, 10, 20, 50, 100, 200, 500)
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.xaxis.minorticks_off()
     axes.set_yticks(range(len(cells)), [cell["label"] for cell in cells], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel(
-        "cycles per 16 elements, 1 thread (band: arithmetic floors of newer to older processors)"
-    )
+    axes.set_xlabel("cycles per 16 elements on one thread (bands: arithmetic floors)")
     isa = machine["isa"]["active"]
     axes.set_title(f"Arithmetic, float32, in place, {isa}", loc="left")
