@@ -29,8 +29,12 @@ def draw_all(results: dict, folder: Path) -> None:
     if variants:
         title = "float64, dense targets, other destinations, loss only"
         _save(lambda plt: _ratios(plt, variants, title), folder / "benchmark_variants.png")
-    if any(share_of_limit(cell) for cell in results["workloads"]):
+    if any(_is_bound_by_memory_or_arithmetic(cell) for cell in results["workloads"]):
         _save(lambda plt: _roofline(plt, results), folder / "roofline.png")
+
+
+def _is_bound_by_memory_or_arithmetic(cell: dict) -> bool:
+    return share_of_limit(cell) is not None and cell["bytes_moved"] >= SMALLEST_BYTES
 
 
 def _save(draw: Callable, path: Path) -> None:
@@ -80,7 +84,7 @@ def _memory(axes, results: dict) -> None:
     """The share of the limit's speed by the bytes that memory must move."""
     groups: dict[str, list[dict]] = {}
     for cell in results["workloads"]:
-        if share_of_limit(cell) is not None and cell["bytes_moved"] >= SMALLEST_BYTES:
+        if _is_bound_by_memory_or_arithmetic(cell):
             groups.setdefault(cell["variant"] or "float32, in place", []).append(cell)
     for marker, (name, cells) in zip("osD^v<>ph", groups.items(), strict=False):
         axes.plot(
