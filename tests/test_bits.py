@@ -28,7 +28,7 @@ from xent_fast import LossAndGrad, _core, softmax_cross_entropy, softmax_cross_e
 # Both kernels, every border between them, one and several blocks; enough work for several threads.
 SHAPES = (
     *((20_000, 3), (10_000, 10), (4_000, 32), (4_000, 33)),
-    *((150, 1_000), (40, 5_000), (33, 40_000)),
+    *((150, 1_000), (40, 5_000), (33, 40_000), (3, 70_000), (1, 200_000)),
 )
 SMALL_SHAPES = ((70, 3), (70, 10), (40, 32), (40, 33), (20, 1_000), (9, 5_000), (3, 40_000))
 

@@ -16,7 +16,7 @@ cimport numpy as cnp
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.object cimport PyTypeObject
-from cython.parallel cimport prange, threadid
+from cython.parallel cimport parallel, prange, threadid
 from libc.limits cimport INT_MAX
 from libc.math cimport NAN
 from libc.stdint cimport int64_t, uintptr_t
@@ -80,6 +80,12 @@ cdef enum:
     # OpenMP's run-time library ends the process where it cannot start a thread.
     MOST_THREADS = 64
 
+    # Rows of this many logits or more are shared by threads where there are fewer than
+    # SHARED_ROWS rows a thread, in parts of PART_BLOCKS blocks.
+    SHARED_LOGITS = 32768
+    SHARED_ROWS = 4
+    PART_BLOCKS = 4
+
     # A cache line, so that no two threads write to the same.
     WORKSPACE_ALIGNMENT = 64
 
@@ -100,10 +106,13 @@ cdef struct Plan:
     int64_t chunk_rows
     int64_t chunk_count
     int threads
+    int64_t parts          # of each row where threads share rows; else 0
     char *workspaces
-    size_t workspace_step  # bytes from one thread's workspace to the next
+    size_t workspace_step  # bytes from one thread's workspace to the next, or from one row's
     double *chunk_losses   # one sum a chunk; only with more than one thread
     void *memory           # what to free
+
+ctypedef void (*block_sweep)(int64_t first_block, int64_t count, void *workspace) noexcept nogil
 
 cdef object LossAndGrad = _result.LossAndGrad
 cdef object UINT64_LAST = 2**64 - 1
@@ -299,16 +308,25 @@ cdef int make_plan(
     plan.kernels = kernels
     plan.chunk_count = 0
     plan.threads = 1
+    plan.parts = 0
     plan.workspaces = NULL
     plan.memory = NULL
     if batch.rows == 0:
         return 0
     plan.chunk_rows = rows_per_chunk(batch.classes)
     plan.chunk_count = (batch.rows - 1) // plan.chunk_rows + 1
-    plan.threads = thread_count(plan.chunk_count, batch.rows * batch.classes, requested_threads)
-    plan.workspace_step = round_up(kernels.workspace_bytes(batch.classes))
-    workspace_bytes = plan.threads * plan.workspace_step
-    loss_bytes = plan.chunk_count * sizeof(double) if plan.threads > 1 else 0
+    plan.parts = parts_per_row(plan, requested_threads)
+    plan.threads = thread_count(
+        max(plan.chunk_count, batch.rows * plan.parts), batch.rows * batch.classes, requested_threads
+    )
+    if plan.parts > 0:
+        plan.workspace_step = round_up(kernels.shared_row_bytes(batch.classes))
+        workspace_bytes = batch.rows * plan.workspace_step
+        loss_bytes = batch.rows * sizeof(double)
+    else:
+        plan.workspace_step = round_up(kernels.workspace_bytes(batch.classes))
+        workspace_bytes = plan.threads * plan.workspace_step
+        loss_bytes = plan.chunk_count * sizeof(double) if plan.threads > 1 else 0
     if workspace_bytes + loss_bytes == 0:
         return 0
     plan.memory = malloc(workspace_bytes + loss_bytes + WORKSPACE_ALIGNMENT)
@@ -331,6 +349,18 @@ cdef inline int64_t rows_per_chunk(int64_t classes) noexcept:
     if rows >= XENT_ROW_GRANULARITY:
         return rows - rows % XENT_ROW_GRANULARITY
     return max(rows, 1)
+
+
+cdef int64_t parts_per_row(const Plan *plan, int requested_threads) noexcept:
+    """How many parts threads take of each row; 0 where they take whole rows."""
+    cdef int64_t classes = plan.batch.classes
+    cdef int threads
+    if classes < SHARED_LOGITS:
+        return 0
+    threads = thread_count(MOST_THREADS, plan.batch.rows * classes, requested_threads)
+    if threads == 1 or plan.batch.rows >= SHARED_ROWS * threads:
+        return 0
+    return (plan.kernels.blocks_to_share(classes) - 1) // PART_BLOCKS + 1
 
 
 cdef int thread_count(int64_t chunk_count, int64_t logits, int requested) noexcept:
@@ -361,6 +391,8 @@ cdef double process_chunks(const Plan *plan) noexcept nogil:
     """Add the chunks' losses in their order, whoever computed them."""
     cdef double loss_sum = 0.0
     cdef int64_t chunk
+    if plan.parts > 0:
+        return process_shared_rows(plan)
     if plan.threads == 1:
         for chunk in range(plan.chunk_count):
             loss_sum += process_chunk(plan, chunk, 0)
@@ -377,6 +409,36 @@ cdef inline double process_chunk(const Plan *plan, int64_t chunk, int thread) no
     cdef int64_t row_count = min(plan.chunk_rows, plan.batch.rows - first_row)
     cdef char *workspace = plan.workspaces + thread * plan.workspace_step
     return plan.kernels.process_rows(plan.batch, first_row, row_count, workspace)
+
+
+cdef double process_shared_rows(const Plan *plan) noexcept nogil:
+    """The same for rows that threads share: all forward parts, then all rows, then all backward."""
+    cdef const xent_row_kernels *kernels = plan.kernels
+    cdef double loss_sum = 0.0
+    cdef int64_t row, part
+    for row in range(plan.batch.rows):
+        kernels.begin_row(plan.batch, row, workspace_of(plan, row))
+    with parallel(num_threads=plan.threads):
+        for part in prange(plan.batch.rows * plan.parts, schedule="static"):
+            sweep_part(plan, part, kernels.forward_blocks)
+        for row in prange(plan.batch.rows, schedule="static"):
+            plan.chunk_losses[row] = kernels.finish_row(plan.batch, row, workspace_of(plan, row))
+        if plan.batch.grad != NULL:
+            for part in prange(plan.batch.rows * plan.parts, schedule="static"):
+                sweep_part(plan, part, kernels.backward_blocks)
+    for row in range(plan.batch.rows):
+        loss_sum += plan.chunk_losses[row]
+    return loss_sum
+
+
+cdef inline void *workspace_of(const Plan *plan, int64_t row) noexcept nogil:
+    return plan.workspaces + row * plan.workspace_step
+
+
+cdef inline void sweep_part(const Plan *plan, int64_t part, block_sweep sweep) noexcept nogil:
+    cdef int64_t blocks = plan.kernels.blocks_to_share(plan.batch.classes)
+    cdef int64_t first = part % plan.parts * PART_BLOCKS
+    sweep(first, min(blocks - first, <int64_t>PART_BLOCKS), workspace_of(plan, part // plan.parts))
 
 
 # libgomp's threads do not survive a fork, and a parallel region in the child would wait for them

@@ -54,6 +54,14 @@ cdef extern from "kernels/contract.h" nogil:
             const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace
         ) noexcept nogil
         size_t (*workspace_bytes)(int64_t classes) noexcept nogil
+        int64_t (*blocks_to_share)(int64_t classes) noexcept nogil
+        size_t (*shared_row_bytes)(int64_t classes) noexcept nogil
+        void (*begin_row)(const xent_batch *batch, int64_t row, void *workspace) noexcept nogil
+        void (*forward_blocks)(int64_t first_block, int64_t count, void *workspace) noexcept nogil
+        double (*finish_row)(
+            const xent_batch *batch, int64_t row, void *workspace
+        ) noexcept nogil
+        void (*backward_blocks)(int64_t first_block, int64_t count, void *workspace) noexcept nogil
 
     ctypedef struct xent_isa:
         const char *name

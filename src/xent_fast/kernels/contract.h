@@ -79,6 +79,17 @@ typedef struct {
      * `workspace_bytes(classes)` bytes aligned to 64, private to the calling thread. */
     double (*process_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace);
     size_t (*workspace_bytes)(int64_t classes);
+
+    /* One row in steps that several threads share, with the same bits: begin it; sweep forward over its `blocks_to_share`
+     * blocks in any order; finish it, which returns its loss; sweep backward over its blocks, unless grad is NULL.
+     * `workspace` holds `shared_row_bytes(classes)` bytes aligned to 64, the row's own through all steps.  Rows of 0
+     * blocks are too short to share. */
+    int64_t (*blocks_to_share)(int64_t classes);
+    size_t (*shared_row_bytes)(int64_t classes);
+    void (*begin_row)(const xent_batch *batch, int64_t row, void *workspace);
+    void (*forward_blocks)(int64_t first_block, int64_t count, void *workspace);
+    double (*finish_row)(const xent_batch *batch, int64_t row, void *workspace);
+    void (*backward_blocks)(int64_t first_block, int64_t count, void *workspace);
 } xent_row_kernels;
 
 /* Everything one instruction set exports. */

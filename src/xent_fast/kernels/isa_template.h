@@ -33,6 +33,6 @@
 const xent_isa ISA_TABLE = {
     ISA_NAME,
     ISA_IS_SUPPORTED,
-    {{{index_rows_f32, workspace_bytes_f32}, {dense_rows_f32, workspace_bytes_f32}},
-     {{index_rows_f64, workspace_bytes_f64}, {dense_rows_f64, workspace_bytes_f64}}},
+    {{ROW_KERNELS_TABLE(index, _f32), ROW_KERNELS_TABLE(dense, _f32)},
+     {ROW_KERNELS_TABLE(index, _f64), ROW_KERNELS_TABLE(dense, _f64)}},
 };

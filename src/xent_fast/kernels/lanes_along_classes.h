@@ -312,35 +312,35 @@ KERNEL_INLINE void NAME(fill)(REAL *destination, int64_t count, REAL value) {
 typedef struct {
     const REAL *logits, *targets;
     REAL *grad; /* NULL for the loss alone */
-    int64_t label, pivot;
+    int64_t classes, label, pivot;
     NAME(block_summary) * blocks;
 } NAME(long_row);
 
-/* Forward sweep of one row, its sums to lane `k`. */
-KERNEL_INLINE void NAME(forward_row)(NAME(long_row) * row, int64_t classes, row_sums *sums, int k, int dense) {
-    const int64_t block_count = (classes + BLOCK - 1) / BLOCK;
-    if (!dense)
-        sums->target_logit[k] = (double)row->logits[row->label];
-    for (int64_t b = 0, first = 0; b < block_count; ++b, first += BLOCK) {
-        const int64_t count = classes - first < BLOCK ? classes - first : BLOCK, in_block = row->label - first;
-        const int64_t excluded = !dense && in_block >= 0 && in_block < count ? in_block : -1;
-        NAME(forward_block)(row->logits + first, row->targets + first, row->grad ? row->grad + first : NULL, count,
-                            first, excluded, row->blocks + b, dense);
-    }
-    row->pivot = NAME(merge_blocks)(row->blocks, block_count, row->targets, row->label, sums, k, dense);
+KERNEL_INLINE int64_t NAME(block_count)(int64_t classes) { return (classes + BLOCK - 1) / BLOCK; }
+
+KERNEL_INLINE int64_t NAME(block_length)(int64_t classes, int64_t first) {
+    return classes - first < BLOCK ? classes - first : BLOCK;
 }
 
-/* Backward sweep of one row with the results in lane `k`. */
-KERNEL_INLINE void NAME(backward_row)(const NAME(long_row) * row, int64_t classes, double weight,
-                                      const row_results *results, int k, int dense) {
+/* Forward sweep of block `b`. */
+KERNEL_INLINE void NAME(forward_block_of)(const NAME(long_row) * row, int64_t b, int dense) {
+    const int64_t first = b * BLOCK, count = NAME(block_length)(row->classes, first), in_block = row->label - first;
+    const int64_t excluded = !dense && in_block >= 0 && in_block < count ? in_block : -1;
+    NAME(forward_block)(row->logits + first, row->targets + first, row->grad ? row->grad + first : NULL, count, first,
+                        excluded, row->blocks + b, dense);
+}
+
+/* Backward sweep of block `b` with the results in lane `k`. */
+KERNEL_INLINE void NAME(backward_block_of)(const NAME(long_row) * row, int64_t b, double weight,
+                                           const row_results *results, int k, int dense) {
+    const int64_t first = b * BLOCK, count = NAME(block_length)(row->classes, first);
+    REAL *grad = row->grad + first;
     if (!(results->is_number >> k & 1)) {
-        NAME(fill)(row->grad, classes, NAN);
+        NAME(fill)(grad, count, NAN);
         return;
     }
-    for (int64_t b = 0, first = 0; first < classes; ++b, first += BLOCK) {
-        const int64_t count = classes - first < BLOCK ? classes - first : BLOCK;
-        NAME(backward_block)(row->grad + first, row->targets + first, count, results->factor[k], results->factor_low[k],
-                             row->blocks[b].weight, (REAL)weight, dense);
-    }
-    row->grad[row->pivot] = (REAL)results->pivot_gradient[k];
+    NAME(backward_block)(grad, row->targets + first, count, results->factor[k], results->factor_low[k],
+                         row->blocks[b].weight, (REAL)weight, dense);
+    if (row->pivot >= first && row->pivot < first + count)
+        row->grad[row->pivot] = (REAL)results->pivot_gradient[k];
 }

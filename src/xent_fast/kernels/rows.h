@@ -28,8 +28,6 @@ KERNEL_INLINE int NAME(rows_at_once)(int64_t classes) {
     return rows < 1 ? 1 : rows < ROWS_AT_ONCE ? (int)rows : ROWS_AT_ONCE;
 }
 
-KERNEL_INLINE int64_t NAME(blocks_of_row)(int64_t classes) { return (classes + BLOCK - 1) / BLOCK; }
-
 /* Where row `row` lies; `blocks` is its part of the workspace. */
 KERNEL_INLINE NAME(long_row)
     NAME(long_row_at)(const xent_batch *batch, int64_t row, int64_t label, NAME(block_summary) * blocks, int dense) {
@@ -39,32 +37,72 @@ KERNEL_INLINE NAME(long_row)
     if (dense)
         r.targets = (const REAL *)(const void *)(batch->dense_targets + row * batch->dense_targets_row_stride);
     r.grad = batch->grad ? (REAL *)(void *)(batch->grad + row * batch->grad_row_stride) : NULL;
+    r.classes = batch->classes;
     r.label = dense ? -1 : clamped_label(label, batch->classes);
     r.pivot = -1;
     r.blocks = blocks;
     return r;
 }
 
+/* The two sweeps over a block are functions of their own: one copy of each serves rows and parts of rows. */
+static void NAME(forward_index_block)(const NAME(long_row) * row, int64_t b) { NAME(forward_block_of)(row, b, 0); }
+
+static void NAME(forward_dense_block)(const NAME(long_row) * row, int64_t b) { NAME(forward_block_of)(row, b, 1); }
+
+static void NAME(backward_index_block)(const NAME(long_row) * row, int64_t b, double weight, const row_results *results,
+                                       int k) {
+    NAME(backward_block_of)(row, b, weight, results, k, 0);
+}
+
+static void NAME(backward_dense_block)(const NAME(long_row) * row, int64_t b, double weight, const row_results *results,
+                                       int k) {
+    NAME(backward_block_of)(row, b, weight, results, k, 1);
+}
+
+KERNEL_INLINE void NAME(forward_some_blocks)(const NAME(long_row) * row, int64_t first, int64_t count, int dense) {
+    for (int64_t b = first; b < first + count; ++b)
+        (dense ? NAME(forward_dense_block) : NAME(forward_index_block))(row, b);
+}
+
+KERNEL_INLINE void NAME(backward_some_blocks)(const NAME(long_row) * row, int64_t first, int64_t count, double weight,
+                                              const row_results *results, int k, int dense) {
+    for (int64_t b = first; b < first + count; ++b)
+        (dense ? NAME(backward_dense_block) : NAME(backward_index_block))(row, b, weight, results, k);
+}
+
+/* The sums of a row's blocks, to lane `k`. */
+KERNEL_INLINE void NAME(sums_of_row)(NAME(long_row) * row, double target_logit, double weight, row_sums *sums, int k,
+                                     int dense) {
+    sums->target_logit[k] = target_logit;
+    sums->weight[k] = weight;
+    row->pivot =
+        NAME(merge_blocks)(row->blocks, NAME(block_count)(row->classes), row->targets, row->label, sums, k, dense);
+}
+
+KERNEL_INLINE double NAME(loss_in_lane)(const row_results *results, int k) {
+    return results->is_number >> k & 1 ? results->loss[k] : NAN;
+}
+
 /* Rows [first_row, first_row + count), lanes along classes; count is at most `rows_at_once`. */
 KERNEL_INLINE void NAME(long_rows)(const xent_batch *batch, int64_t first_row, int count, const int64_t *labels,
                                    REAL *row_loss, NAME(block_summary) * workspace, int dense) {
+    const int64_t blocks = NAME(block_count)(batch->classes);
     NAME(long_row) rows[ROWS_AT_ONCE];
     row_sums sums;
     row_results results;
     int taken[ROWS_AT_ONCE], lanes = 0; /* row of each lane; ignored rows take none */
     for (int k = 0; k < count; ++k) {
-        NAME(long_row)
-        row = NAME(long_row_at)(batch, first_row + k, labels[k],
-                                workspace + lanes * NAME(blocks_of_row)(batch->classes), dense);
+        NAME(long_row) *row = &rows[lanes];
+        *row = NAME(long_row_at)(batch, first_row + k, dense ? -1 : labels[k], workspace + lanes * blocks, dense);
         if (!dense && is_ignored(&batch->labels, labels[k])) {
             row_loss[k] = 0;
-            if (row.grad)
-                NAME(fill)(row.grad, batch->classes, 0);
+            if (row->grad)
+                NAME(fill)(row->grad, batch->classes, 0);
             continue;
         }
-        sums.weight[lanes] = weight_of_row(batch, first_row + k);
-        NAME(forward_row)(&row, batch->classes, &sums, lanes, dense);
-        rows[lanes] = row;
+        const double target_logit = dense ? 0 : (double)row->logits[row->label];
+        NAME(forward_some_blocks)(row, 0, blocks, dense);
+        NAME(sums_of_row)(row, target_logit, weight_of_row(batch, first_row + k), &sums, lanes, dense);
         taken[lanes++] = k;
     }
     if (lanes == 0)
@@ -72,9 +110,9 @@ KERNEL_INLINE void NAME(long_rows)(const xent_batch *batch, int64_t first_row, i
     repeat_first_lane(&sums, lanes);
     finish_rows(&sums, &results, dense);
     for (int lane = 0; lane < lanes; ++lane) {
-        row_loss[taken[lane]] = (REAL)(results.is_number >> lane & 1 ? results.loss[lane] : NAN);
+        row_loss[taken[lane]] = (REAL)NAME(loss_in_lane)(&results, lane);
         if (batch->grad)
-            NAME(backward_row)(&rows[lane], batch->classes, sums.weight[lane], &results, lane, dense);
+            NAME(backward_some_blocks)(&rows[lane], 0, blocks, sums.weight[lane], &results, lane, dense);
     }
 }
 
@@ -101,16 +139,98 @@ KERNEL_INLINE double NAME(rows)(const xent_batch *batch, int64_t first_row, int6
     return NAME(sum_of_losses)(row_loss, row_count);
 }
 
-static double NAME(index_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace) {
-    return NAME(rows)(batch, first_row, row_count, workspace, 0);
-}
-
-static double NAME(dense_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace) {
-    return NAME(rows)(batch, first_row, row_count, workspace, 1);
-}
-
 static size_t NAME(workspace_bytes)(int64_t classes) {
     if (classes <= MOST_CLASSES_ALONG_ROWS)
         return 0;
-    return (size_t)(NAME(rows_at_once)(classes) * NAME(blocks_of_row)(classes)) * sizeof(NAME(block_summary));
+    return (size_t)(NAME(rows_at_once)(classes) * NAME(block_count)(classes)) * sizeof(NAME(block_summary));
 }
+
+/* What the threads that share a row leave for each other; its blocks' summaries follow. */
+typedef struct {
+    NAME(long_row) row;
+    int is_ignored;
+    double target_logit; /* in place, the forward sweep overwrites it */
+    double weight;
+    row_results results;
+} NAME(shared_row);
+
+enum { NAME(summaries_at) = (sizeof(NAME(shared_row)) + 63) / 64 * 64 };
+
+static int64_t NAME(blocks_to_share)(int64_t classes) {
+    return classes <= MOST_CLASSES_ALONG_ROWS ? 0 : NAME(block_count)(classes);
+}
+
+static size_t NAME(shared_row_bytes)(int64_t classes) {
+    return NAME(summaries_at) + (size_t)NAME(block_count)(classes) * sizeof(NAME(block_summary));
+}
+
+KERNEL_INLINE void NAME(begin_row)(const xent_batch *batch, int64_t row, void *workspace, int dense) {
+    NAME(shared_row) *shared = (NAME(shared_row) *)workspace;
+    int64_t label = -1;
+    if (!dense)
+        xent_read_labels(&batch->labels, row, 1, &label);
+    shared->row = NAME(long_row_at)(batch, row, label,
+                                    (NAME(block_summary) *)(void *)((char *)workspace + NAME(summaries_at)), dense);
+    shared->is_ignored = !dense && is_ignored(&batch->labels, label);
+    shared->target_logit = dense || shared->is_ignored ? 0 : (double)shared->row.logits[shared->row.label];
+    shared->weight = weight_of_row(batch, row);
+}
+
+KERNEL_INLINE void NAME(forward_shared)(int64_t first_block, int64_t count, void *workspace, int dense) {
+    const NAME(shared_row) *shared = (const NAME(shared_row) *)workspace;
+    if (!shared->is_ignored)
+        NAME(forward_some_blocks)(&shared->row, first_block, count, dense);
+}
+
+KERNEL_INLINE double NAME(finish_row)(const xent_batch *batch, int64_t row, void *workspace, int dense) {
+    NAME(shared_row) *shared = (NAME(shared_row) *)workspace;
+    REAL loss = 0;
+    if (!shared->is_ignored) {
+        row_sums sums;
+        NAME(sums_of_row)(&shared->row, shared->target_logit, shared->weight, &sums, 0, dense);
+        repeat_first_lane(&sums, 1);
+        finish_rows(&sums, &shared->results, dense);
+        loss = (REAL)NAME(loss_in_lane)(&shared->results, 0);
+    }
+    if (batch->row_loss)
+        ((REAL *)(void *)batch->row_loss)[row] = loss;
+    return (double)loss;
+}
+
+KERNEL_INLINE void NAME(backward_shared)(int64_t first_block, int64_t count, void *workspace, int dense) {
+    const NAME(shared_row) *shared = (const NAME(shared_row) *)workspace;
+    if (!shared->is_ignored) {
+        NAME(backward_some_blocks)(&shared->row, first_block, count, shared->weight, &shared->results, 0, dense);
+        return;
+    }
+    for (int64_t b = first_block; b < first_block + count; ++b)
+        NAME(fill)(shared->row.grad + b * BLOCK, NAME(block_length)(shared->row.classes, b * BLOCK), 0);
+}
+
+/* The functions of the contract for one target kind. */
+#ifndef ROW_KERNELS
+#define ROW_KERNELS(kind, dense)                                                                                      \
+    static double NAME(kind##_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace) { \
+        return NAME(rows)(batch, first_row, row_count, workspace, dense);                                             \
+    }                                                                                                                 \
+    static void NAME(begin_##kind##_row)(const xent_batch *batch, int64_t row, void *workspace) {                     \
+        NAME(begin_row)(batch, row, workspace, dense);                                                                \
+    }                                                                                                                 \
+    static void NAME(forward_##kind##_blocks)(int64_t first_block, int64_t count, void *workspace) {                  \
+        NAME(forward_shared)(first_block, count, workspace, dense);                                                   \
+    }                                                                                                                 \
+    static double NAME(finish_##kind##_row)(const xent_batch *batch, int64_t row, void *workspace) {                  \
+        return NAME(finish_row)(batch, row, workspace, dense);                                                        \
+    }                                                                                                                 \
+    static void NAME(backward_##kind##_blocks)(int64_t first_block, int64_t count, void *workspace) {                 \
+        NAME(backward_shared)(first_block, count, workspace, dense);                                                  \
+    }
+#define ROW_KERNELS_TABLE(kind, dtype)                                                     \
+    {PASTE_NAMES(kind##_rows, dtype),         PASTE_NAMES(workspace_bytes, dtype),         \
+     PASTE_NAMES(blocks_to_share, dtype),     PASTE_NAMES(shared_row_bytes, dtype),        \
+     PASTE_NAMES(begin_##kind##_row, dtype),  PASTE_NAMES(forward_##kind##_blocks, dtype), \
+     PASTE_NAMES(finish_##kind##_row, dtype), PASTE_NAMES(backward_##kind##_blocks, dtype)}
+#endif
+
+ROW_KERNELS(index, 0)
+ROW_KERNELS(dense, 1)
