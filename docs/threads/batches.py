@@ -19,23 +19,17 @@ from tqdm import tqdm
 from xent_fast import softmax_cross_entropy_grad
 
 CLASSES = (3, 10, 100, 1_000, 32_000)
-LOGITS = tuple(2**power for power in range(12, 20))
-ROUNDS, VISIT = 4, 8
-MATRIX = 384  # a product of two such matrices takes about as long as a small layer
+LOGITS = tuple(2**power for power in range(12, 21))
+ROUNDS, VISIT = 6, 6
+WORTHWHILE = 1.05
 CALLERS = (1, 2, 4, 8)
-CALLERS_SECONDS = 0.5
+CALLERS_SECONDS, CALLERS_ROUNDS = 0.25, 5
 
 
 def be_busy(seconds: float) -> None:
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         pass
-
-
-def make_product() -> Callable[[], object]:
-    left = np.ones((MATRIX, MATRIX), np.float32)
-    result = np.empty_like(left)
-    return lambda: np.matmul(left, left, out=result)
 
 
 CONDITIONS: dict[str, Callable[[], object]] = {
@@ -50,85 +44,75 @@ def batch(rows: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.standard_normal((rows, classes), np.float32), rng.integers(0, classes, rows)
 
 
-def time_both(rows: int, classes: int, before: Callable[[], object]) -> dict[int, float]:
-    """Median microseconds of a call by number of threads, in turns."""
+Times = dict[int, list[float]]
+
+
+def time_both(rows: int, classes: int, before: Callable[[], object], times: Times) -> None:
+    """Add microseconds of calls to the lists, which are by number of threads."""
     pristine, labels = batch(rows, classes)
     logits = pristine.copy()
-    times: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(ROUNDS):
-        for threads, samples in times.items():
-            for visit in range(VISIT):
-                np.copyto(logits, pristine)
-                before()
-                start = time.perf_counter()
-                softmax_cross_entropy_grad(logits, labels, out=logits, num_threads=threads)
-                elapsed = time.perf_counter() - start
-                if visit:
-                    samples.append(elapsed * 1e6)
-    return {threads: median(samples) for threads, samples in times.items()}
+    for threads, samples in times.items():
+        for visit in range(VISIT):
+            np.copyto(logits, pristine)
+            before()
+            start = time.perf_counter()
+            softmax_cross_entropy_grad(logits, labels, out=logits, num_threads=threads)
+            elapsed = time.perf_counter() - start
+            if visit:
+                samples.append(elapsed * 1e6)
+
+
+def medians(shapes: list[tuple[int, int]]) -> dict[tuple[int, int, str], dict[int, float]]:
+    """By rows, classes and condition: rounds over everything, so that a disturbance spoils one."""
+    cells = [(*shape, name) for shape in shapes for name in CONDITIONS]
+    times: dict[tuple[int, int, str], Times] = {cell: {1: [], 2: []} for cell in cells}
+    gc.disable()
+    for rows, classes, name in tqdm(ROUNDS * cells, unit="visit", leave=False):
+        time_both(rows, classes, CONDITIONS[name], times[rows, classes, name])
+    gc.enable()
+    return {
+        cell: {threads: median(samples) for threads, samples in both.items()}
+        for cell, both in times.items()
+    }
+
+
+def pays_from(cells: dict[int, dict[int, float]]) -> str:
+    """The smallest batch (time on one thread) from which on two threads are always faster."""
+    first = ""
+    for logits, times in sorted(cells.items()):
+        if times[1] < WORTHWHILE * times[2]:
+            first = ""
+        elif not first:
+            first = f"{logits:,} ({number(times[1])} µs)"
+    return first or "beyond"
 
 
 def crossover() -> str:
     """Time on one thread and on two, by shape and by what came before."""
-    lines, pays_from = [], {(classes, name): "" for classes in CLASSES for name in CONDITIONS}
-    cells = [(c, n) for c in CLASSES for n in LOGITS if n >= 2 * c]
-    gc.disable()
-    for classes, logits in tqdm(cells, unit="shape", leave=False):
-        rows = logits // classes
-        line = [f"{classes:,}", f"{rows:,}", f"{rows * classes:,}"]
-        for name, before in CONDITIONS.items():
-            times = time_both(rows, classes, before)
-            ratio = times[1] / times[2]
-            line.append(f"{number(times[1])} / {number(times[2])} = {ratio:.2f}")
-            if ratio < 1.05:
-                pays_from[classes, name] = ""
-            elif not pays_from[classes, name]:
-                pays_from[classes, name] = f"{rows * classes:,} ({number(times[1])} µs)"
-        lines.append(line)
-    gc.enable()
+    shapes = [(n // classes, classes) for classes in CLASSES for n in LOGITS if n >= 2 * classes]
+    times = medians(shapes)
     summary = [
-        [f"{classes:,}", *(pays_from[classes, name] or "beyond" for name in CONDITIONS)]
+        [f"{classes:,}"]
+        + [
+            pays_from({r * c: times[r, c, name] for r, c in shapes if c == classes})
+            for name in CONDITIONS
+        ]
         for classes in CLASSES
     ]
+    lines = []
+    for rows, classes in shapes:
+        both = [times[rows, classes, name] for name in CONDITIONS]
+        ratios = [f"{number(t[1])} / {number(t[2])} = {t[1] / t[2]:.2f}" for t in both]
+        lines.append([f"{classes:,}", f"{rows:,}", f"{rows * classes:,}", *ratios])
     return (
-        "Logits from which two threads are at least 1.05 times as fast (time of one thread):\n\n"
+        f"Logits from which two threads are at least {WORTHWHILE} times as fast (time on one):\n\n"
         + table(["classes", *CONDITIONS], summary)
         + "\nMicroseconds on one thread / on two = ratio:\n\n"
         + table(["classes", "rows", "logits", *CONDITIONS], lines)
     )
 
 
-def training_steps() -> str:
-    """A step is four matrix products and a call: what spinning threads cost the products."""
-    product = make_product()
-    lines = []
-    for rows, classes in ((1_024, 10), (4_096, 10), (64, 1_000), (256, 1_000), (1_024, 1_000)):
-        pristine, labels = batch(rows, classes)
-        logits = pristine.copy()
-        times: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
-        for _ in range(ROUNDS):
-            for threads, samples in times.items():
-                for visit in range(2 * VISIT):
-                    np.copyto(logits, pristine)
-                    start = time.perf_counter()
-                    for _ in range(4):
-                        product()
-                    middle = time.perf_counter()
-                    softmax_cross_entropy_grad(logits, labels, out=logits, num_threads=threads)
-                    end = time.perf_counter()
-                    if visit > 1:
-                        samples.append((middle - start, end - middle))
-        line = [f"{rows:,} x {classes:,}"]
-        for samples in times.values():
-            line += [
-                number(1e6 * median(products)) for products in (list(zip(*samples, strict=True)))
-            ]
-        lines.append(line)
-    header = ["batch", "1 thread: products", "call", "2 threads: products", "call"]
-    return table(header, lines)
-
-
-def calls_a_second(callers: int, rows: int, classes: int, num_threads: int | None) -> float:
+def calls_a_second(callers: int, rows: int, classes: int, num_threads: int) -> float:
     counts = [0] * callers
     barrier = threading.Barrier(callers)
     logits, labels = batch(rows, classes)
@@ -151,10 +135,19 @@ def calls_a_second(callers: int, rows: int, classes: int, num_threads: int | Non
 
 
 def many_callers() -> str:
-    lines = []
-    for rows, classes in ((64, 10), (64, 1_000), (256, 1_000), (1_024, 1_000)):
-        for callers in CALLERS:
-            rates = [calls_a_second(callers, rows, classes, threads) for threads in (1, 2)]
-            lines.append([f"{rows:,} x {classes:,}", str(callers), *(f"{r:,.0f}" for r in rates)])
+    """Calls a second by batch, callers, and threads of a call: medians of several rounds."""
+    shapes = ((64, 10), (64, 1_000), (256, 1_000), (1_024, 1_000))
+    cells = [
+        (callers, *shape, threads) for shape in shapes for callers in CALLERS for threads in (1, 2)
+    ]
+    rates: dict[tuple[int, int, int, int], list[float]] = {cell: [] for cell in cells}
+    for cell in tqdm(CALLERS_ROUNDS * cells, unit="visit", leave=False):
+        rates[cell].append(calls_a_second(*cell))
+    lines = [
+        [f"{rows:,} x {classes:,}", str(callers)]
+        + [f"{median(rates[callers, rows, classes, threads]):,.0f}" for threads in (1, 2)]
+        for rows, classes in shapes
+        for callers in CALLERS
+    ]
     header = ["batch", "Python threads that call", "`num_threads=1`", "`num_threads=2`"]
     return "Calls a second, all callers together:\n\n" + table(header, lines)

@@ -21,7 +21,9 @@ from pathlib import Path
 
 import batches
 import limits
+import model
 import regions
+import steps
 from tables import replace_block
 
 from xent_fast import show_config
@@ -30,10 +32,11 @@ PAGE = Path(__file__).parent.parent / "threads.md"
 SECTIONS: dict[str, Callable[[], str]] = {
     "region": regions.cost_of_a_region,
     "crossover": batches.crossover,
-    "steps": batches.training_steps,
+    "steps": steps.training_steps,
     "callers": batches.many_callers,
     "limits": limits.what_limits,
     "quota": limits.calls_under_quota,
+    "model": model.expected_on_more_processors,
 }
 
 
