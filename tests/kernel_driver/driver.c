@@ -1,12 +1,16 @@
-/* Runs the row kernels of one instruction set without Python and prints a digest of every result.
+/* Runs the row kernels of one instruction set without Python: prints a digest of every result, or computes one batch for
+ * a tool that counts instructions.
  *
  * Knows: the kernel contract, dispatch, and inputs made from integers alone, the same on every machine.
  * Must not know: NumPy, Python, the values that should come out (tests/ compares those; here bits are compared).
  *
- *     driver            the names of the ISAs this processor has, one a line
- *     driver ISA        one line a case: dtype, targets, classes, digest
+ *     driver                                               the names of the ISAs this processor has, one a line
+ *     driver ISA                                           one line a case: dtype, targets, classes, digest
+ *     driver ISA DTYPE TARGETS GRADIENT ROWS CLASSES       one call of `compute_batch` on ordinary logits
  *
- * Two ISAs agree when their outputs are the same text.
+ *     DTYPE: float32 float64     TARGETS: index dense     GRADIENT: in-place apart none
+ *
+ * Two ISAs agree when their digests are the same text.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -16,7 +20,7 @@
 
 #include "dispatch.h"
 
-enum { ROWS = 37, SPECIAL_ROWS = 8 };
+enum { DIGEST_ROWS = 37, SPECIAL_ROWS = 8 };
 
 static const int64_t class_counts[] = {1,  2,   3,   4,   7,    8,    9,    10,   15,   16,   17,
                                        21, 31,  32,  33,  47,   48,   49,   63,   64,   65,   79,
@@ -76,8 +80,8 @@ static uint64_t digest_of(uint64_t digest, const void *values, size_t size) {
 
 typedef struct {
     char *logits, *targets, *grad, *loss;
-    int64_t labels[ROWS];
-    double weights[ROWS];
+    int64_t *labels;
+    double *weights;
 } buffers;
 
 static void *allocate(size_t bytes) {
@@ -89,11 +93,18 @@ static void *allocate(size_t bytes) {
     return memory;
 }
 
-static buffers make_buffers(xent_dtype dtype, int64_t classes) {
-    const size_t bytes = (size_t)classes * ROWS * sizeof(double);
-    buffers b = {allocate(bytes), allocate(bytes), allocate(bytes), allocate(ROWS * sizeof(double)), {0}, {0}};
-    for (int64_t row = 0; row < ROWS; ++row) {
-        const int special = (int)(row - (ROWS - SPECIAL_ROWS));
+/* Room for `rows` rows of either dtype. */
+static buffers allocate_buffers(int64_t rows, int64_t classes) {
+    const size_t column = (size_t)rows * sizeof(double), matrix = (size_t)classes * column;
+    const buffers b = {allocate(matrix), allocate(matrix), allocate(matrix),
+                       allocate(column), allocate(column), allocate(column)};
+    return b;
+}
+
+static buffers make_digest_buffers(xent_dtype dtype, int64_t classes) {
+    buffers b = allocate_buffers(DIGEST_ROWS, classes);
+    for (int64_t row = 0; row < DIGEST_ROWS; ++row) {
+        const int special = (int)(row - (DIGEST_ROWS - SPECIAL_ROWS));
         for (int64_t k = 0; k < classes; ++k) {
             double logit = random_logit();
             if (special >= 0)
@@ -113,6 +124,8 @@ static void free_buffers(buffers b) {
     free(b.targets);
     free(b.grad);
     free(b.loss);
+    free(b.labels);
+    free(b.weights);
 }
 
 /* Digest of loss and gradient; with `in_place` the gradient takes the logits' place. */
@@ -120,14 +133,14 @@ static uint64_t run_case(const xent_row_kernels *kernels, buffers *b, xent_dtype
     const ptrdiff_t row_bytes = (ptrdiff_t)classes * (dtype == XENT_FLOAT32 ? 4 : 8);
     const xent_labels labels = {(const char *)b->labels, sizeof(int64_t), XENT_INT64, 1, -1};
     char *grad = in_place ? b->logits : b->grad;
-    const xent_batch batch = {ROWS,   classes,    b->logits, row_bytes,  grad, row_bytes,
-                              labels, b->targets, row_bytes, b->weights, 0.37, b->loss};
+    const xent_batch batch = {DIGEST_ROWS, classes,    b->logits, row_bytes,  grad, row_bytes,
+                              labels,      b->targets, row_bytes, b->weights, 0.37, b->loss};
     void *workspace = allocate(kernels->workspace_bytes(classes));
-    const double sum = kernels->process_rows(&batch, 0, ROWS, workspace);
+    const double sum = kernels->process_rows(&batch, 0, DIGEST_ROWS, workspace);
     free(workspace);
-    uint64_t digest = digest_of(14695981039346656037u, b->loss, ROWS * (size_t)(row_bytes / classes));
+    uint64_t digest = digest_of(14695981039346656037u, b->loss, DIGEST_ROWS * (size_t)(row_bytes / classes));
     digest = digest_of(digest, &sum, sizeof sum);
-    return digest_of(digest, grad, ROWS * (size_t)row_bytes);
+    return digest_of(digest, grad, DIGEST_ROWS * (size_t)row_bytes);
 }
 
 static int print_digests(const xent_isa *isa) {
@@ -136,7 +149,7 @@ static int print_digests(const xent_isa *isa) {
             for (size_t c = 0; c < sizeof class_counts / sizeof class_counts[0]; ++c) {
                 state = c * 1000003u + (unsigned)dtype * 101u + (unsigned)dense;
                 const int64_t classes = class_counts[c];
-                buffers b = make_buffers((xent_dtype)dtype, classes);
+                buffers b = make_digest_buffers((xent_dtype)dtype, classes);
                 const xent_row_kernels *kernels = &isa->kernels[dtype][dense];
                 const uint64_t apart = run_case(kernels, &b, (xent_dtype)dtype, classes, 0);
                 const uint64_t in_place = run_case(kernels, &b, (xent_dtype)dtype, classes, 1);
@@ -153,6 +166,93 @@ static int print_digests(const xent_isa *isa) {
     return 0;
 }
 
+/* Every row of a batch, so many at a time as a kernel takes.  Kept a function of its own, by this name: tools that count
+ * instructions count in here alone. */
+__attribute__((noinline)) double compute_batch(const xent_row_kernels *kernels, const xent_batch *batch,
+                                               void *workspace) {
+    double loss_sum = 0;
+    for (int64_t row = 0; row < batch->rows; row += XENT_MAX_ROWS_PER_CALL) {
+        const int64_t rows_left = batch->rows - row;
+        const int64_t row_count = rows_left < XENT_MAX_ROWS_PER_CALL ? rows_left : XENT_MAX_ROWS_PER_CALL;
+        loss_sum += kernels->process_rows(batch, row, row_count, workspace);
+    }
+    return loss_sum;
+}
+
+/* Logits of a model in training, within 4 of 0; dense targets that sum to 1; no row ignored, none weighted. */
+static buffers make_ordinary_buffers(xent_dtype dtype, int64_t rows, int64_t classes) {
+    buffers b = allocate_buffers(rows, classes);
+    for (int64_t row = 0; row < rows; ++row) {
+        for (int64_t k = 0; k < classes; ++k) {
+            set_real(b.logits, dtype, row * classes + k, random_logit() / 8);
+            set_real(b.targets, dtype, row * classes + k, 1.0 / (double)classes);
+        }
+        b.labels[row] = (int64_t)random_bits() % classes;
+    }
+    return b;
+}
+
+typedef struct {
+    xent_dtype dtype;
+    int dense, with_grad, in_place;
+    int64_t rows, classes;
+} batch_request;
+
+/* Whether `word` is `second` instead of `first`; anything else ends the program. */
+static int chosen(const char *word, const char *first, const char *second) {
+    if (strcmp(word, first) && strcmp(word, second)) {
+        fprintf(stderr, "%s is neither %s nor %s\n", word, first, second);
+        exit(2);
+    }
+    return !strcmp(word, second);
+}
+
+static int64_t positive(const char *word) {
+    const long long number = strtoll(word, NULL, 10);
+    if (number <= 0) {
+        fprintf(stderr, "%s is no positive number\n", word);
+        exit(2);
+    }
+    return number;
+}
+
+static batch_request read_request(char **words) {
+    const batch_request request = {
+        .dtype = chosen(words[0], "float32", "float64") ? XENT_FLOAT64 : XENT_FLOAT32,
+        .dense = chosen(words[1], "index", "dense"),
+        .with_grad = strcmp(words[2], "none") != 0,
+        .in_place = strcmp(words[2], "none") && chosen(words[2], "apart", "in-place"),
+        .rows = positive(words[3]),
+        .classes = positive(words[4]),
+    };
+    return request;
+}
+
+static int compute_request(const xent_isa *isa, batch_request request) {
+    const xent_row_kernels *kernels = &isa->kernels[request.dtype][request.dense];
+    buffers b = make_ordinary_buffers(request.dtype, request.rows, request.classes);
+    const ptrdiff_t row_bytes = (ptrdiff_t)request.classes * (request.dtype == XENT_FLOAT32 ? 4 : 8);
+    const xent_batch batch = {
+        .rows = request.rows,
+        .classes = request.classes,
+        .logits = b.logits,
+        .logits_row_stride = row_bytes,
+        .grad = !request.with_grad ? NULL
+                : request.in_place ? b.logits
+                                   : b.grad,
+        .grad_row_stride = request.with_grad ? row_bytes : 0,
+        .labels = {.data = (const char *)b.labels, .stride = sizeof(int64_t), .type = XENT_INT64},
+        .dense_targets = request.dense ? b.targets : NULL,
+        .dense_targets_row_stride = request.dense ? row_bytes : 0,
+        .weight_factor = 1.0 / (double)request.rows,
+    };
+    void *workspace = allocate(kernels->workspace_bytes(request.classes));
+    printf("loss %.9g\n", compute_batch(kernels, &batch, workspace));
+    free(workspace);
+    free_buffers(b);
+    return 0;
+}
+
 int main(int argument_count, char **arguments) {
     if (argument_count < 2) {
         for (int k = 0; k < xent_isa_count(); ++k)
@@ -165,5 +265,11 @@ int main(int argument_count, char **arguments) {
         fprintf(stderr, "no such ISA here: %s (known: %s)\n", arguments[1], xent_known_isa_names());
         return 2;
     }
-    return print_digests(isa);
+    if (argument_count == 2)
+        return print_digests(isa);
+    if (argument_count != 7) {
+        fprintf(stderr, "usage: driver [ISA [DTYPE TARGETS GRADIENT ROWS CLASSES]]\n");
+        return 2;
+    }
+    return compute_request(isa, read_request(arguments + 2));
 }
