@@ -1060,9 +1060,9 @@ def _sum_of_products(q: Float64Array, cost: Float64Array) -> Float64Array:
     return cast(Float64Array, products.sum(axis=1))
 
 
-def _weighted(weight: Float64Array | float, row_loss: Float64Array) -> Float64Array:
-    """weight * row_loss, where 0 * inf = 0."""
-    return np.where(np.equal(weight, 0) & np.isinf(row_loss), 0.0, weight * row_loss)
+def _weighted(weight: Float64Array | float, values: Float64Array) -> Float64Array:
+    """weight * value, where 0 * inf = 0."""
+    return np.where(np.equal(weight, 0) & np.isinf(values), 0.0, weight * values)
 
 
 def _divergence(teacher: _SoftmaxRows, student: _SoftmaxRows) -> Float64Array:
@@ -1123,7 +1123,7 @@ def _loss_and_grad(problem: _Problem) -> tuple[float | Float64Array, Float64Arra
         row_loss = _sum_of_products(masses.mass, rows.lse_minus_x) + _weighted(z, rows.lse**2)
         loss = masses.reduced(_weighted(masses.row_weight, row_loss), rows.is_defined)
         grad = _mass_times_p_minus_mass(masses.mass, rows)
-        grad += 2 * z * rows.lse[:, np.newaxis] * rows.p
+        grad += _weighted(2 * z, rows.lse)[:, np.newaxis] * rows.p
         grad *= masses.row_weight[:, np.newaxis] / problem.temperature
     return loss, problem.place.restored(masses.finished(grad, rows.is_defined))
 
@@ -1131,7 +1131,7 @@ def _loss_and_grad(problem: _Problem) -> tuple[float | Float64Array, Float64Arra
 def _curvature(problem: _Problem) -> Float64Array:
     """Q + 2 z lse of every row, for the row weight 1."""
     total_mass: Float64Array = problem.targets.mass.sum(axis=1)
-    return (total_mass + 2 * problem.z_loss * problem.softmax.lse)[:, np.newaxis]
+    return (total_mass + _weighted(2 * problem.z_loss, problem.softmax.lse))[:, np.newaxis]
 
 
 def _second_order(problem: _Problem, values: Float64Array) -> Float64Array:
