@@ -35,7 +35,9 @@ from xent_fast._result import (
     LossAndStatistics,
     LossGradAndStatistics,
     RowStatistics,
+    SampledLossAndGrad,
 )
+from xent_fast._sampler import Sampler, draw_candidates
 
 Float64Array = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -723,6 +725,77 @@ def distillation_loss_grad(
         loss = masses.reduced(_weighted(masses.row_weight, row_loss), is_defined)
         grad = masses.finished(grad, is_defined)
     return LossAndGrad(loss, _written(place.restored(grad), out))
+
+
+# --- a sample of the classes ----------------------------------------------------------------------
+
+
+def sampled_softmax_loss_grad(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    targets: ArrayLike,
+    *,
+    num_sampled: SupportsIndex,
+    sampler: Sampler = "log_uniform",
+    remove_accidental_hits: bool = True,
+    rng: np.random.Generator | int | None = None,
+    reduction: str = "mean",
+    sample_weight: ArrayLike | None = None,
+    scale: float = 1.0,
+    num_threads: SupportsIndex | None = None,
+) -> SampledLossAndGrad[Any]:
+    """`xent_fast.sampled_softmax_loss_grad` in float64, with the same draw from the same `rng`.
+
+    Parameters
+    ----------
+    hidden, weight, bias, targets, num_sampled, sampler, remove_accidental_hits, rng, reduction, \
+    sample_weight, scale
+        As for `xent_fast.sampled_softmax_loss_grad`.
+    num_threads
+        Not used.
+
+    Returns
+    -------
+    SampledLossAndGrad
+        In float64.
+
+    Raises
+    ------
+    IndexError, TypeError, ValueError
+        As for `xent_fast.sampled_softmax_loss_grad`, of what concerns the sampler, and for
+        `softmax_cross_entropy`.
+    """
+    h, w = np.asarray(hidden, dtype=np.float64), np.asarray(weight, dtype=np.float64)
+    b = np.zeros(len(w)) if bias is None else np.asarray(bias, dtype=np.float64)
+    labels = np.asarray(targets)
+    samples, expected_count = draw_candidates(
+        sampler, num_sampled, len(w), np.random.default_rng(rng)
+    )
+    logits = np.empty((len(h), 1 + len(samples)))
+    classes = np.empty(logits.shape, dtype=np.intp)
+    for example, label in enumerate(labels):
+        classes[example] = [label, *samples]
+        logits[example] = w[classes[example]] @ h[example] + b[classes[example]]
+        logits[example] -= np.log(expected_count(classes[example]))
+        if remove_accidental_hits:
+            logits[example, 1:][samples == label] = -np.inf
+
+    result = softmax_cross_entropy_grad(
+        logits,
+        np.zeros(len(h), dtype=np.intp),
+        reduction=reduction,
+        sample_weight=sample_weight,
+        scale=scale,
+    )
+    grad_hidden, grad_weight, grad_bias = np.zeros_like(h), np.zeros_like(w), np.zeros_like(b)
+    for example in range(len(h)):
+        for k, slope in zip(classes[example], result.grad[example], strict=True):
+            grad_hidden[example] += slope * w[k]
+            grad_weight[k] += slope * h[example]
+            grad_bias[k] += slope
+    rows = np.union1d(labels, samples).astype(np.intp)
+    return SampledLossAndGrad(result.loss, grad_hidden, rows, grad_weight[rows], grad_bias[rows])
 
 
 # --- arrays as rows -------------------------------------------------------------------------------
