@@ -5,12 +5,28 @@ Public names, nothing else.
 
 from xent_fast._config import __version__, show_config
 from xent_fast._loss import softmax_cross_entropy, softmax_cross_entropy_grad, softmax_loss
-from xent_fast._result import LossAndGrad
+from xent_fast._result import (
+    LossAndGrad,
+    LossAndStatistics,
+    LossGradAndStatistics,
+    RowStatistics,
+    SampledLossAndGrad,
+)
+from xent_fast._sampled import sampled_softmax_loss_grad
+from xent_fast._softmax import log_softmax, logsumexp, softmax
 
 __all__ = [
     "LossAndGrad",
+    "LossAndStatistics",
+    "LossGradAndStatistics",
+    "RowStatistics",
+    "SampledLossAndGrad",
     "__version__",
+    "log_softmax",
+    "logsumexp",
+    "sampled_softmax_loss_grad",
     "show_config",
+    "softmax",
     "softmax_cross_entropy",
     "softmax_cross_entropy_grad",
     "softmax_loss",

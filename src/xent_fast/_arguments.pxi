@@ -167,10 +167,120 @@ cdef inline xent_label_type label_type(cnp.ndarray targets) noexcept:
     return XENT_UINT8 if is_unsigned else XENT_INT8
 
 
-cdef int raise_label_error(object targets, int64_t row, int64_t classes) except -1:
+cdef int raise_label_error(
+    object targets, int64_t row, int64_t classes, object label_place
+) except -1:
+    """Name the label in row `row`; `label_place` is (targets, axis, row shape) as the caller knows
+    them, or None where they are those of the matrix."""
+    axis, where = 1, (row,)
+    if label_place is not None:
+        targets, axis, row_shape = label_place
+        where = tuple(map(int, np.unravel_index(row, row_shape))) if row_shape else ()
+    place = ", ".join(map(str, where)) or "()"
     raise IndexError(
-        f"index {targets[row]} is out of bounds for axis 1 with size {classes} (targets[{row}])"
+        f"index {targets[where]} is out of bounds for axis {axis} with size {classes} "
+        f"(targets[{place}])"
     )
+
+
+# --- any number of dimensions, any axis -----------------------------------------------------------
+
+
+cdef inline bint is_matrix_of_rows(object logits, object axis) except -1:
+    """Whether the classes are the last axis of a matrix; what is not an ndarray may be one."""
+    cdef int64_t number
+    if not PyLong_CheckExact(axis) or not cnp.PyArray_CheckExact(logits):
+        return False
+    if cnp.PyArray_NDIM(<cnp.ndarray>logits) != 2:
+        return False
+    return axis == -1 or axis == 1
+
+
+cdef object as_any_logits(object given, object out):
+    if out is not None and not isinstance(given, np.ndarray):
+        raise TypeError(f"logits must be an ndarray where out is given, not {type(given).__name__}")
+    logits = as_plain_array(given, "logits")
+    if not is_supported_float(logits):
+        raise TypeError(f"logits must be float32 or float64, not {logits.dtype}")
+    if logits.ndim == 0:
+        raise ValueError("logits must have a class axis; they have no axis at all")
+    return logits
+
+
+cdef int as_axis(object given, object logits) except -1:
+    axis = normalize_axis_index(as_index(given, "axis"), logits.ndim)
+    if logits.shape[axis] == 0 and 0 not in without_axis(logits.shape, axis):
+        raise ValueError(f"logits of shape {logits.shape} have no class")
+    return axis
+
+
+cdef object as_any_destination(object out, object logits):
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be an ndarray, not {type(out).__name__}")
+    destination = as_plain_array(out, "out")
+    if destination.dtype.type is not logits.dtype.type:
+        raise TypeError(f"out must have the logits' dtype {logits.dtype}, not {destination.dtype}")
+    if destination.shape != logits.shape:
+        raise ValueError(f"out must have the logits' shape {logits.shape}, not {destination.shape}")
+    if not destination.flags.writeable:
+        raise ValueError("output array is read-only (out)")
+    if destination.size > 1 and internal_overlap(destination):
+        raise ValueError(
+            f"out overlaps itself: shape {destination.shape}, strides {destination.strides}"
+        )
+    is_logits = (
+        destination.ctypes.data == logits.ctypes.data
+        and destination.strides == logits.strides
+        and destination.dtype == logits.dtype
+    )
+    if not is_logits and shares_memory(destination, logits):
+        raise ValueError("out overlaps logits; it must be logits or share no memory with them")
+    return destination
+
+
+cdef bint internal_overlap(object array) except -1:
+    """Whether two entries may share bytes: an axis that steps inside what smaller steps span."""
+    reach = array.itemsize
+    for step, length in sorted(
+        (abs(step), length)
+        for step, length in zip(array.strides, array.shape, strict=True)
+        if length > 1
+    ):
+        if step < reach:
+            return True
+        reach += step * (length - 1)
+    return False
+
+
+cdef object as_any_targets(object given, object logits, tuple row_shape):
+    targets = as_plain_array(given, "targets")
+    if not isinstance(given, np.ndarray) and targets.shape == (0,) == row_shape:
+        targets = targets.astype(np.intp)  # NumPy makes float64 of an empty list
+    if cnp.PyArray_ISINTEGER(targets):
+        if targets.shape == row_shape:
+            return targets
+        if targets.shape == logits.shape:
+            raise TypeError(f"dense targets must be floating-point, not {targets.dtype}")
+        raise ValueError(
+            f"class indices must have shape {row_shape}, not {targets.shape} (targets)"
+        )
+    if targets.ndim < logits.ndim:
+        raise TypeError(f"class indices must be integers, not {targets.dtype} (targets)")
+    if targets.dtype.kind != "f":
+        raise TypeError(
+            f"targets must be integers or, if dense, floating-point, not {targets.dtype}"
+        )
+    if targets.shape != logits.shape:
+        raise ValueError(
+            f"dense targets must have the logits' shape {logits.shape}, not {targets.shape}"
+        )
+    return targets
+
+
+cdef object flattened(object array, tuple shape, str name):
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, not {array.shape}")
+    return array.reshape(-1)
 
 
 # --- the other arguments --------------------------------------------------------------------------
@@ -214,16 +324,51 @@ cdef inline Reduction as_reduction(object given) except UNKNOWN_REDUCTION:
     raise ValueError(f"reduction must be 'mean', 'sum' or 'none', not {given!r}")
 
 
-cdef inline double as_scale(object given) except? -1.0:
-    return PyFloat_AS_DOUBLE(given) if PyFloat_CheckExact(given) else unusual_scale(given)
+cdef inline double as_real(object given, str name) except? -1.0:
+    return PyFloat_AS_DOUBLE(given) if PyFloat_CheckExact(given) else unusual_real(given, name)
 
 
-cdef double unusual_scale(object given) except? -1.0:
+cdef double unusual_real(object given, str name) except? -1.0:
     if isinstance(given, np.ndarray) and given.ndim == 0:
         given = given[()]
-    if isinstance(given, bool) or not isinstance(given, numbers.Real):
-        raise TypeError(f"scale must be a real number, not {type(given).__name__}")
+    if isinstance(given, (bool, np.bool_)) or not isinstance(given, numbers.Real):
+        raise TypeError(f"{name} must be a real number, not {type(given).__name__}")
     return float(given)
+
+
+cdef inline double as_label_smoothing(object given) except? -1.0:
+    cdef double value = as_real(given, "label_smoothing")
+    if not 0 <= value <= 1:
+        raise ValueError(f"label_smoothing must be in [0, 1], not {value}")
+    return value
+
+
+cdef inline double as_temperature(object given) except? -1.0:
+    cdef double value = as_real(given, "temperature")
+    if not 0 < value < INFINITY:
+        raise ValueError(f"temperature must be positive and finite, not {value}")
+    return value
+
+
+cdef inline double as_z_loss(object given) except? -1.0:
+    cdef double value = as_real(given, "z_loss")
+    if value != value:
+        raise ValueError("z_loss must not be NaN")
+    return value
+
+
+cdef inline cnp.ndarray as_class_weight(object given, cnp.ndarray logits):
+    """The class weights as contiguous numbers of the logits' dtype, or None."""
+    return None if given is None else copied_class_weight(given, logits)
+
+
+cdef cnp.ndarray copied_class_weight(object given, object logits):
+    weights = as_plain_array(given, "weight")
+    if weights.dtype.kind not in "fiu":
+        raise TypeError(f"weight must hold real numbers, not {weights.dtype}")
+    if weights.shape != logits.shape[1:]:
+        raise ValueError(f"weight must have shape {logits.shape[1:]}, not {weights.shape}")
+    return np.array(weights, dtype=logits.dtype.type, order="C")
 
 
 cdef inline int as_thread_count(object given) except -1:
@@ -249,6 +394,12 @@ cdef object unusual_integer(object given, str name):
         except TypeError:
             pass
     raise TypeError(f"{name} must be an integer or None, not {type(given).__name__}")
+
+
+cdef inline object as_index(object given, str name):
+    if isinstance(given, (bool, np.bool_)):
+        raise TypeError(f"{name} must be an integer, not {type(given).__name__}")
+    return operator.index(given)
 
 
 cdef object as_plain_array(object given, str name):

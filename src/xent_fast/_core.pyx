@@ -9,6 +9,7 @@ import operator
 import os
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 from xent_fast import _result
 
@@ -18,7 +19,7 @@ from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.object cimport PyTypeObject
 from cython.parallel cimport parallel, prange, threadid
 from libc.limits cimport INT_MAX
-from libc.math cimport NAN
+from libc.math cimport INFINITY, NAN
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -27,13 +28,17 @@ from xent_fast._kernels cimport (
     XENT_DENSE_TARGETS,
     XENT_FLOAT32,
     XENT_FLOAT64,
+    XENT_GRADIENT,
     XENT_INDEX_TARGETS,
     XENT_INT8,
     XENT_INT16,
     XENT_INT32,
     XENT_INT64,
+    XENT_LOG_PROBABILITIES,
     XENT_MAX_ROWS_PER_CALL,
+    XENT_PROBABILITIES,
     XENT_ROW_GRANULARITY,
+    XENT_SHAPED_TARGETS,
     XENT_UINT8,
     XENT_UINT16,
     XENT_UINT32,
@@ -48,6 +53,7 @@ from xent_fast._kernels cimport (
     xent_known_isa_names,
     xent_label_type,
     xent_labels,
+    xent_output,
     xent_row_kernels,
 )
 
@@ -114,7 +120,21 @@ cdef struct Plan:
 
 ctypedef void (*block_sweep)(int64_t first_block, int64_t count, void *workspace) noexcept nogil
 
+# What a call asks for besides its arrays.
+cdef struct Options:
+    double label_smoothing
+    double temperature
+    double z_loss
+    double scale
+    Reduction reduction
+    bint with_grad
+    bint with_statistics
+    int num_threads  # 0: ours to choose
+
 cdef object LossAndGrad = _result.LossAndGrad
+cdef object LossAndStatistics = _result.LossAndStatistics
+cdef object LossGradAndStatistics = _result.LossGradAndStatistics
+cdef object RowStatistics = _result.RowStatistics
 cdef object UINT64_LAST = 2**64 - 1
 
 include "_arguments.pxi"
@@ -123,87 +143,314 @@ include "_arguments.pxi"
 # --- the two calls --------------------------------------------------------------------------------
 
 
-def loss(logits, targets, sample_weight, ignore_index, reduction, scale, num_threads):
+def loss(
+    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature,
+    z_loss, reduction, scale, return_statistics, num_threads
+):
     """Return the loss alone; the arguments are those of `xent_fast.softmax_cross_entropy`."""
-    return compute(
-        logits, targets, sample_weight, ignore_index, reduction, scale, num_threads, None, False
+    cdef Options options
+    read_options(
+        &options, label_smoothing, temperature, z_loss, reduction, scale, return_statistics,
+        num_threads
     )
+    options.with_grad = False
+    return compute(&options, logits, targets, axis, weight, sample_weight, ignore_index, None)
 
 
 def loss_and_grad(
-    logits, targets, sample_weight, ignore_index, reduction, scale, num_threads, out
+    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature,
+    z_loss, reduction, scale, return_statistics, num_threads, out
 ):
     """Return both; the arguments are those of `xent_fast.softmax_cross_entropy_grad`."""
-    return compute(
-        logits, targets, sample_weight, ignore_index, reduction, scale, num_threads, out, True
+    cdef Options options
+    read_options(
+        &options, label_smoothing, temperature, z_loss, reduction, scale, return_statistics,
+        num_threads
     )
+    options.with_grad = True
+    return compute(&options, logits, targets, axis, weight, sample_weight, ignore_index, out)
+
+
+cdef int read_options(
+    Options *options,
+    object label_smoothing,
+    object temperature,
+    object z_loss,
+    object reduction,
+    object scale,
+    object return_statistics,
+    object num_threads,
+) except -1:
+    options.label_smoothing = as_label_smoothing(label_smoothing)
+    options.temperature = as_temperature(temperature)
+    options.z_loss = as_z_loss(z_loss)
+    options.reduction = as_reduction(reduction)
+    options.scale = as_real(scale, "scale")
+    options.with_statistics = return_statistics
+    options.num_threads = as_thread_count(num_threads)
+    return 0
 
 
 cdef object compute(
+    const Options *options,
+    object logits,
+    object targets,
+    object axis,
+    object weight,
+    object sample_weight,
+    object ignore_index,
+    object out,
+):
+    """Matrices whose classes are the last axis as they are; everything else laid out like that."""
+    if is_matrix_of_rows(logits, axis):
+        return packed(
+            options,
+            compute_rows(options, logits, targets, weight, sample_weight, ignore_index, out, None),
+        )
+    return packed(
+        options,
+        compute_rearranged(
+            options, logits, targets, axis, weight, sample_weight, ignore_index, out
+        ),
+    )
+
+
+cdef inline object packed(const Options *options, tuple results):
+    """What the caller gets of (loss, gradient, statistics)."""
+    if options.with_statistics:
+        if options.with_grad:
+            return LossGradAndStatistics(*results)
+        return LossAndStatistics(results[0], results[2])
+    if options.with_grad:
+        return xent_new_pair(<PyTypeObject *>LossAndGrad, results[0], results[1])
+    return results[0]
+
+
+cdef tuple compute_rows(
+    const Options *options,
     object given_logits,
     object given_targets,
+    object given_weight,
     object given_sample_weight,
     object ignore_index,
-    object given_reduction,
-    object given_scale,
-    object given_num_threads,
     object out,
-    bint with_grad,
+    object label_place,
 ):
+    """Loss, gradient and statistics of a matrix, each None where it is not asked for.
+
+    `label_place` is what `raise_label_error` needs where the rows have been rearranged.
+    """
     cdef xent_batch batch
     cdef Plan plan
     cdef cnp.ndarray row_loss = None
     cdef cnp.ndarray destination = None  # the gradient's final place
     cdef cnp.ndarray working = None      # where the kernels write it
     cdef cnp.ndarray source              # where they read the logits
+    cdef cnp.ndarray lse = None
+    cdef cnp.ndarray prediction = None
     cdef double loss_sum
+    cdef bint is_void
 
     # Everything that can be wrong with the arguments.
     cdef cnp.ndarray logits = as_logits(given_logits, out)
-    cdef Reduction reduction = as_reduction(given_reduction)
-    cdef double scale = as_scale(given_scale)
-    cdef int requested_threads = as_thread_count(given_num_threads)
     if out is not None:
         destination = as_destination(out, logits)
     cdef cnp.ndarray targets = as_targets(given_targets, logits, destination)
+    cdef cnp.ndarray weight = as_class_weight(given_weight, logits)
     cdef cnp.ndarray sample_weight = as_sample_weight(given_sample_weight, logits, destination)
-    describe_rows(&batch, logits, targets, sample_weight, ignore_index)
-    cdef double denominator = check_labels_and_sum_weights(&batch, targets)
-    batch.weight_factor = scale / denominator if reduction == MEAN else scale
+    describe_rows(&batch, options, logits, targets, weight, sample_weight, ignore_index)
+    cdef double denominator = check_labels_and_sum_weights(&batch, targets, weight, label_place)
+    batch.weight_factor = options.scale
+    if options.reduction == MEAN:
+        batch.weight_factor = options.scale / denominator
+    is_void = options.reduction == MEAN and denominator == 0
 
     # Every allocation.
-    if reduction == NONE:
-        row_loss = cnp.PyArray_EMPTY(1, cnp.PyArray_DIMS(logits), cnp.PyArray_TYPE(logits), 0)
-    if with_grad:
+    if options.reduction == NONE:
+        row_loss = empty_rows(logits, cnp.PyArray_TYPE(logits))
+    if options.with_statistics:
+        lse = empty_rows(logits, cnp.PyArray_TYPE(logits))
+        prediction = empty_rows(logits, cnp.NPY_INT64)
+    if options.with_grad:
         if destination is None:
             destination = empty_like(logits)
         working = destination if has_plain_rows(destination) else empty_like(logits)
     if has_plain_rows(logits):
         source = logits
     else:
-        source = working if with_grad else empty_like(logits)
-    point_batch_at(&batch, source, working, row_loss)
-    make_plan(&plan, &batch, kernels_for(logits, targets), requested_threads)
+        source = working if options.with_grad and not is_void else empty_like(logits)
+    point_batch_at(&batch, source, None if is_void else working, row_loss, lse, prediction)
+    make_plan(&plan, &batch, kernels_for(&batch, logits), options.num_threads)
 
     # The first write to memory of the caller, and all others.
     try:
-        if reduction == MEAN and denominator == 0:
-            loss_sum = NAN
-            clear_gradient(&batch, cnp.PyArray_ITEMSIZE(logits))
-        else:
+        loss_sum = NAN
+        if not is_void or options.with_statistics:
             if source is not logits:
                 cnp.PyArray_CopyInto(source, logits)
             loss_sum = process_rows(&plan)
+        if is_void:
+            loss_sum = NAN
+            clear(working)
         if working is not destination:
             cnp.PyArray_CopyInto(destination, working)
     finally:
         free(plan.memory)
 
-    result = row_loss if reduction == NONE else loss_sum
-    if with_grad:
-        grad = destination if out is None else out
-        return xent_new_pair(<PyTypeObject *>LossAndGrad, result, grad)
-    return result
+    statistics = None
+    if options.with_statistics:
+        statistics = as_statistics(lse, prediction, targets)
+    return (
+        row_loss if options.reduction == NONE else loss_sum,
+        None if not options.with_grad else destination if out is None else out,
+        statistics,
+    )
+
+
+cdef object as_statistics(cnp.ndarray lse, cnp.ndarray prediction, object targets):
+    target_class = targets if targets.ndim == 1 else first_largest(targets)
+    is_correct = (prediction >= 0) & (prediction == target_class)
+    return RowStatistics(lse, prediction.astype(np.intp, copy=False), is_correct)
+
+
+cdef object first_largest(object targets):
+    return targets.argmax(axis=1) if len(targets) else np.empty(0, dtype=np.intp)
+
+
+# --- other layouts --------------------------------------------------------------------------------
+
+
+cdef tuple compute_rearranged(
+    const Options *options,
+    object given_logits,
+    object given_targets,
+    object given_axis,
+    object weight,
+    object given_sample_weight,
+    object ignore_index,
+    object out,
+):
+    """`compute_rows` for any number of dimensions, with the classes along any axis.
+
+    Rows that lie one after another are taken as they are; others are copied, and the gradient is
+    copied to its place last.
+    """
+    logits = as_any_logits(given_logits, out)
+    axis = as_axis(given_axis, logits)
+    row_shape = without_axis(logits.shape, axis)
+    destination = None
+    if out is not None:
+        destination = as_any_destination(out, logits)
+    elif options.with_grad:
+        destination = np.empty(logits.shape, dtype=logits.dtype.newbyteorder("="))
+    targets = as_any_targets(given_targets, logits, row_shape)
+    sample_weight = given_sample_weight
+    if sample_weight is not None:
+        sample_weight = flattened(as_plain_array(sample_weight, "sample_weight"), row_shape,
+                                  "sample_weight")
+
+    rows, is_copy = as_matrix(logits, axis)
+    label_place = (targets, axis, row_shape)
+    if targets.ndim == logits.ndim and not cnp.PyArray_ISINTEGER(targets):
+        row_targets = as_matrix(targets, axis)[0]
+    else:
+        row_targets = targets.reshape(-1)
+    row_out = None
+    if options.with_grad:
+        row_out, is_elsewhere = as_matrix(destination, axis)
+        if is_elsewhere:
+            row_out = rows if is_copy else np.empty_like(rows)
+        elif out is not None and shares_memory(row_targets, row_out):
+            raise ValueError("out shares memory with targets")
+    loss, _, statistics = compute_rows(
+        options, rows, row_targets, weight, sample_weight, ignore_index, row_out, label_place
+    )
+    if options.with_grad and is_elsewhere:
+        np.moveaxis(destination, axis, -1)[...] = row_out.reshape((*row_shape, logits.shape[axis]))
+    if options.reduction == NONE:
+        loss = loss.reshape(row_shape)
+    if statistics is not None:
+        statistics = RowStatistics(*[values.reshape(row_shape) for values in statistics])
+    return loss, destination if out is None else out, statistics
+
+
+# --- softmax itself -------------------------------------------------------------------------------
+
+
+def probabilities(given_logits, given_axis, logarithms, out, num_threads):
+    """Return `xent_fast.softmax` or, with `logarithms`, `xent_fast.log_softmax`."""
+    cdef xent_output output = XENT_LOG_PROBABILITIES if logarithms else XENT_PROBABILITIES
+    cdef int threads = as_thread_count(num_threads)
+    logits = as_any_logits(given_logits, out)
+    axis = as_axis(given_axis, logits)
+    if out is None:
+        destination = np.empty(logits.shape, dtype=logits.dtype.newbyteorder("="))
+    else:
+        destination = as_any_destination(out, logits)
+    rows, is_copy = as_matrix(logits, axis)
+    row_out, is_elsewhere = as_matrix(destination, axis)
+    if is_elsewhere or not has_plain_rows(row_out):
+        is_elsewhere = True
+        row_out = np.empty(rows.shape, dtype=logits.dtype.newbyteorder("="))
+    compute_softmax(rows, row_out, output, threads)
+    if is_elsewhere:
+        shape = (*without_axis(logits.shape, axis), logits.shape[axis])
+        np.moveaxis(destination, axis, -1)[...] = row_out.reshape(shape)
+    return destination if out is None else out
+
+
+def log_sum_of_exponentials(given_logits, given_axis, num_threads):
+    """Return `xent_fast.logsumexp` without keepdims."""
+    cdef int threads = as_thread_count(num_threads)
+    logits = as_any_logits(given_logits, None)
+    axis = as_axis(given_axis, logits)
+    rows = as_matrix(logits, axis)[0]
+    lse = compute_softmax(rows, None, XENT_PROBABILITIES, threads)
+    undefined = np.isnan(lse)
+    if undefined.any():  # NaN, +inf or nothing but -inf: the largest logit is the answer
+        lse[undefined] = rows[undefined].max(axis=1)
+    return lse.reshape(without_axis(logits.shape, axis))
+
+
+cdef object compute_softmax(object given_rows, cnp.ndarray out, xent_output output, int threads):
+    """Write probabilities or their logarithms to `out`, unless it is None; return every lse.
+
+    The kernels see targets without mass: one row of zeros for all.
+    """
+    cdef Options options
+    cdef xent_batch batch
+    cdef Plan plan
+    cdef cnp.ndarray rows = given_rows
+    if not has_plain_rows(rows):
+        rows = np.array(given_rows, dtype=given_rows.dtype.newbyteorder("="), order="C")
+    cdef cnp.ndarray no_targets = np.zeros((1, rows.shape[1]), dtype=rows.dtype)
+    cdef cnp.ndarray lse = empty_rows(rows, cnp.PyArray_TYPE(rows))
+    cdef cnp.ndarray row_loss = empty_rows(rows, cnp.PyArray_TYPE(rows))
+    read_options(&options, 0.0, 1.0, 0.0, "sum", 1.0, False, None)
+    describe_rows(&batch, &options, rows, no_targets, None, None, None)
+    batch.dense_targets_row_stride = 0
+    batch.weight_factor = 1.0
+    batch.output = output
+    point_batch_at(&batch, rows, out, row_loss, lse, None)
+    make_plan(&plan, &batch, kernels_for(&batch, rows), threads)
+    try:
+        process_rows(&plan)
+    finally:
+        free(plan.memory)
+    return lse
+
+
+cdef tuple as_matrix(object array, int axis):
+    """The array as (rows, classes), and whether that took a copy."""
+    moved = np.moveaxis(array, axis, -1)
+    matrix = moved.reshape((array.size // max(array.shape[axis], 1), array.shape[axis]))
+    if array.size == 0:
+        return np.empty(matrix.shape, dtype=array.dtype), True
+    return matrix, not np.may_share_memory(matrix, array)
+
+
+cdef tuple without_axis(tuple shape, int axis):
+    return shape[:axis] + shape[axis + 1:]
 
 
 # --- the batch ------------------------------------------------------------------------------------
@@ -211,13 +458,20 @@ cdef object compute(
 
 cdef int describe_rows(
     xent_batch *batch,
+    const Options *options,
     cnp.ndarray logits,
     cnp.ndarray targets,
+    cnp.ndarray weight,
     cnp.ndarray sample_weight,
     object ignore_index,
 ) except -1:
     batch.rows = cnp.PyArray_DIM(logits, 0)
     batch.classes = cnp.PyArray_DIM(logits, 1)
+    batch.label_smoothing = options.label_smoothing
+    batch.temperature = options.temperature
+    batch.z_loss = options.z_loss
+    batch.output = XENT_GRADIENT
+    batch.class_weight = NULL if weight is None else cnp.PyArray_BYTES(weight)
     batch.sample_weight = NULL
     if sample_weight is not None:
         batch.sample_weight = <const double *>cnp.PyArray_DATA(sample_weight)
@@ -234,32 +488,40 @@ cdef int describe_rows(
 
 
 cdef double check_labels_and_sum_weights(
-    const xent_batch *batch, cnp.ndarray targets
+    const xent_batch *batch, cnp.ndarray targets, cnp.ndarray weight, object label_place
 ) except? -1.0:
     """What "mean" divides by: the number of rows that count, or the sum of their weights."""
     cdef int64_t counted_rows = 0
     cdef int64_t bad_row
     cdef double weight_sum = 0.0
+    cdef cnp.ndarray class_weight = None
+    cdef const double *weights = NULL
     if batch.dense_targets != NULL:
         counted_rows = batch.rows
         if batch.sample_weight != NULL:
             weight_sum = sum_of(batch.sample_weight, batch.rows)
     else:
+        if weight is not None:
+            class_weight = weight.astype(np.float64)
+            weights = <const double *>cnp.PyArray_DATA(class_weight)
         if batch.rows < UNLOCKED_LOGITS:
-            bad_row = check_labels(batch, &counted_rows, &weight_sum)
+            bad_row = check_labels(batch, weights, &counted_rows, &weight_sum)
         else:
             with nogil:
-                bad_row = check_labels(batch, &counted_rows, &weight_sum)
+                bad_row = check_labels(batch, weights, &counted_rows, &weight_sum)
         if bad_row >= 0:
-            raise_label_error(targets, bad_row, batch.classes)
-    return <double>counted_rows if batch.sample_weight == NULL else weight_sum
+            raise_label_error(targets, bad_row, batch.classes, label_place)
+    if batch.sample_weight == NULL and weights == NULL:
+        return <double>counted_rows
+    return weight_sum
 
 
 cdef inline int64_t check_labels(
-    const xent_batch *batch, int64_t *counted_rows, double *weight_sum
+    const xent_batch *batch, const double *class_weight, int64_t *counted_rows, double *weight_sum
 ) noexcept nogil:
     return xent_check_labels(
-        &batch.labels, batch.rows, batch.classes, batch.sample_weight, counted_rows, weight_sum
+        &batch.labels, batch.rows, batch.classes, batch.sample_weight, class_weight, counted_rows,
+        weight_sum
     )
 
 
@@ -276,21 +538,38 @@ cdef inline cnp.ndarray empty_like(cnp.ndarray logits):
     return cnp.PyArray_EMPTY(2, cnp.PyArray_DIMS(logits), cnp.PyArray_TYPE(logits), 0)
 
 
+cdef inline cnp.ndarray empty_rows(cnp.ndarray logits, int type_number):
+    """One number a row."""
+    return cnp.PyArray_EMPTY(1, cnp.PyArray_DIMS(logits), type_number, 0)
+
+
 cdef inline void point_batch_at(
-    xent_batch *batch, cnp.ndarray source, cnp.ndarray working, cnp.ndarray row_loss
+    xent_batch *batch,
+    cnp.ndarray source,
+    cnp.ndarray working,
+    cnp.ndarray row_loss,
+    cnp.ndarray lse,
+    cnp.ndarray prediction,
 ) noexcept:
     batch.logits = cnp.PyArray_BYTES(source)
     batch.logits_row_stride = cnp.PyArray_STRIDE(source, 0)
     batch.grad = NULL if working is None else cnp.PyArray_BYTES(working)
     batch.grad_row_stride = 0 if working is None else cnp.PyArray_STRIDE(working, 0)
     batch.row_loss = NULL if row_loss is None else cnp.PyArray_BYTES(row_loss)
+    batch.lse = NULL if lse is None else cnp.PyArray_BYTES(lse)
+    batch.prediction = NULL if prediction is None else <int64_t *>cnp.PyArray_DATA(prediction)
 
 
-cdef void clear_gradient(const xent_batch *batch, size_t itemsize) noexcept:
-    cdef int64_t row
-    if batch.grad != NULL:
-        for row in range(batch.rows):
-            memset(batch.grad + row * batch.grad_row_stride, 0, batch.classes * itemsize)
+cdef void clear(cnp.ndarray matrix) noexcept:
+    """Zeros over every entry of a matrix with plain rows."""
+    cdef cnp.npy_intp row
+    if matrix is not None:
+        for row in range(cnp.PyArray_DIM(matrix, 0)):
+            memset(
+                cnp.PyArray_BYTES(matrix) + row * cnp.PyArray_STRIDE(matrix, 0),
+                0,
+                cnp.PyArray_DIM(matrix, 1) * cnp.PyArray_ITEMSIZE(matrix),
+            )
 
 
 # --- chunks and threads ---------------------------------------------------------------------------
@@ -461,13 +740,19 @@ if hasattr(os, "register_at_fork"):
 cdef const xent_isa *active_isa = xent_best_isa()
 
 
-cdef inline const xent_row_kernels *kernels_for(cnp.ndarray logits, cnp.ndarray targets) noexcept:
+cdef inline const xent_row_kernels *kernels_for(
+    const xent_batch *batch, cnp.ndarray logits
+) noexcept:
     cdef int dtype = XENT_FLOAT64
     cdef int target_kind = XENT_DENSE_TARGETS
     if cnp.PyArray_TYPE(logits) == cnp.NPY_FLOAT32:
         dtype = XENT_FLOAT32
-    if cnp.PyArray_NDIM(targets) == 1:
+    if batch.label_smoothing != 0:
+        target_kind = XENT_SHAPED_TARGETS
+    elif batch.dense_targets == NULL:
         target_kind = XENT_INDEX_TARGETS
+    elif batch.class_weight != NULL:
+        target_kind = XENT_SHAPED_TARGETS
     return &active_isa.kernels[dtype][target_kind]
 
 

@@ -13,6 +13,12 @@ cdef extern from "kernels/contract.h" nogil:
     ctypedef enum xent_target_kind:
         XENT_INDEX_TARGETS
         XENT_DENSE_TARGETS
+        XENT_SHAPED_TARGETS
+
+    ctypedef enum xent_output:
+        XENT_GRADIENT
+        XENT_PROBABILITIES
+        XENT_LOG_PROBABILITIES
 
     ctypedef enum xent_label_type:
         XENT_INT8
@@ -43,7 +49,14 @@ cdef extern from "kernels/contract.h" nogil:
         Py_ssize_t dense_targets_row_stride
         const double *sample_weight
         double weight_factor
+        const char *class_weight
+        double label_smoothing
+        double temperature
+        double z_loss
+        xent_output output
         char *row_loss
+        char *lse
+        int64_t *prediction
 
     enum:
         XENT_MAX_ROWS_PER_CALL
@@ -66,7 +79,7 @@ cdef extern from "kernels/contract.h" nogil:
     ctypedef struct xent_isa:
         const char *name
         bint (*is_supported)() noexcept nogil
-        xent_row_kernels kernels[2][2]
+        xent_row_kernels kernels[2][3]
 
 
 cdef extern from "kernels/dispatch.h" nogil:
@@ -80,5 +93,5 @@ cdef extern from "kernels/dispatch.h" nogil:
 cdef extern from "kernels/labels.h" nogil:
     int64_t xent_check_labels(
         const xent_labels *labels, int64_t rows, int64_t classes, const double *sample_weight,
-        int64_t *counted_rows, double *weight_sum
+        const double *class_weight, int64_t *counted_rows, double *weight_sum
     )

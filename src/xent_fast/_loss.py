@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast import _core
-from xent_fast._result import LossAndGrad
+from xent_fast._result import LossAndGrad, LossAndStatistics, LossGradAndStatistics
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -19,10 +19,16 @@ def softmax_cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
     scale: float = 1.0,
+    return_statistics: Literal[False] = False,
     num_threads: SupportsIndex | None = None,
 ) -> float: ...
 @overload
@@ -30,10 +36,16 @@ def softmax_cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
     reduction: Literal["none"],
     scale: float = 1.0,
+    return_statistics: Literal[False] = False,
     num_threads: SupportsIndex | None = None,
 ) -> FloatArray: ...
 @overload
@@ -41,51 +53,118 @@ def softmax_cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     ignore_index: SupportsIndex | None = None,
-    reduction: str,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
     scale: float = 1.0,
+    return_statistics: Literal[False] = False,
     num_threads: SupportsIndex | None = None,
 ) -> float | FloatArray: ...
+@overload
 def softmax_cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
     reduction: str = "mean",
     scale: float = 1.0,
+    return_statistics: Literal[True],
     num_threads: SupportsIndex | None = None,
-) -> float | FloatArray:
+) -> LossAndStatistics[Any]: ...
+@overload
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    scale: float = 1.0,
+    return_statistics: bool = False,
+    num_threads: SupportsIndex | None = None,
+) -> float | FloatArray | LossAndStatistics[Any]: ...
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    scale: float = 1.0,
+    return_statistics: bool = False,
+    num_threads: SupportsIndex | None = None,
+) -> float | FloatArray | LossAndStatistics[Any]:
     r"""Cross-entropy between targets and the softmax of logits.
 
-    A row of logits :math:`x` with targets :math:`t`, one number a class (for a class index
-    :math:`y`: 1 at :math:`y` and 0 elsewhere), has the loss
+    A row of logits, divided by the temperature, is :math:`x`; its targets :math:`t` are one number
+    a class (for a class index :math:`y`: 1 at :math:`y` and 0 elsewhere). With class weights
+    :math:`w`, label smoothing :math:`\varepsilon` among :math:`C` classes and z-loss :math:`z`,
 
-    .. math:: a \sum_c t_c \Bigl(\log \sum_k e^{x_k} - x_c\Bigr)
+    .. math::
 
-    where :math:`a` is its weight: ``scale``, times its ``sample_weight`` if given, divided for
-    ``reduction="mean"`` by the sum described there.
+        \mathrm{lse} = \log \sum_k e^{x_k} \qquad
+        q_c = w_c \bigl((1 - \varepsilon) t_c + \varepsilon / C\bigr) \qquad
+        \mathrm{loss} = a \Bigl(\sum_c q_c (\mathrm{lse} - x_c) + z\, \mathrm{lse}^2\Bigr)
+
+    where :math:`a` is the row's weight: ``scale``, times its ``sample_weight`` if given, divided
+    for ``reduction="mean"`` by the sum described there.
 
     Parameters
     ----------
-    logits : array_like of shape (rows, classes), float32 or float64
-        Unnormalised log-probabilities, of any memory layout. Computed in their own precision.
-    targets : array_like of shape (rows,) or (rows, classes)
-        Either class indices, one integer a row, or dense targets, one floating-point number a
-        logit, which need not sum to 1 and are converted to the logits' dtype.
-    sample_weight : array_like of shape (rows,), optional
+    logits : array_like with a class axis, float32 or float64
+        Unnormalised log-probabilities, of any memory layout. Computed in their own precision. A
+        row is what lies along the class axis.
+    targets : array_like
+        Either class indices, integers of the logits' shape without the class axis, or dense
+        targets, floating-point numbers of the logits' shape, which need not sum to 1 and are
+        converted to the logits' dtype.
+    axis : int, default -1
+        The class axis. Rows that do not lie one after another in memory are copied.
+    weight : array_like of shape (classes,), optional
+        Real numbers that multiply the targets of each class; converted to the logits' dtype.
+    sample_weight : array_like of the logits' shape without the class axis, optional
         Real numbers that multiply each row's loss. Negative ones are used as given.
     ignore_index : int, optional
-        Rows whose class index equals this number do not count: their logits are not read, their
-        loss is 0, and they leave the mean's denominator. The number need not be a class. By default
-        no row is ignored.
+        Rows whose class index equals this number do not count, whatever their logits hold: their
+        loss is 0, and they leave the mean's denominator. The number need not be a class. By
+        default no row is ignored.
+    label_smoothing : float in [0, 1], default 0.0
+        The share of the targets that is spread evenly over all classes.
+    temperature : float, default 1.0
+        Positive and finite; the logits are divided by it first.
+    z_loss : float, default 0.0
+        Weight of the squared logarithm of the sum of exponentials, which keeps logits from
+        drifting (the auxiliary loss of the PaLM report, Chowdhery et al. 2022, section 5).
     reduction : {"mean", "sum", "none"}, default "mean"
-        ``"sum"`` adds the losses of all rows. ``"mean"`` divides that sum by the number of rows
-        that are not ignored or, if given, by the sum of their sample weights. ``"none"`` returns
-        one loss a row.
+        ``"sum"`` adds the losses of all rows. ``"mean"`` divides that sum: for class indices by
+        the sum of ``sample_weight * weight[target]`` over the rows that are not ignored, which is
+        their number without weights; for dense targets by the number of rows or, if given, the sum
+        of their sample weights. ``"none"`` returns one loss a row.
     scale : float, default 1.0
         Multiplies the loss.
+    return_statistics : bool, default False
+        Whether to return, from the same pass, every row's lse and predicted class.
     num_threads : int, optional
         At least 1; more than there is work for are not used. By default as many as
         ``OMP_NUM_THREADS``, threadpoolctl and the processors at hand allow, and one for small
@@ -93,9 +172,11 @@ def softmax_cross_entropy(
 
     Returns
     -------
-    float or ndarray of shape (rows,)
+    loss : float or ndarray of the logits' shape without the class axis
         A float for ``"mean"`` and ``"sum"``: the rows' losses rounded to the logits' dtype and
         added in double. An array of the logits' dtype for ``"none"``.
+    statistics : RowStatistics
+        Only if `return_statistics`; then both come as a `LossAndStatistics`.
 
     Raises
     ------
@@ -106,7 +187,9 @@ def softmax_cross_entropy(
         indices that are not integers, dense targets that are not floating-point, a masked array.
     ValueError
         If shapes do not fit together, the logits have rows but no class, `ignore_index` is given
-        with dense targets, `reduction` is unknown or `num_threads` below 1.
+        with dense targets, `label_smoothing` or `temperature` is out of its range, `z_loss` is NaN,
+        `reduction` is unknown or `num_threads` below 1. An `axis` that the logits do not have is a
+        `numpy.exceptions.AxisError`.
     MemoryError
         If a copy or a workspace cannot be allocated.
 
@@ -127,7 +210,22 @@ def softmax_cross_entropy(
     >>> softmax_cross_entropy(np.zeros((2, 4)), np.array([0, 3]))
     1.3862943611198906
     """
-    return _core.loss(logits, targets, sample_weight, ignore_index, reduction, scale, num_threads)
+    result: float | FloatArray | LossAndStatistics[Any] = _core.loss(
+        logits,
+        targets,
+        axis,
+        weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        temperature,
+        z_loss,
+        reduction,
+        scale,
+        return_statistics,
+        num_threads,
+    )
+    return result
 
 
 @overload
@@ -135,10 +233,16 @@ def softmax_cross_entropy_grad(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
     scale: float = 1.0,
+    return_statistics: Literal[False] = False,
     num_threads: SupportsIndex | None = None,
     out: FloatArray | None = None,
 ) -> LossAndGrad[float]: ...
@@ -147,10 +251,16 @@ def softmax_cross_entropy_grad(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
     reduction: Literal["none"],
     scale: float = 1.0,
+    return_statistics: Literal[False] = False,
     num_threads: SupportsIndex | None = None,
     out: FloatArray | None = None,
 ) -> LossAndGrad[FloatArray]: ...
@@ -159,50 +269,101 @@ def softmax_cross_entropy_grad(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     ignore_index: SupportsIndex | None = None,
-    reduction: str,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
     scale: float = 1.0,
+    return_statistics: Literal[False] = False,
     num_threads: SupportsIndex | None = None,
     out: FloatArray | None = None,
 ) -> LossAndGrad[Any]: ...
+@overload
 def softmax_cross_entropy_grad(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
     reduction: str = "mean",
     scale: float = 1.0,
+    return_statistics: Literal[True],
     num_threads: SupportsIndex | None = None,
     out: FloatArray | None = None,
-) -> LossAndGrad[Any]:
+) -> LossGradAndStatistics[Any]: ...
+@overload
+def softmax_cross_entropy_grad(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    scale: float = 1.0,
+    return_statistics: bool = False,
+    num_threads: SupportsIndex | None = None,
+    out: FloatArray | None = None,
+) -> LossAndGrad[Any] | LossGradAndStatistics[Any]: ...
+def softmax_cross_entropy_grad(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    scale: float = 1.0,
+    return_statistics: bool = False,
+    num_threads: SupportsIndex | None = None,
+    out: FloatArray | None = None,
+) -> LossAndGrad[Any] | LossGradAndStatistics[Any]:
     r"""Cross-entropy between targets and the softmax of logits, and its gradient.
 
-    With the row weight :math:`a` and the targets :math:`t` of `softmax_cross_entropy`, and the
-    row's softmax :math:`p`, the gradient of the row losses' sum with respect to the logits is
+    With the symbols of `softmax_cross_entropy`, the row's softmax :math:`p` and the temperature
+    :math:`T`, the gradient of the row losses' sum with respect to the logits as given is
 
-    .. math:: a \Bigl(p_c \sum_k t_k - t_c\Bigr)
+    .. math:: \frac{a}{T} \Bigl(\bigl(\sum_k q_k + 2 z\, \mathrm{lse}\bigr) p_c - q_c\Bigr)
 
-    which is :math:`a (p - t)` for class indices and for targets that sum to 1.
+    which is :math:`a (p - t)` without options, for class indices and for targets that sum to 1.
 
     Parameters
     ----------
-    logits, targets, sample_weight, ignore_index, reduction, num_threads
+    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature, \
+    z_loss, reduction, return_statistics, num_threads
         As for `softmax_cross_entropy`. `logits` must be an ndarray if `out` is given.
     scale : float, default 1.0
         Multiplies loss and gradient, as a loss scale or 1 / (number of accumulated batches) does.
-    out : ndarray of shape (rows, classes), optional
+    out : ndarray of the logits' shape, optional
         Where the gradient is written: `logits` themselves, or an array of their shape and dtype
         that shares no memory with them. By default a new array. No other input is ever written to.
 
     Returns
     -------
-    loss : float or ndarray of shape (rows,)
+    loss : float or ndarray of the logits' shape without the class axis
         As for `softmax_cross_entropy`.
-    grad : ndarray of shape (rows, classes)
+    grad : ndarray of the logits' shape
         Of the logits' dtype; `out` if it was given. For ``reduction="none"`` each row holds the
         gradient of its own loss.
+    statistics : RowStatistics
+        Only if `return_statistics`; then all come as a `LossGradAndStatistics`.
 
     Raises
     ------
@@ -236,9 +397,23 @@ def softmax_cross_entropy_grad(
     >>> grad is logits
     True
     """
-    return _core.loss_and_grad(
-        logits, targets, sample_weight, ignore_index, reduction, scale, num_threads, out
+    result: LossAndGrad[Any] | LossGradAndStatistics[Any] = _core.loss_and_grad(
+        logits,
+        targets,
+        axis,
+        weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        temperature,
+        z_loss,
+        reduction,
+        scale,
+        return_statistics,
+        num_threads,
+        out,
     )
+    return result
 
 
 def softmax_loss(x: ArrayLike, y: ArrayLike) -> LossAndGrad[float]:
@@ -271,4 +446,7 @@ def softmax_loss(x: ArrayLike, y: ArrayLike) -> LossAndGrad[float]:
     >>> from xent_fast import softmax_loss
     >>> loss, dx = softmax_loss(np.zeros((2, 4)), np.array([0, 3]))
     """
-    return _core.loss_and_grad(x, y, None, None, "mean", 1.0, None, None)
+    result: LossAndGrad[float] = _core.loss_and_grad(
+        x, y, -1, None, None, None, 0.0, 1.0, 0.0, "mean", 1.0, False, None, None
+    )
+    return result

@@ -128,13 +128,32 @@ static void free_buffers(buffers b) {
     free(b.weights);
 }
 
-/* Digest of loss and gradient; with `in_place` the gradient takes the logits' place. */
-static uint64_t run_case(const xent_row_kernels *kernels, buffers *b, xent_dtype dtype, int64_t classes, int in_place) {
+/* Digest of loss and gradient; with `in_place` the gradient takes the logits' place.  Shaped targets are class indices with
+ * every option. */
+static uint64_t run_case(const xent_isa *isa, xent_target_kind kind, buffers *b, xent_dtype dtype, int64_t classes,
+                         int in_place) {
+    const xent_row_kernels *kernels = &isa->kernels[dtype][kind];
     const ptrdiff_t row_bytes = (ptrdiff_t)classes * (dtype == XENT_FLOAT32 ? 4 : 8);
-    const xent_labels labels = {(const char *)b->labels, sizeof(int64_t), XENT_INT64, 1, -1};
+    const int is_shaped = kind == XENT_SHAPED_TARGETS;
     char *grad = in_place ? b->logits : b->grad;
-    const xent_batch batch = {DIGEST_ROWS, classes,    b->logits, row_bytes,  grad, row_bytes,
-                              labels,      b->targets, row_bytes, b->weights, 0.37, b->loss};
+    const xent_batch batch = {
+        .rows = DIGEST_ROWS,
+        .classes = classes,
+        .logits = b->logits,
+        .logits_row_stride = row_bytes,
+        .grad = grad,
+        .grad_row_stride = row_bytes,
+        .labels = {(const char *)b->labels, sizeof(int64_t), XENT_INT64, 1, -1},
+        .dense_targets = kind == XENT_DENSE_TARGETS ? b->targets : NULL,
+        .dense_targets_row_stride = row_bytes,
+        .sample_weight = b->weights,
+        .weight_factor = 0.37,
+        .class_weight = is_shaped ? b->targets : NULL,
+        .label_smoothing = is_shaped ? 0.125 : 0,
+        .temperature = is_shaped ? 1.7 : 1,
+        .z_loss = is_shaped ? 0.01 : 0,
+        .row_loss = b->loss,
+    };
     void *workspace = allocate(kernels->workspace_bytes(classes));
     const double sum = kernels->process_rows(&batch, 0, DIGEST_ROWS, workspace);
     free(workspace);
@@ -143,19 +162,21 @@ static uint64_t run_case(const xent_row_kernels *kernels, buffers *b, xent_dtype
     return digest_of(digest, grad, DIGEST_ROWS * (size_t)row_bytes);
 }
 
+static const char *const kind_names[] = {"index", "dense", "shaped"};
+
 static int print_digests(const xent_isa *isa) {
     for (int dtype = 0; dtype < XENT_DTYPE_COUNT; ++dtype) {
-        for (int dense = 0; dense < XENT_TARGET_KIND_COUNT; ++dense) {
+        for (int kind = 0; kind < XENT_TARGET_KIND_COUNT; ++kind) {
             for (size_t c = 0; c < sizeof class_counts / sizeof class_counts[0]; ++c) {
-                state = c * 1000003u + (unsigned)dtype * 101u + (unsigned)dense;
+                state = c * 1000003u + (unsigned)dtype * 101u + (unsigned)kind;
                 const int64_t classes = class_counts[c];
                 buffers b = make_digest_buffers((xent_dtype)dtype, classes);
-                const xent_row_kernels *kernels = &isa->kernels[dtype][dense];
-                const uint64_t apart = run_case(kernels, &b, (xent_dtype)dtype, classes, 0);
-                const uint64_t in_place = run_case(kernels, &b, (xent_dtype)dtype, classes, 1);
+                const xent_target_kind targets = (xent_target_kind)kind;
+                const uint64_t apart = run_case(isa, targets, &b, (xent_dtype)dtype, classes, 0);
+                const uint64_t in_place = run_case(isa, targets, &b, (xent_dtype)dtype, classes, 1);
                 free_buffers(b);
                 printf("%s %s %5" PRId64 " %016" PRIx64 "\n", dtype == XENT_FLOAT32 ? "float32" : "float64",
-                       dense ? "dense" : "index", classes, apart);
+                       kind_names[kind], classes, apart);
                 if (apart != in_place) {
                     fprintf(stderr, "in place differs\n");
                     return 1;
@@ -245,6 +266,7 @@ static int compute_request(const xent_isa *isa, batch_request request) {
         .dense_targets = request.dense ? b.targets : NULL,
         .dense_targets_row_stride = request.dense ? row_bytes : 0,
         .weight_factor = 1.0 / (double)request.rows,
+        .temperature = 1,
     };
     void *workspace = allocate(kernels->workspace_bytes(request.classes));
     printf("loss %.9g\n", compute_batch(kernels, &batch, workspace));

@@ -5,14 +5,11 @@
  *
  * The formula.  A row has logits x and effective mass q, one number a class:
  *
- *     class index y     q = a * onehot(y)
- *     dense target t    q = a * t                       a: the row's weight
+ *     class index y     q = a ((1 - E) w_y onehot(y) + E/C w)
+ *     dense target t    q = a w ((1 - E) t + E/C)          a: the row's weight, w: class weights, E: smoothing
  *
- *     m = max x     S = sum exp(x - m)     lse = m + log S     p = exp(x - lse)     Q = sum q
- *     loss = sum q_c (lse - x_c)           grad = Q p - q
- *
- * Class weights, label smoothing, temperature and z_loss change q, x or the factor of p and nothing else: each becomes
- * a member of `xent_batch` and a line of the row kernels (README.md of this folder says which).
+ *     x = logits / T    m = max x     S = sum exp(x - m)     lse = m + log S     p = exp(x - lse)     Q = sum q
+ *     loss = sum q_c (lse - x_c) + a z lse^2           grad = ((Q + 2 a z lse) p - q) / T
  *
  * What every kernel promises:
  *   - a row's bits depend on that row, on the number of classes and on nothing else;
@@ -27,7 +24,18 @@
 
 typedef enum { XENT_FLOAT32 = 0, XENT_FLOAT64 = 1, XENT_DTYPE_COUNT = 2 } xent_dtype;
 
-typedef enum { XENT_INDEX_TARGETS = 0, XENT_DENSE_TARGETS = 1, XENT_TARGET_KIND_COUNT = 2 } xent_target_kind;
+/* Shaped targets are those whose mass differs from class to class in other ways than index or dense targets alone: class
+ * indices with label smoothing; dense targets with label smoothing or class weights.  Class indices with class weights
+ * are index targets: w_y is part of the row's weight. */
+typedef enum {
+    XENT_INDEX_TARGETS = 0,
+    XENT_DENSE_TARGETS = 1,
+    XENT_SHAPED_TARGETS = 2,
+    XENT_TARGET_KIND_COUNT = 3
+} xent_target_kind;
+
+/* What takes the gradient's place: the gradient; or, whatever the masses are, p or log p. */
+typedef enum { XENT_GRADIENT = 0, XENT_PROBABILITIES = 1, XENT_LOG_PROBABILITIES = 2 } xent_output;
 
 /* Integer labels are read as they lie in memory, whatever their width. */
 typedef enum {
@@ -61,12 +69,19 @@ typedef struct {
     ptrdiff_t logits_row_stride;
     char *grad; /* row 0; NULL: loss only; may be `logits` with the same stride, else disjoint */
     ptrdiff_t grad_row_stride;
-    xent_labels labels;        /* index targets */
-    const char *dense_targets; /* dense targets, same dtype as the logits; row 0 */
-    ptrdiff_t dense_targets_row_stride;
-    const double *sample_weight; /* one number a row, or NULL for 1 */
-    double weight_factor;        /* a row's weight a = sample_weight * weight_factor */
-    char *row_loss;              /* `rows` numbers of the logits' dtype, or NULL where only their sum is wanted */
+    xent_labels labels;                 /* class indices */
+    const char *dense_targets;          /* dense targets, same dtype as the logits; row 0; NULL for class indices */
+    ptrdiff_t dense_targets_row_stride; /* may be 0: one row of targets for all */
+    const double *sample_weight;        /* one number a row, or NULL for 1 */
+    double weight_factor;               /* a row's weight a = sample_weight * weight_factor */
+    const char *class_weight;           /* w: one number a class, of the logits' dtype, or NULL for 1 */
+    double label_smoothing;             /* E */
+    double temperature;                 /* T */
+    double z_loss;                      /* z */
+    xent_output output;                 /* what goes to grad; probabilities and their logarithms need dense targets */
+    char *row_loss;      /* `rows` numbers of the logits' dtype, or NULL where only their sum is wanted */
+    char *lse;           /* the same; NaN for rows that have none or do not count */
+    int64_t *prediction; /* class of each row's first maximum, or NULL; -1 for the same rows */
 } xent_batch;
 
 /* Rows a call of `process_rows` may be given at most, and the multiple its first row should be of. */

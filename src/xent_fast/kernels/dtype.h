@@ -106,6 +106,9 @@
 /* Rows of no more classes than these go through lanes_along_rows.h. */
 #define MOST_CLASSES_ALONG_ROWS 32
 
+/* Whether targets of that kind have mass at every class; the class left out of the sum is then the row's maximum. */
+#define HAS_MASS(kind) ((kind) != XENT_INDEX_TARGETS)
+
 /* One name for each vector operation and helper; the dtype in force picks the instance. */
 #define vec NAME(vec)
 #define vec_mask NAME(vec_mask)

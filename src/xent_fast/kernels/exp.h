@@ -23,35 +23,87 @@
  * vocabularies) go side by side, step by step, so that processors find enough to do.
  */
 
+/* What a temperature T makes of the constants: x / T has the logarithm to base 2 of its exponential at x L / T. */
+typedef struct {
+    REAL log2_e, log2_e_low;                        /* L / T as a sum of two */
+    REAL log2_e_first, log2_e_second, log2_e_third; /* the same in halves of a significand, for products without FMA */
+    REAL ln_2, huge_logit;                          /* times T */
+} NAME(exponent_scale);
+
+KERNEL_INLINE NAME(exponent_scale) NAME(unit_scale)(void) {
+    const NAME(exponent_scale) scale = {REAL_CONSTANT(log2_e),
+                                        REAL_CONSTANT(log2_e_low),
+                                        REAL_CONSTANT(log2_e_first),
+                                        REAL_CONSTANT(log2_e_second),
+                                        REAL_CONSTANT(log2_e_third),
+                                        REAL_CONSTANT(ln_2),
+                                        HUGE_LOGIT};
+    return scale;
+}
+
+KERNEL_INLINE REAL NAME(first_half)(REAL a) {
+#if HAS_FMA
+    return a; /* not used there */
+#else
+    return v_first(v_high_half(v_splat(a)));
+#endif
+}
+
+/* The constants of a temperature. */
+KERNEL_INLINE NAME(exponent_scale) NAME(scale_for)(double temperature) {
+    NAME(exponent_scale) scale = NAME(unit_scale)();
+    if (temperature == 1)
+        return scale;
+#if REAL_BITS == 64
+    const double high = log2_e_f64 / temperature;
+    const double residual = v_first(NAME(product_residual)(v_splat(high), v_splat(temperature), v_splat(log2_e_f64)));
+    const double low = (log2_e_low_f64 - residual) / temperature;
+#else
+    const exponent_scale_f64 wide = scale_for_f64(temperature);
+    const double high = wide.log2_e, low = wide.log2_e_low;
+#endif
+    scale.log2_e = (REAL)high;
+    scale.log2_e_low = (REAL)((high - (double)scale.log2_e) + low);
+    scale.log2_e_first = NAME(first_half)((REAL)high);
+    const double after_first = high - (double)scale.log2_e_first;
+    scale.log2_e_second = NAME(first_half)((REAL)after_first);
+    scale.log2_e_third = (REAL)((after_first - (double)scale.log2_e_second) + low);
+    scale.ln_2 = (REAL)(temperature * ln_2_f64);
+    scale.huge_logit = (REAL)(temperature * (double)HUGE_LOGIT);
+    return scale;
+}
+
 /* What exponentials of one block, or of each lane, are relative to. */
 typedef struct {
     vec magic;  /* adding it rounds x L to an integer and leaves y - c + SCALE_UP + EXPONENT_BIAS in the low bits */
     vec lowest; /* this x and smaller ones give 0 */
+    NAME(exponent_scale) scale;
 } NAME(exponential_reference);
 
 /* Reference for integer-valued c. */
-KERNEL_INLINE NAME(exponential_reference) NAME(reference_for)(vec c) {
+KERNEL_INLINE NAME(exponential_reference) NAME(reference_for)(vec c, const NAME(exponent_scale) * scale) {
     NAME(exponential_reference) r;
     r.magic = v_sub(v_splat(ROUNDING_MAGIC + (EXPONENT_BIAS + SCALE_UP)), c);
-    r.lowest = v_mul(v_sub(c, v_splat(EXPONENT_BIAS + SCALE_UP)), v_splat(REAL_CONSTANT(ln_2)));
+    r.lowest = v_mul(v_sub(c, v_splat(EXPONENT_BIAS + SCALE_UP)), v_splat(scale->ln_2));
+    r.scale = *scale;
     return r;
 }
 
 /* round(m log2(e)): the reference c that puts exp(m) between 0.7 and 1.42 times 2^SCALE_UP. */
-KERNEL_INLINE vec NAME(reference_exponent)(vec m) {
+KERNEL_INLINE vec NAME(reference_exponent)(vec m, const NAME(exponent_scale) * scale) {
     const vec magic = v_splat(ROUNDING_MAGIC);
-    return v_sub(v_add(v_mul(m, v_splat(REAL_CONSTANT(log2_e))), magic), magic);
+    return v_sub(v_add(v_mul(m, v_splat(scale->log2_e)), magic), magic);
 }
 
 /* f of the head; `y` is round(x L). */
-KERNEL_INLINE vec NAME(reduced_argument)(vec x, vec y) {
+KERNEL_INLINE vec NAME(reduced_argument)(vec x, vec y, const NAME(exponent_scale) * scale) {
 #if HAS_FMA
-    return v_fma(x, v_splat(REAL_CONSTANT(log2_e_low)), v_fms(x, v_splat(REAL_CONSTANT(log2_e)), y));
+    return v_fma(x, v_splat(scale->log2_e_low), v_fms(x, v_splat(scale->log2_e), y));
 #else
     const vec x_high = v_high_half(x);
     const vec x_low = v_sub(x, x_high);
-    const vec first = v_splat(REAL_CONSTANT(log2_e_first)), second = v_splat(REAL_CONSTANT(log2_e_second));
-    const vec small = v_add(v_mul(x_low, second), v_mul(x, v_splat(REAL_CONSTANT(log2_e_third))));
+    const vec first = v_splat(scale->log2_e_first), second = v_splat(scale->log2_e_second);
+    const vec small = v_add(v_mul(x_low, second), v_mul(x, v_splat(scale->log2_e_third)));
     const vec large = v_add(v_sub(v_mul(x_high, first), y), v_mul(x_low, first)), middle = v_mul(x_high, second);
     const vec sum = v_add(large, middle);
     return v_add(sum, v_add(v_sub(middle, v_sub(sum, large)), small));
@@ -90,8 +142,8 @@ KERNEL_INLINE void NAME(scaled_exponentials)(const vec *x, int count, NAME(expon
     const vec one = v_splat(1);
     vec f[4], q[4], scale[4];
     EACH_OF(count, f[j] = v_max(reference.lowest, x[j]));
-    EACH_OF(count, scale[j] = v_fma(f[j], v_splat(REAL_CONSTANT(log2_e)), reference.magic));
-    EACH_OF(count, f[j] = NAME(reduced_argument)(f[j], v_sub(scale[j], reference.magic)));
+    EACH_OF(count, scale[j] = v_fma(f[j], v_splat(reference.scale.log2_e), reference.magic));
+    EACH_OF(count, f[j] = NAME(reduced_argument)(f[j], v_sub(scale[j], reference.magic), &reference.scale));
     EACH_OF(count, scale[j] = v_bits_to_exponent(scale[j]));
     EACH_OF(count, q[j] = v_splat(p[EXP2_TERMS - 1]));
     for (int k = EXP2_TERMS - 2; k >= 0; --k)

@@ -61,7 +61,7 @@ static int64_t first_bad_label(const xent_labels *labels, const int64_t *buffer,
 }
 
 int64_t xent_check_labels(const xent_labels *labels, int64_t rows, int64_t classes, const double *sample_weight,
-                          int64_t *counted_rows, double *weight_sum) {
+                          const double *class_weight, int64_t *counted_rows, double *weight_sum) {
     int64_t buffer[ROWS_AT_ONCE];
     for (int64_t first = 0; first < rows; first += ROWS_AT_ONCE) {
         int64_t count = rows - first < ROWS_AT_ONCE ? rows - first : ROWS_AT_ONCE;
@@ -79,10 +79,11 @@ int64_t xent_check_labels(const xent_labels *labels, int64_t rows, int64_t class
                 return first + bad;
         }
         *counted_rows += count - ignored;
-        if (sample_weight)
+        if (sample_weight || class_weight)
             for (int64_t row = 0; row < count; ++row)
                 if (!(labels->has_ignore_index && buffer[row] == labels->ignore_index))
-                    *weight_sum += sample_weight[first + row];
+                    *weight_sum += (sample_weight ? sample_weight[first + row] : 1) *
+                                   (class_weight ? class_weight[buffer[row]] : 1);
     }
     return -1;
 }

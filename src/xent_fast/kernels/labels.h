@@ -15,8 +15,9 @@
 void xent_read_labels(const xent_labels *labels, int64_t first_row, int64_t count, int64_t *destination);
 
 /* Row of the first label that is neither in [0, classes) nor ignored, or -1.  Adds the number of rows that are not
- * ignored to *counted_rows and, if sample_weight is given, their weights, in row order, to *weight_sum. */
+ * ignored to *counted_rows and, if row or class weights are given (not NULL), their products, in row order, to
+ * *weight_sum. */
 int64_t xent_check_labels(const xent_labels *labels, int64_t rows, int64_t classes, const double *sample_weight,
-                          int64_t *counted_rows, double *weight_sum);
+                          const double *class_weight, int64_t *counted_rows, double *weight_sum);
 
 #endif

@@ -7,10 +7,10 @@
  *
  *   forward, a block    its maximum m_b, c_b = round(m_b log2 e), e = 2^(x log2 e - c_b) stored in the gradient's place,
  *                       and the sum of all e but one class's: the target's (index targets) or the block's first
- *                       maximum (dense targets)
+ *                       maximum (targets with mass at every class)
  *   row                 the block of the row's maximum m gives the reference c; the others weigh 2^(c_b - c), exactly;
  *                       several rows go through row_stage.h side by side
- *   backward, a block   grad = e * factor_b (- a t for dense targets); the class left out is written last
+ *   backward, a block   grad = e * factor_b (- a q for targets with mass); the class left out is written last
  *
  * Sums: the four vectors of a group in a tree, groups in a wide sum (sums.h); blocks in their order, with compensation.  Padding and excluded lanes add an exact 0, so that the order is a function of the number
  * of classes alone.
@@ -23,9 +23,9 @@ typedef struct {
     double shift;     /* subtracted from the logits first: 0, or the maximum where it is huge */
     double reference; /* c_b, an integer */
     double weight;    /* of this block relative to the row's reference */
-    /* dense targets */
-    double target_mass;  /* sum of t */
-    double distance;     /* sum of t (base - x), base: the maximum, or 0 where that is infinite */
+    /* targets with mass q */
+    double target_mass;  /* sum of q */
+    double distance;     /* sum of q (base - x), base: the maximum, or 0 where that is infinite */
     double exp_of_pivot; /* e of the class left out, in the units of sum_of_others */
     int64_t pivot;       /* class left out, from the row's start */
 } NAME(block_summary);
@@ -60,6 +60,54 @@ KERNEL_INLINE int64_t NAME(first_position_of)(REAL value, const REAL *logits, in
     return -1;
 }
 
+/* Where a row's masses come from: q = w ((1 - E) t + E / C), and (1 - E) w_y more at its class index. */
+typedef struct {
+    const REAL *targets;      /* t; NULL for a class index */
+    const REAL *class_weight; /* w; NULL for 1 */
+    REAL share, floor;        /* 1 - E and E / C */
+    int64_t label;            /* -1 for dense targets */
+    REAL label_mass;
+} NAME(masses);
+
+/* Masses of the vector of classes from `at`, whose targets and weights are given (or not used). */
+KERNEL_INLINE vec NAME(shaped_mass)(const NAME(masses) * masses, vec target, vec class_weight, int64_t at) {
+    vec mass = v_splat(masses->floor);
+    if (masses->targets)
+        mass = v_fma(target, v_splat(masses->share), mass);
+    if (masses->class_weight)
+        mass = v_mul(mass, class_weight);
+    const vec_mask is_label = v_equal(v_lane_numbers(), v_splat((REAL)(masses->label - at)));
+    return v_add(mass, v_keep(is_label, v_splat(masses->label_mass)));
+}
+
+KERNEL_INLINE vec NAME(mass_of_vector)(const NAME(masses) * masses, int64_t at, int kind) {
+    if (kind == XENT_DENSE_TARGETS)
+        return v_load(masses->targets + at);
+    const vec zero = v_splat(0);
+    return NAME(shaped_mass)(masses, masses->targets ? v_load(masses->targets + at) : zero,
+                             masses->class_weight ? v_load(masses->class_weight + at) : zero, at);
+}
+
+/* The same where only `count` classes are left: 0 beyond them. */
+KERNEL_INLINE vec NAME(mass_of_some)(const NAME(masses) * masses, int64_t at, int count, int kind) {
+    const vec zero = v_splat(0);
+    if (count <= 0)
+        return zero;
+    if (count >= LANES)
+        return NAME(mass_of_vector)(masses, at, kind);
+    const vec target = masses->targets ? v_load_first(masses->targets + at, count, 0) : zero;
+    if (kind == XENT_DENSE_TARGETS)
+        return target;
+    const vec weight = masses->class_weight ? v_load_first(masses->class_weight + at, count, 0) : zero;
+    const vec_mask is_class = v_greater(v_splat((REAL)count), v_lane_numbers());
+    return v_keep(is_class, NAME(shaped_mass)(masses, target, weight, at));
+}
+
+/* Mass of one class. */
+KERNEL_INLINE double NAME(mass_of_class)(const NAME(masses) * masses, int64_t at, int kind) {
+    return (double)v_first(NAME(mass_of_some)(masses, at, 1, kind));
+}
+
 typedef struct {
     NAME(wide) exponentials, target_mass, distance;
 } NAME(block_sums);
@@ -76,13 +124,13 @@ KERNEL_INLINE void NAME(add_group)(NAME(wide) * sum, const vec *summands) {
     NAME(wide_add)(sum, v_add(v_add(summands[0], summands[1]), v_add(summands[2], summands[3])));
 }
 
-/* Mass and distance of a group's dense targets. */
-KERNEL_INLINE void NAME(add_dense_targets)(const vec *x, const vec *targets, vec base, NAME(block_sums) * sums) {
+/* Mass and distance of a group. */
+KERNEL_INLINE void NAME(add_masses)(const vec *x, const vec *masses, vec base, NAME(block_sums) * sums) {
     const vec zero = v_splat(0);
     vec distances[4];
-    /* 0 * inf = 0: a class without target adds nothing, whatever its logit */
-    EACH_OF(4, distances[j] = v_drop(v_equal(targets[j], zero), v_mul(targets[j], v_sub(base, x[j]))));
-    NAME(add_group)(&sums->target_mass, targets);
+    /* 0 * inf = 0: a class without mass adds nothing, whatever its logit */
+    EACH_OF(4, distances[j] = v_drop(v_equal(masses[j], zero), v_mul(masses[j], v_sub(base, x[j]))));
+    NAME(add_group)(&sums->target_mass, masses);
     NAME(add_group)(&sums->distance, distances);
 }
 
@@ -94,18 +142,19 @@ KERNEL_INLINE void NAME(group_exponentials)(const vec *x, const NAME(block_frame
         NAME(scaled_exponentials)(shifted + k, INTERLEAVED, frame->reference, e + k, NULL);
 }
 
-/* One whole group: exponentials to `e`.  `excluded`, a lane counted from the group's start, or -1 (a constant), is left out
+/* One whole group from class `at`: exponentials to `e`.  `excluded`, a lane counted from the group's start, or -1 (a constant), is left out
  * of the sum.  Meanwhile the same group of the next block, or of the next row, comes from memory: without that the maximum's
  * sweep would wait for memory and the exponentials leave it idle. */
-KERNEL_INLINE void NAME(forward_group)(const REAL *logits, const REAL *targets, REAL *e, int excluded,
-                                       const NAME(block_frame) * frame, NAME(block_sums) * sums, int dense) {
-    vec x[4], exponentials[4], target[4];
+KERNEL_INLINE void NAME(forward_group)(const REAL *logits, const NAME(masses) * masses, int64_t at, REAL *e,
+                                       int excluded, const NAME(block_frame) * frame, NAME(block_sums) * sums,
+                                       int kind) {
+    vec x[4], exponentials[4], mass[4];
     for (int line = 0; line < GROUP; line += LANES)
         PREFETCH(logits + BLOCK + line);
     EACH_OF(4, x[j] = v_load(logits + j * LANES));
-    if (dense) {
-        EACH_OF(4, target[j] = v_load(targets + j * LANES));
-        NAME(add_dense_targets)(x, target, frame->base, sums);
+    if (HAS_MASS(kind)) {
+        EACH_OF(4, mass[j] = NAME(mass_of_vector)(masses, at + j * LANES, kind));
+        NAME(add_masses)(x, mass, frame->base, sums);
     }
     NAME(group_exponentials)(x, frame, exponentials);
     EACH_OF(4, v_store(e + j * LANES, exponentials[j]));
@@ -127,13 +176,14 @@ KERNEL_INLINE void NAME(store_up_to)(REAL *destination, int count, vec a) {
 }
 
 /* A group that is cut short: the classes that are not there have the logit -inf and no target. */
-KERNEL_INLINE void NAME(forward_last_group)(const REAL *logits, const REAL *targets, REAL *e, int count, int excluded,
-                                            const NAME(block_frame) * frame, NAME(block_sums) * sums, int dense) {
-    vec x[4], exponentials[4], target[4];
+KERNEL_INLINE void NAME(forward_last_group)(const REAL *logits, const NAME(masses) * masses, int64_t at, REAL *e,
+                                            int count, int excluded, const NAME(block_frame) * frame,
+                                            NAME(block_sums) * sums, int kind) {
+    vec x[4], exponentials[4], mass[4];
     EACH_OF(4, x[j] = NAME(load_up_to)(logits + j * LANES, count - j * LANES, -INFINITY));
-    if (dense) {
-        EACH_OF(4, target[j] = NAME(load_up_to)(targets + j * LANES, count - j * LANES, 0));
-        NAME(add_dense_targets)(x, target, frame->base, sums);
+    if (HAS_MASS(kind)) {
+        EACH_OF(4, mass[j] = NAME(mass_of_some)(masses, at + j * LANES, count - j * LANES, kind));
+        NAME(add_masses)(x, mass, frame->base, sums);
     }
     NAME(group_exponentials)(x, frame, exponentials);
     EACH_OF(4, NAME(store_up_to)(e + j * LANES, count - j * LANES, exponentials[j]));
@@ -144,16 +194,17 @@ KERNEL_INLINE void NAME(forward_last_group)(const REAL *logits, const REAL *targ
 
 /* The reference of a block by its maximum, which may be infinite or absent (-inf): then 0, and NaN, if there is one,
  * shows in the sum. */
-KERNEL_INLINE NAME(block_frame) NAME(frame_of_block)(REAL maximum, NAME(block_summary) * summary) {
+KERNEL_INLINE NAME(block_frame)
+    NAME(frame_of_block)(REAL maximum, const NAME(exponent_scale) * scale, NAME(block_summary) * summary) {
     NAME(block_frame) frame;
     const int is_finite = maximum > -INFINITY && maximum < INFINITY;
     const REAL base = is_finite ? maximum : 0;
-    const int is_huge = base >= HUGE_LOGIT || base <= -HUGE_LOGIT;
-    const REAL scaled = (is_huge ? 0 : base) * REAL_CONSTANT(log2_e);
+    const int is_huge = base >= scale->huge_logit || base <= -scale->huge_logit;
+    const REAL scaled = (is_huge ? 0 : base) * scale->log2_e;
     const REAL reference = (scaled + ROUNDING_MAGIC) - ROUNDING_MAGIC;
     frame.shift = v_splat(is_huge ? base : 0);
     frame.base = v_splat(base);
-    frame.reference = NAME(reference_for)(v_splat(reference));
+    frame.reference = NAME(reference_for)(v_splat(reference), scale);
     summary->maximum = maximum;
     summary->shift = is_huge ? base : 0;
     summary->reference = reference;
@@ -162,44 +213,61 @@ KERNEL_INLINE NAME(block_frame) NAME(frame_of_block)(REAL maximum, NAME(block_su
 
 /* All groups of a block, the excluded class (or -1) left out of the sum.  Exponentials go to `e`, or to one place again and
  * again where it is NULL. */
-KERNEL_INLINE void NAME(forward_groups)(const REAL *logits, const REAL *targets, REAL *e, int64_t count,
-                                        int64_t excluded, const NAME(block_frame) * frame, NAME(block_sums) * sums,
-                                        int dense) {
+KERNEL_INLINE void NAME(forward_groups)(const REAL *logits, const NAME(masses) * masses, int64_t first, REAL *e,
+                                        int64_t count, int64_t excluded, const NAME(block_frame) * frame,
+                                        NAME(block_sums) * sums, int kind) {
     ALIGNED_64 REAL nowhere[GROUP];
     REAL *place = e ? e : nowhere;
     const int64_t step = e ? GROUP : 0, whole = count - count % GROUP;
     const int64_t special = excluded < 0 || excluded >= whole ? whole : excluded - excluded % GROUP;
     int64_t k = 0;
     for (; k < special; k += GROUP, place += step)
-        NAME(forward_group)(logits + k, targets + k, place, -1, frame, sums, dense);
+        NAME(forward_group)(logits + k, masses, first + k, place, -1, frame, sums, kind);
     if (k < whole) {
-        NAME(forward_group)(logits + k, targets + k, place, (int)(excluded - k), frame, sums, dense);
+        NAME(forward_group)(logits + k, masses, first + k, place, (int)(excluded - k), frame, sums, kind);
         k += GROUP, place += step;
     }
     for (; k < whole; k += GROUP, place += step)
-        NAME(forward_group)(logits + k, targets + k, place, -1, frame, sums, dense);
+        NAME(forward_group)(logits + k, masses, first + k, place, -1, frame, sums, kind);
     if (k < count)
-        NAME(forward_last_group)(logits + k, targets + k, place, (int)(count - k), (int)(excluded - k), frame, sums,
-                                 dense);
+        NAME(forward_last_group)(logits + k, masses, first + k, place, (int)(count - k), (int)(excluded - k), frame,
+                                 sums, kind);
+}
+
+/* What all rows of a call have in common. */
+typedef struct {
+    NAME(exponent_scale) scale;
+    row_settings row;
+    int wants_prediction;
+} NAME(settings);
+
+KERNEL_INLINE NAME(settings) NAME(settings_of)(const xent_batch *batch) {
+    const NAME(settings)
+        settings = {NAME(scale_for)(batch->temperature), settings_of(batch), batch->prediction != NULL};
+    return settings;
 }
 
 /* Forward sweep of a block that begins at class `first`; `excluded` counts from there (index targets). */
-KERNEL_INLINE void NAME(forward_block)(const REAL *logits, const REAL *targets, REAL *e, int64_t count, int64_t first,
-                                       int64_t excluded, NAME(block_summary) * summary, int dense) {
+KERNEL_INLINE void NAME(forward_block)(const REAL *logits, const NAME(masses) * masses, REAL *e, int64_t count,
+                                       int64_t first, int64_t excluded, const NAME(settings) * settings,
+                                       NAME(block_summary) * summary, int kind) {
     const REAL maximum = NAME(block_maximum)(logits, count);
-    const NAME(block_frame) frame = NAME(frame_of_block)(maximum, summary);
+    const NAME(block_frame) frame = NAME(frame_of_block)(maximum, &settings->scale, summary);
     NAME(block_sums) sums = {NAME(zero_wide)(), NAME(zero_wide)(), NAME(zero_wide)()};
-    if (dense) {
-        excluded = NAME(first_position_of)(maximum, logits, count);
-        summary->pivot = first + excluded;
-        summary->exp_of_pivot = excluded < 0
-                                    ? 0
-                                    : scaled_exponential_of((double)maximum - summary->shift,
-                                                            summary->reference + (FLOAT64_SCALE_UP - SCALE_UP));
+    if (HAS_MASS(kind) || settings->wants_prediction) {
+        const int64_t position = NAME(first_position_of)(maximum, logits, count);
+        summary->pivot = position < 0 ? -1 : first + position;
+        if (HAS_MASS(kind))
+            excluded = position;
     }
-    NAME(forward_groups)(logits, targets, e, count, excluded, &frame, &sums, dense);
+    if (HAS_MASS(kind))
+        summary->exp_of_pivot = excluded < 0 ? 0
+                                             : scaled_exponential_of((double)maximum - summary->shift,
+                                                                     summary->reference + (FLOAT64_SCALE_UP - SCALE_UP),
+                                                                     &settings->row.scale);
+    NAME(forward_groups)(logits, masses, first, e, count, excluded, &frame, &sums, kind);
     summary->sum_of_others = NAME(wide_total)(sums.exponentials);
-    if (dense) {
+    if (HAS_MASS(kind)) {
         summary->target_mass = NAME(wide_total)(sums.target_mass);
         summary->distance = NAME(wide_total)(sums.distance);
     }
@@ -207,7 +275,8 @@ KERNEL_INLINE void NAME(forward_block)(const REAL *logits, const REAL *targets, 
 
 /* Weighs the blocks relative to the one that holds the row's maximum, which is returned.  Two references differ by an
  * integer power of two; only where a huge block meets another does an exponential come in. */
-KERNEL_INLINE const NAME(block_summary) * NAME(weigh_blocks)(NAME(block_summary) * blocks, int64_t count) {
+KERNEL_INLINE const NAME(block_summary) *
+    NAME(weigh_blocks)(NAME(block_summary) * blocks, int64_t count, double temperature) {
     const NAME(block_summary) *highest = blocks;
     for (int64_t b = 1; b < count; ++b)
         if (blocks[b].maximum > highest->maximum)
@@ -218,22 +287,43 @@ KERNEL_INLINE const NAME(block_summary) * NAME(weigh_blocks)(NAME(block_summary)
         if (shift == 0)
             blocks[b].weight = power_of_two(steps < 0 ? steps : 0);
         else
-            blocks[b].weight = exponential_of_difference(shift, steps);
+            blocks[b].weight = exponential_of_difference(shift, steps, temperature);
     }
     return highest;
 }
 
-/* Brings a row's blocks together in lane `k`; returns the class left out of its sum. */
-KERNEL_INLINE int64_t NAME(merge_blocks)(NAME(block_summary) * blocks, int64_t count, const REAL *targets,
-                                         int64_t label, row_sums *rows, int k, int dense) {
-    const NAME(block_summary) *highest = NAME(weigh_blocks)(blocks, count);
+/* A row on its way from the forward to the backward sweep. */
+typedef struct {
+    const REAL *logits;
+    REAL *grad;         /* NULL for the loss alone */
+    REAL *exponentials; /* the same place, or NULL where no exponentials are kept there */
+    double maximum;     /* found on the way */
+    int64_t classes, label;
+    int64_t pivot, prediction; /* found on the way */
+    double weight;
+    NAME(masses) masses;
+    NAME(block_summary) * blocks;
+} NAME(long_row);
+
+KERNEL_INLINE int64_t NAME(block_count)(int64_t classes) { return (classes + BLOCK - 1) / BLOCK; }
+
+KERNEL_INLINE int64_t NAME(block_length)(int64_t classes, int64_t first) {
+    return classes - first < BLOCK ? classes - first : BLOCK;
+}
+
+/* Brings a row's blocks together in lane `k`. */
+KERNEL_INLINE void NAME(merge_blocks)(NAME(long_row) * row, const NAME(settings) * settings, row_sums *rows, int k,
+                                      int kind) {
+    NAME(block_summary) *blocks = row->blocks;
+    const int64_t count = NAME(block_count)(row->classes);
+    const NAME(block_summary) *highest = NAME(weigh_blocks)(blocks, count, settings->row.temperature);
     const double maximum = highest->maximum;
     double others = 0, low = 0, mass = 0, distance = 0;
     for (int64_t b = 0; b < count; ++b) {
-        /* for dense targets each block has left its own maximum out */
-        const double pivot = !dense || blocks + b == highest ? 0 : blocks[b].exp_of_pivot;
+        /* for targets with mass each block has left its own maximum out */
+        const double pivot = !HAS_MASS(kind) || blocks + b == highest ? 0 : blocks[b].exp_of_pivot;
         compensated_add(&others, &low, (blocks[b].sum_of_others + pivot) * blocks[b].weight);
-        if (dense) {
+        if (HAS_MASS(kind)) {
             const int is_finite = blocks[b].maximum > -INFINITY;
             mass += blocks[b].target_mass;
             distance += blocks[b].distance;
@@ -246,13 +336,17 @@ KERNEL_INLINE int64_t NAME(merge_blocks)(NAME(block_summary) * blocks, int64_t c
     rows->maximum[k] = maximum;
     rows->shift[k] = highest->shift;
     rows->reference[k] = highest->reference + (FLOAT64_SCALE_UP - SCALE_UP);
-    if (!dense)
-        return label;
+    rows->weight[k] = row->weight;
+    row->maximum = maximum;
+    row->prediction = settings->wants_prediction ? highest->pivot : -1;
+    row->pivot = row->label;
+    if (!HAS_MASS(kind))
+        return;
+    row->pivot = highest->pivot;
     rows->exp_of_pivot[k] = highest->exp_of_pivot;
     rows->target_mass[k] = mass;
     rows->distance[k] = distance;
-    rows->pivot_target[k] = highest->pivot < 0 ? 0 : (double)targets[highest->pivot];
-    return highest->pivot;
+    rows->pivot_target[k] = highest->pivot < 0 ? 0 : NAME(mass_of_class)(&row->masses, highest->pivot, kind);
 }
 
 /* What every vector of the backward sweep is multiplied by. */
@@ -261,35 +355,37 @@ typedef struct {
     vec last_factor, minus_weight;
 } NAME(backward_frame);
 
-KERNEL_INLINE vec NAME(backward_vector)(vec e, vec target, const NAME(backward_frame) * frame, int in_two_steps,
-                                        int dense) {
+KERNEL_INLINE vec NAME(backward_vector)(vec e, vec mass, const NAME(backward_frame) * frame, int in_two_steps,
+                                        int kind) {
     vec grad = NAME(product_with_pair)(e, frame->factor);
     if (in_two_steps)
         grad = v_mul(grad, frame->last_factor);
-    return dense ? v_fma(frame->minus_weight, target, grad) : grad;
+    return HAS_MASS(kind) ? v_fma(frame->minus_weight, mass, grad) : grad;
 }
 
-KERNEL_INLINE void NAME(backward_vectors)(REAL *grad, const REAL *targets, int64_t count,
-                                          const NAME(backward_frame) * frame, int in_two_steps, int dense) {
+/* `count` classes from class `first`, whose place is `grad`. */
+KERNEL_INLINE void NAME(backward_vectors)(REAL *grad, const NAME(masses) * masses, int64_t first, int64_t count,
+                                          const NAME(backward_frame) * frame, int in_two_steps, int kind) {
     int64_t k = 0;
     for (; k + 2 * LANES <= count; k += 2 * LANES) {
         for (int j = 0; j < 2 * LANES; j += LANES) {
-            const vec target = dense ? v_load(targets + k + j) : v_splat(0);
-            v_store(grad + k + j, NAME(backward_vector)(v_load(grad + k + j), target, frame, in_two_steps, dense));
+            const vec mass = HAS_MASS(kind) ? NAME(mass_of_vector)(masses, first + k + j, kind) : v_splat(0);
+            v_store(grad + k + j, NAME(backward_vector)(v_load(grad + k + j), mass, frame, in_two_steps, kind));
         }
     }
     for (; k < count; k += LANES) {
         const int left = count - k < LANES ? (int)(count - k) : LANES;
-        const vec target = dense ? v_load_first(targets + k, left, 0) : v_splat(0);
+        const vec mass = HAS_MASS(kind) ? NAME(mass_of_some)(masses, first + k, left, kind) : v_splat(0);
         const vec e = v_load_first(grad + k, left, 0);
-        v_store_first(grad + k, left, NAME(backward_vector)(e, target, frame, in_two_steps, dense));
+        v_store_first(grad + k, left, NAME(backward_vector)(e, mass, frame, in_two_steps, kind));
     }
 }
 
 /* Backward sweep of one block: grad = e * factor * block weight (- weight * t).  Where the factors would leave the normal
  * numbers they are RESCALE times larger, and that is taken back last. */
-KERNEL_INLINE void NAME(backward_block)(REAL *grad, const REAL *targets, int64_t count, double row_factor,
-                                        double row_factor_low, double block_weight, REAL weight, int dense) {
+KERNEL_INLINE void NAME(backward_block)(REAL *grad, const NAME(masses) * masses, int64_t first, int64_t count,
+                                        double row_factor, double row_factor_low, double block_weight, REAL weight,
+                                        int kind) {
     const int in_two_steps = fabs(row_factor * block_weight) < SMALL_FACTOR;
     const double factor = row_factor * (in_two_steps ? RESCALE : 1) * block_weight;
     const double factor_low = row_factor_low * (in_two_steps ? RESCALE : 1) * block_weight;
@@ -298,9 +394,9 @@ KERNEL_INLINE void NAME(backward_block)(REAL *grad, const REAL *targets, int64_t
                                         v_splat((REAL)(1 / RESCALE)),
                                         v_splat(-weight)};
     if (in_two_steps)
-        NAME(backward_vectors)(grad, targets, count, &frame, 1, dense);
+        NAME(backward_vectors)(grad, masses, first, count, &frame, 1, kind);
     else
-        NAME(backward_vectors)(grad, targets, count, &frame, 0, dense);
+        NAME(backward_vectors)(grad, masses, first, count, &frame, 0, kind);
 }
 
 KERNEL_INLINE void NAME(fill)(REAL *destination, int64_t count, REAL value) {
@@ -308,39 +404,44 @@ KERNEL_INLINE void NAME(fill)(REAL *destination, int64_t count, REAL value) {
         destination[k] = value;
 }
 
-/* A row on its way from the forward to the backward sweep. */
-typedef struct {
-    const REAL *logits, *targets;
-    REAL *grad; /* NULL for the loss alone */
-    int64_t classes, label, pivot;
-    NAME(block_summary) * blocks;
-} NAME(long_row);
-
-KERNEL_INLINE int64_t NAME(block_count)(int64_t classes) { return (classes + BLOCK - 1) / BLOCK; }
-
-KERNEL_INLINE int64_t NAME(block_length)(int64_t classes, int64_t first) {
-    return classes - first < BLOCK ? classes - first : BLOCK;
+/* Forward sweep of block `b`. */
+KERNEL_INLINE void NAME(forward_block_of)(const NAME(long_row) * row, int64_t b, const NAME(settings) * settings,
+                                          int kind) {
+    const int64_t first = b * BLOCK, count = NAME(block_length)(row->classes, first), in_block = row->label - first;
+    const int64_t excluded = !HAS_MASS(kind) && in_block >= 0 && in_block < count ? in_block : -1;
+    NAME(forward_block)(row->logits + first, &row->masses, row->exponentials ? row->exponentials + first : NULL, count,
+                        first, excluded, settings, row->blocks + b, kind);
 }
 
-/* Forward sweep of block `b`. */
-KERNEL_INLINE void NAME(forward_block_of)(const NAME(long_row) * row, int64_t b, int dense) {
-    const int64_t first = b * BLOCK, count = NAME(block_length)(row->classes, first), in_block = row->label - first;
-    const int64_t excluded = !dense && in_block >= 0 && in_block < count ? in_block : -1;
-    NAME(forward_block)(row->logits + first, row->targets + first, row->grad ? row->grad + first : NULL, count, first,
-                        excluded, row->blocks + b, dense);
+/* log p = (x - m) / T - log of the sum, in one block. */
+KERNEL_INLINE void NAME(log_probabilities)(const REAL *logits, REAL *destination, int64_t count, REAL maximum,
+                                           double log_of_sum, REAL temperature) {
+    const REAL high = (REAL)log_of_sum, low = (REAL)(log_of_sum - (double)high);
+    for (int64_t k = 0; k < count; k += LANES) {
+        const int left = count - k < LANES ? (int)(count - k) : LANES;
+        vec x = v_sub(NAME(load_up_to)(logits + k, left, 0), v_splat(maximum));
+        if (temperature != 1)
+            x = v_div(x, v_splat(temperature));
+        NAME(store_up_to)(destination + k, left, v_sub(v_sub(x, v_splat(high)), v_splat(low)));
+    }
 }
 
 /* Backward sweep of block `b` with the results in lane `k`. */
-KERNEL_INLINE void NAME(backward_block_of)(const NAME(long_row) * row, int64_t b, double weight,
-                                           const row_results *results, int k, int dense) {
+KERNEL_INLINE void NAME(backward_block_of)(const NAME(long_row) * row, int64_t b, double temperature,
+                                           const row_results *results, int k, int kind) {
     const int64_t first = b * BLOCK, count = NAME(block_length)(row->classes, first);
     REAL *grad = row->grad + first;
     if (!(results->is_number >> k & 1)) {
         NAME(fill)(grad, count, NAN);
         return;
     }
-    NAME(backward_block)(grad, row->targets + first, count, results->factor[k], results->factor_low[k],
-                         row->blocks[b].weight, (REAL)weight, dense);
+    if (!row->exponentials) {
+        NAME(log_probabilities)(row->logits + first, grad, count, (REAL)row->maximum, results->log_of_sum[k],
+                                (REAL)temperature);
+        return;
+    }
+    NAME(backward_block)(grad, &row->masses, first, count, results->factor[k], results->factor_low[k],
+                         row->blocks[b].weight, (REAL)(row->weight / temperature), kind);
     if (row->pivot >= first && row->pivot < first + count)
         row->grad[row->pivot] = (REAL)results->pivot_gradient[k];
 }

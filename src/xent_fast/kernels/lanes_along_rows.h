@@ -5,18 +5,18 @@
  *
  * The formulas are those of lanes_along_classes.h, each lane for its own row and in the lanes' own dtype; the row is
  * one block. Column k of the tile holds class k of every row.  The pivot, the class left out of the sum, is the target
- * (index targets) or the first maximum (dense targets).
+ * (index targets) or the first maximum (targets with mass at every class).
  */
 typedef struct {
     ALIGNED_64 REAL columns[MOST_CLASSES_ALONG_ROWS][LANES]; /* logits, then exponentials, then the gradient */
-    ALIGNED_64 REAL targets[MOST_CLASSES_ALONG_ROWS][LANES];
+    ALIGNED_64 REAL masses[MOST_CLASSES_ALONG_ROWS][LANES];  /* q for a row weight of 1 */
 } NAME(tile);
 
 /* The weights of a vector of rows. */
 typedef struct {
-    NAME(pair) weight;
-    vec last_factor; /* 1, or 1 / RESCALE where the weight is RESCALE times larger */
-    int is_rescaled; /* whether any lane is */
+    NAME(pair) weight, gradient_weight; /* a and a / T */
+    vec last_factor;                    /* 1, or 1 / RESCALE where the weight is RESCALE times larger */
+    int is_rescaled;                    /* whether any lane is */
 } NAME(lane_weights);
 
 /* Per-lane state between the sweeps. */
@@ -26,8 +26,10 @@ typedef struct {
     NAME(pair) sum_of_others;   /* of exponentials as they are stored */
     vec dropped;                /* what their last roundings took from that sum */
     vec pivot_logit;            /* index targets */
-    NAME(pair) target_mass;     /* dense targets */
-    vec distance, pivot_target; /* dense targets */
+    NAME(pair) target_mass;     /* targets with mass */
+    vec distance, pivot_target; /* the same */
+    vec lse, log_of_sum;
+    vec slope; /* 2 z lse */
 } NAME(lane_sums);
 
 /* Rows to columns, number by number; rows that are not there become zeros. */
@@ -88,20 +90,32 @@ KERNEL_INLINE void NAME(store_columns)(REAL (*columns)[LANES], char *destination
     }
 }
 
-/* Maximum of each lane; for index targets the pivot's logit, for dense targets the maximum's first class. */
-KERNEL_INLINE void NAME(columns_maximum)(REAL (*columns)[LANES], int classes, NAME(lane_sums) * sums, int dense) {
+/* First class of each lane's maximum, -1 where there is no number. */
+KERNEL_INLINE vec NAME(columns_first_maximum)(REAL (*columns)[LANES], int classes) {
+    vec maximum = v_splat(-INFINITY), first = v_splat(-1);
+    REAL number = 0;
+    for (int k = 0; k < classes; ++k, ++number) {
+        const vec x = v_load(columns[k]);
+        first = v_select(v_greater(x, maximum), v_splat(number), first);
+        maximum = v_max(x, maximum);
+    }
+    return first;
+}
+
+/* Maximum of each lane; for index targets the pivot's logit, for targets with mass the maximum's first class. */
+KERNEL_INLINE void NAME(columns_maximum)(REAL (*columns)[LANES], int classes, NAME(lane_sums) * sums, int kind) {
     vec maximum = v_splat(-INFINITY), first = v_splat(-1), pivot_logit = v_splat(0);
     REAL number = 0;
     for (int k = 0; k < classes; ++k, ++number) {
         const vec x = v_load(columns[k]);
-        if (dense)
+        if (HAS_MASS(kind))
             first = v_select(v_greater(x, maximum), v_splat(number), first);
         else
             pivot_logit = v_select(v_equal(sums->pivot, v_splat(number)), x, pivot_logit);
         maximum = v_max(x, maximum);
     }
     sums->maximum = maximum;
-    if (dense)
+    if (HAS_MASS(kind))
         sums->pivot = first;
     else
         sums->pivot_logit = pivot_logit;
@@ -114,8 +128,22 @@ KERNEL_INLINE vec NAME(finite_maximum)(vec maximum) {
     return v_select(v_greater(magnitude, largest), v_splat(0), maximum);
 }
 
-/* Mass and distance of dense targets (see lanes_along_classes.h), four columns in a tree at a time. */
-KERNEL_INLINE void NAME(columns_dense_targets)(const NAME(tile) * tile, int classes, vec base, NAME(lane_sums) * sums) {
+/* Masses of shaped targets, in place of dense ones or for class indices: w ((1 - E) t + E / C), and at y (1 - E) w_y more. */
+KERNEL_INLINE void NAME(shape_masses)(NAME(tile) * tile, const xent_batch *batch, vec labels, vec label_mass) {
+    const REAL *class_weight = (const REAL *)(const void *)batch->class_weight;
+    const vec share = v_splat((REAL)(1 - batch->label_smoothing));
+    const vec floor = v_splat((REAL)(batch->label_smoothing / (double)batch->classes));
+    for (int k = 0; k < (int)batch->classes; ++k) {
+        vec mass = batch->dense_targets ? v_fma(v_load(tile->masses[k]), share, floor) : floor;
+        if (class_weight)
+            mass = v_mul(mass, v_splat(class_weight[k]));
+        mass = v_add(mass, v_keep(v_equal(labels, v_splat((REAL)k)), label_mass));
+        v_store(tile->masses[k], mass);
+    }
+}
+
+/* Mass and distance (see lanes_along_classes.h), four columns in a tree at a time. */
+KERNEL_INLINE void NAME(columns_masses)(const NAME(tile) * tile, int classes, vec base, NAME(lane_sums) * sums) {
     const vec zero = v_splat(0);
     NAME(pair) mass = NAME(zero_pair)(), distance = NAME(zero_pair)();
     vec pivot_target = zero;
@@ -123,7 +151,7 @@ KERNEL_INLINE void NAME(columns_dense_targets)(const NAME(tile) * tile, int clas
         vec targets[4] = {zero, zero, zero, zero}, terms[4] = {zero, zero, zero, zero};
         for (int j = 0; j < 4 && first + j < classes; ++j) {
             const int k = first + j;
-            targets[j] = v_load(tile->targets[k]);
+            targets[j] = v_load(tile->masses[k]);
             const vec term = v_mul(targets[j], v_sub(base, v_load(tile->columns[k])));
             terms[j] = v_select(v_equal(targets[j], zero), zero, term);
             pivot_target = v_select(v_equal(sums->pivot, v_splat((REAL)k)), targets[j], pivot_target);
@@ -137,9 +165,9 @@ KERNEL_INLINE void NAME(columns_dense_targets)(const NAME(tile) * tile, int clas
 }
 
 /* Subtracts the maximum from the lanes where it is huge; returns what was subtracted. */
-KERNEL_INLINE vec NAME(shift_huge_columns)(REAL (*columns)[LANES], int classes, vec maximum) {
+KERNEL_INLINE vec NAME(shift_huge_columns)(REAL (*columns)[LANES], int classes, vec maximum, REAL huge_logit) {
     const vec zero = v_splat(0);
-    const vec_mask is_huge = v_greater(v_max(v_sub(zero, maximum), maximum), v_splat(HUGE_LOGIT));
+    const vec_mask is_huge = v_greater(v_max(v_sub(zero, maximum), maximum), v_splat(huge_logit));
     if (v_mask_bits(is_huge) == 0)
         return zero;
     const vec shift = v_keep(is_huge, maximum);
@@ -200,52 +228,73 @@ KERNEL_INLINE NAME(pair) NAME(log_of_ratio)(NAME(pair) rest, NAME(pair) top) {
     return NAME(log_of_1_plus)(NAME(pair_total)(NAME(quotient)(rest, top, NAME(inverse_of)(top))));
 }
 
-/* The losses of lanes whose target is so far below the maximum that the quotient of the formula above would overflow:
+/* lse - x_y of lanes whose target is so far below the maximum that the quotient of the formula above would overflow:
  * (m - x_y) + log1p(((T - e_m) + e_y) / e_m). */
 KERNEL_INLINE NAME(pair) NAME(losses_of_distant_targets)(const NAME(lane_sums) * sums, vec shifted_maximum,
-                                                         NAME(exponential_reference) reference) {
+                                                         NAME(exponential_reference) reference, vec temperature) {
     const NAME(pair) top = NAME(scaled_exponential_pair)(shifted_maximum, reference), target = sums->exp_of_pivot;
     NAME(pair) rest = NAME(accurate_others)(sums), distance = {sums->maximum, v_splat(0)};
     rest.high = v_add(v_sub(rest.high, top.high), target.high);
     rest.low = v_add(v_sub(rest.low, top.low), target.low);
     NAME(pair) loss = NAME(log_of_ratio)(rest, top);
     NAME(pair_add)(&distance, v_sub(v_splat(0), sums->pivot_logit));
-    NAME(pair_add)(&loss, distance.high);
-    loss.low = v_add(loss.low, distance.low);
+    NAME(pair_add)(&loss, v_div(distance.high, temperature));
+    loss.low = v_add(loss.low, v_div(distance.low, temperature));
     return loss;
 }
 
-/* Losses for a weight of 1: log1p(T / e_y), or mass * log1p(T / e_m) + distance for dense targets. */
-KERNEL_INLINE NAME(pair) NAME(lane_losses)(const NAME(lane_sums) * sums, vec shifted_maximum,
-                                           NAME(exponential_reference) reference, int dense) {
+/* Adds z lse^2 to the losses; leaves lse and the slope of that for the gradient. */
+KERNEL_INLINE void NAME(add_z_loss)(NAME(lane_sums) * sums, NAME(pair) * loss, REAL z_loss) {
+    sums->slope = v_mul(v_splat(2 * z_loss), sums->lse);
+    NAME(pair_add)(loss, v_mul(v_mul(v_splat(z_loss), sums->lse), sums->lse));
+}
+
+/* Losses for a weight of 1: log1p(T / e_y), or mass * log1p(T / e_m) + distance for targets with mass; z_loss added. */
+KERNEL_INLINE NAME(pair)
+    NAME(lane_losses)(NAME(lane_sums) * sums, vec shifted_maximum, NAME(exponential_reference) reference,
+                      const NAME(settings) * settings, int kind) {
+    const vec temperature = v_splat((REAL)settings->row.temperature);
     const NAME(pair) others = NAME(accurate_others)(sums);
     NAME(pair) loss = NAME(log_of_ratio)(others, sums->exp_of_pivot);
-    if (dense) {
+    if (HAS_MASS(kind)) {
+        sums->log_of_sum = NAME(pair_total)(loss);
+        sums->lse = v_add(v_div(sums->maximum, temperature), sums->log_of_sum);
         loss = NAME(pair_product)(sums->target_mass, loss);
-        NAME(pair_add)(&loss, sums->distance);
-        return loss;
+        NAME(pair_add)(&loss, v_div(sums->distance, temperature));
+    } else {
+        const vec_mask is_distant = v_greater(v_splat(DISTANT_TARGET), sums->exp_of_pivot.high);
+        if (v_mask_bits(is_distant)) {
+            const NAME(pair) distant = NAME(losses_of_distant_targets)(sums, shifted_maximum, reference, temperature);
+            loss.high = v_select(is_distant, distant.high, loss.high);
+            loss.low = v_select(is_distant, distant.low, loss.low);
+        }
+        sums->lse = v_add(v_div(sums->pivot_logit, temperature), NAME(pair_total)(loss));
     }
-    const vec_mask is_distant = v_greater(v_splat(DISTANT_TARGET), sums->exp_of_pivot.high);
-    if (v_mask_bits(is_distant)) {
-        const NAME(pair) distant = NAME(losses_of_distant_targets)(sums, shifted_maximum, reference);
-        loss.high = v_select(is_distant, distant.high, loss.high);
-        loss.low = v_select(is_distant, distant.low, loss.low);
-    }
+    if (settings->row.z_loss != 0)
+        NAME(add_z_loss)(sums, &loss, (REAL)settings->row.z_loss);
     return loss;
 }
 
-/* -a T / S, or a ((Q - t) e - t T) / S for dense targets: see lanes_along_classes.h.  `inverse` is nearly 1 / S. */
-KERNEL_INLINE vec NAME(gradient_of_pivot)(const NAME(lane_sums) * sums, NAME(pair) weight, vec inverse, int dense) {
+/* -a T / S, or a ((Q - q) e - q T) / S for targets with mass, q the pivot's: see lanes_along_classes.h.  `inverse` is nearly
+ * 1 / S. */
+KERNEL_INLINE vec NAME(gradient_of_pivot)(const NAME(lane_sums) * sums, NAME(pair) weight, vec inverse, int has_slope,
+                                          int kind) {
     const NAME(pair) others = NAME(accurate_others)(sums);
     NAME(pair) sum = others, down = others;
     NAME(pair_add)(&sum, sums->exp_of_pivot.high);
     sum.low = v_add(sum.low, sums->exp_of_pivot.low);
-    if (dense) {
+    if (HAS_MASS(kind)) {
         NAME(pair) other_mass = sums->target_mass;
         NAME(pair_add)(&other_mass, v_sub(v_splat(0), sums->pivot_target));
         const NAME(pair) target = {sums->pivot_target, v_splat(0)};
         const NAME(pair) up = NAME(pair_product)(other_mass, sums->exp_of_pivot);
         down = NAME(pair_product)(target, others);
+        NAME(pair_add)(&down, v_sub(v_splat(0), up.high));
+        down.low = v_sub(down.low, up.low);
+    }
+    if (has_slope) {
+        const NAME(pair) slope = {sums->slope, v_splat(0)};
+        const NAME(pair) up = NAME(pair_product)(slope, sums->exp_of_pivot);
         NAME(pair_add)(&down, v_sub(v_splat(0), up.high));
         down.low = v_sub(down.low, up.low);
     }
@@ -256,14 +305,14 @@ KERNEL_INLINE vec NAME(gradient_of_pivot)(const NAME(lane_sums) * sums, NAME(pai
 
 /* The gradient in place of the exponentials. */
 KERNEL_INLINE void NAME(columns_gradient)(NAME(tile) * tile, int classes, vec pivot, NAME(pair) factor,
-                                          vec pivot_gradient, vec weight, int dense) {
+                                          vec pivot_gradient, vec weight, int kind) {
     const vec minus_weight = v_sub(v_splat(0), weight);
     REAL number = 0;
     for (int k = 0; k < classes; ++k, ++number) {
         const vec e = v_load(tile->columns[k]);
         vec grad = NAME(product_with_pair)(e, factor);
-        if (dense)
-            grad = v_fma(minus_weight, v_load(tile->targets[k]), grad);
+        if (HAS_MASS(kind))
+            grad = v_fma(minus_weight, v_load(tile->masses[k]), grad);
         v_store(tile->columns[k], v_select(v_equal(pivot, v_splat(number)), pivot_gradient, grad));
     }
 }
@@ -271,15 +320,29 @@ KERNEL_INLINE void NAME(columns_gradient)(NAME(tile) * tile, int classes, vec pi
 /* The gradient of a tile in place of its exponentials.  The factor is weight * mass / sum, of the exponentials as they are
  * stored, so that no probability exceeds 1. */
 KERNEL_INLINE void NAME(gradient_of_tile)(NAME(tile) * tile, int classes, const NAME(lane_sums) * sums,
-                                          const NAME(lane_weights) * weights, vec_mask is_number, int dense) {
+                                          const NAME(lane_weights) * weights, vec_mask is_number,
+                                          const row_settings *settings, int kind) {
     const vec not_a_number = v_splat(NAN);
-    NAME(pair) numerator = weights->weight, sum = sums->sum_of_others;
-    if (dense)
-        numerator = NAME(pair_product)(numerator, sums->target_mass);
+    const int has_slope = settings->z_loss != 0;
+    const NAME(pair) weight = weights->gradient_weight;
+    NAME(pair) numerator = weight, sum = sums->sum_of_others;
+    if (HAS_MASS(kind) || has_slope) {
+        NAME(pair) mass = {v_splat(1), v_splat(0)};
+        if (HAS_MASS(kind))
+            mass = sums->target_mass;
+        if (has_slope)
+            NAME(pair_add)(&mass, sums->slope);
+        numerator = NAME(pair_product)(weight, mass);
+    }
     NAME(pair_add)(&sum, sums->exp_of_pivot.high);
     const vec inverse = NAME(inverse_of)(sum);
     NAME(pair) factor = NAME(quotient)(numerator, sum, inverse);
-    vec pivot_gradient = NAME(gradient_of_pivot)(sums, weights->weight, inverse, dense);
+    vec pivot_gradient = NAME(gradient_of_pivot)(sums, weight, inverse, has_slope, kind);
+    if (settings->output == XENT_PROBABILITIES) {
+        const NAME(pair) one = {v_splat(1), v_splat(0)};
+        factor = NAME(quotient)(one, sum, inverse);
+        pivot_gradient = NAME(product_with_pair)(sums->exp_of_pivot.high, factor);
+    }
     if (v_mask_bits(is_number) != (1u << LANES) - 1) {
         /* one NaN everywhere: which of two an operation passes on differs between processors */
         factor.high = v_select(is_number, factor.high, not_a_number);
@@ -288,56 +351,105 @@ KERNEL_INLINE void NAME(gradient_of_tile)(NAME(tile) * tile, int classes, const 
         for (int k = 0; k < classes; ++k)
             v_store(tile->columns[k], v_select(is_number, v_load(tile->columns[k]), not_a_number));
     }
-    NAME(columns_gradient)(tile, classes, sums->pivot, factor, pivot_gradient, weights->weight.high, dense);
+    NAME(columns_gradient)(tile, classes, sums->pivot, factor, pivot_gradient, weight.high, kind);
     if (weights->is_rescaled)
         for (int k = 0; k < classes; ++k)
             v_store(tile->columns[k], v_mul(v_load(tile->columns[k]), weights->last_factor));
 }
 
-/* Losses, which are returned, and, if asked for, the gradient of the rows side by side in a tile. */
-KERNEL_INLINE vec NAME(rows_of_tile)(NAME(tile) * tile, int classes, vec labels, const NAME(lane_weights) * weights,
-                                     int has_grad, int dense) {
+/* What the rows of a tile have to tell, one a lane. */
+typedef struct {
+    vec loss, lse, prediction;
+    vec maximum, log_of_sum; /* lse = maximum / T + log_of_sum, targets with mass; NaN where there is no number */
+} NAME(lane_results);
+
+/* Losses and, if asked for, statistics and gradient of the rows side by side in a tile. */
+KERNEL_INLINE NAME(lane_results)
+    NAME(rows_of_tile)(NAME(tile) * tile, int classes, vec labels, const NAME(lane_weights) * weights,
+                       const NAME(settings) * settings, int has_grad, int kind) {
     const vec zero = v_splat(0);
     NAME(lane_sums) sums;
+    NAME(lane_results) results;
     sums.pivot = labels;
-    NAME(columns_maximum)(tile->columns, classes, &sums, dense);
+    sums.slope = zero;
+    NAME(columns_maximum)(tile->columns, classes, &sums, kind);
+    results.prediction = labels;
+    if (settings->wants_prediction)
+        results.prediction = NAME(columns_first_maximum)(tile->columns, classes);
     const vec base = NAME(finite_maximum)(sums.maximum);
-    if (dense)
-        NAME(columns_dense_targets)(tile, classes, base, &sums);
-    const vec shift = NAME(shift_huge_columns)(tile->columns, classes, base);
+    if (HAS_MASS(kind))
+        NAME(columns_masses)(tile, classes, base, &sums);
+    const vec shift = NAME(shift_huge_columns)(tile->columns, classes, base, settings->scale.huge_logit);
     const vec shifted_maximum = v_sub(base, shift);
-    const NAME(exponential_reference) reference = NAME(reference_for)(NAME(reference_exponent)(shifted_maximum));
-    NAME(columns_exponentials)(tile->columns, classes, dense ? shifted_maximum : v_sub(sums.pivot_logit, shift),
-                               reference, &sums);
+    const NAME(exponential_reference) reference =
+        NAME(reference_for)(NAME(reference_exponent)(shifted_maximum, &settings->scale), &settings->scale);
+    NAME(columns_exponentials)(tile->columns, classes,
+                               HAS_MASS(kind) ? shifted_maximum : v_sub(sums.pivot_logit, shift), reference, &sums);
 
     const vec sum = v_add(sums.sum_of_others.high, sums.exp_of_pivot.high);
     const vec_mask is_number = v_greater(v_keep(v_equal(base, sums.maximum), sum), zero);
-    const NAME(pair) unweighted = NAME(lane_losses)(&sums, shifted_maximum, reference, dense);
+    const NAME(pair) unweighted = NAME(lane_losses)(&sums, shifted_maximum, reference, settings, kind);
     const NAME(pair) weighted = NAME(pair_product)(unweighted, weights->weight);
     const vec loss = v_mul(NAME(pair_total)(weighted), weights->last_factor);
     if (has_grad)
-        NAME(gradient_of_tile)(tile, classes, &sums, weights, is_number, dense);
-    return v_select(is_number, v_select(v_equal(weights->weight.high, zero), zero, loss), v_splat(NAN));
+        NAME(gradient_of_tile)(tile, classes, &sums, weights, is_number, &settings->row, kind);
+    results.loss = v_select(is_number, v_select(v_equal(weights->weight.high, zero), zero, loss), v_splat(NAN));
+    results.lse = v_select(is_number, sums.lse, v_splat(NAN));
+    results.maximum = v_select(is_number, sums.maximum, v_splat(NAN));
+    results.log_of_sum = HAS_MASS(kind) ? sums.log_of_sum : zero;
+    results.prediction = v_select(is_number, results.prediction, v_splat(-1));
+    return results;
 }
 
-/* Weights of the rows from `first_row`; 0 beyond `row_count`. */
-KERNEL_INLINE NAME(lane_weights) NAME(weights_of_rows)(const xent_batch *batch, int64_t first_row, int row_count) {
-    ALIGNED_64 REAL high[LANES], low[LANES], last_factor[LANES];
+/* A class's weight. */
+KERNEL_INLINE double NAME(class_weight)(const xent_batch *batch, int64_t label) {
+    return batch->class_weight ? (double)((const REAL *)(const void *)batch->class_weight)[label] : 1;
+}
+
+/* A row's weight: that of its class, too, where no mass carries it. */
+KERNEL_INLINE double NAME(weight_of_row)(const xent_batch *batch, int64_t row, int64_t label, int kind) {
+    const double weight =
+        batch->sample_weight ? batch->weight_factor * batch->sample_weight[row] : batch->weight_factor;
+    return HAS_MASS(kind) || !batch->class_weight ? weight : weight * NAME(class_weight)(batch, label);
+}
+
+/* A vector of numbers, each as two of the dtype. */
+KERNEL_INLINE NAME(pair) NAME(pairs_of)(const double *numbers) {
+    ALIGNED_64 REAL high[LANES], low[LANES];
+    for (int lane = 0; lane < LANES; ++lane) {
+        high[lane] = (REAL)numbers[lane];
+        low[lane] = (REAL)(numbers[lane] - (double)high[lane]);
+    }
+    const NAME(pair) pairs = {v_load(high), v_load(low)};
+    return pairs;
+}
+
+/* Weights of the rows from `first_row`; 0 beyond `row_count`.  `labels` has a whole vector where the kind has class indices. */
+KERNEL_INLINE NAME(lane_weights)
+    NAME(weights_of_rows)(const xent_batch *batch, int64_t first_row, int row_count, const int64_t *labels, int kind) {
+    ALIGNED_64 REAL last_factor[LANES];
+    double weight[LANES], gradient_weight[LANES];
     NAME(lane_weights) weights;
     weights.is_rescaled = 0;
     for (int row = 0; row < LANES; ++row) {
-        double weight = row < row_count ? weight_of_row(batch, first_row + row) : 0;
-        const int is_small = fabs(weight) < SMALL_WEIGHT && weight != 0;
-        weight *= is_small ? RESCALE : 1;
+        const int64_t label = HAS_MASS(kind) || row >= row_count ? 0 : clamped_label(labels[row], batch->classes);
+        weight[row] = row < row_count ? NAME(weight_of_row)(batch, first_row + row, label, kind) : 0;
+        const int is_small = fabs(weight[row]) < SMALL_WEIGHT && weight[row] != 0;
+        weight[row] *= is_small ? RESCALE : 1;
+        gradient_weight[row] = weight[row] / batch->temperature;
         weights.is_rescaled |= is_small;
         last_factor[row] = (REAL)(is_small ? 1 / RESCALE : 1);
-        high[row] = (REAL)weight;
-        low[row] = (REAL)(weight - (double)high[row]);
     }
-    weights.weight.high = v_load(high);
-    weights.weight.low = v_load(low);
+    weights.weight = NAME(pairs_of)(weight);
+    weights.gradient_weight = NAME(pairs_of)(gradient_weight);
     weights.last_factor = v_load(last_factor);
     return weights;
+}
+
+KERNEL_INLINE NAME(pair) NAME(keep_pair)(vec_mask where, NAME(pair) a) {
+    a.high = v_keep(where, a.high);
+    a.low = v_keep(where, a.low);
+    return a;
 }
 
 /* Labels as lanes, -1 where there is no row; ignored rows become -1 with a weight of 0, and their logits 0. */
@@ -346,41 +458,89 @@ KERNEL_INLINE vec NAME(lane_labels)(const xent_labels *labels, const int64_t *va
     ALIGNED_64 REAL numbers[LANES];
     for (int row = 0; row < LANES; ++row)
         numbers[row] = (REAL)(int32_t)values[row];
-    vec pivot = v_load(numbers);
+    vec lanes = v_load(numbers);
     if (row_count == LANES && !labels->has_ignore_index)
-        return pivot;
+        return lanes;
     for (int row = 0; row < LANES; ++row)
         if (row >= row_count || is_ignored(labels, values[row]))
             numbers[row] = -1;
-    pivot = v_load(numbers);
-    const vec_mask counts = v_not_less(pivot, v_splat(0));
+    lanes = v_load(numbers);
+    const vec_mask counts = v_not_less(lanes, v_splat(0));
     if (v_mask_bits(counts) != (1u << LANES) - 1) {
-        weights->weight.high = v_keep(counts, weights->weight.high);
-        weights->weight.low = v_keep(counts, weights->weight.low);
+        weights->weight = NAME(keep_pair)(counts, weights->weight);
+        weights->gradient_weight = NAME(keep_pair)(counts, weights->gradient_weight);
         for (int k = 0; k < classes; ++k)
             v_store(tile->columns[k], v_keep(counts, v_load(tile->columns[k])));
     }
-    return pivot;
+    return lanes;
+}
+
+/* (1 - E) w_y of each lane. */
+KERNEL_INLINE vec NAME(label_masses)(const xent_batch *batch, const int64_t *labels, int row_count) {
+    ALIGNED_64 REAL masses[LANES] = {0};
+    for (int row = 0; row < row_count; ++row)
+        masses[row] = (REAL)((1 - batch->label_smoothing) *
+                             NAME(class_weight)(batch, clamped_label(labels[row], batch->classes)));
+    return v_load(masses);
+}
+
+/* Statistics of rows, of those that are not ignored. */
+KERNEL_INLINE void NAME(tell_lanes)(const xent_batch *batch, int64_t first_row, int row_count, vec labels,
+                                    const NAME(lane_results) * results, int has_labels) {
+    ALIGNED_64 REAL numbers[LANES], lse[LANES], prediction[LANES];
+    v_store(numbers, labels);
+    v_store(lse, results->lse);
+    v_store(prediction, results->prediction);
+    for (int row = 0; row < row_count; ++row) {
+        const int counts = !has_labels || numbers[row] >= 0;
+        if (batch->lse)
+            ((REAL *)(void *)batch->lse)[first_row + row] = counts ? lse[row] : (REAL)NAN;
+        if (batch->prediction)
+            batch->prediction[first_row + row] = counts ? (int64_t)prediction[row] : -1;
+    }
+}
+
+/* log p = (x - m) / T - log of the sum, in place of the logits. */
+KERNEL_INLINE void NAME(columns_log_probabilities)(REAL (*columns)[LANES], int classes,
+                                                   const NAME(lane_results) * results, REAL temperature) {
+    const vec_mask is_number = v_equal(results->maximum, results->maximum);
+    for (int k = 0; k < classes; ++k) {
+        const vec distance = v_div(v_sub(v_load(columns[k]), results->maximum), v_splat(temperature));
+        const vec logarithm = v_sub(distance, results->log_of_sum);
+        v_store(columns[k], v_select(is_number, logarithm, v_splat(NAN)));
+    }
 }
 
 /* Rows [first_row, first_row + row_count), at most a vector of them; losses to `row_loss`.  `labels` has a whole vector. */
 KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, int row_count, const int64_t *labels,
-                                    NAME(lane_weights) weights, REAL *row_loss, int dense) {
+                                    NAME(lane_weights) weights, REAL *row_loss, const NAME(settings) * settings,
+                                    int kind) {
     NAME(tile) tile;
-    const int classes = (int)batch->classes, has_grad = batch->grad != NULL;
+    const int classes = (int)batch->classes, has_grad = batch->grad != NULL, is_labelled = has_labels(batch, kind);
     const ptrdiff_t stride = batch->logits_row_stride, target_stride = batch->dense_targets_row_stride;
     NAME(load_columns)(tile.columns, batch->logits + first_row * stride, stride, row_count, classes);
-    vec pivot = v_splat(-1);
-    if (dense)
-        NAME(load_columns)(tile.targets, batch->dense_targets + first_row * target_stride, target_stride, row_count,
+    vec lanes = v_splat(-1);
+    if (is_labelled)
+        lanes = NAME(lane_labels)(&batch->labels, labels, row_count, classes, &tile, &weights);
+    else
+        NAME(load_columns)(tile.masses, batch->dense_targets + first_row * target_stride, target_stride, row_count,
                            classes);
-    else
-        pivot = NAME(lane_labels)(&batch->labels, labels, row_count, classes, &tile, &weights);
-    const vec losses = NAME(rows_of_tile)(&tile, classes, pivot, &weights, has_grad, dense);
+    if (kind == XENT_SHAPED_TARGETS)
+        NAME(shape_masses)(&tile, batch, lanes,
+                           is_labelled ? NAME(label_masses)(batch, labels, row_count) : v_splat(0));
+    const int is_logarithm = settings->row.output == XENT_LOG_PROBABILITIES;
+    const NAME(lane_results) results =
+        NAME(rows_of_tile)(&tile, classes, lanes, &weights, settings, has_grad && !is_logarithm, kind);
+    if (has_grad && is_logarithm) {
+        NAME(load_columns)(tile.columns, batch->logits + first_row * stride, stride, row_count, classes);
+        NAME(columns_log_probabilities)(tile.columns, classes, &results, (REAL)settings->row.temperature);
+    }
     if (row_count == LANES)
-        v_store(row_loss, losses);
+        v_store(row_loss, results.loss);
     else
-        v_store_first(row_loss, row_count, losses);
+        v_store_first(row_loss, row_count, results.loss);
+    if (batch->lse || batch->prediction)
+        NAME(tell_lanes)(batch, first_row, row_count, lanes, &results, is_labelled);
     if (has_grad)
         NAME(store_columns)(tile.columns, batch->grad + first_row * batch->grad_row_stride, batch->grad_row_stride,
                             row_count, classes);
@@ -388,15 +548,16 @@ KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, 
 
 /* All of them, a vector of rows at a time.  `labels` has whole vectors. */
 KERNEL_INLINE void NAME(many_short_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                         const int64_t *labels, REAL *row_loss, int dense) {
-    const int has_own_weights = batch->sample_weight != NULL;
+                                         const int64_t *labels, REAL *row_loss, int kind) {
+    const int has_own_weights = batch->sample_weight != NULL || (batch->class_weight != NULL && !HAS_MASS(kind));
+    const NAME(settings) settings = NAME(settings_of)(batch);
     NAME(lane_weights) weights;
     if (!has_own_weights)
-        weights = NAME(weights_of_rows)(batch, first_row, LANES);
+        weights = NAME(weights_of_rows)(batch, first_row, LANES, labels, kind);
     for (int64_t k = 0; k < row_count; k += LANES) {
         const int count = row_count - k < LANES ? (int)(row_count - k) : LANES;
         if (has_own_weights)
-            weights = NAME(weights_of_rows)(batch, first_row + k, count);
-        NAME(short_rows)(batch, first_row + k, count, labels + k, weights, row_loss + k, dense);
+            weights = NAME(weights_of_rows)(batch, first_row + k, count, labels + k, kind);
+        NAME(short_rows)(batch, first_row + k, count, labels + k, weights, row_loss + k, &settings, kind);
     }
 }

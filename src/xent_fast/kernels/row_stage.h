@@ -8,9 +8,11 @@
  *     index targets (the pivot is the target y)     loss = a log1p(T / e_y)      or, where e_y is next to nothing beside T,
  *                                                   loss = a ((m - x_y) + log1p(((T - e_m) + e_y) / e_m))
  *                                                   grad_y = -a T / (T + e_y)
- *     dense targets (the row's maximum)             loss = a (Q log1p(T / e_m) + sum of t (m - x))
- *                                                   grad_m = a ((Q - t_m) e_m - t_m T) / (T + e_m)
+ *     targets with mass q (the row's maximum)       loss = a (Q log1p(T / e_m) + sum of q (m - x))
+ *                                                   grad_m = a ((Q - q_m) e_m - q_m T) / (T + e_m)
  *     factor of all other exponentials              a Q / (T + e_p)
+ *
+ * With z_loss, Q + 2 z lse takes the place of Q before e and in the factor. A temperature divides x, and a in the gradient.
  *
  * Leaving the pivot out of T keeps what small losses are made of.
  */
@@ -23,7 +25,7 @@ typedef struct {
     ALIGNED_64 double weight[LANES];
     /* index targets */
     ALIGNED_64 double target_logit[LANES];
-    /* dense targets */
+    /* targets with mass */
     ALIGNED_64 double exp_of_pivot[LANES], target_mass[LANES], pivot_target[LANES], distance[LANES];
 } row_sums;
 
@@ -32,14 +34,28 @@ typedef struct {
     ALIGNED_64 double loss[LANES];
     ALIGNED_64 double factor[LANES], factor_low[LANES]; /* a sum of two */
     ALIGNED_64 double pivot_gradient[LANES];
-    unsigned is_number; /* bit k for lane k: else loss and gradient are NaN */
+    ALIGNED_64 double lse[LANES];
+    ALIGNED_64 double log_of_sum[LANES]; /* lse - m / T, targets with mass */
+    unsigned is_number;                  /* bit k for lane k: else loss and gradient are NaN */
 } row_results;
 
 enum { ROWS_AT_ONCE = LANES, FLOAT64_SCALE_UP = SCALE_UP };
 
-/* 2^(x log2(e) - reference + SCALE_UP of float64) */
-KERNEL_INLINE double scaled_exponential_of(double x, double reference) {
-    return v_first(NAME(scaled_exponential)(v_splat(x), NAME(reference_for)(v_splat(reference))));
+/* What is the same for all rows of a call. */
+typedef struct {
+    exponent_scale_f64 scale;
+    double temperature, z_loss;
+    xent_output output;
+} row_settings;
+
+KERNEL_INLINE row_settings settings_of(const xent_batch *batch) {
+    const row_settings settings = {scale_for_f64(batch->temperature), batch->temperature, batch->z_loss, batch->output};
+    return settings;
+}
+
+/* 2^(x log2(e) / T - reference + SCALE_UP of float64) */
+KERNEL_INLINE double scaled_exponential_of(double x, double reference, const exponent_scale_f64 *scale) {
+    return v_first(NAME(scaled_exponential)(v_splat(x), NAME(reference_for)(v_splat(reference), scale)));
 }
 
 /* 2^n for integer n from -1022 to 0. */
@@ -59,15 +75,17 @@ KERNEL_INLINE double scalar_product_residual(double a, double b, double c) {
     return v_first(NAME(product_residual)(v_splat(a), v_splat(b), v_splat(c)));
 }
 
-/* exp(a + n ln 2) for an integer n below 2^31 and a sum below 1: a and n ln 2 may cancel. */
-KERNEL_INLINE double exponential_of_difference(double a, double n) {
-    const double product = n * ln_2_f64;
+/* exp(a / T + n ln 2) for an integer n below 2^31 and a sum below 1: a / T and n ln 2 may cancel. */
+KERNEL_INLINE double exponential_of_difference(double a, double n, double temperature) {
+    const double product = n * ln_2_f64, quotient = a / temperature;
+    const exponent_scale_f64 unit = unit_scale_f64();
     double sum = 0, error = 0;
-    compensated_add(&sum, &error, a);
+    compensated_add(&sum, &error, quotient);
     compensated_add(&sum, &error, product);
+    compensated_add(&sum, &error, -scalar_product_residual(quotient, temperature, a) / temperature);
     compensated_add(&sum, &error, scalar_product_residual(n, ln_2_f64, product));
     compensated_add(&sum, &error, n * ln_2_tail_f64);
-    const double exponential = scaled_exponential_of(sum, 0) * power_of_two(-SCALE_UP);
+    const double exponential = scaled_exponential_of(sum, 0, &unit) * power_of_two(-SCALE_UP);
     return exponential + exponential * error;
 }
 
@@ -77,9 +95,9 @@ KERNEL_INLINE vec log_of_ratio(vec numerator, NAME(pair) denominator) {
     return NAME(pair_total)(NAME(log_of_1_plus)(NAME(pair_total)(ratio)));
 }
 
-/* Losses for a weight of 1, index targets. */
+/* lse - x_y, index targets. */
 KERNEL_INLINE vec index_losses(const row_sums *rows, vec others, vec exp_of_target,
-                               NAME(exponential_reference) reference) {
+                               NAME(exponential_reference) reference, vec temperature) {
     const vec zero = v_splat(0);
     const NAME(pair) target = {exp_of_target, zero};
     const vec loss = log_of_ratio(others, target);
@@ -89,8 +107,8 @@ KERNEL_INLINE vec index_losses(const row_sums *rows, vec others, vec exp_of_targ
     const vec maximum = v_load(rows->maximum);
     const NAME(pair) top = {NAME(scaled_exponential)(v_sub(maximum, v_load(rows->shift)), reference), zero};
     const vec rest = v_add(v_sub(others, top.high), exp_of_target);
-    const vec distant = v_add(v_sub(maximum, v_load(rows->target_logit)), log_of_ratio(rest, top));
-    return v_select(is_distant, distant, loss);
+    const vec distance = v_div(v_sub(maximum, v_load(rows->target_logit)), temperature);
+    return v_select(is_distant, v_add(distance, log_of_ratio(rest, top)), loss);
 }
 
 /* The lanes from `count` on become what the first one is: numbers, and none that take longer. */
@@ -102,36 +120,55 @@ KERNEL_INLINE void repeat_first_lane(row_sums *rows, int count) {
 }
 
 /* Loss and gradient factors of rows side by side. */
-KERNEL_INLINE void finish_rows(const row_sums *rows, row_results *results, int dense) {
-    const vec zero = v_splat(0), weight = v_load(rows->weight);
-    NAME(pair) sum = {v_load(rows->others), v_load(rows->others_low)}, numerator = {weight, zero};
+KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *settings, row_results *results, int kind) {
+    const vec zero = v_splat(0), weight = v_load(rows->weight), temperature = v_splat(settings->temperature);
+    const vec gradient_weight = v_div(weight, temperature);
+    NAME(pair) sum = {v_load(rows->others), v_load(rows->others_low)};
     const vec others = v_add(sum.high, sum.low);
-    vec exp_of_pivot, loss, down = others;
-    if (dense) {
-        const vec mass = v_load(rows->target_mass), pivot_target = v_load(rows->pivot_target);
+    vec exp_of_pivot, loss, lse, down = others, mass = v_splat(1);
+    if (HAS_MASS(kind)) {
+        const vec pivot_target = v_load(rows->pivot_target);
+        mass = v_load(rows->target_mass);
         exp_of_pivot = v_load(rows->exp_of_pivot);
         const NAME(pair) pivot = {exp_of_pivot, zero};
-        loss = v_add(v_mul(mass, log_of_ratio(others, pivot)), v_load(rows->distance));
-        numerator.high = v_mul(weight, mass);
+        const vec log_sum = log_of_ratio(others, pivot);
+        lse = v_add(v_div(v_load(rows->maximum), temperature), log_sum);
+        v_store(results->log_of_sum, log_sum);
+        loss = v_add(v_mul(mass, log_sum), v_div(v_load(rows->distance), temperature));
         down = v_sub(v_mul(pivot_target, others), v_mul(v_sub(mass, pivot_target), exp_of_pivot));
     } else {
-        const NAME(exponential_reference) reference = NAME(reference_for)(v_load(rows->reference));
-        exp_of_pivot = NAME(scaled_exponential)(v_sub(v_load(rows->target_logit), v_load(rows->shift)), reference);
-        loss = index_losses(rows, others, exp_of_pivot, reference);
+        const vec target_logit = v_load(rows->target_logit);
+        const NAME(exponential_reference) reference = NAME(reference_for)(v_load(rows->reference), &settings->scale);
+        exp_of_pivot = NAME(scaled_exponential)(v_sub(target_logit, v_load(rows->shift)), reference);
+        loss = index_losses(rows, others, exp_of_pivot, reference, temperature);
+        lse = v_add(v_div(target_logit, temperature), loss);
+    }
+    if (settings->z_loss != 0) {
+        const vec slope = v_mul(v_splat(2 * settings->z_loss), lse);
+        loss = v_add(loss, v_mul(v_mul(v_splat(settings->z_loss), lse), lse));
+        mass = v_add(mass, slope);
+        down = v_sub(down, v_mul(slope, exp_of_pivot));
     }
     NAME(pair_add)(&sum, exp_of_pivot);
     const vec inverse = NAME(inverse_of)(sum);
-    const NAME(pair) factor = NAME(quotient)(numerator, sum, inverse), whole_down = {down, zero};
+    NAME(pair) numerator = {v_mul(gradient_weight, mass), zero}, whole_down = {down, zero};
+    if (settings->output == XENT_PROBABILITIES) {
+        numerator.high = v_splat(1);
+        whole_down.high = v_div(v_sub(zero, exp_of_pivot), gradient_weight);
+    }
+    const NAME(pair) factor = NAME(quotient)(numerator, sum, inverse);
     const vec ratio = NAME(pair_total)(NAME(quotient)(whole_down, sum, inverse));
     v_store(results->loss, v_select(v_equal(weight, zero), zero, v_mul(weight, loss)));
     v_store(results->factor, factor.high);
     v_store(results->factor_low, factor.low);
-    v_store(results->pivot_gradient, v_sub(zero, v_mul(weight, ratio)));
+    v_store(results->pivot_gradient, v_sub(zero, v_mul(gradient_weight, ratio)));
+    v_store(results->lse, lse);
     results->is_number = v_mask_bits(v_greater(sum.high, zero));
 }
 
-KERNEL_INLINE double weight_of_row(const xent_batch *batch, int64_t row) {
-    return batch->sample_weight ? batch->weight_factor * batch->sample_weight[row] : batch->weight_factor;
+/* Whether rows have class indices. */
+KERNEL_INLINE int has_labels(const xent_batch *batch, int kind) {
+    return kind == XENT_INDEX_TARGETS || (kind == XENT_SHAPED_TARGETS && batch->dense_targets == NULL);
 }
 
 KERNEL_INLINE int is_ignored(const xent_labels *labels, int64_t label) {

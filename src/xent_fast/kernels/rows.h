@@ -1,4 +1,4 @@
-/* The rows of one dtype: which way each batch goes, for both target kinds.  A template over REAL_BITS.
+/* The rows of one dtype: which way each batch goes, for every target kind.  A template over REAL_BITS.
  *
  * Knows: the two algorithms and when each is taken; target kind is a constant that is inlined into them.
  * Must not know: instruction sets, threads, Python.
@@ -28,64 +28,103 @@ KERNEL_INLINE int NAME(rows_at_once)(int64_t classes) {
     return rows < 1 ? 1 : rows < ROWS_AT_ONCE ? (int)rows : ROWS_AT_ONCE;
 }
 
+/* Masses of row `row`, whose class index is `label` if it has one. */
+KERNEL_INLINE NAME(masses) NAME(masses_of_row)(const xent_batch *batch, int64_t row, int64_t label, int kind) {
+    NAME(masses) masses = {NULL, NULL, 1, 0, -1, 0};
+    if (!HAS_MASS(kind))
+        return masses;
+    if (has_labels(batch, kind)) {
+        const double class_weight = NAME(class_weight)(batch, label);
+        masses.label = label;
+        masses.label_mass = (REAL)((1 - batch->label_smoothing) * class_weight);
+    } else {
+        masses.targets = (const REAL *)(const void *)(batch->dense_targets + row * batch->dense_targets_row_stride);
+    }
+    if (kind == XENT_SHAPED_TARGETS) {
+        masses.class_weight = (const REAL *)(const void *)batch->class_weight;
+        masses.share = (REAL)(1 - batch->label_smoothing);
+        masses.floor = (REAL)(batch->label_smoothing / (double)batch->classes);
+    }
+    return masses;
+}
+
 /* Where row `row` lies; `blocks` is its part of the workspace. */
 KERNEL_INLINE NAME(long_row)
-    NAME(long_row_at)(const xent_batch *batch, int64_t row, int64_t label, NAME(block_summary) * blocks, int dense) {
+    NAME(long_row_at)(const xent_batch *batch, int64_t row, int64_t label, NAME(block_summary) * blocks, int kind) {
+    const int64_t class_index = has_labels(batch, kind) ? clamped_label(label, batch->classes) : -1;
     NAME(long_row) r;
     r.logits = (const REAL *)(const void *)(batch->logits + row * batch->logits_row_stride);
-    r.targets = r.logits; /* index targets: never read */
-    if (dense)
-        r.targets = (const REAL *)(const void *)(batch->dense_targets + row * batch->dense_targets_row_stride);
     r.grad = batch->grad ? (REAL *)(void *)(batch->grad + row * batch->grad_row_stride) : NULL;
+    r.exponentials = batch->output == XENT_LOG_PROBABILITIES ? NULL : r.grad;
     r.classes = batch->classes;
-    r.label = dense ? -1 : clamped_label(label, batch->classes);
-    r.pivot = -1;
+    r.label = class_index;
+    r.pivot = r.prediction = -1;
+    r.weight = NAME(weight_of_row)(batch, row, class_index, kind);
+    r.masses = NAME(masses_of_row)(batch, row, class_index, kind);
     r.blocks = blocks;
     return r;
 }
 
 /* The two sweeps over a block are functions of their own: one copy of each serves rows and parts of rows. */
-static void NAME(forward_index_block)(const NAME(long_row) * row, int64_t b) { NAME(forward_block_of)(row, b, 0); }
+#ifndef BLOCK_SWEEPS
+#define BLOCK_SWEEPS(name, kind)                                                                                       \
+    static void NAME(forward_##name##_block)(const NAME(long_row) * row, int64_t b, const NAME(settings) * settings) { \
+        NAME(forward_block_of)(row, b, settings, kind);                                                                \
+    }                                                                                                                  \
+    static void NAME(backward_##name##_block)(const NAME(long_row) * row, int64_t b, double temperature,               \
+                                              const row_results *results, int k) {                                     \
+        NAME(backward_block_of)(row, b, temperature, results, k, kind);                                                \
+    }
+#endif
+BLOCK_SWEEPS(index, XENT_INDEX_TARGETS)
+BLOCK_SWEEPS(dense, XENT_DENSE_TARGETS)
+BLOCK_SWEEPS(shaped, XENT_SHAPED_TARGETS)
 
-static void NAME(forward_dense_block)(const NAME(long_row) * row, int64_t b) { NAME(forward_block_of)(row, b, 1); }
-
-static void NAME(backward_index_block)(const NAME(long_row) * row, int64_t b, double weight, const row_results *results,
-                                       int k) {
-    NAME(backward_block_of)(row, b, weight, results, k, 0);
+KERNEL_INLINE void NAME(forward_some_blocks)(const NAME(long_row) * row, int64_t first, int64_t count,
+                                             const NAME(settings) * settings, int kind) {
+    for (int64_t b = first; b < first + count; ++b) {
+        if (kind == XENT_INDEX_TARGETS)
+            NAME(forward_index_block)(row, b, settings);
+        else if (kind == XENT_DENSE_TARGETS)
+            NAME(forward_dense_block)(row, b, settings);
+        else
+            NAME(forward_shaped_block)(row, b, settings);
+    }
 }
 
-static void NAME(backward_dense_block)(const NAME(long_row) * row, int64_t b, double weight, const row_results *results,
-                                       int k) {
-    NAME(backward_block_of)(row, b, weight, results, k, 1);
+KERNEL_INLINE void NAME(backward_some_blocks)(const NAME(long_row) * row, int64_t first, int64_t count,
+                                              double temperature, const row_results *results, int k, int kind) {
+    for (int64_t b = first; b < first + count; ++b) {
+        if (kind == XENT_INDEX_TARGETS)
+            NAME(backward_index_block)(row, b, temperature, results, k);
+        else if (kind == XENT_DENSE_TARGETS)
+            NAME(backward_dense_block)(row, b, temperature, results, k);
+        else
+            NAME(backward_shaped_block)(row, b, temperature, results, k);
+    }
 }
 
-KERNEL_INLINE void NAME(forward_some_blocks)(const NAME(long_row) * row, int64_t first, int64_t count, int dense) {
-    for (int64_t b = first; b < first + count; ++b)
-        (dense ? NAME(forward_dense_block) : NAME(forward_index_block))(row, b);
+/* What is told of a row besides its loss, if asked for. */
+KERNEL_INLINE void NAME(tell_statistics)(const xent_batch *batch, int64_t row, double lse, int64_t prediction,
+                                         int is_number) {
+    if (batch->lse)
+        ((REAL *)(void *)batch->lse)[row] = (REAL)(is_number ? lse : NAN);
+    if (batch->prediction)
+        batch->prediction[row] = is_number ? prediction : -1;
 }
 
-KERNEL_INLINE void NAME(backward_some_blocks)(const NAME(long_row) * row, int64_t first, int64_t count, double weight,
-                                              const row_results *results, int k, int dense) {
-    for (int64_t b = first; b < first + count; ++b)
-        (dense ? NAME(backward_dense_block) : NAME(backward_index_block))(row, b, weight, results, k);
-}
-
-/* The sums of a row's blocks, to lane `k`. */
-KERNEL_INLINE void NAME(sums_of_row)(NAME(long_row) * row, double target_logit, double weight, row_sums *sums, int k,
-                                     int dense) {
-    sums->target_logit[k] = target_logit;
-    sums->weight[k] = weight;
-    row->pivot =
-        NAME(merge_blocks)(row->blocks, NAME(block_count)(row->classes), row->targets, row->label, sums, k, dense);
-}
-
-KERNEL_INLINE double NAME(loss_in_lane)(const row_results *results, int k) {
-    return results->is_number >> k & 1 ? results->loss[k] : NAN;
+/* Loss and statistics of a row with the results in lane `k`. */
+KERNEL_INLINE REAL NAME(tell_row)(const xent_batch *batch, int64_t row, const NAME(long_row) * values,
+                                  const row_results *results, int k) {
+    const int is_number = (int)(results->is_number >> k & 1);
+    NAME(tell_statistics)(batch, row, results->lse[k], values->prediction, is_number);
+    return (REAL)(is_number ? results->loss[k] : NAN);
 }
 
 /* Rows [first_row, first_row + count), lanes along classes; count is at most `rows_at_once`. */
 KERNEL_INLINE void NAME(long_rows)(const xent_batch *batch, int64_t first_row, int count, const int64_t *labels,
-                                   REAL *row_loss, NAME(block_summary) * workspace, int dense) {
+                                   REAL *row_loss, NAME(block_summary) * workspace, const NAME(settings) * settings,
+                                   int kind) {
     const int64_t blocks = NAME(block_count)(batch->classes);
     NAME(long_row) rows[ROWS_AT_ONCE];
     row_sums sums;
@@ -93,49 +132,52 @@ KERNEL_INLINE void NAME(long_rows)(const xent_batch *batch, int64_t first_row, i
     int taken[ROWS_AT_ONCE], lanes = 0; /* row of each lane; ignored rows take none */
     for (int k = 0; k < count; ++k) {
         NAME(long_row) *row = &rows[lanes];
-        *row = NAME(long_row_at)(batch, first_row + k, dense ? -1 : labels[k], workspace + lanes * blocks, dense);
-        if (!dense && is_ignored(&batch->labels, labels[k])) {
+        *row = NAME(long_row_at)(batch, first_row + k, labels[k], workspace + lanes * blocks, kind);
+        if (has_labels(batch, kind) && is_ignored(&batch->labels, labels[k])) {
             row_loss[k] = 0;
+            NAME(tell_statistics)(batch, first_row + k, 0, -1, 0);
             if (row->grad)
                 NAME(fill)(row->grad, batch->classes, 0);
             continue;
         }
-        const double target_logit = dense ? 0 : (double)row->logits[row->label];
-        NAME(forward_some_blocks)(row, 0, blocks, dense);
-        NAME(sums_of_row)(row, target_logit, weight_of_row(batch, first_row + k), &sums, lanes, dense);
+        sums.target_logit[lanes] = HAS_MASS(kind) ? 0 : (double)row->logits[row->label];
+        NAME(forward_some_blocks)(row, 0, blocks, settings, kind);
+        NAME(merge_blocks)(row, settings, &sums, lanes, kind);
         taken[lanes++] = k;
     }
     if (lanes == 0)
         return;
     repeat_first_lane(&sums, lanes);
-    finish_rows(&sums, &results, dense);
+    finish_rows(&sums, &settings->row, &results, kind);
     for (int lane = 0; lane < lanes; ++lane) {
-        row_loss[taken[lane]] = (REAL)NAME(loss_in_lane)(&results, lane);
+        row_loss[taken[lane]] = NAME(tell_row)(batch, first_row + taken[lane], &rows[lane], &results, lane);
         if (batch->grad)
-            NAME(backward_some_blocks)(&rows[lane], 0, blocks, sums.weight[lane], &results, lane, dense);
+            NAME(backward_some_blocks)(&rows[lane], 0, blocks, settings->row.temperature, &results, lane, kind);
     }
 }
 
 KERNEL_INLINE void NAME(many_long_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                        const int64_t *labels, REAL *row_loss, void *workspace, int dense) {
+                                        const int64_t *labels, REAL *row_loss, void *workspace, int kind) {
     const int at_once = NAME(rows_at_once)(batch->classes);
+    const NAME(settings) settings = NAME(settings_of)(batch);
     for (int64_t k = 0; k < row_count; k += at_once) {
         const int count = row_count - k < at_once ? (int)(row_count - k) : at_once;
-        NAME(long_rows)(batch, first_row + k, count, labels + k, row_loss + k, (NAME(block_summary) *)workspace, dense);
+        NAME(long_rows)(batch, first_row + k, count, labels + k, row_loss + k, (NAME(block_summary) *)workspace,
+                        &settings, kind);
     }
 }
 
 KERNEL_INLINE double NAME(rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace,
-                                int dense) {
+                                int kind) {
     int64_t labels[XENT_MAX_ROWS_PER_CALL];
     REAL losses[XENT_MAX_ROWS_PER_CALL];
     REAL *row_loss = batch->row_loss ? (REAL *)(void *)batch->row_loss + first_row : losses;
-    if (!dense)
+    if (has_labels(batch, kind))
         xent_read_labels(&batch->labels, first_row, row_count, labels);
     if (batch->classes > MOST_CLASSES_ALONG_ROWS)
-        NAME(many_long_rows)(batch, first_row, row_count, labels, row_loss, workspace, dense);
+        NAME(many_long_rows)(batch, first_row, row_count, labels, row_loss, workspace, kind);
     else
-        NAME(many_short_rows)(batch, first_row, row_count, labels, row_loss, dense);
+        NAME(many_short_rows)(batch, first_row, row_count, labels, row_loss, kind);
     return NAME(sum_of_losses)(row_loss, row_count);
 }
 
@@ -148,9 +190,9 @@ static size_t NAME(workspace_bytes)(int64_t classes) {
 /* What the threads that share a row leave for each other; its blocks' summaries follow. */
 typedef struct {
     NAME(long_row) row;
+    NAME(settings) settings;
     int is_ignored;
     double target_logit; /* in place, the forward sweep overwrites it */
-    double weight;
     row_results results;
 } NAME(shared_row);
 
@@ -164,43 +206,47 @@ static size_t NAME(shared_row_bytes)(int64_t classes) {
     return NAME(summaries_at) + (size_t)NAME(block_count)(classes) * sizeof(NAME(block_summary));
 }
 
-KERNEL_INLINE void NAME(begin_row)(const xent_batch *batch, int64_t row, void *workspace, int dense) {
+KERNEL_INLINE void NAME(begin_row)(const xent_batch *batch, int64_t row, void *workspace, int kind) {
     NAME(shared_row) *shared = (NAME(shared_row) *)workspace;
+    NAME(block_summary) *blocks = (NAME(block_summary) *)(void *)((char *)workspace + NAME(summaries_at));
     int64_t label = -1;
-    if (!dense)
+    if (has_labels(batch, kind))
         xent_read_labels(&batch->labels, row, 1, &label);
-    shared->row = NAME(long_row_at)(batch, row, label,
-                                    (NAME(block_summary) *)(void *)((char *)workspace + NAME(summaries_at)), dense);
-    shared->is_ignored = !dense && is_ignored(&batch->labels, label);
-    shared->target_logit = dense || shared->is_ignored ? 0 : (double)shared->row.logits[shared->row.label];
-    shared->weight = weight_of_row(batch, row);
+    shared->row = NAME(long_row_at)(batch, row, label, blocks, kind);
+    shared->settings = NAME(settings_of)(batch);
+    shared->is_ignored = has_labels(batch, kind) && is_ignored(&batch->labels, label);
+    shared->target_logit = HAS_MASS(kind) || shared->is_ignored ? 0 : (double)shared->row.logits[shared->row.label];
 }
 
-KERNEL_INLINE void NAME(forward_shared)(int64_t first_block, int64_t count, void *workspace, int dense) {
+KERNEL_INLINE void NAME(forward_shared)(int64_t first_block, int64_t count, void *workspace, int kind) {
     const NAME(shared_row) *shared = (const NAME(shared_row) *)workspace;
     if (!shared->is_ignored)
-        NAME(forward_some_blocks)(&shared->row, first_block, count, dense);
+        NAME(forward_some_blocks)(&shared->row, first_block, count, &shared->settings, kind);
 }
 
-KERNEL_INLINE double NAME(finish_row)(const xent_batch *batch, int64_t row, void *workspace, int dense) {
+KERNEL_INLINE double NAME(finish_row)(const xent_batch *batch, int64_t row, void *workspace, int kind) {
     NAME(shared_row) *shared = (NAME(shared_row) *)workspace;
     REAL loss = 0;
-    if (!shared->is_ignored) {
+    if (shared->is_ignored) {
+        NAME(tell_statistics)(batch, row, 0, -1, 0);
+    } else {
         row_sums sums;
-        NAME(sums_of_row)(&shared->row, shared->target_logit, shared->weight, &sums, 0, dense);
+        sums.target_logit[0] = shared->target_logit;
+        NAME(merge_blocks)(&shared->row, &shared->settings, &sums, 0, kind);
         repeat_first_lane(&sums, 1);
-        finish_rows(&sums, &shared->results, dense);
-        loss = (REAL)NAME(loss_in_lane)(&shared->results, 0);
+        finish_rows(&sums, &shared->settings.row, &shared->results, kind);
+        loss = NAME(tell_row)(batch, row, &shared->row, &shared->results, 0);
     }
     if (batch->row_loss)
         ((REAL *)(void *)batch->row_loss)[row] = loss;
     return (double)loss;
 }
 
-KERNEL_INLINE void NAME(backward_shared)(int64_t first_block, int64_t count, void *workspace, int dense) {
+KERNEL_INLINE void NAME(backward_shared)(int64_t first_block, int64_t count, void *workspace, int kind) {
     const NAME(shared_row) *shared = (const NAME(shared_row) *)workspace;
     if (!shared->is_ignored) {
-        NAME(backward_some_blocks)(&shared->row, first_block, count, shared->weight, &shared->results, 0, dense);
+        NAME(backward_some_blocks)(&shared->row, first_block, count, shared->settings.row.temperature, &shared->results,
+                                   0, kind);
         return;
     }
     for (int64_t b = first_block; b < first_block + count; ++b)
@@ -209,28 +255,29 @@ KERNEL_INLINE void NAME(backward_shared)(int64_t first_block, int64_t count, voi
 
 /* The functions of the contract for one target kind. */
 #ifndef ROW_KERNELS
-#define ROW_KERNELS(kind, dense)                                                                                      \
-    static double NAME(kind##_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace) { \
-        return NAME(rows)(batch, first_row, row_count, workspace, dense);                                             \
+#define ROW_KERNELS(name, kind)                                                                                       \
+    static double NAME(name##_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace) { \
+        return NAME(rows)(batch, first_row, row_count, workspace, kind);                                              \
     }                                                                                                                 \
-    static void NAME(begin_##kind##_row)(const xent_batch *batch, int64_t row, void *workspace) {                     \
-        NAME(begin_row)(batch, row, workspace, dense);                                                                \
+    static void NAME(begin_##name##_row)(const xent_batch *batch, int64_t row, void *workspace) {                     \
+        NAME(begin_row)(batch, row, workspace, kind);                                                                 \
     }                                                                                                                 \
-    static void NAME(forward_##kind##_blocks)(int64_t first_block, int64_t count, void *workspace) {                  \
-        NAME(forward_shared)(first_block, count, workspace, dense);                                                   \
+    static void NAME(forward_##name##_blocks)(int64_t first_block, int64_t count, void *workspace) {                  \
+        NAME(forward_shared)(first_block, count, workspace, kind);                                                    \
     }                                                                                                                 \
-    static double NAME(finish_##kind##_row)(const xent_batch *batch, int64_t row, void *workspace) {                  \
-        return NAME(finish_row)(batch, row, workspace, dense);                                                        \
+    static double NAME(finish_##name##_row)(const xent_batch *batch, int64_t row, void *workspace) {                  \
+        return NAME(finish_row)(batch, row, workspace, kind);                                                         \
     }                                                                                                                 \
-    static void NAME(backward_##kind##_blocks)(int64_t first_block, int64_t count, void *workspace) {                 \
-        NAME(backward_shared)(first_block, count, workspace, dense);                                                  \
+    static void NAME(backward_##name##_blocks)(int64_t first_block, int64_t count, void *workspace) {                 \
+        NAME(backward_shared)(first_block, count, workspace, kind);                                                   \
     }
-#define ROW_KERNELS_TABLE(kind, dtype)                                                     \
-    {PASTE_NAMES(kind##_rows, dtype),         PASTE_NAMES(workspace_bytes, dtype),         \
+#define ROW_KERNELS_TABLE(name, dtype)                                                     \
+    {PASTE_NAMES(name##_rows, dtype),         PASTE_NAMES(workspace_bytes, dtype),         \
      PASTE_NAMES(blocks_to_share, dtype),     PASTE_NAMES(shared_row_bytes, dtype),        \
-     PASTE_NAMES(begin_##kind##_row, dtype),  PASTE_NAMES(forward_##kind##_blocks, dtype), \
-     PASTE_NAMES(finish_##kind##_row, dtype), PASTE_NAMES(backward_##kind##_blocks, dtype)}
+     PASTE_NAMES(begin_##name##_row, dtype),  PASTE_NAMES(forward_##name##_blocks, dtype), \
+     PASTE_NAMES(finish_##name##_row, dtype), PASTE_NAMES(backward_##name##_blocks, dtype)}
 #endif
 
-ROW_KERNELS(index, 0)
-ROW_KERNELS(dense, 1)
+ROW_KERNELS(index, XENT_INDEX_TARGETS)
+ROW_KERNELS(dense, XENT_DENSE_TARGETS)
+ROW_KERNELS(shaped, XENT_SHAPED_TARGETS)
