@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -29,6 +30,9 @@ from tables import replace_block
 from xent_fast import show_config
 
 PAGE = Path(__file__).parent.parent / "threads.md"
+# Share of the processors; a timed section measured beside more is not written.
+MOST_OF_OTHERS = 0.1
+UNTIMED = {"limits"}
 SECTIONS: dict[str, Callable[[], str]] = {
     "region": regions.cost_of_a_region,
     "crossover": batches.crossover,
@@ -81,14 +85,20 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", choices=[[], *SECTIONS], help="all if none is named")
     parser.add_argument("--write", action="store_true", help=f"replace the tables of {PAGE.name}")
     arguments = parser.parse_args()
+    disturbed = []
     for name in arguments.sections or SECTIONS:
         usage = Usage()
         text = SECTIONS[name]() + "\n"
-        text += circumstances(usage.others_share())
-        if arguments.write:
+        others_share = usage.others_share()
+        text += circumstances(others_share)
+        if arguments.write and name not in UNTIMED and others_share > MOST_OF_OTHERS:
+            disturbed.append(f"{name} ({others_share:.0%})")
+        elif arguments.write:
             replace_block(PAGE, name, text)
         else:
             print(f"## {name}\n\n{text}")
+    if disturbed:
+        sys.exit(f"not written, other programs took too much: {', '.join(disturbed)}")
 
 
 if __name__ == "__main__":
