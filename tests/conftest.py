@@ -1,4 +1,4 @@
-"""Fixtures: one run per instruction set, dtype and target kind; and the settings of Hypothesis.
+"""Fixtures: one run per implementation, instruction set, dtype, target kind; Hypothesis settings.
 
 Knows how the library is told which instruction set to use; must not know what any test checks.
 """
@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from types import ModuleType
 
 import numpy as np
 import pytest
 from helpers import TARGET_KINDS
 from hypothesis import HealthCheck, settings
 
-from xent_fast import _core
+from xent_fast import _core, reference
+
+# Modules with the same functions, both held to other people's values.
+IMPLEMENTATIONS = {"reference": reference}
 
 # A function-scoped fixture lasts over all examples of one test: so must the instruction set.
 settings.register_profile(
@@ -43,4 +47,10 @@ def dtype(request: pytest.FixtureRequest) -> type[np.floating]:
 @pytest.fixture(params=TARGET_KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     """Class indices, dense targets of any row sum, one-hot dense targets."""
+    return request.param
+
+
+@pytest.fixture(params=IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS.keys())
+def implementation(request: pytest.FixtureRequest) -> ModuleType:
+    """Each module that has the public functions: the definition and the library."""
     return request.param

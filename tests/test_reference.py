@@ -5,14 +5,23 @@ Knows the formulas and the reference. Must not know the compiled module, which i
 
 from __future__ import annotations
 
+import functools
+
 import mpmath
 import numpy as np
 import pytest
 
-from xent_fast import LossAndGrad, reference
+from xent_fast import reference
+from xent_fast._result import (
+    LossAndGrad,
+    LossAndStatistics,
+    LossGradAndStatistics,
+    RowStatistics,
+)
 
 EPS = np.finfo(np.float64).eps
 SMALLEST = np.finfo(np.float64).smallest_subnormal
+LARGEST = float(np.finfo(np.float64).max)
 # exp, one sum, log1p and three roundings, one unit or less each.
 RELATIVE_ERROR = 5 * EPS
 
@@ -25,7 +34,7 @@ def adversarial_rows() -> dict[str, np.ndarray]:
         "one class": np.array([3.5]),
         "two classes": np.array([0.25, -1.75]),
         "normal": 3 * rng.standard_normal(40),
-        "many classes": rng.standard_normal(300),
+        "many classes": rng.standard_normal(130),
         "wide": 100 * rng.standard_normal(40),
         "exponentials of every size": -np.linspace(0, 745, 60),
         "one far above": np.r_[40.0, rng.standard_normal(20)],
@@ -55,49 +64,86 @@ class ExactRow:
 
     digits = 400
 
-    def __init__(self, row: np.ndarray) -> None:
+    def __init__(self, row: np.ndarray, temperature: float = 1.0) -> None:
         with mpmath.workdps(self.digits):
-            x = [mpmath.mpf(float(value)) for value in row]
+            x = [mpmath.mpf(float(value)) / temperature for value in row]
             exponentials = [mpmath.exp(value - max(x)) for value in x]
             total = mpmath.fsum(exponentials)
-            lse = max(x) + mpmath.log(total)
+            self.temperature = temperature
+            self.lse = max(x) + mpmath.log(total)
+            # What the rounding errors of lse are relative to: its two terms may cancel.
+            self.lse_magnitude = abs(max(x)) + mpmath.log(total)
             self.probabilities = [value / total for value in exponentials]
-            self.costs = [lse - value for value in x]
+            self.costs = [self.lse - value for value in x]
 
-    def loss(self, targets: np.ndarray) -> mpmath.mpf:
+    def loss(self, mass: np.ndarray, z_loss: float = 0.0) -> mpmath.mpf:
         with mpmath.workdps(self.digits):
-            return mpmath.fdot(map(float, targets), self.costs)
+            return mpmath.fdot(map(mpmath.mpf, mass), self.costs) + z_loss * self.lse**2
 
-    def gradient(self, targets: np.ndarray, sign: int = -1) -> list[mpmath.mpf]:
-        """Q p - q; or Q p + q, to which rounding errors are relative where the two cancel."""
+    def loss_magnitude(self, mass: np.ndarray, z_loss: float = 0.0) -> mpmath.mpf:
+        """The loss with every term taken positive: its rounding errors are relative to this."""
         with mpmath.workdps(self.digits):
-            mass = mpmath.fsum(map(float, targets))
+            terms = mpmath.fdot([abs(mpmath.mpf(q)) for q in mass], self.costs)
+            return terms + abs(z_loss) * self.lse_magnitude**2
+
+    def gradient(self, mass: np.ndarray, z_loss: float = 0.0) -> list[mpmath.mpf]:
+        """(Q + 2 z lse) p - q over T."""
+        with mpmath.workdps(self.digits):
+            pull = mpmath.fsum(map(mpmath.mpf, mass)) + 2 * z_loss * self.lse
             return [
-                mass * p + sign * float(t) for p, t in zip(self.probabilities, targets, strict=True)
+                (pull * p - mpmath.mpf(q)) / self.temperature
+                for p, q in zip(self.probabilities, mass, strict=True)
+            ]
+
+    def gradient_magnitude(self, mass: np.ndarray, z_loss: float = 0.0) -> list[mpmath.mpf]:
+        """(sum |q| + 2 |z lse|) p + |q| over T, to which the gradient's errors are relative."""
+        with mpmath.workdps(self.digits):
+            q = [abs(mpmath.mpf(value)) for value in mass]
+            pull = mpmath.fsum(q) + 2 * abs(z_loss) * self.lse_magnitude
+            return [
+                (pull * p + value) / self.temperature
+                for p, value in zip(self.probabilities, q, strict=True)
             ]
 
 
+@functools.cache
+def _exact(row: tuple[float, ...], temperature: float) -> ExactRow:
+    return ExactRow(np.array(row), temperature)
+
+
+def exact_row(row: np.ndarray, temperature: float = 1.0) -> ExactRow:
+    """The exact row of these logits, computed once for all tests."""
+    return _exact(tuple(row.tolist()), temperature)
+
+
 def assert_close(
-    got: np.ndarray | float, want: list | mpmath.mpf, error: list | mpmath.mpf
+    got: np.ndarray | float,
+    want: list | mpmath.mpf,
+    error: list | mpmath.mpf,
+    subnormals: int = 3,
 ) -> None:
-    """Each number lies within RELATIVE_ERROR * error, or a few subnormals, of the exact one."""
+    """Each number lies within RELATIVE_ERROR * error, or a few subnormals, of the exact one.
+
+    One beyond the largest double is infinite.
+    """
     got, want, error = (np.atleast_1d(np.asarray(a, dtype=object)) for a in (got, want, error))
     for value, exact, scale in zip(got, want, error, strict=True):
-        distance = abs(mpmath.mpf(float(value)) - exact)
-        assert distance <= RELATIVE_ERROR * abs(scale) + 3 * SMALLEST, (
-            value,
-            mpmath.nstr(exact, 20),
-        )
+        if abs(exact) > LARGEST:
+            assert value == mpmath.sign(exact) * inf
+        else:
+            distance = abs(mpmath.mpf(float(value)) - exact)
+            tolerance = RELATIVE_ERROR * abs(scale) + subnormals * SMALLEST
+            assert distance <= tolerance, (value, mpmath.nstr(exact, 20))
 
 
 def test_every_class_as_target(row: np.ndarray) -> None:
-    exact = ExactRow(row)
+    exact = exact_row(row)
     classes = len(row)
     labels = np.arange(classes)[:: 1 + classes // 20]
     logits = np.broadcast_to(row, (len(labels), classes))
     losses, grads = reference.softmax_cross_entropy_grad(logits, labels, reduction="none")
     for label, loss, grad in zip(labels, losses, grads, strict=True):
-        one_hot = np.arange(classes) == label
+        one_hot = (np.arange(classes) == label).astype(float)
         assert_close(loss, exact.loss(one_hot), exact.loss(one_hot))
         assert_close(grad, exact.gradient(one_hot), exact.gradient(one_hot))
 
@@ -112,11 +158,336 @@ def test_dense_targets(row: np.ndarray, kind: str) -> None:
         "sparse": rng.random(classes) * (rng.random(classes) < 0.2),
         "signed": rng.standard_normal(classes),
     }[kind]
-    exact = ExactRow(row)
+    exact = exact_row(row)
     loss, grad = reference.softmax_cross_entropy_grad(row[np.newaxis], targets[np.newaxis])
-    assert_close(loss, exact.loss(targets), exact.loss(abs(targets)))
-    error = exact.gradient(targets) if kind == "one-hot" else exact.gradient(abs(targets), sign=+1)
+    assert_close(loss, exact.loss(targets), exact.loss_magnitude(targets))
+    error = exact.gradient(targets) if kind == "one-hot" else exact.gradient_magnitude(targets)
     assert_close(grad[0], exact.gradient(targets), error)
+
+
+OPTIONS = {
+    "smoothing": {"label_smoothing": 0.1},
+    "all smoothed": {"label_smoothing": 1.0},
+    "weight": {"weight": True},
+    "temperature": {"temperature": 3.7},
+    "small temperature": {"temperature": 0.3},
+    "z loss": {"z_loss": 0.25},
+    "everything": {"label_smoothing": 0.3, "weight": True, "temperature": 1.7, "z_loss": -0.01},
+}
+
+
+def exact_mass(targets: np.ndarray, weight: np.ndarray, smoothing: float) -> list[mpmath.mpf]:
+    """The effective mass w ((1 - E) t + E / C)."""
+    exact_smoothing = mpmath.mpf(smoothing)
+    return [
+        mpmath.mpf(w)
+        * ((1 - exact_smoothing) * mpmath.mpf(float(t)) + exact_smoothing / len(targets))
+        for t, w in zip(targets, weight, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("kind", ["index", "dense"])
+def test_options(row: np.ndarray, option: str, kind: str) -> None:
+    rng = np.random.default_rng(11)
+    classes = len(row)
+    options = dict(OPTIONS[option])
+    weight = rng.random(classes) if options.pop("weight", False) else np.ones(classes)
+    label = int(rng.integers(classes))
+    targets = rng.random(classes) if kind == "dense" else np.arange(classes) == label
+    z_loss = options.get("z_loss", 0.0)
+    with mpmath.workdps(ExactRow.digits):
+        mass = exact_mass(targets, weight, options.get("label_smoothing", 0.0))
+    exact = exact_row(row, options.get("temperature", 1.0))
+
+    loss, grad, statistics = reference.softmax_cross_entropy_grad(
+        row,
+        targets if kind == "dense" else label,
+        weight=weight,
+        reduction="sum",
+        return_statistics=True,
+        **options,
+    )
+
+    assert_close(loss, exact.loss(mass, z_loss), exact.loss_magnitude(mass, z_loss))
+    assert_close(grad, exact.gradient(mass, z_loss), exact.gradient_magnitude(mass, z_loss))
+    assert_close(statistics.lse, exact.lse, exact.lse_magnitude)
+    assert statistics.prediction == row.argmax()
+
+
+def test_small_losses_survive_every_temperature() -> None:
+    """Loss and target's gradient stay relatively accurate where p_y rounds to 1."""
+    for gap, temperature in ((40.0, 1.0), (40.0, 0.5), (400.0, 3.3), (3.0, 0.07)):
+        row = np.array([0.1, 0.1 - gap, -gap])
+        exact = exact_row(row, temperature)
+        one_hot = np.array([1.0, 0.0, 0.0])
+        loss, grad = reference.softmax_cross_entropy_grad(row, 0, temperature=temperature)
+        assert_close(loss, exact.loss(one_hot), exact.loss(one_hot))
+        assert_close(grad, exact.gradient(one_hot), exact.gradient(one_hot))
+
+
+def test_probabilities_and_their_logarithms(row: np.ndarray) -> None:
+    exact = exact_row(row)
+    with mpmath.workdps(ExactRow.digits):
+        log_p = [-cost for cost in exact.costs]
+        jacobian = [
+            [p * ((c == k) - q) for k, q in enumerate(exact.probabilities)]
+            for c, p in enumerate(exact.probabilities[:20])
+        ]
+    assert_close(reference.softmax(row), exact.probabilities, exact.probabilities)
+    assert_close(reference.log_softmax(row), log_p, log_p)
+    assert_close(reference.logsumexp(row), exact.lse, exact.lse_magnitude)
+    for got, want in zip(reference.softmax_jacobian(row), jacobian, strict=False):
+        assert_close(got, want, want)
+
+
+def test_logsumexp_keeps_small_differences() -> None:
+    with mpmath.workdps(60):
+        for gap in (40, 80, 700):
+            want = mpmath.log1p(mpmath.exp(-gap))
+            assert_close(reference.logsumexp([0.0, -gap]), want, want)
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.25])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_second_order(row: np.ndarray, z_loss: float, temperature: float) -> None:
+    """(A p (v - p.v) + 2 z p (p.v)) / T^2 with A = Q + 2 z lse; its diagonal has v = 1 at c."""
+    rng = np.random.default_rng(5)
+    classes = len(row)
+    targets, vector = rng.random(classes), rng.standard_normal(classes)
+    exact = exact_row(row, temperature)
+    p = exact.probabilities
+    with mpmath.workdps(ExactRow.digits):
+        square = mpmath.mpf(temperature) ** 2
+        mass = mpmath.fsum(map(float, targets))
+        a = mass + 2 * z_loss * exact.lse
+        a_magnitude = mass + 2 * z_loss * exact.lse_magnitude
+        mean = mpmath.fdot(p, map(float, vector))
+        spread = mpmath.fdot(p, map(float, abs(vector - vector[row.argmax()])))
+        product = [
+            (a * q * (v - mean) + 2 * z_loss * q * mean) / square
+            for q, v in zip(p, map(float, vector), strict=True)
+        ]
+        magnitude = [
+            q * (a_magnitude * (abs(v) + spread) + 2 * z_loss * (spread + 3)) / square
+            for q, v in zip(p, map(float, vector - vector[row.argmax()]), strict=True)
+        ]
+        diagonal = [(a * q * (1 - q) + 2 * z_loss * q**2) / square for q in p]
+        diagonal_magnitude = [(a_magnitude * q * (1 - q) + 2 * z_loss * q**2) / square for q in p]
+    options = {"z_loss": z_loss, "temperature": temperature}
+    got = reference.softmax_cross_entropy_hvp(row, targets, vector, **options)
+    assert_close(got, product, magnitude, subnormals=30)  # p's own, times A (v - p.v)
+    got = reference.softmax_cross_entropy_hessian_diagonal(row, targets, **options)
+    assert_close(got, diagonal, diagonal_magnitude, subnormals=30)
+
+
+def test_backward_passes_are_products_with_the_jacobian() -> None:
+    rng = np.random.default_rng(6)
+    logits, grad = rng.standard_normal((2, 4, 5))
+    p, jacobian = reference.softmax(logits), reference.softmax_jacobian(logits)
+    want = np.einsum("nck,nc->nk", jacobian, grad)
+    np.testing.assert_allclose(reference.softmax_vjp(p, grad), want, rtol=0, atol=1e-15)
+    # d log p_c / dx_k is row c of the Jacobian, divided by p_c.
+    want = np.einsum("nck,nc->nk", jacobian / p[:, :, np.newaxis], grad)
+    got = reference.log_softmax_vjp(reference.log_softmax(logits), grad)
+    np.testing.assert_allclose(got, want, rtol=0, atol=2e-15)
+
+
+def test_textbook_path_equals_the_fused_one_where_it_holds() -> None:
+    """Cross-entropy of probabilities, chained through softmax's backward pass."""
+    rng = np.random.default_rng(8)
+    logits, labels = rng.standard_normal((6, 5)), rng.integers(0, 5, 6)
+    for targets in (labels, rng.random((6, 5))):
+        options = {"weight": rng.random(5), "label_smoothing": 0.2}
+        p = reference.softmax(logits)
+        loss, grad_p = reference.cross_entropy_grad(p, targets, **options)
+        want = reference.softmax_cross_entropy_grad(logits, targets, **options)
+        assert loss == pytest.approx(want.loss, rel=1e-14)
+        np.testing.assert_allclose(reference.softmax_vjp(p, grad_p), want.grad, atol=1e-15)
+
+
+def test_clipping_flattens_the_loss() -> None:
+    p = np.array([[0.0, 1.0], [0.25, 0.75], [1e-9, 1 - 1e-9]])
+    labels = np.array([0, 0, 1])
+    loss, grad = reference.cross_entropy_grad(p, labels, clip=1e-7, reduction="none")
+    np.testing.assert_allclose(loss, -np.log([1e-7, 0.25, 1 - 1e-7]), rtol=1e-15)
+    np.testing.assert_array_equal(grad, [[0.0, 0.0], [-4.0, 0.0], [0.0, 0.0]])
+    loss, grad = reference.cross_entropy_grad(p, labels, reduction="none")
+    np.testing.assert_array_equal(loss[:2], [inf, np.log(4)])
+    np.testing.assert_array_equal(grad[:2], [[-inf, 0.0], [-4.0, 0.0]])
+
+
+def test_a_class_without_mass_costs_nothing_whatever_its_probability() -> None:
+    loss, grad = reference.cross_entropy_grad([nan, 0.0, 0.5], 2)
+    assert loss == np.log(2)
+    np.testing.assert_array_equal(grad, [0.0, 0.0, -2.0])
+    loss, grad = reference.cross_entropy_grad([nan, 0.0, 0.5], 0)
+    assert np.isnan(loss)
+    np.testing.assert_array_equal(grad, [nan, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_distillation(row: np.ndarray, temperature: float) -> None:
+    """T^2 KL(P || Q) and T (Q - P), down to a teacher that the student nearly equals."""
+    rng = np.random.default_rng(9)
+    for distance in (1.0, 1e-3):
+        teacher = row * (1 + distance * rng.standard_normal(len(row)) / (1 + abs(row)))
+        exact_teacher, exact_student = exact_row(teacher, temperature), exact_row(row, temperature)
+        pairs = list(zip(exact_teacher.probabilities, exact_student.probabilities, strict=True))
+        with mpmath.workdps(ExactRow.digits):
+            gaps = [
+                student - teacher
+                for student, teacher in zip(exact_student.costs, exact_teacher.costs, strict=True)
+            ]
+            divergence = temperature**2 * mpmath.fsum(
+                p * gap for (p, _), gap in zip(pairs, gaps, strict=True)
+            )
+            # A gap is a difference of costs, and a term p (gap + expm1(-gap)) has the slope p - q.
+            magnitude = divergence + temperature**2 * mpmath.fsum(
+                abs(p - q) * (a + b)
+                for (p, q), a, b in zip(
+                    pairs, exact_student.costs, exact_teacher.costs, strict=True
+                )
+            )
+            grad = [temperature * (q - p) for p, q in pairs]
+            grad_magnitude = [temperature * (q + p) for p, q in pairs]
+        got = reference.distillation_loss_grad(row, teacher, temperature=temperature)
+        assert_close(got.loss, divergence, magnitude)
+        assert_close(got.grad, grad, grad_magnitude)
+
+
+def test_distillation_mixes_two_losses() -> None:
+    rng = np.random.default_rng(10)
+    student, teacher = rng.standard_normal((2, 6, 4))
+    labels, a = np.array([0, 1, 2, 3, -1, 2]), rng.random(6)
+    options = {"sample_weight": a, "ignore_index": -1, "weight": rng.random(4)}
+    soft_targets = reference.softmax(teacher / 3)
+    counted = labels >= 0
+    hard = reference.softmax_cross_entropy_grad(
+        student, labels, label_smoothing=0.1, reduction="sum", **options
+    )
+    soft = reference.softmax_cross_entropy_grad(
+        student, soft_targets, temperature=3, reduction="none", sample_weight=a * counted
+    )
+    entropy = -(soft_targets * np.log(soft_targets)).sum(axis=1) * a * counted
+    got = reference.distillation_loss_grad(
+        student,
+        teacher,
+        labels,
+        temperature=3,
+        alpha=0.7,
+        label_smoothing=0.1,
+        **options,
+    )
+    denominator = (a * options["weight"][labels])[counted].sum()
+    loss = (0.7 * 9 * (soft.loss - entropy).sum() + 0.3 * hard.loss) / denominator
+    assert got.loss == pytest.approx(loss, rel=1e-14)
+    want = (0.7 * 9 * soft.grad + 0.3 * hard.grad) / denominator
+    np.testing.assert_allclose(got.grad, want, rtol=0, atol=1e-15)
+
+
+def test_distillation_beyond_reach_and_undefined() -> None:
+    student = np.array([[0.0, -inf], [0.0, 0.0], [nan, 0.0], [0.0, 1.0]])
+    teacher = np.array([[0.0, 0.0], [0.0, -inf], [0.0, 0.0], [inf, 0.0]])
+    loss, grad = reference.distillation_loss_grad(student, teacher, reduction="none")
+    np.testing.assert_allclose(loss, [inf, np.log(2), nan, nan], rtol=EPS)
+    np.testing.assert_array_equal(grad[:2], [[0.5, -0.5], [-0.5, 0.5]])
+    assert np.isnan(grad[2:]).all()
+    off = reference.distillation_loss_grad(student[:1], teacher[:1], [0], alpha=0.0)
+    assert off.loss == 0.0
+    ignored = reference.distillation_loss_grad(
+        student, teacher, [0, 0, 9, 9], ignore_index=9, reduction="none"
+    )
+    np.testing.assert_array_equal(ignored.grad[2:], np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, 3, -1, -3])
+def test_axis(axis: int) -> None:
+    """Any axis of any number of dimensions equals the rows laid out as a matrix."""
+    rng = np.random.default_rng(12)
+    shape = (2, 3, 4, 5)
+    logits, vector, other = rng.standard_normal((3, *shape))
+    classes = shape[axis]
+    rows = np.delete(shape, axis)
+    labels, sample_weight = rng.integers(0, classes, rows), rng.random(rows)
+
+    def flat(values: np.ndarray) -> np.ndarray:
+        return np.moveaxis(values, axis, -1).reshape(-1, classes)
+
+    options = {
+        "sample_weight": sample_weight,
+        "weight": rng.random(classes),
+        "label_smoothing": 0.1,
+    }
+    flat_options = options | {"sample_weight": sample_weight.ravel()}
+    for targets, flat_targets in ((labels, labels.ravel()), (other, flat(other))):
+        got = reference.softmax_cross_entropy_grad(logits, targets, axis=axis, **options)
+        want = reference.softmax_cross_entropy_grad(flat(logits), flat_targets, **flat_options)
+        assert got.loss == want.loss
+        np.testing.assert_array_equal(flat(got.grad), want.grad)
+        got = reference.softmax_cross_entropy_hvp(logits, targets, vector, axis=axis, **options)
+        want = reference.softmax_cross_entropy_hvp(
+            flat(logits), flat_targets, flat(vector), **flat_options
+        )
+        np.testing.assert_array_equal(flat(got), want)
+    row_loss, statistics = reference.softmax_cross_entropy(
+        logits, labels, axis=axis, reduction="none", return_statistics=True
+    )
+    assert row_loss.shape == labels.shape
+    for values in statistics:
+        assert values.shape == labels.shape
+    np.testing.assert_array_equal(statistics.prediction, logits.argmax(axis=axis))
+    np.testing.assert_array_equal(
+        statistics.lse, np.squeeze(reference.logsumexp(logits, axis=axis, keepdims=True), axis)
+    )
+    for function in (reference.softmax, reference.log_softmax):
+        np.testing.assert_array_equal(flat(function(logits, axis=axis)), function(flat(logits)))
+    for function in (reference.softmax_vjp, reference.log_softmax_vjp):
+        got = function(logits, other, axis=axis)
+        np.testing.assert_array_equal(flat(got), function(flat(logits), flat(other)))
+    jacobian = reference.softmax_jacobian(logits, axis=axis)
+    assert jacobian.shape == (*labels.shape, classes, classes)
+    got = reference.distillation_loss_grad(logits, other, labels, axis=axis)
+    want = reference.distillation_loss_grad(flat(logits), flat(other), labels.ravel())
+    np.testing.assert_array_equal(flat(got.grad), want.grad)
+
+
+def test_one_sample() -> None:
+    """Logits of shape (classes,): a label without an axis, one loss without an axis."""
+    loss, grad = reference.softmax_cross_entropy_grad([0.0, 0.0], 1)
+    assert loss == np.log(2)
+    np.testing.assert_array_equal(grad, [0.5, -0.5])
+    row_loss = reference.softmax_cross_entropy([0.0, 0.0], np.array(1), reduction="none")
+    assert row_loss.shape == ()
+    assert reference.logsumexp([0.0, 0.0]).shape == ()
+    with pytest.raises(IndexError, match=r"index 2 is .* axis 0 with size 2 \(targets\[\(\)\]\)"):
+        reference.softmax_cross_entropy([0.0, 0.0], 2)
+
+
+def test_statistics() -> None:
+    logits = np.array(
+        [[1.0, 3.0, 3.0], [nan, 0.0, 0.0], [0.0, inf, 0.0], [5.0, 0.0, 0.0], [2.0, 0.0, 1.0]]
+    )
+    result = reference.softmax_cross_entropy(
+        logits, np.array([1, 1, 1, 7, 2]), ignore_index=7, return_statistics=True
+    )
+    assert isinstance(result, LossAndStatistics)
+    assert isinstance(result.statistics, RowStatistics)
+    lse, prediction, is_correct = result.statistics
+    assert prediction.dtype == np.intp
+    np.testing.assert_array_equal(prediction, [1, -1, -1, -1, 0])
+    np.testing.assert_array_equal(is_correct, [True, False, False, False, False])
+    np.testing.assert_array_equal(np.isnan(lse), [False, True, True, True, False])
+    dense = np.array([[0.2, 0.4, 0.4]])
+    result = reference.softmax_cross_entropy_grad(logits[:1], dense, return_statistics=True)
+    assert isinstance(result, LossGradAndStatistics)
+    assert result.statistics.is_correct.all()
+    # Known also where the mean has no denominator.
+    void = reference.softmax_cross_entropy(
+        logits[:1], [1], sample_weight=[0.0], return_statistics=True
+    )
+    assert np.isnan(void.loss)
+    assert void.statistics.is_correct.all()
 
 
 def test_reductions_weights_and_scale() -> None:
@@ -142,6 +513,25 @@ def test_reductions_weights_and_scale() -> None:
     denominator = 0.5 + 2.0 - 1.0 + 3.0
     assert mean == pytest.approx(want.sum() / denominator, rel=8 * EPS)
     np.testing.assert_allclose(mean_grads, grads / denominator, rtol=4 * EPS)
+
+
+def test_mean_of_index_targets_divides_by_their_class_weights() -> None:
+    logits = np.random.default_rng(2).standard_normal((4, 3))
+    labels, a = np.array([0, 2, -1, 1]), np.array([0.5, 2.0, 9.0, 3.0])
+    weight = np.array([1.0, 2.0, 4.0])
+    denominator = 0.5 * 1.0 + 2.0 * 4.0 + 3.0 * 2.0
+    for smoothing in (0.0, 0.3):
+        options = {
+            "sample_weight": a,
+            "weight": weight,
+            "ignore_index": -1,
+            "label_smoothing": smoothing,
+            "z_loss": 0.5,
+        }
+        total = reference.softmax_cross_entropy_grad(logits, labels, reduction="sum", **options)
+        mean = reference.softmax_cross_entropy_grad(logits, labels, **options)
+        assert mean.loss == pytest.approx(total.loss / denominator, rel=8 * EPS)
+        np.testing.assert_allclose(mean.grad, total.grad / denominator, rtol=8 * EPS)
 
 
 def test_mean_of_dense_targets_divides_by_rows_or_weights() -> None:
@@ -179,6 +569,39 @@ def test_infinities_and_nan_stay_in_their_row(
     np.testing.assert_allclose(grads[1], grad, rtol=EPS)
     np.testing.assert_array_equal(losses[[0, 2]], others.loss)
     np.testing.assert_array_equal(grads[[0, 2]], others.grad)
+
+
+def test_functions_of_undefined_rows() -> None:
+    logits = np.array([[0.0, nan], [inf, 0.0], [-inf, -inf], [0.0, -inf]])
+    np.testing.assert_array_equal(reference.logsumexp(logits), [nan, inf, -inf, 0.0])
+    for function, defined in (
+        (reference.softmax, [1.0, 0.0]),
+        (reference.log_softmax, [0.0, -inf]),
+    ):
+        np.testing.assert_array_equal(function(logits), [[nan] * 2] * 3 + [defined])
+    for second_order in (
+        reference.softmax_cross_entropy_hvp(logits, [0, 0, 0, 1], np.ones((4, 2))),
+        reference.softmax_cross_entropy_hessian_diagonal(logits, [0, 0, 0, 1]),
+    ):
+        np.testing.assert_array_equal(second_order, [[nan] * 2] * 3 + [[0.0, 0.0]])
+
+
+def test_smoothing_puts_mass_on_every_class() -> None:
+    """Also on one at -inf, unless its class weight is 0: 0 * inf = 0."""
+    row = [0.0, 0.0, -inf]
+    assert reference.softmax_cross_entropy(row, 0, label_smoothing=0.1) == inf
+    loss = reference.softmax_cross_entropy(
+        row, 0, label_smoothing=0.1, weight=[1.0, 1.0, 0.0], reduction="sum"
+    )
+    assert loss == pytest.approx((1 - 0.1 / 3) * np.log(2), rel=4 * EPS)
+
+
+def test_nan_weight_of_another_class_matters_only_to_smoothing() -> None:
+    weight = [1.0, nan]
+    assert reference.softmax_cross_entropy([0.0, 0.0], 0, weight=weight) == np.log(2)
+    assert np.isnan(
+        reference.softmax_cross_entropy([0.0, 0.0], 0, weight=weight, label_smoothing=0.5)
+    )
 
 
 def test_weight_zero_times_infinite_loss_is_zero_and_nan_stays_nan() -> None:
@@ -253,12 +676,35 @@ def test_softmax_loss_is_the_mean() -> None:
         (np.ones((2, 2)), {}, ValueError, "dense targets"),
         (np.ones((2, 3)), {"ignore_index": 0}, ValueError, "ignore_index"),
         ([0, 1], {"reduction": "average"}, ValueError, "reduction"),
+        ([0, 1], {"weight": np.ones(2)}, ValueError, "weight must have shape"),
+        ([0, 1], {"label_smoothing": 1.01}, ValueError, "label_smoothing"),
+        ([0, 1], {"label_smoothing": nan}, ValueError, "label_smoothing"),
+        ([0, 1], {"temperature": 0.0}, ValueError, "temperature"),
+        ([0, 1], {"temperature": nan}, ValueError, "temperature"),
+        ([0, 1], {"temperature": inf}, ValueError, "temperature"),
+        ([0, 1], {"z_loss": nan}, ValueError, "z_loss"),
+        ([0, 1], {"axis": 2}, np.exceptions.AxisError, "axis 2"),
         ([0, 1], {"sample_weight": np.ones(3)}, ValueError, "sample_weight"),
     ],
 )
 def test_bad_input(targets: object, options: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         reference.softmax_cross_entropy(np.zeros((2, 3)), targets, **options)
+
+
+def test_bad_input_of_the_other_functions() -> None:
+    logits, labels = np.zeros((2, 3)), [0, 1]
+    for call, message in (
+        (lambda: reference.softmax_cross_entropy_hvp(logits, labels, np.zeros(3)), "vector"),
+        (lambda: reference.softmax_vjp(logits, np.zeros((3, 2))), "grad_probabilities"),
+        (lambda: reference.log_softmax_vjp(logits, np.zeros(2)), "grad_log_probabilities"),
+        (lambda: reference.cross_entropy(logits, labels, clip=0.5), "clip"),
+        (lambda: reference.distillation_loss_grad(logits, np.zeros((3, 2))), "teacher_logits"),
+        (lambda: reference.distillation_loss_grad(logits, logits, alpha=nan), "alpha"),
+        (lambda: reference.distillation_loss_grad(logits, logits, ignore_index=1), "ignore_index"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 def test_rows_without_a_class() -> None:

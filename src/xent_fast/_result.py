@@ -1,6 +1,6 @@
-"""What a call that computes a gradient gives back.
+"""What the calls give back that return more than one array.
 
-Knows: the names of its two fields. Must not know: how they are computed.
+Knows: the names of the fields. Must not know: how they are computed.
 """
 
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -16,11 +16,87 @@ class LossAndGrad(NamedTuple, Generic[LossT]):
 
     Attributes
     ----------
-    loss : float or ndarray of shape (rows,)
+    loss : float or ndarray of the logits' shape without the class axis
         A float for ``reduction="mean"`` and ``"sum"``, one loss a row for ``"none"``.
-    grad : ndarray of shape (rows, classes)
+    grad : ndarray of the logits' shape
         Gradient with respect to the logits, of their dtype.
     """
 
     loss: LossT
     grad: NDArray[np.floating[Any]]
+
+
+class RowStatistics(NamedTuple):
+    """What the pass over the logits learns of each row; every array lacks the class axis.
+
+    Attributes
+    ----------
+    lse : ndarray of the logits' dtype
+        Logarithm of the sum of the exponentials of the row's logits, divided by the temperature.
+        NaN where the row is ignored or its loss is NaN.
+    prediction : ndarray of intp
+        The class of the largest logit, the first of several; -1 where the row is ignored or its
+        loss is NaN.
+    is_correct : ndarray of bool
+        Whether the prediction is the row's class index or, for dense targets, the class of the
+        row's first largest target. False where the prediction is -1.
+    """
+
+    lse: NDArray[np.floating[Any]]
+    prediction: NDArray[np.intp]
+    is_correct: NDArray[np.bool_]
+
+
+class LossAndStatistics(NamedTuple, Generic[LossT]):
+    """Loss and row statistics; unpacks as ``loss, statistics = ...``.
+
+    Attributes
+    ----------
+    loss : float or ndarray
+        As of `LossAndGrad`.
+    statistics : RowStatistics
+        One value a row in each of its arrays.
+    """
+
+    loss: LossT
+    statistics: RowStatistics
+
+
+class LossGradAndStatistics(NamedTuple, Generic[LossT]):
+    """Loss, gradient and row statistics; unpacks as ``loss, grad, statistics = ...``.
+
+    Attributes
+    ----------
+    loss, grad
+        As of `LossAndGrad`.
+    statistics : RowStatistics
+        One value a row in each of its arrays.
+    """
+
+    loss: LossT
+    grad: NDArray[np.floating[Any]]
+    statistics: RowStatistics
+
+
+class SampledLossAndGrad(NamedTuple, Generic[LossT]):
+    """Sampled softmax loss and its gradients, those of the weights for the rows that took part.
+
+    Attributes
+    ----------
+    loss : float or ndarray of shape (batch,)
+        A float for ``reduction="mean"`` and ``"sum"``, one loss an example for ``"none"``.
+    grad_hidden : ndarray of shape (batch, features)
+        Gradient with respect to the hidden vectors.
+    rows : ndarray of shape (distinct,), intp
+        The classes that were a target or a sample: distinct, in ascending order.
+    grad_weight : ndarray of shape (distinct, features)
+        Gradient with respect to ``weight[rows]``; that of every other row is 0.
+    grad_bias : ndarray of shape (distinct,)
+        Gradient with respect to ``bias[rows]``; that of every other entry is 0.
+    """
+
+    loss: LossT
+    grad_hidden: NDArray[np.floating[Any]]
+    rows: NDArray[np.intp]
+    grad_weight: NDArray[np.floating[Any]]
+    grad_bias: NDArray[np.floating[Any]]

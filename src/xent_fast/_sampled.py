@@ -1,0 +1,226 @@
+"""Softmax loss over a sample of the classes, for outputs too many to score them all.
+
+Knows: how logits of targets and samples are made, corrected and differentiated, by NumPy's matrix
+products. Must not know: how the loss of those logits is computed, or how classes are drawn.
+"""
+
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xent_fast._loss import softmax_cross_entropy_grad
+from xent_fast._result import SampledLossAndGrad
+from xent_fast._sampler import ClassArray, Sampler, as_classes, draw_candidates
+
+FloatArray = NDArray[np.floating[Any]]
+
+
+def sampled_softmax_loss_grad(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    targets: ArrayLike,
+    *,
+    num_sampled: SupportsIndex,
+    sampler: Sampler = "log_uniform",
+    remove_accidental_hits: bool = True,
+    rng: np.random.Generator | int | None = None,
+    reduction: str = "mean",
+    sample_weight: ArrayLike | None = None,
+    scale: float = 1.0,
+    num_threads: SupportsIndex | None = None,
+) -> SampledLossAndGrad[Any]:
+    r"""Softmax loss of each target among sampled classes, and its gradients.
+
+    An example with the hidden vector :math:`h` and the target :math:`y` is scored against
+    :math:`y` and the sampled classes alone, which all examples share. Class :math:`k` has the logit
+
+    .. math:: h \cdot w_k + b_k - \log E_k
+
+    where :math:`E_k` is the expected number of times that :math:`k` is sampled. The loss is the
+    softmax cross-entropy of these logits. It is not an estimate of the loss over all classes, but
+    with the correction both have the same optimum: the layer that has learned from samples gives
+    the logits of the full softmax.
+
+    Parameters
+    ----------
+    hidden : array_like of shape (batch, features), float32 or float64
+        What the output layer is applied to.
+    weight : array_like of shape (classes, features), of the dtype of `hidden`
+        The output layer's weights, a row for each class.
+    bias : array_like of shape (classes,), of the dtype of `hidden`, or None
+        The output layer's biases. None: all 0.
+    targets : array_like of shape (batch,)
+        Class indices, of any integer dtype.
+    num_sampled : int
+        How many classes are sampled: for the named samplers distinct, and at most all of them. If
+        all are, no chance remains, and the loss is that of the full softmax.
+    sampler : {"log_uniform", "uniform"} or (samples, expected_counts), default "log_uniform"
+        ``"log_uniform"`` draws class k with probability log((k + 2) / (k + 1)) / log(classes + 1),
+        which fits classes in descending order of frequency; ``"uniform"`` draws all alike. Both
+        draw until `num_sampled` are distinct, and with n draws
+        :math:`E_k = 1 - (1 - P(k))^n`. Or what the caller drew: `num_sampled` class indices, which
+        may repeat, and one positive number a class.
+    remove_accidental_hits : bool, default True
+        Whether a sample that equals an example's target is left out for that example, whose target
+        would otherwise compete with itself.
+    rng : numpy.random.Generator or int, optional
+        Where the named samplers take chance from: a generator, which advances, or the seed of a new
+        one. By default a new one with a seed of the operating system's.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        As for `softmax_cross_entropy`. With ``"none"``, ``grad_weight`` and ``grad_bias`` are those
+        of the losses' sum.
+    sample_weight : array_like of shape (batch,), optional
+        Real numbers that multiply each example's loss.
+    scale : float, default 1.0
+        Multiplies loss and gradients.
+    num_threads : int, optional
+        As for `softmax_cross_entropy`. The matrix products are NumPy's and use the threads of its
+        linear algebra library.
+
+    Returns
+    -------
+    loss : float or ndarray of shape (batch,)
+        As of `softmax_cross_entropy`.
+    grad_hidden : ndarray of shape (batch, features)
+        Gradient with respect to `hidden`.
+    rows : ndarray of shape (distinct,), intp
+        The classes that were a target or a sample: distinct, in ascending order.
+    grad_weight : ndarray of shape (distinct, features)
+        Gradient with respect to ``weight[rows]``; that of every other row is 0.
+    grad_bias : ndarray of shape (distinct,)
+        Gradient with respect to ``bias[rows]``; that of every other entry is 0.
+
+    Raises
+    ------
+    IndexError
+        If a target or a sample is not in [0, classes).
+    TypeError
+        If an argument has the wrong type or dtype: `hidden` that is not float32 or float64,
+        `weight` or `bias` of another dtype, targets that are not integers, a masked array.
+    ValueError
+        If shapes do not fit together, `num_sampled` is below 1 or above the number of classes,
+        `sampler` is unknown, an expected count that is needed is not positive, `reduction` is
+        unknown or `num_threads` below 1.
+    MemoryError
+        If an array cannot be allocated.
+
+    See Also
+    --------
+    softmax_cross_entropy_grad : The loss over all classes.
+
+    Notes
+    -----
+    No array has a row for every class, so that the cost does not grow with their number. The logits
+    of an example and the sum of a row's gradients are rounded to the dtype of `hidden`.
+
+    For a log-uniform or uniform sample this is ``tf.nn.sampled_softmax_loss`` with one target, but
+    that TensorFlow takes :math:`n P(k)` for :math:`E_k` where the first n draws were distinct.
+
+    References
+    ----------
+    .. [1] S. Jean, K. Cho, R. Memisevic, Y. Bengio. On using very large target vocabulary for
+       neural machine translation. ACL 2015.
+    .. [2] Y. Bengio, J.-S. Senécal. Adaptive importance sampling to accelerate training of a neural
+       probabilistic language model. IEEE Transactions on Neural Networks 19 (2008).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xent_fast import sampled_softmax_loss_grad
+    >>> rng = np.random.default_rng(0)
+    >>> hidden, weight, bias = rng.random((32, 64)), rng.random((50_000, 64)), np.zeros(50_000)
+    >>> result = sampled_softmax_loss_grad(
+    ...     hidden, weight, bias, np.arange(32), num_sampled=1000, rng=rng
+    ... )
+    >>> weight[result.rows] -= 0.1 * result.grad_weight
+    >>> bias[result.rows] -= 0.1 * result.grad_bias
+    """
+    hidden, weight, bias = _layer(hidden, weight, bias)
+    labels = _labels(targets, len(hidden), len(weight))
+    samples, expected_count = draw_candidates(
+        sampler, num_sampled, len(weight), np.random.default_rng(rng)
+    )
+
+    target_weight, sample_weights = weight[labels], weight[samples]
+    target_shift = bias[labels] - np.log(expected_count(labels))
+    sample_shift = bias[samples] - np.log(expected_count(samples))
+    logits = np.empty((len(hidden), 1 + len(samples)), dtype=hidden.dtype)
+    logits[:, 0] = np.einsum("nd,nd->n", hidden, target_weight) + target_shift
+    np.matmul(hidden, sample_weights.T, out=logits[:, 1:])
+    logits[:, 1:] += sample_shift.astype(hidden.dtype)
+    if remove_accidental_hits:
+        logits[:, 1:][labels[:, np.newaxis] == samples] = -np.inf
+
+    loss, grad = softmax_cross_entropy_grad(
+        logits,
+        np.zeros(len(hidden), dtype=np.intp),  # the target's logit is each row's first
+        sample_weight=sample_weight,
+        reduction=reduction,
+        scale=scale,
+        num_threads=num_threads,
+        out=logits,
+    )
+
+    grad_target, grad_samples = grad[:, :1], grad[:, 1:]
+    grad_hidden = grad_samples @ sample_weights
+    grad_hidden += grad_target * target_weight
+    rows, grad_weight, grad_bias = _summed_by_class(
+        np.concatenate([labels, samples]),
+        np.concatenate([grad_target * hidden, grad_samples.T @ hidden]),
+        np.concatenate([grad_target[:, 0], grad_samples.sum(axis=0)]),
+    )
+    return SampledLossAndGrad(loss, grad_hidden, rows, grad_weight, grad_bias)
+
+
+def _layer(
+    hidden: ArrayLike, weight: ArrayLike, bias: ArrayLike | None
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The float arguments as arrays of one dtype whose shapes fit together."""
+    h = _plain(hidden, "hidden")
+    if h.dtype.type not in (np.float32, np.float64):
+        raise TypeError(f"hidden must be float32 or float64, not {h.dtype}")
+    if h.ndim != 2:
+        raise ValueError(f"hidden must have shape (batch, features), not {h.shape}")
+    w = _plain(weight, "weight")
+    if w.ndim != 2 or w.shape[1] != h.shape[1]:
+        raise ValueError(f"weight must have shape (classes, {h.shape[1]}), not {w.shape}")
+    if len(w) == 0:
+        raise ValueError(f"weight of shape {w.shape} has no class")
+    no_bias = np.broadcast_to(h.dtype.type(0), w.shape[:1])
+    b = no_bias if bias is None else _plain(bias, "bias")
+    if b.shape != w.shape[:1]:
+        raise ValueError(f"bias must have shape {w.shape[:1]}, not {b.shape}")
+    for name, array in (("weight", w), ("bias", b)):
+        if array.dtype.type is not h.dtype.type:
+            raise TypeError(f"{name} must have the dtype of hidden {h.dtype}, not {array.dtype}")
+    return h, w, b
+
+
+def _plain(given: ArrayLike, name: str) -> NDArray[Any]:
+    """An array of no subclass, in the processor's byte order."""
+    if isinstance(given, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array")
+    array = np.asarray(given)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _labels(targets: ArrayLike, batch: int, num_classes: int) -> ClassArray:
+    """The targets as valid indices of the weights' rows."""
+    if np.shape(targets) != (batch,):
+        raise ValueError(f"targets must have shape ({batch},), not {np.shape(targets)}")
+    return as_classes(targets, num_classes, "targets")
+
+
+def _summed_by_class(
+    classes: ClassArray, weight_terms: FloatArray, bias_terms: FloatArray
+) -> tuple[ClassArray, FloatArray, FloatArray]:
+    """The distinct classes in ascending order, and the sums of the terms that belong to each."""
+    order = np.argsort(classes, kind="stable")
+    rows, starts = np.unique(classes[order], return_index=True)
+    return (
+        rows,
+        np.add.reduceat(weight_terms[order], starts, axis=0),
+        np.add.reduceat(bias_terms[order], starts),
+    )
