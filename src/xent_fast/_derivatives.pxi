@@ -220,13 +220,13 @@ cdef cnp.ndarray plain_rows(object array, int axis):
     moved = classes_last(array, axis)
     rows = rows_in_place(moved)
     if rows is None:
-        rows = np.array(moved, dtype=array.dtype.type, order="C").reshape(-1, moved.shape[-1])
+        rows = np.array(moved, dtype=array.dtype.type, order="C").reshape(-1, moved.shape[moved.ndim - 1])
     return rows
 
 
 cdef object rows_in_place(object moved):
     """A matrix over the same memory, of rows that a kernel can take as they lie, or None."""
-    classes = moved.shape[-1]
+    classes = moved.shape[moved.ndim - 1]
     if moved.size == 0:
         return np.empty((0, max(classes, 1)), moved.dtype.type)
     if not has_plain_classes(moved):

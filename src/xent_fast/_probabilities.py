@@ -1,6 +1,6 @@
 """Cross-entropy of probabilities as given, and its gradient: the textbook's two steps, in NumPy.
 
-Knows: the loss's formula, its targets and options. Must not know: where the probabilities come from.
+Knows: the formula, targets and options of a loss. Must not know: where probabilities come from.
 
 It is here to be compared with the fused functions, which are faster, more accurate and do not break
 where a probability rounds to 0 or 1.
