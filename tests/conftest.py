@@ -14,10 +14,11 @@ import pytest
 from helpers import TARGET_KINDS
 from hypothesis import HealthCheck, settings
 
+import xent_fast
 from xent_fast import _core, reference
 
 # Modules with the same functions, both held to other people's values.
-IMPLEMENTATIONS = {"reference": reference}
+IMPLEMENTATIONS = {"reference": reference, "xent_fast": xent_fast}
 
 # A function-scoped fixture lasts over all examples of one test: so must the instruction set.
 settings.register_profile(

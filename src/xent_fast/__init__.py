@@ -3,8 +3,10 @@
 Public names, nothing else.
 """
 
+from xent_fast._backward import log_softmax_vjp, softmax_vjp
 from xent_fast._config import __version__, show_config
 from xent_fast._loss import softmax_cross_entropy, softmax_cross_entropy_grad, softmax_loss
+from xent_fast._probabilities import cross_entropy, cross_entropy_grad
 from xent_fast._result import (
     LossAndGrad,
     LossAndStatistics,
@@ -22,7 +24,10 @@ __all__ = [
     "RowStatistics",
     "SampledLossAndGrad",
     "__version__",
+    "cross_entropy",
+    "cross_entropy_grad",
     "log_softmax",
+    "log_softmax_vjp",
     "logsumexp",
     "sampled_softmax_loss_grad",
     "show_config",
@@ -30,4 +35,5 @@ __all__ = [
     "softmax_cross_entropy",
     "softmax_cross_entropy_grad",
     "softmax_loss",
+    "softmax_vjp",
 ]

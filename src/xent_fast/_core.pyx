@@ -796,3 +796,9 @@ def configuration():
 
 if os.environ.get("XENT_FAST_ISA"):
     use_isa(os.environ["XENT_FAST_ISA"])
+
+
+# --- the functions of the derivation --------------------------------------------------------------
+
+
+include "_derivatives.pxi"

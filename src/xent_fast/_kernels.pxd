@@ -76,10 +76,29 @@ cdef extern from "kernels/contract.h" nogil:
         ) noexcept nogil
         void (*backward_blocks)(int64_t first_block, int64_t count, void *workspace) noexcept nogil
 
+    ctypedef struct xent_vjp_batch:
+        int64_t rows
+        int64_t classes
+        const char *values
+        Py_ssize_t values_row_stride
+        const char *slopes
+        Py_ssize_t slopes_row_stride
+        char *grad
+        Py_ssize_t grad_row_stride
+
+    ctypedef struct xent_vjp_kernels:
+        void (*softmax_rows)(
+            const xent_vjp_batch *batch, int64_t first_row, int64_t row_count
+        ) noexcept nogil
+        void (*log_softmax_rows)(
+            const xent_vjp_batch *batch, int64_t first_row, int64_t row_count
+        ) noexcept nogil
+
     ctypedef struct xent_isa:
         const char *name
         bint (*is_supported)() noexcept nogil
         xent_row_kernels kernels[2][3]
+        xent_vjp_kernels vjp_kernels[2]
 
 
 cdef extern from "kernels/dispatch.h" nogil:

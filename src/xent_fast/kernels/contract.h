@@ -107,11 +107,35 @@ typedef struct {
     void (*backward_blocks)(int64_t first_block, int64_t count, void *workspace);
 } xent_row_kernels;
 
+/* One batch of a backward pass, a row at a time.  All three matrices have the same dtype, `classes` contiguous numbers a row
+ * aligned to their own size, and strides in bytes of any sign. */
+typedef struct {
+    int64_t rows;
+    int64_t classes;    /* at least 1 */
+    const char *values; /* p of softmax, or l of log_softmax */
+    ptrdiff_t values_row_stride;
+    const char *slopes; /* dp or dl: the gradient with respect to `values` */
+    ptrdiff_t slopes_row_stride;
+    char *grad; /* with respect to the logits; may be either of the two with the same stride, else disjoint */
+    ptrdiff_t grad_row_stride;
+} xent_vjp_batch;
+
+/* Backward passes of one dtype, for rows [first_row, first_row + row_count):
+ *
+ *     softmax        grad = p (dp - sum p dp)
+ *     log_softmax    grad = dl - exp(l) sum dl
+ */
+typedef struct {
+    void (*softmax_rows)(const xent_vjp_batch *batch, int64_t first_row, int64_t row_count);
+    void (*log_softmax_rows)(const xent_vjp_batch *batch, int64_t first_row, int64_t row_count);
+} xent_vjp_kernels;
+
 /* Everything one instruction set exports. */
 typedef struct {
     const char *name;          /* the name XENT_FAST_ISA knows it by */
     int (*is_supported)(void); /* processor and operating system both */
     xent_row_kernels kernels[XENT_DTYPE_COUNT][XENT_TARGET_KIND_COUNT];
+    xent_vjp_kernels vjp_kernels[XENT_DTYPE_COUNT];
 } xent_isa;
 
 #endif

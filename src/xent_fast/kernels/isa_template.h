@@ -20,6 +20,7 @@
 #include "log.h"
 #include "row_stage.h"
 #include "rows.h"
+#include "derivatives.h"
 
 #undef REAL_BITS
 #define REAL_BITS 32
@@ -29,10 +30,12 @@
 #include "exp.h"
 #include "log.h"
 #include "rows.h"
+#include "derivatives.h"
 
 const xent_isa ISA_TABLE = {
     ISA_NAME,
     ISA_IS_SUPPORTED,
     {{ROW_KERNELS_TABLE(index, _f32), ROW_KERNELS_TABLE(dense, _f32), ROW_KERNELS_TABLE(shaped, _f32)},
      {ROW_KERNELS_TABLE(index, _f64), ROW_KERNELS_TABLE(dense, _f64), ROW_KERNELS_TABLE(shaped, _f64)}},
+    {VJP_KERNELS_TABLE(_f32), VJP_KERNELS_TABLE(_f64)},
 };

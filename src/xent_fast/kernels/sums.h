@@ -88,6 +88,13 @@ KERNEL_INLINE NAME(wide) NAME(zero_wide)(void) { return NAME(zero_pair)(); }
 
 KERNEL_INLINE void NAME(wide_add)(NAME(wide) * wide, vec a) { NAME(pair_add)(wide, a); }
 
+/* Adds a b without its last rounding. */
+KERNEL_INLINE void NAME(wide_add_product)(NAME(wide) * wide, vec a, vec b) {
+    const vec product = v_mul(a, b);
+    NAME(pair_add)(wide, product);
+    wide->low = v_add(wide->low, NAME(product_residual)(a, b, product));
+}
+
 /* Adds to a sum and its error, scalars. */
 KERNEL_INLINE void compensated_add(double *sum, double *error, double a) {
     const double total = *sum + a, a_rounded = total - *sum;
@@ -95,15 +102,23 @@ KERNEL_INLINE void compensated_add(double *sum, double *error, double a) {
     *sum = total;
 }
 
-KERNEL_INLINE double NAME(wide_total)(NAME(wide) wide) {
+/* The sum, and in `error` what to add to it. */
+KERNEL_INLINE double NAME(wide_total_and_error)(NAME(wide) wide, double *error) {
     ALIGNED_64 double sums[LANES], errors[LANES];
     v_store(sums, wide.high);
     v_store(errors, wide.low);
-    double total = 0, error = 0;
+    double total = 0;
+    *error = 0;
     for (int lane = 0; lane < LANES; ++lane) {
-        compensated_add(&total, &error, sums[lane]);
-        error += errors[lane];
+        compensated_add(&total, error, sums[lane]);
+        *error += errors[lane];
     }
+    return total;
+}
+
+KERNEL_INLINE double NAME(wide_total)(NAME(wide) wide) {
+    double error;
+    const double total = NAME(wide_total_and_error)(wide, &error);
     /* beside an infinite sum the error is inf - inf */
     return total - total == 0 ? total + error : total;
 }
@@ -122,6 +137,12 @@ KERNEL_INLINE void NAME(wide_add)(NAME(wide) * wide, vec a) {
     wide->high = v_add_f64(wide->high, v_high_half_as_f64(a));
 }
 
+/* Adds a b, which is exact in double. */
+KERNEL_INLINE void NAME(wide_add_product)(NAME(wide) * wide, vec a, vec b) {
+    wide->low = v_fma_f64(v_low_half_as_f64(a), v_low_half_as_f64(b), wide->low);
+    wide->high = v_fma_f64(v_high_half_as_f64(a), v_high_half_as_f64(b), wide->high);
+}
+
 /* Lanes in a tree, halves onto halves. */
 KERNEL_INLINE double NAME(wide_total)(NAME(wide) wide) {
     ALIGNED_64 double sums[LANES / 2];
@@ -130,5 +151,11 @@ KERNEL_INLINE double NAME(wide_total)(NAME(wide) wide) {
         for (int lane = 0; lane < half; ++lane)
             sums[lane] += sums[lane + half];
     return sums[0];
+}
+
+/* The sum; the doubles' own error does not show in the dtype. */
+KERNEL_INLINE double NAME(wide_total_and_error)(NAME(wide) wide, double *error) {
+    *error = 0;
+    return NAME(wide_total)(wide);
 }
 #endif

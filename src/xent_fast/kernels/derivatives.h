@@ -1,0 +1,154 @@
+/* Backward passes of softmax and log_softmax, from what these returned.  A template over REAL_BITS.
+ *
+ * Knows: the two formulas, one row at a time, vectors along its classes; rows of any length.
+ * Must not know: instruction sets, threads, Python; the loss.
+ *
+ *     softmax        grad = p (dp - s)         s = sum p dp
+ *     log_softmax    grad = dl - exp(l) s      s = sum dl
+ *
+ * Two sweeps: the sum, then the gradient, which may take the place of either input.  Summands may have either sign and may
+ * cancel, so each goes to the wide sum at once, products without their rounding, and s comes as a pair: its error is below
+ * one unit of 2^-53 (float32) or 2^-100 (float64) times the sum of all magnitudes.
+ *
+ *     softmax        (dp - high) - low and the product are rounded once each: three roundings, 1.5 units in the last place
+ *                    relative to a gradient that is no subnormal number
+ *     log_softmax    the exponential is off by 1.7 u (exp.h): in all 2.2 u |exp(l) s| + u |dl|, u half a unit at 1
+ */
+
+/* Adds a vector's worth of numbers, and what is left of them in a last vector. */
+KERNEL_INLINE NAME(wide) NAME(sum_of)(const REAL *values, int64_t count) {
+    NAME(wide) sum = NAME(zero_wide)();
+    int64_t k = 0;
+    for (; k + LANES <= count; k += LANES)
+        NAME(wide_add)(&sum, v_load(values + k));
+    if (k < count)
+        NAME(wide_add)(&sum, v_load_first(values + k, (int)(count - k), 0));
+    return sum;
+}
+
+KERNEL_INLINE NAME(wide) NAME(sum_of_products)(const REAL *a, const REAL *b, int64_t count) {
+    NAME(wide) sum = NAME(zero_wide)();
+    int64_t k = 0;
+    for (; k + LANES <= count; k += LANES)
+        NAME(wide_add_product)(&sum, v_load(a + k), v_load(b + k));
+    if (k < count) {
+        const int left = (int)(count - k);
+        NAME(wide_add_product)(&sum, v_load_first(a + k, left, 0), v_load_first(b + k, left, 0));
+    }
+    return sum;
+}
+
+/* A scalar as a pair of the dtype, the same in all lanes; one that is not finite has no low part. */
+KERNEL_INLINE NAME(pair) NAME(splat_pair)(double value, double error) {
+    const REAL high = (REAL)value;
+    const NAME(pair) pair = {v_splat(high), v_splat(isfinite(high) ? (REAL)((value - (double)high) + error) : 0)};
+    return pair;
+}
+
+KERNEL_INLINE void NAME(softmax_vjp_row)(const REAL *p, const REAL *dp, REAL *grad, int64_t count) {
+    double error;
+    const double total = NAME(wide_total_and_error)(NAME(sum_of_products)(p, dp, count), &error);
+    const NAME(pair) s = NAME(splat_pair)(total, error);
+    int64_t k = 0;
+    for (; k + LANES <= count; k += LANES) {
+        const vec above = v_sub(v_sub(v_load(dp + k), s.high), s.low);
+        v_store(grad + k, v_mul(v_load(p + k), above));
+    }
+    if (k < count) {
+        const int left = (int)(count - k);
+        const vec above = v_sub(v_sub(v_load_first(dp + k, left, 0), s.high), s.low);
+        v_store_first(grad + k, left, v_mul(v_load_first(p + k, left, 0), above));
+    }
+}
+
+/* What exp(l) s of one row is made of.
+ *
+ * With s = m 2^k, 1/2 <= |m| < 1, exponentials are taken relative to 2^c, c = SCALE_UP - SIGNIFICAND_SHIFT - k, and
+ * multiplied by -m 2^-SIGNIFICAND_SHIFT: so every product down to the subnormal numbers comes out, whatever the size of s,
+ * up to some 2^100 (float32) or 2^970 (float64).  Larger ones, which log-probabilities have only by mistake or with a huge s,
+ * begin at l = `limit`: there the reference is 2^RAISED higher, and products beyond `highest` are infinite anyway. */
+typedef struct {
+    NAME(exponential_reference) reference, raised_reference;
+    NAME(pair) minus_factor;
+    vec limit, highest;
+} NAME(log_softmax_frame);
+
+#undef RAISED
+#define RAISED 64
+
+KERNEL_INLINE NAME(log_softmax_frame) NAME(frame_of_sum)(double total, double error) {
+    NAME(log_softmax_frame) frame;
+    int exponent = 0;
+    if (isfinite(total)) {
+        total = frexp(total, &exponent);
+        error = ldexp(error, -exponent);
+    }
+    const double unit = 1.0 / (double)((BITS_TYPE)1 << SIGNIFICAND_SHIFT);
+    const REAL c = (REAL)(SCALE_UP - SIGNIFICAND_SHIFT - exponent);
+    const REAL most = (EXPONENT_BIAS - SCALE_UP - 1) + c; /* of round(l log2 e) */
+    const NAME(exponent_scale) scale = NAME(unit_scale)();
+    frame.reference = NAME(reference_for)(v_splat(c), &scale);
+    frame.raised_reference = NAME(reference_for)(v_splat(c + RAISED), &scale);
+    frame.minus_factor = NAME(splat_pair)(-total * unit, -error * unit);
+    frame.limit = v_splat(most * REAL_CONSTANT(ln_2));
+    frame.highest = v_splat((most + RAISED) * REAL_CONSTANT(ln_2));
+    return frame;
+}
+
+/* exponential * minus_factor + addend */
+KERNEL_INLINE vec NAME(minus_product)(vec exponential, NAME(pair) minus_factor, vec addend) {
+    return v_fma(exponential, minus_factor.high, v_fma(exponential, minus_factor.low, addend));
+}
+
+/* Gradients where some l are beyond the limit. */
+static vec NAME(large_gradients)(vec l, vec dl, vec usual, const NAME(log_softmax_frame) * frame) {
+    const vec capped = v_select(v_greater(l, frame->highest), frame->highest, l);
+    vec raised = NAME(scaled_exponential)(capped, frame->raised_reference);
+    raised = v_select(v_equal(l, v_splat(INFINITY)), l, raised);
+    const vec product = NAME(minus_product)(raised, frame->minus_factor, v_splat(0));
+    return v_select(v_greater(l, frame->limit), v_fma(product, v_splat((REAL)0x1p64), dl), usual);
+}
+
+/* Gradients of `count` vectors (1 or INTERLEAVED), to `grad`. */
+KERNEL_INLINE void NAME(log_softmax_gradients)(const vec *l, const vec *dl, int count,
+                                               const NAME(log_softmax_frame) * frame, vec *grad) {
+    NAME(scaled_exponentials)(l, count, frame->reference, grad, NULL);
+    EACH_OF(count, grad[j] = NAME(minus_product)(grad[j], frame->minus_factor, dl[j]));
+    EACH_OF(count, if (v_mask_bits(v_greater(l[j], frame->limit))) grad[j] =
+                       NAME(large_gradients)(l[j], dl[j], grad[j], frame));
+}
+
+KERNEL_INLINE void NAME(log_softmax_vjp_row)(const REAL *l, const REAL *dl, REAL *grad, int64_t count) {
+    double error;
+    const double total = NAME(wide_total_and_error)(NAME(sum_of)(dl, count), &error);
+    const NAME(log_softmax_frame) frame = NAME(frame_of_sum)(total, error);
+    vec x[4], dx[4], gradients[4];
+    int64_t k = 0;
+    for (; k + INTERLEAVED * LANES <= count; k += INTERLEAVED * LANES) {
+        EACH_OF(INTERLEAVED, x[j] = v_load(l + k + j * LANES); dx[j] = v_load(dl + k + j * LANES));
+        NAME(log_softmax_gradients)(x, dx, INTERLEAVED, &frame, gradients);
+        EACH_OF(INTERLEAVED, v_store(grad + k + j * LANES, gradients[j]));
+    }
+    for (; k < count; k += LANES) {
+        const int left = count - k < LANES ? (int)(count - k) : LANES;
+        x[0] = v_load_first(l + k, left, -INFINITY);
+        dx[0] = v_load_first(dl + k, left, 0);
+        NAME(log_softmax_gradients)(x, dx, 1, &frame, gradients);
+        v_store_first(grad + k, left, gradients[0]);
+    }
+}
+
+/* The functions of the contract. */
+#ifndef VJP_KERNELS
+#define VJP_KERNELS(function)                                                                                   \
+    static void NAME(function##_rows)(const xent_vjp_batch *batch, int64_t first_row, int64_t row_count) {      \
+        for (int64_t row = first_row; row < first_row + row_count; ++row)                                       \
+            NAME(function##_row)((const REAL *)(const void *)(batch->values + row * batch->values_row_stride),  \
+                                 (const REAL *)(const void *)(batch->slopes + row * batch->slopes_row_stride),  \
+                                 (REAL *)(void *)(batch->grad + row * batch->grad_row_stride), batch->classes); \
+    }
+#define VJP_KERNELS_TABLE(dtype) {PASTE_NAMES(softmax_vjp_rows, dtype), PASTE_NAMES(log_softmax_vjp_rows, dtype)}
+#endif
+
+VJP_KERNELS(softmax_vjp)
+VJP_KERNELS(log_softmax_vjp)
