@@ -1,0 +1,212 @@
+"""Distillation, against the definition.
+
+Knows the definition's values and the error bounds of a row's softmax; must not know how the
+function reads its blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xent_fast import distillation_loss_grad, reference, softmax_cross_entropy_grad
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "weight": {"weight": True, "label_smoothing": 0.2},
+    "sample_weight": {"sample_weight": True, "reduction": "none"},
+    "temperature": {"temperature": 4.0, "alpha": 0.9, "reduction": "sum"},
+    "scale": {"scale": -3.0, "temperature": 0.7, "alpha": 0.1},
+}
+
+# The last has more rows than a block, the one before longer rows.
+SHAPES = {
+    "matrix": ((5, 7), -1),
+    "transposed": ((7, 5), 0),
+    "middle axis": ((3, 7, 4), 1),
+    "one sample": ((7,), 0),
+    "long rows": ((3, 70_000), 1),
+    "many rows": ((300, 500), 1),
+}
+
+
+def problem(
+    place: str, kind: str, option: str, dtype: type[np.floating]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, dict[str, Any]]:
+    """Student, teacher, targets and the options with weights in place of True."""
+    shape, axis = SHAPES[place]
+    rng = np.random.default_rng(len(place))
+    options = {"axis": axis, **OPTIONS[option]}
+    row_shape = np.delete(shape, axis)
+    student = (4 * rng.standard_normal(shape)).astype(dtype)
+    teacher = (4 * rng.standard_normal(shape)).astype(dtype)
+    targets = None
+    if kind == "dense":
+        targets = rng.random(shape).astype(dtype)
+    elif kind == "index":
+        targets = np.array(rng.integers(0, shape[axis], row_shape))
+        if targets.size > 1:
+            options["ignore_index"] = targets.flat[1]
+    if "weight" in options:
+        options["weight"] = rng.random(shape[axis]).astype(dtype)
+    if "sample_weight" in options:
+        options["sample_weight"] = np.array(rng.random(row_shape))
+    return student, teacher, targets, options
+
+
+@pytest.mark.parametrize("kind", ["index", "dense", "none"])
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("place", SHAPES)
+def test_against_the_definition(
+    place: str, option: str, kind: str, dtype: type[np.floating]
+) -> None:
+    """A gradient within 64 eps of its row's largest number; no term of a loss is negative."""
+    student, teacher, targets, options = problem(place, kind, option, dtype)
+    originals = [student.copy(), teacher.copy()]
+    got = distillation_loss_grad(student, teacher, targets, **options)
+    want = reference.distillation_loss_grad(student, teacher, targets, **options)
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(got.loss, want.loss, rtol=64 * eps)
+    assert got.grad.dtype == dtype
+    bound = 64 * eps * np.abs(want.grad).max(axis=options["axis"], keepdims=True)
+    assert (np.abs(got.grad - want.grad) <= bound).all()
+    for array, original in zip((student, teacher), originals, strict=True):
+        np.testing.assert_array_equal(array, original)
+
+
+def test_student_near_its_teacher(dtype: type[np.floating]) -> None:
+    """The divergence is of the order of the difference's square, and 0 without a difference."""
+    rng = np.random.default_rng(0)
+    teacher = (3 * rng.standard_normal((4, 6))).astype(dtype)
+    same = distillation_loss_grad(teacher, teacher, temperature=2.0)
+    assert same.loss == 0
+    assert not same.grad.any()
+    student = teacher + (2.0**-8 * rng.standard_normal((4, 6))).astype(dtype)
+    got = distillation_loss_grad(student, teacher, temperature=2.0)
+    want = reference.distillation_loss_grad(student, teacher, temperature=2.0)
+    # log(P / Q), near 2^-9, is the difference of numbers below 8.
+    np.testing.assert_allclose(got.loss, want.loss, rtol=2**12 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(got.grad, want.grad, atol=8 * np.finfo(dtype).eps, rtol=0)
+
+
+def test_alpha_of_zero_is_the_loss_of_the_targets(dtype: type[np.floating]) -> None:
+    student, teacher, targets, options = problem("many rows", "index", "weight", dtype)
+    got = distillation_loss_grad(student, teacher, targets, alpha=0.0, **options)
+    want = softmax_cross_entropy_grad(student, targets, **options)
+    eps = np.finfo(dtype).eps
+    assert got.loss == pytest.approx(want.loss, rel=4 * eps)
+    np.testing.assert_allclose(got.grad, want.grad, rtol=4 * eps)
+
+
+def test_out(dtype: type[np.floating]) -> None:
+    for place in SHAPES:
+        student, teacher, targets, options = problem(place, "index", "weight", dtype)
+        want = distillation_loss_grad(student, teacher, targets, **options)
+        strided = np.empty((*student.shape, 2), dtype)[..., 1]
+        for out in (np.empty_like(student), np.empty_like(student, order="F"), strided):
+            got = distillation_loss_grad(student, teacher, targets, out=out, **options)
+            assert got.grad is out
+            assert got.loss == want.loss
+            np.testing.assert_array_equal(out, want.grad)
+        for in_place in (0, 1):
+            arguments = [student.copy(), teacher.copy()]
+            out = arguments[in_place]
+            got = distillation_loss_grad(*arguments, targets, out=out, **options)
+            assert got.loss == want.loss
+            np.testing.assert_array_equal(out, want.grad)
+            untouched = arguments[1 - in_place]
+            np.testing.assert_array_equal(untouched, (student, teacher)[1 - in_place])
+
+
+def test_rows_that_do_not_count_and_rows_without_a_softmax(dtype: type[np.floating]) -> None:
+    nan, inf = np.nan, np.inf
+    student = np.array([[nan, 0], [nan, 0], [0, 1], [-inf, 0], [-inf, 0], [0, 0]], dtype)
+    teacher = np.array([[0, 0], [0, 0], [-inf, -inf], [0, 0], [-inf, 5], [nan, 0]], dtype)
+    labels = [-1, 1, 1, 1, 1, 1]
+    options: dict[str, Any] = {"ignore_index": -1, "reduction": "none"}
+    for alpha in (0.0, 0.5, 1.0):
+        got = distillation_loss_grad(student, teacher, labels, alpha=alpha, **options)
+        beyond = 0.0 if alpha == 0 else inf
+        np.testing.assert_array_equal(got.loss, [0.0, nan, nan, beyond, 0.0, nan])
+        undefined, zero, slope = [nan, nan], [0.0, 0.0], [-alpha / 2, alpha / 2]
+        np.testing.assert_array_equal(
+            got.grad, [zero, undefined, undefined, slope, zero, undefined]
+        )
+    got = distillation_loss_grad(student, teacher, np.zeros(6, int), ignore_index=0)
+    assert np.isnan(got.loss)
+    np.testing.assert_array_equal(got.grad, np.zeros_like(student))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (0, 0), (2, 0, 3)])
+def test_no_rows(shape: tuple[int, ...], dtype: type[np.floating]) -> None:
+    student = np.empty(shape, dtype)
+    for targets in (None, np.empty(shape[:-1], int), np.empty(shape, dtype)):
+        mean = distillation_loss_grad(student, student, targets)
+        assert np.isnan(mean.loss)
+        assert mean.grad.shape == shape
+        assert mean.grad.dtype == dtype
+        assert distillation_loss_grad(student, student, targets, reduction="sum").loss == 0
+        losses = distillation_loss_grad(student, student, targets, reduction="none").loss
+        assert losses.shape == shape[:-1]
+        assert losses.dtype == dtype
+
+
+STUDENT = np.zeros((3, 4))
+READ_ONLY = np.zeros((3, 4))
+READ_ONLY.flags.writeable = False
+MEMORY = np.zeros(13)
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "arguments"),
+    [
+        (TypeError, "logits must be float32 or float64", {"student_logits": STUDENT.astype(int)}),
+        (TypeError, "masked", {"student_logits": np.ma.masked_array(STUDENT)}),
+        (ValueError, "no axis", {"student_logits": np.float64(1), "teacher_logits": 1.0}),
+        (TypeError, "teacher_logits must not be", {"teacher_logits": np.ma.masked_array(STUDENT)}),
+        (TypeError, "teacher_logits must hold real", {"teacher_logits": STUDENT + 0j}),
+        (ValueError, "teacher_logits must have the shape", {"teacher_logits": np.zeros((3, 1))}),
+        (IndexError, "index 4 is out of bounds", {"targets": [0, 0, 4]}),
+        (ValueError, "class indices must have shape", {"targets": [0, 0]}),
+        (np.exceptions.AxisError, "axis 2 is out of bounds", {"axis": 2}),
+        (ValueError, "weight must have shape", {"weight": [1.0]}),
+        (ValueError, "sample_weight must have shape", {"sample_weight": [1.0]}),
+        (ValueError, "ignore_index", {"ignore_index": 0}),
+        (ValueError, "label_smoothing", {"label_smoothing": 2.0}),
+        (ValueError, "temperature", {"temperature": 0.0}),
+        (ValueError, "alpha", {"alpha": 1.5}),
+        (ValueError, "alpha", {"alpha": np.nan}),
+        (TypeError, "alpha must be a real number", {"alpha": "0.5"}),
+        (TypeError, "alpha must be a real number", {"alpha": True}),
+        (ValueError, "reduction", {"reduction": "average"}),
+        (ValueError, "num_threads", {"num_threads": 0}),
+        (
+            TypeError,
+            "ndarray where out is given",
+            {"student_logits": STUDENT.tolist(), "out": STUDENT},
+        ),
+        (TypeError, "out must be an ndarray", {"out": STUDENT.tolist()}),
+        (TypeError, "dtype float64, not float32", {"out": np.zeros((3, 4), np.float32)}),
+        (ValueError, r"shape \(3, 4\), not \(4, 3\)", {"out": np.zeros((4, 3))}),
+        (ValueError, "read-only", {"out": READ_ONLY}),
+        (
+            ValueError,
+            "out overlaps teacher_logits",
+            {"teacher_logits": MEMORY[:12].reshape(3, 4), "out": MEMORY[1:].reshape(3, 4)},
+        ),
+        (
+            ValueError,
+            "shares memory with targets",
+            {"targets": MEMORY[:12].reshape(3, 4), "out": MEMORY[:12].reshape(3, 4)},
+        ),
+    ],
+)
+def test_bad_input(error: type[Exception], words: str, arguments: dict[str, Any]) -> None:
+    """Every complaint comes before the first write."""
+    before = np.array(arguments.get("out", 0.0))
+    arguments = {"student_logits": STUDENT, "teacher_logits": STUDENT + 1, **arguments}
+    with pytest.raises(error, match=words):
+        distillation_loss_grad(**arguments)
+    np.testing.assert_array_equal(arguments.get("out", 0.0), before)

@@ -1,0 +1,244 @@
+"""The Hessian's product with a vector and its diagonal, against the definition.
+
+Knows the definition's values and the error bounds of a row's softmax; must not know how either
+function reads its blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.lib.stride_tricks import as_strided
+
+from xent_fast import (
+    reference,
+    softmax_cross_entropy_hessian_diagonal,
+    softmax_cross_entropy_hvp,
+)
+
+# In units of eps, of the largest number of the row: sums of 7 to 500 terms, and a softmax.
+TOLERANCE = 32
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "weight": {"weight": True},
+    "sample_weight": {"sample_weight": True, "reduction": "none"},
+    "label_smoothing": {"label_smoothing": 0.2, "weight": True, "reduction": "sum"},
+    "temperature": {"temperature": 2.5},
+    "z_loss": {"z_loss": 0.3, "temperature": 0.7, "scale": -3.0},
+}
+
+# The last has more rows than a block, the one before longer rows.
+SHAPES = {
+    "matrix": ((5, 7), -1),
+    "transposed": ((7, 5), 0),
+    "middle axis": ((3, 7, 4), 1),
+    "one sample": ((7,), 0),
+    "long rows": ((3, 70_000), 1),
+    "many rows": ((300, 500), 1),
+}
+
+
+def problem(
+    place: str, kind: str, option: str, dtype: type[np.floating]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    """Logits, targets, a vector and the options with weights in place of True."""
+    shape, axis = SHAPES[place]
+    rng = np.random.default_rng(len(place))
+    options = {"axis": axis, **OPTIONS[option]}
+    row_shape = np.delete(shape, axis)
+    logits = (4 * rng.standard_normal(shape)).astype(dtype)
+    vector = rng.standard_normal(shape).astype(dtype)
+    if kind == "dense":
+        targets = rng.random(shape).astype(dtype)
+    else:
+        targets = np.array(rng.integers(0, shape[axis], row_shape))
+        if targets.size > 1:
+            options["ignore_index"] = targets.flat[1]
+    if "weight" in options:
+        options["weight"] = rng.random(shape[axis]).astype(dtype)
+    if "sample_weight" in options:
+        options["sample_weight"] = np.array(rng.random(row_shape))
+    return logits, targets, vector, options
+
+
+def assert_close(got: np.ndarray, want: np.ndarray, dtype: type[np.floating], axis: int) -> None:
+    """Within TOLERANCE eps of the largest number of each row."""
+    assert got.dtype == dtype
+    bound = TOLERANCE * np.finfo(dtype).eps * np.abs(want).max(axis=axis, keepdims=True, initial=0)
+    assert (np.abs(got - want) <= bound).all()
+
+
+@pytest.mark.parametrize("kind", ["index", "dense"])
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("place", SHAPES)
+def test_against_the_definition(
+    place: str, option: str, kind: str, dtype: type[np.floating]
+) -> None:
+    logits, targets, vector, options = problem(place, kind, option, dtype)
+    originals = [array.copy() for array in (logits, targets, vector)]
+    got = softmax_cross_entropy_hvp(logits, targets, vector, **options)
+    want = reference.softmax_cross_entropy_hvp(logits, targets, vector, **options)
+    assert_close(got, want, dtype, options["axis"])
+    got = softmax_cross_entropy_hessian_diagonal(logits, targets, **options)
+    want = reference.softmax_cross_entropy_hessian_diagonal(logits, targets, **options)
+    assert_close(got, want, dtype, options["axis"])
+    if options.get("z_loss") is None:  # terms of one sign: every number is accurate by itself
+        # exp of a rounded difference; its error is that of the difference, up to 30 here.
+        np.testing.assert_allclose(got, want, rtol=64 * np.finfo(dtype).eps, atol=0)
+    for array, original in zip((logits, targets, vector), originals, strict=True):
+        np.testing.assert_array_equal(array, original)
+
+
+def test_probability_near_one(dtype: type[np.floating]) -> None:
+    """1 - p is far below eps; a constant in the vector neither counts nor rounds."""
+    logits = np.array([[60.0, 0.0, 1.0], [0.0, 80.0, -3.0]], dtype)
+    vector = np.array([[1.0, 2.0, 3.0], [1e3, 1e3 + 1, 1e3 + 3]], dtype)
+    got = softmax_cross_entropy_hvp(logits, [0, 0], vector)
+    want = reference.softmax_cross_entropy_hvp(logits, [0, 0], vector)
+    np.testing.assert_allclose(got, want, rtol=64 * np.finfo(dtype).eps)
+    got = softmax_cross_entropy_hessian_diagonal(logits, [0, 0])
+    want = reference.softmax_cross_entropy_hessian_diagonal(logits, [0, 0])
+    assert (got > 0).all()
+    assert (got < 1e-20).all()
+    np.testing.assert_allclose(got, want, rtol=64 * np.finfo(dtype).eps)
+
+
+def test_out(dtype: type[np.floating]) -> None:
+    for place in SHAPES:
+        logits, targets, vector, options = problem(place, "index", "z_loss", dtype)
+        product = softmax_cross_entropy_hvp(logits, targets, vector, **options)
+        diagonal = softmax_cross_entropy_hessian_diagonal(logits, targets, **options)
+        strided = np.empty((*logits.shape, 2), dtype)[..., 1]
+        for out in (np.empty_like(logits), np.empty_like(logits, order="F"), strided):
+            assert softmax_cross_entropy_hvp(logits, targets, vector, out=out, **options) is out
+            np.testing.assert_array_equal(out, product)
+        for in_place in (0, 1):
+            arguments = [logits.copy(), vector.copy()]
+            out = arguments[in_place]
+            softmax_cross_entropy_hvp(arguments[0], targets, arguments[1], out=out, **options)
+            np.testing.assert_array_equal(out, product)
+            np.testing.assert_array_equal(arguments[1 - in_place], (logits, vector)[1 - in_place])
+        out = logits.copy()
+        got = softmax_cross_entropy_hessian_diagonal(out, targets, out=out, **options)
+        assert got is out
+        np.testing.assert_array_equal(out, diagonal)
+
+
+def test_rows_that_do_not_count_and_rows_without_a_softmax(dtype: type[np.floating]) -> None:
+    nan, inf = np.nan, np.inf
+    logits = np.array(
+        [[nan, 1.0], [nan, 1.0], [inf, 0.0], [-inf, -inf], [-inf, 2.0], [1.0, 1.0]], dtype
+    )
+    labels = [-1, 0, 0, 0, 0, 1]
+    vector = np.ones_like(logits)
+    vector[:, 0] = 3.0
+    vector[0] = nan
+    options = {"ignore_index": -1, "reduction": "sum"}
+    product = softmax_cross_entropy_hvp(logits, labels, vector, **options)
+    diagonal = softmax_cross_entropy_hessian_diagonal(logits, labels, **options)
+    undefined, zero = [nan, nan], [0.0, 0.0]
+    rows = [zero, undefined, undefined, undefined, zero]
+    np.testing.assert_array_equal(product, [*rows, [0.5, -0.5]])
+    np.testing.assert_array_equal(diagonal, [*rows, [0.25, 0.25]])
+    for arguments in ({"ignore_index": 0}, {"sample_weight": np.zeros(6)}):
+        zeros = softmax_cross_entropy_hvp(logits, np.zeros(6, int), vector, **arguments)
+        np.testing.assert_array_equal(zeros, np.zeros_like(logits))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (0, 0), (2, 0, 3)])
+def test_no_rows(shape: tuple[int, ...], dtype: type[np.floating]) -> None:
+    logits = np.empty(shape, dtype)
+    labels = np.empty(shape[:-1], int)
+    for got in (
+        softmax_cross_entropy_hvp(logits, labels, logits),
+        softmax_cross_entropy_hessian_diagonal(logits, labels, reduction="sum"),
+    ):
+        assert got.shape == shape
+        assert got.dtype == dtype
+
+
+def test_temperatures_whose_square_the_dtype_cannot_hold() -> None:
+    logits = np.array([[0.0, 50.0], [1.0, 1.0]], np.float32)
+    got = softmax_cross_entropy_hessian_diagonal(
+        logits, [0, 0], temperature=1e-25, scale=1e-30, reduction="sum"
+    )
+    np.testing.assert_allclose(got, [[0, 0], [2.5e19, 2.5e19]], rtol=1e-6)
+    got = softmax_cross_entropy_hessian_diagonal(logits, [0, 0], temperature=1e-25)
+    np.testing.assert_array_equal(got, [[0, 0], [np.inf, np.inf]])
+
+
+def test_lists_and_foreign_byte_order() -> None:
+    logits, vector = np.array([[0.5, 1.0, 2.0]]), np.array([[1.0, 0.0, -1.0]])
+    want = softmax_cross_entropy_hvp(logits, [2], vector)
+    for convert in (np.ndarray.tolist, lambda array: array.astype(">f8")):
+        got = softmax_cross_entropy_hvp(convert(logits), [2], convert(vector))
+        np.testing.assert_array_equal(got, want)
+        assert got.dtype.isnative
+
+
+LOGITS = np.zeros((3, 4))
+LABELS = np.zeros(3, int)
+READ_ONLY = np.zeros((3, 4))
+READ_ONLY.flags.writeable = False
+MEMORY = np.zeros(13)
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "arguments"),
+    [
+        (TypeError, "logits must be float32 or float64", {"logits": LOGITS.astype(int)}),
+        (TypeError, "masked", {"logits": np.ma.masked_array(LOGITS)}),
+        (IndexError, "index 4 is out of bounds", {"targets": [0, 0, 4]}),
+        (ValueError, "class indices must have shape", {"targets": [0, 0]}),
+        (np.exceptions.AxisError, "axis 2 is out of bounds", {"axis": 2}),
+        (ValueError, "weight must have shape", {"weight": [1.0]}),
+        (ValueError, "ignore_index", {"targets": np.zeros((3, 4)), "ignore_index": 0}),
+        (ValueError, "label_smoothing", {"label_smoothing": 2.0}),
+        (ValueError, "temperature", {"temperature": 0.0}),
+        (ValueError, "z_loss", {"z_loss": np.nan}),
+        (ValueError, "reduction", {"reduction": "average"}),
+        (ValueError, "num_threads", {"num_threads": 0}),
+        (TypeError, "ndarray where out is given", {"logits": LOGITS.tolist(), "out": LOGITS}),
+        (TypeError, "out must be an ndarray", {"out": LOGITS.tolist()}),
+        (TypeError, "dtype float64, not float32", {"out": np.zeros((3, 4), np.float32)}),
+        (ValueError, r"shape \(3, 4\), not \(4, 3\)", {"out": np.zeros((4, 3))}),
+        (ValueError, "read-only", {"out": READ_ONLY}),
+        (ValueError, "overlaps itself", {"out": as_strided(MEMORY, (3, 4), (8, 8))}),
+        (
+            ValueError,
+            "out overlaps logits",
+            {"logits": MEMORY[:12].reshape(3, 4), "out": MEMORY[1:].reshape(3, 4)},
+        ),
+        (
+            ValueError,
+            "shares memory with targets",
+            {"targets": MEMORY[:12].reshape(3, 4), "out": MEMORY[:12].reshape(3, 4)},
+        ),
+    ],
+)
+def test_bad_input(error: type[Exception], words: str, arguments: dict[str, Any]) -> None:
+    """Both functions complain, and leave `out` alone."""
+    before = np.array(arguments.get("out", 0.0))
+    arguments = {"logits": LOGITS, "targets": LABELS, **arguments}
+    with pytest.raises(error, match=words):
+        softmax_cross_entropy_hvp(vector=LOGITS + 1, **arguments)
+    with pytest.raises(error, match=words):
+        softmax_cross_entropy_hessian_diagonal(**arguments)
+    np.testing.assert_array_equal(arguments.get("out", 0.0), before)
+
+
+def test_bad_vector() -> None:
+    with pytest.raises(ValueError, match="vector must have the shape of logits"):
+        softmax_cross_entropy_hvp(LOGITS, LABELS, np.zeros(4))
+    with pytest.raises(TypeError, match="vector must hold real numbers"):
+        softmax_cross_entropy_hvp(LOGITS, LABELS, LOGITS + 0j)
+    with pytest.raises(TypeError, match="vector must not be a masked array"):
+        softmax_cross_entropy_hvp(LOGITS, LABELS, np.ma.masked_array(LOGITS))
+    memory = np.zeros(13)
+    with pytest.raises(ValueError, match="out overlaps vector"):
+        softmax_cross_entropy_hvp(
+            LOGITS, LABELS, memory[1:].reshape(3, 4), out=memory[:12].reshape(3, 4)
+        )
