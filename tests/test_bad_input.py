@@ -287,10 +287,75 @@ def test_logits_that_are_no_array_where_out_is_given(logits: object) -> None:
     )
 
 
-@pytest.mark.parametrize("shape", [(), (CLASSES,), (ROWS, CLASSES, 1)], ids=str)
-def test_logits_of_another_number_of_dimensions(shape: tuple[int, ...]) -> None:
-    message = f"logits must have shape (rows, classes), not {shape}"
+def test_logits_without_an_axis() -> None:
+    message = "logits must have a class axis; they have no axis at all"
+    assert_rejected(ValueError, message, np.zeros(()), make_labels())
+
+
+@pytest.mark.parametrize("shape", [(CLASSES,), (ROWS, CLASSES, 1), (2, ROWS, CLASSES)], ids=str)
+def test_labels_for_logits_of_another_number_of_dimensions(shape: tuple[int, ...]) -> None:
+    message = f"class indices must have shape {shape[:-1]}, not ({ROWS},) (targets)"
     assert_rejected(ValueError, message, np.zeros(shape), make_labels())
+
+
+@pytest.mark.parametrize("axis", [2, -3, 2**70])
+def test_axis_out_of_range(axis: int) -> None:
+    logits, labels = make_logits(), make_labels()
+    expected = np.exceptions.AxisError if abs(axis) < 2**31 else (OverflowError, ValueError)
+    before = logits.tobytes()
+    with pytest.raises(expected):
+        softmax_cross_entropy_grad(logits, labels, axis=axis, out=logits)
+    assert logits.tobytes() == before
+
+
+@pytest.mark.parametrize("axis", [0.0, None, "0", True])
+def test_axis_that_is_no_integer(axis: object) -> None:
+    assert_rejected(TypeError, "integer", make_logits(), make_labels(), axis=axis)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, np.nan, np.inf])
+def test_label_smoothing_out_of_range(value: float) -> None:
+    message = f"label_smoothing must be in [0, 1], not {value}"
+    assert_rejected(ValueError, message, make_logits(), make_labels(), label_smoothing=value)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
+def test_temperature_out_of_range(value: float) -> None:
+    message = f"temperature must be positive and finite, not {value}"
+    assert_rejected(ValueError, message, make_logits(), make_labels(), temperature=value)
+
+
+def test_z_loss_that_is_nan() -> None:
+    message = "z_loss must not be NaN"
+    assert_rejected(ValueError, message, make_logits(), make_labels(), z_loss=np.nan)
+
+
+@pytest.mark.parametrize("option", ["label_smoothing", "temperature", "z_loss", "scale"])
+@pytest.mark.parametrize("value", ["1", None, True, 1j, [0.5]], ids=repr)
+def test_numbers_that_are_none(option: str, value: object) -> None:
+    message = f"{option} must be a real number, not {type(value).__name__}"
+    assert_rejected(TypeError, message, make_logits(), make_labels(), **{option: value})
+
+
+@pytest.mark.parametrize("length", [0, 1, CLASSES - 1, CLASSES + 1])
+def test_weight_of_wrong_length(length: int) -> None:
+    message = f"weight must have shape ({CLASSES},), not ({length},)"
+    assert_rejected(ValueError, message, make_logits(), make_labels(), weight=np.ones(length))
+
+
+@pytest.mark.parametrize("dtype", [bool, complex, object, str])
+def test_weight_of_wrong_dtype(dtype: type) -> None:
+    weight = np.ones(CLASSES).astype(dtype)
+    message = f"weight must hold real numbers, not {weight.dtype}"
+    assert_rejected(TypeError, message, make_logits(), make_labels(), weight=weight)
+
+
+def test_nan_in_weight_stays_with_its_class() -> None:
+    logits, labels = make_logits(), make_labels()
+    weight = np.ones(CLASSES)
+    weight[labels[0]] = np.nan
+    loss = softmax_cross_entropy(logits, labels, weight=weight, reduction="none")
+    np.testing.assert_array_equal(np.isnan(loss), labels == labels[0])
 
 
 @pytest.mark.parametrize(
@@ -587,7 +652,7 @@ def test_more_threads_than_useful(num_threads: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["axis", "weight", "label_smoothing", "temperature", "z_loss", "reduce", "output"]
+    "option", ["dim", "class_weight", "smoothing", "size_average", "reduce", "output"]
 )
 def test_options_that_do_not_exist(option: str) -> None:
     assert_rejected(

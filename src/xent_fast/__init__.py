@@ -5,6 +5,7 @@ Public names, nothing else.
 
 from xent_fast._backward import log_softmax_vjp, softmax_vjp
 from xent_fast._config import __version__, show_config
+from xent_fast._distillation import distillation_loss_grad
 from xent_fast._loss import softmax_cross_entropy, softmax_cross_entropy_grad, softmax_loss
 from xent_fast._probabilities import cross_entropy, cross_entropy_grad
 from xent_fast._result import (
@@ -15,6 +16,10 @@ from xent_fast._result import (
     SampledLossAndGrad,
 )
 from xent_fast._sampled import sampled_softmax_loss_grad
+from xent_fast._second_order import (
+    softmax_cross_entropy_hessian_diagonal,
+    softmax_cross_entropy_hvp,
+)
 from xent_fast._softmax import log_softmax, logsumexp, softmax
 
 __all__ = [
@@ -26,6 +31,7 @@ __all__ = [
     "__version__",
     "cross_entropy",
     "cross_entropy_grad",
+    "distillation_loss_grad",
     "log_softmax",
     "log_softmax_vjp",
     "logsumexp",
@@ -34,6 +40,8 @@ __all__ = [
     "softmax",
     "softmax_cross_entropy",
     "softmax_cross_entropy_grad",
+    "softmax_cross_entropy_hessian_diagonal",
+    "softmax_cross_entropy_hvp",
     "softmax_loss",
     "softmax_vjp",
 ]

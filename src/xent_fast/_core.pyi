@@ -39,7 +39,9 @@ def loss_and_grad(
 def probabilities(
     given_logits: object, given_axis: object, logarithms: bool, out: object, num_threads: object
 ) -> Any: ...
-def log_sum_of_exponentials(given_logits: object, given_axis: object, num_threads: object) -> Any: ...
+def log_sum_of_exponentials(
+    given_logits: object, given_axis: object, num_threads: object
+) -> Any: ...
 def softmax_vjp(
     probabilities: object,
     grad_probabilities: object,
