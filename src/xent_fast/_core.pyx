@@ -387,7 +387,7 @@ def probabilities(given_logits, given_axis, logarithms, out, num_threads):
         destination = np.empty(logits.shape, dtype=logits.dtype.newbyteorder("="))
     else:
         destination = as_any_destination(out, logits)
-    rows, is_copy = as_matrix(logits, axis)
+    rows, _ = as_matrix(logits, axis)
     row_out, is_elsewhere = as_matrix(destination, axis)
     if is_elsewhere or not has_plain_rows(row_out):
         is_elsewhere = True
@@ -596,7 +596,9 @@ cdef int make_plan(
     plan.chunk_count = (batch.rows - 1) // plan.chunk_rows + 1
     plan.parts = parts_per_row(plan, requested_threads)
     plan.threads = thread_count(
-        max(plan.chunk_count, batch.rows * plan.parts), batch.rows * batch.classes, requested_threads
+        max(plan.chunk_count, batch.rows * plan.parts),
+        batch.rows * batch.classes,
+        requested_threads,
     )
     if plan.parts > 0:
         plan.workspace_step = round_up(kernels.shared_row_bytes(batch.classes))
@@ -747,7 +749,8 @@ cdef inline const xent_row_kernels *kernels_for(
     cdef int target_kind = XENT_DENSE_TARGETS
     if cnp.PyArray_TYPE(logits) == cnp.NPY_FLOAT32:
         dtype = XENT_FLOAT32
-    if batch.label_smoothing != 0:
+    if batch.label_smoothing != 0 or (batch.z_loss != 0 and batch.class_weight != NULL):
+        # The z-loss of a row carries no class weight, so that the weight belongs to the mass.
         target_kind = XENT_SHAPED_TARGETS
     elif batch.dense_targets == NULL:
         target_kind = XENT_INDEX_TARGETS
