@@ -1,6 +1,6 @@
 # The backward passes of softmax and log_softmax, included by _core.pyx.
 #
-# Knows: what a caller may hand over, NumPy's arrays of any shape as rows, OpenMP over chunks of rows.
+# Knows: what a caller may hand over, arrays of any shape as rows, OpenMP over chunks of rows.
 # Must not know: the mathematics, what any instruction set can do.
 
 from xent_fast._kernels cimport xent_vjp_batch, xent_vjp_kernels
@@ -218,7 +218,8 @@ cdef cnp.ndarray plain_rows(object array, int axis):
     moved = classes_last(array, axis)
     rows = rows_in_place(moved)
     if rows is None:
-        rows = np.array(moved, dtype=array.dtype.type, order="C").reshape(-1, moved.shape[moved.ndim - 1])
+        classes = moved.shape[moved.ndim - 1]
+        rows = np.array(moved, dtype=array.dtype.type, order="C").reshape(-1, classes)
     return rows
 
 
