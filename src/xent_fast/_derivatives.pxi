@@ -279,11 +279,7 @@ def checked_scale(reduction, scale, num_threads):
 
 def checked_number(given, name):
     """A float from any real number but a bool."""
-    if isinstance(given, np.ndarray) and given.ndim == 0:
-        given = given[()]
-    if isinstance(given, bool) or not isinstance(given, numbers.Real):
-        raise TypeError(f"{name} must be a real number, not {type(given).__name__}")
-    return float(given)
+    return as_real(given, name)
 
 
 def checked_integer(given, name):
