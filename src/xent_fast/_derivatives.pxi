@@ -1,7 +1,6 @@
 # The backward passes of softmax and log_softmax, included by _core.pyx.
 #
-# Knows: what a caller may hand over, NumPy's arrays of any shape as rows, OpenMP over chunks of
-# rows.
+# Knows: what a caller may hand over, arrays of any shape as rows, OpenMP over chunks of rows.
 # Must not know: the mathematics, what any instruction set can do.
 
 from xent_fast._kernels cimport xent_vjp_batch, xent_vjp_kernels
@@ -280,11 +279,7 @@ def checked_scale(reduction, scale, num_threads):
 
 def checked_number(given, name):
     """A float from any real number but a bool."""
-    if isinstance(given, np.ndarray) and given.ndim == 0:
-        given = given[()]
-    if isinstance(given, bool) or not isinstance(given, numbers.Real):
-        raise TypeError(f"{name} must be a real number, not {type(given).__name__}")
-    return float(given)
+    return as_real(given, name)
 
 
 def checked_integer(given, name):

@@ -556,7 +556,8 @@ def _mass(problem: _Problem, rows: slice) -> Float64Array:
         labels = cast(NDArray[np.intp], problem.labels)[rows]
         shares = np.zeros((len(labels), classes))
         shares[np.arange(len(labels)), labels] = 1 - smoothing
-    return cast(Float64Array, problem.class_weight * (shares + smoothing / classes))
+    mass: Float64Array = problem.class_weight * (shares + smoothing / classes)
+    return mass
 
 
 def _held(p: Float64Array, clip: float) -> Float64Array:

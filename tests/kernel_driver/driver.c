@@ -5,7 +5,7 @@
  * Must not know: NumPy, Python, the values that should come out (tests/ compares those; here bits are compared).
  *
  *     driver                                               the names of the ISAs this processor has, one a line
- *     driver ISA                                           one line a case: dtype, targets, classes, digest
+ *     driver ISA                                           one line a case: dtype, targets or pass, classes, digest
  *     driver ISA DTYPE TARGETS GRADIENT ROWS CLASSES       one call of `compute_batch` on ordinary logits
  *
  *     DTYPE: float32 float64     TARGETS: index dense     GRADIENT: in-place apart none
@@ -162,29 +162,69 @@ static uint64_t run_case(const xent_isa *isa, xent_target_kind kind, buffers *b,
     return digest_of(digest, grad, DIGEST_ROWS * (size_t)row_bytes);
 }
 
+/* Digest of a backward pass of the logits and the targets, as far as no number is NaN: its bits are the processor's own. */
+static uint64_t run_vjp_case(const xent_isa *isa, int of_logarithm, buffers *b, xent_dtype dtype, int64_t classes,
+                             int in_place) {
+    const xent_vjp_kernels *kernels = &isa->vjp_kernels[dtype];
+    const int64_t rows = DIGEST_ROWS - SPECIAL_ROWS + 1;
+    const ptrdiff_t row_bytes = (ptrdiff_t)classes * (dtype == XENT_FLOAT32 ? 4 : 8);
+    char *grad = in_place ? b->logits : b->grad;
+    const xent_vjp_batch batch = {
+        .rows = rows,
+        .classes = classes,
+        .values = b->logits,
+        .values_row_stride = row_bytes,
+        .slopes = b->targets,
+        .slopes_row_stride = row_bytes,
+        .grad = grad,
+        .grad_row_stride = row_bytes,
+    };
+    (of_logarithm ? kernels->log_softmax_rows : kernels->softmax_rows)(&batch, 0, rows);
+    return digest_of(14695981039346656037u, grad, (size_t)(rows * row_bytes));
+}
+
 static const char *const kind_names[] = {"index", "dense", "shaped"};
 
+/* One line of text for a case that gave these digests; 1 where they differ. */
+static int print_digest(xent_dtype dtype, const char *name, int64_t classes, uint64_t apart, uint64_t in_place) {
+    printf("%s %s %5" PRId64 " %016" PRIx64 "\n", dtype == XENT_FLOAT32 ? "float32" : "float64", name, classes, apart);
+    if (apart != in_place)
+        fprintf(stderr, "in place differs\n");
+    return apart != in_place;
+}
+
+static int print_loss_digest(const xent_isa *isa, xent_dtype dtype, xent_target_kind kind, size_t c) {
+    const int64_t classes = class_counts[c];
+    state = c * 1000003u + (unsigned)dtype * 101u + (unsigned)kind;
+    buffers b = make_digest_buffers(dtype, classes);
+    const uint64_t apart = run_case(isa, kind, &b, dtype, classes, 0);
+    const uint64_t in_place = run_case(isa, kind, &b, dtype, classes, 1);
+    free_buffers(b);
+    return print_digest(dtype, kind_names[kind], classes, apart, in_place);
+}
+
+static int print_vjp_digest(const xent_isa *isa, xent_dtype dtype, int of_logarithm, size_t c) {
+    const int64_t classes = class_counts[c];
+    state = c * 1000003u + (unsigned)dtype * 101u + (unsigned)of_logarithm;
+    buffers b = make_digest_buffers(dtype, classes);
+    const uint64_t apart = run_vjp_case(isa, of_logarithm, &b, dtype, classes, 0);
+    const uint64_t in_place = run_vjp_case(isa, of_logarithm, &b, dtype, classes, 1);
+    free_buffers(b);
+    return print_digest(dtype, of_logarithm ? "log_softmax_vjp" : "softmax_vjp", classes, apart, in_place);
+}
+
 static int print_digests(const xent_isa *isa) {
+    const size_t cases = sizeof class_counts / sizeof class_counts[0];
+    int failed = 0;
     for (int dtype = 0; dtype < XENT_DTYPE_COUNT; ++dtype) {
-        for (int kind = 0; kind < XENT_TARGET_KIND_COUNT; ++kind) {
-            for (size_t c = 0; c < sizeof class_counts / sizeof class_counts[0]; ++c) {
-                state = c * 1000003u + (unsigned)dtype * 101u + (unsigned)kind;
-                const int64_t classes = class_counts[c];
-                buffers b = make_digest_buffers((xent_dtype)dtype, classes);
-                const xent_target_kind targets = (xent_target_kind)kind;
-                const uint64_t apart = run_case(isa, targets, &b, (xent_dtype)dtype, classes, 0);
-                const uint64_t in_place = run_case(isa, targets, &b, (xent_dtype)dtype, classes, 1);
-                free_buffers(b);
-                printf("%s %s %5" PRId64 " %016" PRIx64 "\n", dtype == XENT_FLOAT32 ? "float32" : "float64",
-                       kind_names[kind], classes, apart);
-                if (apart != in_place) {
-                    fprintf(stderr, "in place differs\n");
-                    return 1;
-                }
-            }
-        }
+        for (int kind = 0; kind < XENT_TARGET_KIND_COUNT; ++kind)
+            for (size_t c = 0; c < cases; ++c)
+                failed |= print_loss_digest(isa, (xent_dtype)dtype, (xent_target_kind)kind, c);
+        for (int of_logarithm = 0; of_logarithm < 2; ++of_logarithm)
+            for (size_t c = 0; c < cases; ++c)
+                failed |= print_vjp_digest(isa, (xent_dtype)dtype, of_logarithm, c);
     }
-    return 0;
+    return failed;
 }
 
 /* Every row of a batch, so many at a time as a kernel takes.  Kept a function of its own, by this name: tools that count

@@ -103,9 +103,9 @@ KERNEL_INLINE vec NAME(minus_product)(vec exponential, NAME(pair) minus_factor, 
 /* Gradients where some l are beyond the limit. */
 static vec NAME(large_gradients)(vec l, vec dl, vec usual, const NAME(log_softmax_frame) * frame) {
     const vec capped = v_select(v_greater(l, frame->highest), frame->highest, l);
-    vec raised = NAME(scaled_exponential)(capped, frame->raised_reference);
-    raised = v_select(v_equal(l, v_splat(INFINITY)), l, raised);
-    const vec product = NAME(minus_product)(raised, frame->minus_factor, v_splat(0));
+    const vec raised = NAME(scaled_exponential)(capped, frame->raised_reference);
+    const vec finite = NAME(minus_product)(raised, frame->minus_factor, v_splat(0));
+    const vec product = v_select(v_equal(l, v_splat(INFINITY)), v_mul(l, frame->minus_factor.high), finite);
     return v_select(v_greater(l, frame->limit), v_fma(product, v_splat((REAL)0x1p64), dl), usual);
 }
 
