@@ -825,10 +825,11 @@ def test_interrupt_waits_for_the_end_of_the_call() -> None:
     thread = threading.Thread(target=interrupt)
     thread.start()
     previous = _core.use_isa("portable")
+    # A shell starts commands in the background with this signal ignored.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     switch_interval = sys.getswitchinterval()
-    sys.setswitchinterval(
-        60
-    )  # the thread runs when the call gives up the interpreter's lock, not before
+    # The thread runs when the call gives up the interpreter's lock, not before.
+    sys.setswitchinterval(60)
     try:
         with pytest.raises(KeyboardInterrupt):  # noqa: PT012
             about_to_call.set()
@@ -836,6 +837,7 @@ def test_interrupt_waits_for_the_end_of_the_call() -> None:
             time.sleep(60)
     finally:
         sys.setswitchinterval(switch_interval)
+        signal.signal(signal.SIGINT, handler)
         _core.use_isa(previous)
         thread.join()
     np.testing.assert_allclose(out, want, rtol=1e-4, atol=1e-12)
