@@ -1,0 +1,93 @@
+"""Run the checks that techniques.toml names, and write their figures into docs/reliability.md.
+
+    python docs/reliability/measure.py                    runs every check, prints the tables
+    python docs/reliability/measure.py --quick NAME ...   some of them, in the form that CI runs
+    python docs/reliability/measure.py --write NAME ...   some of them, and renews the page
+
+A check is a command that ends with 0 only if nothing was wrong, and writes its figures, a JSON
+object of names and plain values, to the file that follows `--json`.
+
+Knows: the list of checks, the page.
+Must not know: how anything is checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+PAGE = HERE.parent / "reliability.md"
+
+Check = dict[str, list[str]]
+
+
+def checks() -> dict[str, Check]:
+    return tomllib.loads((HERE / "techniques.toml").read_text(encoding="utf-8"))
+
+
+def run(command: list[str]) -> dict[str, object]:
+    """Figures of one check, and the seconds it took; raises if it failed."""
+    with tempfile.TemporaryDirectory() as directory:
+        figures = Path(directory) / "figures.json"
+        started = time.monotonic()
+        program = [sys.executable if word == "python" else word for word in command]
+        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        subprocess.run([*program, "--json", str(figures)], check=True, cwd=ROOT, env=environment)
+        seconds = round(time.monotonic() - started)
+        return json.loads(figures.read_text(encoding="utf-8")) | {"seconds": seconds}
+
+
+def as_table(command: list[str], figures: dict[str, object]) -> str:
+    rows = "\n".join(f"| {name} | {shown(value)} |" for name, value in figures.items())
+    return f"`{' '.join(command)}`\n\n| figure | value |\n| --- | --- |\n{rows}\n"
+
+
+def shown(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def replace_table(name: str, table: str) -> None:
+    begin, end = f"<!-- measured: {name}: begin -->", f"<!-- measured: {name}: end -->"
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    _, marker, after = rest.partition(end)
+    if not marker:
+        raise ValueError(f"{PAGE} lacks the markers {begin} and {end}")
+    PAGE.write_text(f"{before}{begin}\n\n{table}\n{end}{after}", encoding="utf-8")
+
+
+def machine() -> str:
+    return f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    known = checks()
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(known)}; none: all")
+    parser.add_argument("--quick", action="store_true", help="the short form of each check")
+    parser.add_argument("--write", action="store_true", help=f"replace the tables of {PAGE.name}")
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - set(known)
+    if unknown:
+        parser.error(f"no such check: {', '.join(sorted(unknown))}")
+    for name in arguments.names or known:
+        command = known[name]["quick" if arguments.quick else "command"]
+        table = f"{machine()}. {as_table(command, run(command))}"
+        if arguments.write:
+            replace_table(name, table)
+        print(f"## {name}\n\n{table}")
+
+
+if __name__ == "__main__":
+    main()
