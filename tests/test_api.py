@@ -297,7 +297,9 @@ def test_sample_weight_of_any_form(logits: np.ndarray, labels: np.ndarray, make:
 # --- out ---
 
 
-def test_no_out_gives_a_new_contiguous_array(logits: np.ndarray, labels: np.ndarray) -> None:
+def test_no_out_gives_a_new_array_in_the_order_of_the_logits(
+    logits: np.ndarray, labels: np.ndarray
+) -> None:
     before = logits.copy()
     for given in (
         logits,
@@ -307,7 +309,8 @@ def test_no_out_gives_a_new_contiguous_array(logits: np.ndarray, labels: np.ndar
     ):
         grad = softmax_cross_entropy_grad(given, labels).grad
         assert type(grad) is np.ndarray
-        assert grad.flags.c_contiguous
+        assert grad.flags.f_contiguous == given.flags.f_contiguous
+        assert grad.flags.forc
         assert grad.flags.writeable
         assert grad.dtype == logits.dtype
         assert grad.dtype.isnative

@@ -74,6 +74,57 @@ def test_threads(isa: str, dtype: type, kind: str, shape: tuple[int, int]) -> No
             assert_same(got, alone)
 
 
+# (N, C, positions...): few rows side by side, whole vectors of them and not, both kernels.
+SHAPES_OF_PLANES = (
+    *((5, 3, 9, 4), (3, 10, 16), (1, 32, 50), (2, 21, 7), (4, 2, 3, 2, 3)),
+    *((3, 33, 40), (2, 100, 5, 5), (2, 3_000, 17)),
+)
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "weight": True}], ids=str)
+@pytest.mark.parametrize("shape", SHAPES_OF_PLANES, ids=str)
+def test_layouts(isa: str, dtype: type, kind: str, shape: tuple[int, ...], options: dict) -> None:
+    """Classes along axis 1, in C or Fortran order, in place, or as a slice of more positions."""
+    count, classes, *positions = shape
+    rows = (count * int(np.prod(positions)), classes)
+    logits, targets = make_case(kind, rows, dtype)
+    options = dict(options)
+    if "weight" in options:
+        options["weight"] = np.linspace(0.5, 2, classes)
+    want = softmax_cross_entropy_grad(logits, targets, reduction="none", **options)
+
+    def as_planes(matrix: np.ndarray) -> np.ndarray:
+        return np.moveaxis(matrix.reshape((count, *positions, classes)), -1, 1)
+
+    planes = as_planes(logits)
+    planes_of_targets = (
+        as_planes(targets) if targets.ndim == 2 else targets.reshape((count, *positions))
+    )
+    wide = np.zeros((*shape[:-1], shape[-1] + 3), dtype)
+    wide[..., 1:-2] = planes
+    for given in (
+        planes,
+        np.array(planes, order="C"),
+        np.array(planes, order="F"),
+        wide[..., 1:-2],
+        np.array(planes[:, ::-1], order="C")[:, ::-1],
+    ):
+        before = given.copy()
+        got = softmax_cross_entropy_grad(
+            given, planes_of_targets, axis=1, reduction="none", **options
+        )
+        assert_same_bits(got.loss.reshape(-1), want.loss)
+        assert_same_bits(np.ascontiguousarray(got.grad), np.ascontiguousarray(as_planes(want.grad)))
+        assert_same_bits(np.ascontiguousarray(given), np.ascontiguousarray(before))
+        in_place = softmax_cross_entropy_grad(
+            given, planes_of_targets, axis=1, reduction="none", out=given, **options
+        )
+        assert_same_bits(in_place.loss.reshape(-1), want.loss)
+        assert_same_bits(np.ascontiguousarray(given), np.ascontiguousarray(as_planes(want.grad)))
+    assert not wide[..., 0].any()
+    assert not wide[..., -2:].any()
+
+
 @pytest.mark.parametrize("shape", SMALL_SHAPES, ids=str)
 def test_outputs(isa: str, dtype: type, kind: str, shape: tuple[int, int]) -> None:
     """In place, into another buffer, allocated, or the loss alone."""

@@ -102,7 +102,7 @@ cdef cnp.ndarray unusual_targets(object given, object logits, object destination
         raise ValueError("out shares memory with targets")
     if not is_dense:
         return targets.astype(targets.dtype.newbyteorder("="), copy=False)
-    if targets.dtype.type is logits.dtype.type and has_plain_rows(targets):
+    if targets.dtype.type is logits.dtype.type and is_for_kernels(targets):
         return targets
     return np.array(targets, dtype=logits.dtype.type, order="C")
 
@@ -170,12 +170,12 @@ cdef inline xent_label_type label_type(cnp.ndarray targets) noexcept:
 cdef int raise_label_error(
     object targets, int64_t row, int64_t classes, object label_place
 ) except -1:
-    """Name the label in row `row`; `label_place` is (targets, axis, row shape) as the caller knows
-    them, or None where they are those of the matrix."""
+    """Name the label in row `row`; `label_place` is (targets, axis, axes), the first two as the
+    caller knows them and `axes` the order that they were taken in, or None for a matrix's own."""
     axis, where = 1, (row,)
     if label_place is not None:
-        targets, axis, row_shape = label_place
-        where = tuple(map(int, np.unravel_index(row, row_shape))) if row_shape else ()
+        targets, axis, axes = label_place
+        where = place_of_row(row, targets.shape, row_axes(axes, axis))
     place = ", ".join(map(str, where)) or "()"
     raise IndexError(
         f"index {targets[where]} is out of bounds for axis {axis} with size {classes} "
@@ -277,10 +277,10 @@ cdef object as_any_targets(object given, object logits, tuple row_shape):
     return targets
 
 
-cdef object flattened(object array, tuple shape, str name):
+cdef int check_row_shape(object array, tuple shape, str name) except -1:
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, not {array.shape}")
-    return array.reshape(-1)
+    return 0
 
 
 # --- the other arguments --------------------------------------------------------------------------
@@ -306,10 +306,13 @@ cdef inline cnp.ndarray as_sample_weight(object given, cnp.ndarray logits, cnp.n
 
 cdef cnp.ndarray unusual_sample_weight(object given, object logits):
     weights = as_plain_array(given, "sample_weight")
+    check_row_shape(weights, logits.shape[:1], "sample_weight")
+    return as_sample_weights(weights)
+
+
+cdef cnp.ndarray as_sample_weights(object weights):
     if weights.dtype.kind not in "fiu":
         raise TypeError(f"sample_weight must hold real numbers, not {weights.dtype}")
-    if weights.shape != logits.shape[:1]:
-        raise ValueError(f"sample_weight must have shape {logits.shape[:1]}, not {weights.shape}")
     return np.array(weights, dtype=np.float64, order="C")
 
 
@@ -366,8 +369,9 @@ cdef cnp.ndarray copied_class_weight(object given, object logits):
     weights = as_plain_array(given, "weight")
     if weights.dtype.kind not in "fiu":
         raise TypeError(f"weight must hold real numbers, not {weights.dtype}")
-    if weights.shape != logits.shape[1:]:
-        raise ValueError(f"weight must have shape {logits.shape[1:]}, not {weights.shape}")
+    classes = logits.shape[logits.ndim - 1:]
+    if weights.shape != classes:
+        raise ValueError(f"weight must have shape {classes}, not {weights.shape}")
     return np.array(weights, dtype=logits.dtype.type, order="C")
 
 
@@ -415,18 +419,6 @@ cdef object as_plain_array(object given, str name):
 cdef inline bint is_supported_float(cnp.ndarray array) noexcept:
     cdef int type_number = cnp.PyArray_TYPE(array)
     return type_number == cnp.NPY_FLOAT32 or type_number == cnp.NPY_FLOAT64
-
-
-cdef inline bint has_plain_rows(cnp.ndarray array) noexcept:
-    """Whether a kernel can take this matrix as it lies: any row stride, but no other oddity."""
-    return (
-        cnp.PyArray_ISALIGNED(array)
-        and cnp.PyArray_ISNOTSWAPPED(array)
-        and (
-            cnp.PyArray_DIM(array, 1) <= 1
-            or cnp.PyArray_STRIDE(array, 1) == cnp.PyArray_ITEMSIZE(array)
-        )
-    )
 
 
 cdef bint may_overlap_itself(cnp.ndarray array) noexcept:

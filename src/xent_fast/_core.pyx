@@ -44,6 +44,7 @@ from xent_fast._kernels cimport (
     XENT_UINT32,
     XENT_UINT64,
     xent_batch,
+    xent_batch_from,
     xent_best_isa,
     xent_check_labels,
     xent_isa,
@@ -86,6 +87,9 @@ cdef enum:
     # OpenMP's run-time library ends the process where it cannot start a thread.
     MOST_THREADS = 64
 
+    # Where classes lie apart and rows side by side, fewer rows than these are copied first.
+    FEWEST_ROWS_APART = 8
+
     # Rows of this many logits or more are shared by threads where there are fewer than
     # SHARED_ROWS rows a thread, in parts of PART_BLOCKS blocks.
     SHARED_LOGITS = 32768
@@ -105,11 +109,23 @@ cdef struct AddressRange:
     const char *low
     const char *high
 
+# Rows that are not all one stride apart: `count` groups of `rows` rows each, the bytes of one number,
+# and those from one group of a matrix to the next.
+cdef struct Groups:
+    size_t real_bytes
+    int64_t count
+    int64_t rows
+    Py_ssize_t logits_stride
+    Py_ssize_t grad_stride
+    Py_ssize_t targets_stride
+
 # How the rows of one batch are shared out, and the memory that takes.
 cdef struct Plan:
     const xent_batch *batch
+    const Groups *groups
     const xent_row_kernels *kernels
     int64_t chunk_rows
+    int64_t group_chunks   # of each group
     int64_t chunk_count
     int threads
     int64_t parts          # of each row where threads share rows; else 0
@@ -138,6 +154,7 @@ cdef object RowStatistics = _result.RowStatistics
 cdef object UINT64_LAST = 2**64 - 1
 
 include "_arguments.pxi"
+include "_layouts.pxi"
 
 
 # --- the two calls --------------------------------------------------------------------------------
@@ -201,11 +218,11 @@ cdef object compute(
     object ignore_index,
     object out,
 ):
-    """Matrices whose classes are the last axis as they are; everything else laid out like that."""
+    """Matrices whose classes are the last axis by the short way."""
     if is_matrix_of_rows(logits, axis):
         return packed(
             options,
-            compute_rows(options, logits, targets, weight, sample_weight, ignore_index, out, None),
+            compute_rows(options, logits, targets, weight, sample_weight, ignore_index, out),
         )
     return packed(
         options,
@@ -234,30 +251,53 @@ cdef tuple compute_rows(
     object given_sample_weight,
     object ignore_index,
     object out,
+):
+    """Loss, gradient and statistics of a matrix, each None where it is not asked for."""
+    cdef cnp.ndarray destination = None
+    cdef cnp.ndarray logits = as_logits(given_logits, out)
+    if out is not None:
+        destination = as_destination(out, logits)
+    return compute_checked(
+        options,
+        logits,
+        as_targets(given_targets, logits, destination),
+        as_class_weight(given_weight, logits),
+        as_sample_weight(given_sample_weight, logits, destination),
+        ignore_index,
+        destination,
+        out,
+        None,
+    )
+
+
+cdef tuple compute_checked(
+    const Options *options,
+    cnp.ndarray logits,
+    cnp.ndarray targets,
+    cnp.ndarray weight,
+    cnp.ndarray sample_weight,
+    object ignore_index,
+    cnp.ndarray destination,
+    object out,
     object label_place,
 ):
-    """Loss, gradient and statistics of a matrix, each None where it is not asked for.
+    """The same for logits (rows, classes) or (groups, rows, classes); each argument is checked.
 
+    Dense targets and `destination` have the logits' shape, labels and weights one entry a row.
     `label_place` is what `raise_label_error` needs where the rows have been rearranged.
     """
     cdef xent_batch batch
+    cdef Groups groups
     cdef Plan plan
     cdef cnp.ndarray row_loss = None
-    cdef cnp.ndarray destination = None  # the gradient's final place
-    cdef cnp.ndarray working = None      # where the kernels write it
+    cdef cnp.ndarray working = None      # where the kernels write the gradient
     cdef cnp.ndarray source              # where they read the logits
     cdef cnp.ndarray lse = None
     cdef cnp.ndarray prediction = None
     cdef double loss_sum
     cdef bint is_void
 
-    # Everything that can be wrong with the arguments.
-    cdef cnp.ndarray logits = as_logits(given_logits, out)
-    if out is not None:
-        destination = as_destination(out, logits)
-    cdef cnp.ndarray targets = as_targets(given_targets, logits, destination)
-    cdef cnp.ndarray weight = as_class_weight(given_weight, logits)
-    cdef cnp.ndarray sample_weight = as_sample_weight(given_sample_weight, logits, destination)
+    # What the arguments say together.
     describe_rows(&batch, options, logits, targets, weight, sample_weight, ignore_index)
     cdef double denominator = check_labels_and_sum_weights(&batch, targets, weight, label_place)
     batch.weight_factor = options.scale
@@ -267,20 +307,21 @@ cdef tuple compute_rows(
 
     # Every allocation.
     if options.reduction == NONE:
-        row_loss = empty_rows(logits, cnp.PyArray_TYPE(logits))
+        row_loss = empty_rows(batch.rows, cnp.PyArray_TYPE(logits))
     if options.with_statistics:
-        lse = empty_rows(logits, cnp.PyArray_TYPE(logits))
-        prediction = empty_rows(logits, cnp.NPY_INT64)
+        lse = empty_rows(batch.rows, cnp.PyArray_TYPE(logits))
+        prediction = empty_rows(batch.rows, cnp.NPY_INT64)
     if options.with_grad:
         if destination is None:
             destination = empty_like(logits)
-        working = destination if has_plain_rows(destination) else empty_like(logits)
-    if has_plain_rows(logits):
+        working = destination if is_for_kernels(destination) else empty_like(logits)
+    if is_for_kernels(logits):
         source = logits
     else:
         source = working if options.with_grad and not is_void else empty_like(logits)
     point_batch_at(&batch, source, None if is_void else working, row_loss, lse, prediction)
-    make_plan(&plan, &batch, kernels_for(&batch, logits), options.num_threads)
+    describe_groups(&groups, source, working, targets)
+    make_plan(&plan, &batch, &groups, kernels_for(&batch, logits), options.num_threads)
 
     # The first write to memory of the caller, and all others.
     try:
@@ -291,7 +332,8 @@ cdef tuple compute_rows(
             loss_sum = process_rows(&plan)
         if is_void:
             loss_sum = NAN
-            clear(working)
+            if working is not None:
+                working.fill(0)
         if working is not destination:
             cnp.PyArray_CopyInto(destination, working)
     finally:
@@ -314,10 +356,12 @@ cdef object as_statistics(cnp.ndarray lse, cnp.ndarray prediction, object target
 
 
 cdef object first_largest(object targets):
-    return targets.argmax(axis=1) if len(targets) else np.empty(0, dtype=np.intp)
+    if targets.size == 0:
+        return np.empty(0, dtype=np.intp)
+    return targets.argmax(axis=targets.ndim - 1).reshape(-1)
 
 
-# --- other layouts --------------------------------------------------------------------------------
+# --- any number of dimensions ---------------------------------------------------------------------
 
 
 cdef tuple compute_rearranged(
@@ -325,52 +369,68 @@ cdef tuple compute_rearranged(
     object given_logits,
     object given_targets,
     object given_axis,
-    object weight,
+    object given_weight,
     object given_sample_weight,
     object ignore_index,
     object out,
 ):
-    """`compute_rows` for any number of dimensions, with the classes along any axis.
-
-    Rows that lie one after another are taken as they are; others are copied, and the gradient is
-    copied to its place last.
-    """
+    """`compute_rows` for any number of dimensions, with the classes along any axis."""
+    cdef cnp.ndarray sample_weight = None
     logits = as_any_logits(given_logits, out)
     axis = as_axis(given_axis, logits)
     row_shape = without_axis(logits.shape, axis)
-    destination = None
-    if out is not None:
-        destination = as_any_destination(out, logits)
-    elif options.with_grad:
-        destination = np.empty(logits.shape, dtype=logits.dtype.newbyteorder("="))
+    destination = None if out is None else as_any_destination(out, logits)
     targets = as_any_targets(given_targets, logits, row_shape)
-    sample_weight = given_sample_weight
-    if sample_weight is not None:
-        sample_weight = flattened(as_plain_array(sample_weight, "sample_weight"), row_shape,
-                                  "sample_weight")
+    if destination is not None and shares_memory(targets, destination):
+        raise ValueError("out shares memory with targets")
+    weight = as_class_weight(given_weight, np.moveaxis(logits, axis, logits.ndim - 1))
+    axes = axes_by_stride(logits, axis)
+    if given_sample_weight is not None:
+        weights = as_plain_array(given_sample_weight, "sample_weight")
+        check_row_shape(weights, row_shape, "sample_weight")
+        sample_weight = as_sample_weights(rows_in_order(weights, axes, axis))
 
-    rows, is_copy = as_matrix(logits, axis)
-    label_place = (targets, axis, row_shape)
-    if targets.ndim == logits.ndim and not cnp.PyArray_ISINTEGER(targets):
-        row_targets = as_matrix(targets, axis)[0]
+    if destination is None and options.with_grad:
+        destination = np.empty_like(logits, dtype=logits.dtype.type, subok=False)
+    is_dense = not cnp.PyArray_ISINTEGER(targets)
+    matrices = [logits.transpose(axes)]
+    if destination is not None:
+        matrices.append(destination.transpose(axes))
+    if is_dense:
+        if targets.dtype != logits.dtype.type:
+            targets = targets.astype(logits.dtype.type)
+        matrices.append(targets.transpose(axes))
+        label_place = None
     else:
-        row_targets = targets.reshape(-1)
-    row_out = None
-    if options.with_grad:
-        row_out, is_elsewhere = as_matrix(destination, axis)
-        if is_elsewhere:
-            row_out = rows if is_copy else np.empty_like(rows)
-        elif out is not None and shares_memory(row_targets, row_out):
-            raise ValueError("out shares memory with targets")
-    loss, _, statistics = compute_rows(
-        options, rows, row_targets, weight, sample_weight, ignore_index, row_out, label_place
+        label_place = (targets, axis, axes)
+        targets = rows_in_order(targets, axes, axis)
+        targets = targets.astype(targets.dtype.newbyteorder("="), copy=False)
+    grouped = as_groups(matrices)
+    is_copy = grouped is None
+    if is_copy:
+        grouped = [copied_rows(matrix, logits.dtype) for matrix in matrices]
+        if destination is not None:
+            grouped[1] = grouped[0]  # the gradient takes the copy's place
+    loss, _, statistics = compute_checked(
+        options,
+        grouped[0],
+        grouped[len(grouped) - 1] if is_dense else targets,
+        weight,
+        sample_weight,
+        ignore_index,
+        None if destination is None else grouped[1],
+        None,
+        label_place,
     )
-    if options.with_grad and is_elsewhere:
-        np.moveaxis(destination, axis, -1)[...] = row_out.reshape((*row_shape, logits.shape[axis]))
+    if is_copy and destination is not None:
+        moved = destination.transpose(axes)
+        np.copyto(moved, grouped[1].reshape(moved.shape))
     if options.reduction == NONE:
-        loss = loss.reshape(row_shape)
+        loss = rows_as_given(loss, axes, axis, row_shape)
     if statistics is not None:
-        statistics = RowStatistics(*[values.reshape(row_shape) for values in statistics])
+        statistics = RowStatistics(
+            *[rows_as_given(values, axes, axis, row_shape) for values in statistics]
+        )
     return loss, destination if out is None else out, statistics
 
 
@@ -382,20 +442,19 @@ def probabilities(given_logits, given_axis, logarithms, out, num_threads):
     cdef xent_output output = XENT_LOG_PROBABILITIES if logarithms else XENT_PROBABILITIES
     cdef int threads = as_thread_count(num_threads)
     logits = as_any_logits(given_logits, out)
-    axis = as_axis(given_axis, logits)
+    axes = axes_by_stride(logits, as_axis(given_axis, logits))
     if out is None:
-        destination = np.empty(logits.shape, dtype=logits.dtype.newbyteorder("="))
+        destination = np.empty_like(logits, dtype=logits.dtype.type, subok=False)
     else:
         destination = as_any_destination(out, logits)
-    rows, _ = as_matrix(logits, axis)
-    row_out, is_elsewhere = as_matrix(destination, axis)
-    if is_elsewhere or not has_plain_rows(row_out):
-        is_elsewhere = True
-        row_out = np.empty(rows.shape, dtype=logits.dtype.newbyteorder("="))
-    compute_softmax(rows, row_out, output, threads)
-    if is_elsewhere:
-        shape = (*without_axis(logits.shape, axis), logits.shape[axis])
-        np.moveaxis(destination, axis, -1)[...] = row_out.reshape(shape)
+    moved = destination.transpose(axes)
+    grouped = as_groups([logits.transpose(axes), moved])
+    if grouped is not None:
+        compute_softmax(grouped[0], grouped[1], output, threads)
+    else:
+        rows = copied_rows(logits.transpose(axes), logits.dtype)
+        compute_softmax(rows, rows, output, threads)
+        np.copyto(moved, rows.reshape(moved.shape))
     return destination if out is None else out
 
 
@@ -404,53 +463,43 @@ def log_sum_of_exponentials(given_logits, given_axis, num_threads):
     cdef int threads = as_thread_count(num_threads)
     logits = as_any_logits(given_logits, None)
     axis = as_axis(given_axis, logits)
-    rows = as_matrix(logits, axis)[0]
+    axes = axes_by_stride(logits, axis)
+    moved = logits.transpose(axes)
+    grouped = as_groups([moved])
+    rows = copied_rows(moved, logits.dtype) if grouped is None else grouped[0]
     lse = compute_softmax(rows, None, XENT_PROBABILITIES, threads)
-    undefined = np.isnan(lse)
+    undefined = np.isnan(lse).reshape(moved.shape[:moved.ndim - 1])
     if undefined.any():  # NaN, +inf or nothing but -inf: the largest logit is the answer
-        lse[undefined] = rows[undefined].max(axis=1)
-    return lse.reshape(without_axis(logits.shape, axis))
+        lse.reshape(undefined.shape)[undefined] = moved[undefined].max(axis=1)
+    return rows_as_given(lse, axes, axis, without_axis(logits.shape, axis))
 
 
-cdef object compute_softmax(object given_rows, cnp.ndarray out, xent_output output, int threads):
+cdef object compute_softmax(cnp.ndarray rows, cnp.ndarray out, xent_output output, int threads):
     """Write probabilities or their logarithms to `out`, unless it is None; return every lse.
 
-    The kernels see targets without mass: one row of zeros for all.
+    Both are as `as_groups` gives them. The kernels see targets without mass: one row of zeros.
     """
     cdef Options options
     cdef xent_batch batch
+    cdef Groups groups
     cdef Plan plan
-    cdef cnp.ndarray rows = given_rows
-    if not has_plain_rows(rows):
-        rows = np.array(given_rows, dtype=given_rows.dtype.newbyteorder("="), order="C")
-    cdef cnp.ndarray no_targets = np.zeros((1, rows.shape[1]), dtype=rows.dtype)
-    cdef cnp.ndarray lse = empty_rows(rows, cnp.PyArray_TYPE(rows))
-    cdef cnp.ndarray row_loss = empty_rows(rows, cnp.PyArray_TYPE(rows))
+    cdef int64_t classes = cnp.PyArray_DIM(rows, cnp.PyArray_NDIM(rows) - 1)
+    cdef cnp.ndarray no_targets = np.zeros((1, classes), dtype=rows.dtype)
     read_options(&options, 0.0, 1.0, 0.0, "sum", 1.0, False, None)
     describe_rows(&batch, &options, rows, no_targets, None, None, None)
+    cdef cnp.ndarray lse = empty_rows(batch.rows, cnp.PyArray_TYPE(rows))
+    cdef cnp.ndarray row_loss = empty_rows(batch.rows, cnp.PyArray_TYPE(rows))
     batch.dense_targets_row_stride = 0
     batch.weight_factor = 1.0
     batch.output = output
     point_batch_at(&batch, rows, out, row_loss, lse, None)
-    make_plan(&plan, &batch, kernels_for(&batch, rows), threads)
+    describe_groups(&groups, rows, out, no_targets)
+    make_plan(&plan, &batch, &groups, kernels_for(&batch, rows), threads)
     try:
         process_rows(&plan)
     finally:
         free(plan.memory)
     return lse
-
-
-cdef tuple as_matrix(object array, int axis):
-    """The array as (rows, classes), and whether that took a copy."""
-    moved = np.moveaxis(array, axis, -1)
-    matrix = moved.reshape((array.size // max(array.shape[axis], 1), array.shape[axis]))
-    if array.size == 0:
-        return np.empty(matrix.shape, dtype=array.dtype), True
-    return matrix, not np.may_share_memory(matrix, array)
-
-
-cdef tuple without_axis(tuple shape, int axis):
-    return shape[:axis] + shape[axis + 1:]
 
 
 # --- the batch ------------------------------------------------------------------------------------
@@ -465,8 +514,11 @@ cdef int describe_rows(
     cnp.ndarray sample_weight,
     object ignore_index,
 ) except -1:
+    cdef int last = cnp.PyArray_NDIM(logits) - 1
     batch.rows = cnp.PyArray_DIM(logits, 0)
-    batch.classes = cnp.PyArray_DIM(logits, 1)
+    if last == 2:
+        batch.rows *= cnp.PyArray_DIM(logits, 1)
+    batch.classes = cnp.PyArray_DIM(logits, last)
     batch.label_smoothing = options.label_smoothing
     batch.temperature = options.temperature
     batch.z_loss = options.z_loss
@@ -477,13 +529,15 @@ cdef int describe_rows(
         batch.sample_weight = <const double *>cnp.PyArray_DATA(sample_weight)
     batch.dense_targets = NULL
     batch.dense_targets_row_stride = 0
+    batch.dense_targets_class_stride = 0
     if cnp.PyArray_NDIM(targets) == 1:
         return describe_labels(&batch.labels, targets, ignore_index)
     if ignore_index is not None:
         raise ValueError("ignore_index needs targets that are class indices, not dense targets")
     memset(&batch.labels, 0, sizeof(batch.labels))
     batch.dense_targets = cnp.PyArray_BYTES(targets)
-    batch.dense_targets_row_stride = cnp.PyArray_STRIDE(targets, 0)
+    batch.dense_targets_row_stride = row_stride_of(targets)
+    batch.dense_targets_class_stride = class_stride_of(targets)
     return 0
 
 
@@ -534,13 +588,18 @@ cdef double sum_of(const double *values, int64_t count) noexcept nogil:
 
 
 cdef inline cnp.ndarray empty_like(cnp.ndarray logits):
-    """A C-contiguous matrix of the logits' shape and type, in native byte order."""
-    return cnp.PyArray_EMPTY(2, cnp.PyArray_DIMS(logits), cnp.PyArray_TYPE(logits), 0)
+    """Native numbers of the logits' shape and type, in Fortran order where the logits are in it."""
+    cdef bint is_fortran = (
+        cnp.PyArray_NDIM(logits) == 2 and is_for_kernels(logits) and class_stride_of(logits) != 0
+    )
+    return cnp.PyArray_EMPTY(
+        cnp.PyArray_NDIM(logits), cnp.PyArray_DIMS(logits), cnp.PyArray_TYPE(logits), is_fortran
+    )
 
 
-cdef inline cnp.ndarray empty_rows(cnp.ndarray logits, int type_number):
+cdef inline cnp.ndarray empty_rows(cnp.npy_intp rows, int type_number):
     """One number a row."""
-    return cnp.PyArray_EMPTY(1, cnp.PyArray_DIMS(logits), type_number, 0)
+    return cnp.PyArray_EMPTY(1, &rows, type_number, 0)
 
 
 cdef inline void point_batch_at(
@@ -552,24 +611,37 @@ cdef inline void point_batch_at(
     cnp.ndarray prediction,
 ) noexcept:
     batch.logits = cnp.PyArray_BYTES(source)
-    batch.logits_row_stride = cnp.PyArray_STRIDE(source, 0)
-    batch.grad = NULL if working is None else cnp.PyArray_BYTES(working)
-    batch.grad_row_stride = 0 if working is None else cnp.PyArray_STRIDE(working, 0)
+    batch.logits_row_stride = row_stride_of(source)
+    batch.logits_class_stride = class_stride_of(source)
+    batch.grad = NULL
+    batch.grad_row_stride = 0
+    batch.grad_class_stride = 0
+    if working is not None:
+        batch.grad = cnp.PyArray_BYTES(working)
+        batch.grad_row_stride = row_stride_of(working)
+        batch.grad_class_stride = class_stride_of(working)
     batch.row_loss = NULL if row_loss is None else cnp.PyArray_BYTES(row_loss)
     batch.lse = NULL if lse is None else cnp.PyArray_BYTES(lse)
     batch.prediction = NULL if prediction is None else <int64_t *>cnp.PyArray_DATA(prediction)
 
 
-cdef void clear(cnp.ndarray matrix) noexcept:
-    """Zeros over every entry of a matrix with plain rows."""
-    cdef cnp.npy_intp row
-    if matrix is not None:
-        for row in range(cnp.PyArray_DIM(matrix, 0)):
-            memset(
-                cnp.PyArray_BYTES(matrix) + row * cnp.PyArray_STRIDE(matrix, 0),
-                0,
-                cnp.PyArray_DIM(matrix, 1) * cnp.PyArray_ITEMSIZE(matrix),
-            )
+cdef inline void describe_groups(
+    Groups *groups, cnp.ndarray source, cnp.ndarray working, cnp.ndarray targets
+) noexcept:
+    """`targets` count only if they are dense."""
+    groups.real_bytes = cnp.PyArray_ITEMSIZE(source)
+    groups.count = 1
+    groups.rows = cnp.PyArray_DIM(source, 0)
+    groups.logits_stride = groups.grad_stride = groups.targets_stride = 0
+    if cnp.PyArray_NDIM(source) == 2:
+        return
+    groups.count = groups.rows
+    groups.rows = cnp.PyArray_DIM(source, 1)
+    groups.logits_stride = cnp.PyArray_STRIDE(source, 0)
+    if working is not None:
+        groups.grad_stride = cnp.PyArray_STRIDE(working, 0)
+    if cnp.PyArray_NDIM(targets) == 3:
+        groups.targets_stride = cnp.PyArray_STRIDE(targets, 0)
 
 
 # --- chunks and threads ---------------------------------------------------------------------------
@@ -578,12 +650,14 @@ cdef void clear(cnp.ndarray matrix) noexcept:
 cdef int make_plan(
     Plan *plan,
     const xent_batch *batch,
+    const Groups *groups,
     const xent_row_kernels *kernels,
     int requested_threads,
 ) except -1:
-    """Share out the rows and allocate; what a chunk is depends on the batch's shape alone."""
+    """Share out the rows and allocate; what a chunk is depends on shape and layout alone."""
     cdef size_t workspace_bytes, loss_bytes
     plan.batch = batch
+    plan.groups = groups
     plan.kernels = kernels
     plan.chunk_count = 0
     plan.threads = 1
@@ -592,8 +666,9 @@ cdef int make_plan(
     plan.memory = NULL
     if batch.rows == 0:
         return 0
-    plan.chunk_rows = rows_per_chunk(batch.classes)
-    plan.chunk_count = (batch.rows - 1) // plan.chunk_rows + 1
+    plan.chunk_rows = rows_per_chunk(groups.rows, batch.classes, is_turned(batch))
+    plan.group_chunks = (groups.rows - 1) // plan.chunk_rows + 1
+    plan.chunk_count = groups.count * plan.group_chunks
     plan.parts = parts_per_row(plan, requested_threads)
     plan.threads = thread_count(
         max(plan.chunk_count, batch.rows * plan.parts),
@@ -606,6 +681,8 @@ cdef int make_plan(
         loss_bytes = batch.rows * sizeof(double)
     else:
         plan.workspace_step = round_up(kernels.workspace_bytes(batch.classes))
+        if is_turned(batch):
+            plan.workspace_step += round_up(kernels.turning_bytes(batch.classes))
         workspace_bytes = plan.threads * plan.workspace_step
         loss_bytes = plan.chunk_count * sizeof(double) if plan.threads > 1 else 0
     if workspace_bytes + loss_bytes == 0:
@@ -618,25 +695,45 @@ cdef int make_plan(
     return 0
 
 
+cdef inline bint is_turned(const xent_batch *batch) noexcept nogil:
+    """Whether the classes of some matrix lie apart."""
+    return (
+        batch.logits_class_stride != 0
+        or batch.grad_class_stride != 0
+        or batch.dense_targets_class_stride != 0
+    )
+
+
 cdef inline size_t round_up(size_t bytes) noexcept nogil:
     """The next multiple of WORKSPACE_ALIGNMENT."""
     return (bytes + WORKSPACE_ALIGNMENT - 1) // WORKSPACE_ALIGNMENT * WORKSPACE_ALIGNMENT
 
 
-cdef inline int64_t rows_per_chunk(int64_t classes) noexcept:
-    cdef int64_t rows = CHUNK_LOGITS // classes
-    if rows >= XENT_MAX_ROWS_PER_CALL:
-        return XENT_MAX_ROWS_PER_CALL
-    if rows >= XENT_ROW_GRANULARITY:
-        return rows - rows % XENT_ROW_GRANULARITY
-    return max(rows, 1)
+cdef inline int64_t rows_per_chunk(int64_t rows, int64_t classes, bint turned) noexcept:
+    """As many rows as make CHUNK_LOGITS or, so that the chunks are even, fewer."""
+    cdef int64_t most = min(CHUNK_LOGITS // classes, <int64_t>XENT_MAX_ROWS_PER_CALL)
+    if turned:
+        most = max(most, <int64_t>XENT_ROW_GRANULARITY)
+    if most < XENT_ROW_GRANULARITY:
+        most = max(most, <int64_t>1)
+        return evenly(rows, most)
+    most -= most % XENT_ROW_GRANULARITY
+    return evenly(
+        (rows + XENT_ROW_GRANULARITY - 1) // XENT_ROW_GRANULARITY, most // XENT_ROW_GRANULARITY
+    ) * XENT_ROW_GRANULARITY
+
+
+cdef inline int64_t evenly(int64_t things, int64_t most) noexcept:
+    """How many go into each of as few shares as take `most` at most."""
+    cdef int64_t shares = (things + most - 1) // most
+    return (things + shares - 1) // shares
 
 
 cdef int64_t parts_per_row(const Plan *plan, int requested_threads) noexcept:
     """How many parts threads take of each row; 0 where they take whole rows."""
     cdef int64_t classes = plan.batch.classes
     cdef int threads
-    if classes < SHARED_LOGITS:
+    if classes < SHARED_LOGITS or plan.groups.count > 1 or is_turned(plan.batch):
         return 0
     threads = thread_count(MOST_THREADS, plan.batch.rows * classes, requested_threads)
     if threads == 1 or plan.batch.rows >= SHARED_ROWS * threads:
@@ -686,10 +783,27 @@ cdef double process_chunks(const Plan *plan) noexcept nogil:
 
 
 cdef inline double process_chunk(const Plan *plan, int64_t chunk, int thread) noexcept nogil:
-    cdef int64_t first_row = chunk * plan.chunk_rows
-    cdef int64_t row_count = min(plan.chunk_rows, plan.batch.rows - first_row)
+    cdef int64_t group = chunk // plan.group_chunks
+    cdef int64_t first_row = (chunk - group * plan.group_chunks) * plan.chunk_rows
+    cdef int64_t row_count = min(plan.chunk_rows, plan.groups.rows - first_row)
     cdef char *workspace = plan.workspaces + thread * plan.workspace_step
-    return plan.kernels.process_rows(plan.batch, first_row, row_count, workspace)
+    cdef xent_batch batch
+    if group == 0:
+        return plan.kernels.process_rows(plan.batch, first_row, row_count, workspace)
+    batch = group_of(plan, group)
+    return plan.kernels.process_rows(&batch, first_row, row_count, workspace)
+
+
+cdef xent_batch group_of(const Plan *plan, int64_t group) noexcept nogil:
+    """The batch whose row 0 is the group's."""
+    cdef const Groups *groups = plan.groups
+    cdef xent_batch batch = xent_batch_from(plan.batch, group * groups.rows, groups.real_bytes)
+    batch.logits = plan.batch.logits + group * groups.logits_stride
+    if batch.grad != NULL:
+        batch.grad = plan.batch.grad + group * groups.grad_stride
+    if batch.dense_targets != NULL:
+        batch.dense_targets = plan.batch.dense_targets + group * groups.targets_stride
+    return batch
 
 
 cdef double process_shared_rows(const Plan *plan) noexcept nogil:

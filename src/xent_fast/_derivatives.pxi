@@ -92,7 +92,7 @@ cdef void process_vjp_batch(
     cdef int threads
     if size == 0:
         return
-    chunk_rows = rows_per_chunk(batch.classes)
+    chunk_rows = rows_per_chunk(batch.rows, batch.classes, False)
     chunk_count = (batch.rows - 1) // chunk_rows + 1
     threads = thread_count(chunk_count, size, requested_threads)
     if size < UNLOCKED_LOGITS and threads == 1:

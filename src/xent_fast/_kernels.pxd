@@ -42,11 +42,14 @@ cdef extern from "kernels/contract.h" nogil:
         int64_t classes
         const char *logits
         Py_ssize_t logits_row_stride
+        Py_ssize_t logits_class_stride
         char *grad
         Py_ssize_t grad_row_stride
+        Py_ssize_t grad_class_stride
         xent_labels labels
         const char *dense_targets
         Py_ssize_t dense_targets_row_stride
+        Py_ssize_t dense_targets_class_stride
         const double *sample_weight
         double weight_factor
         const char *class_weight
@@ -57,6 +60,8 @@ cdef extern from "kernels/contract.h" nogil:
         char *row_loss
         char *lse
         int64_t *prediction
+
+    xent_batch xent_batch_from(const xent_batch *batch, int64_t row, size_t real_bytes)
 
     enum:
         XENT_MAX_ROWS_PER_CALL
@@ -75,6 +80,7 @@ cdef extern from "kernels/contract.h" nogil:
             const xent_batch *batch, int64_t row, void *workspace
         ) noexcept nogil
         void (*backward_blocks)(int64_t first_block, int64_t count, void *workspace) noexcept nogil
+        size_t (*turning_bytes)(int64_t classes) noexcept nogil
 
     ctypedef struct xent_vjp_batch:
         int64_t rows

@@ -59,30 +59,48 @@ typedef struct {
     int64_t ignore_index;
 } xent_labels;
 
-/* One batch.  Strides are in bytes and of any sign; classes of one row are contiguous, aligned to their own size.
+/* One batch.  Strides are in bytes and of any sign, numbers aligned to their own size.  Of each matrix either the classes of one
+ * row are contiguous (class stride 0 says so) or its rows are: then the row stride is the size of one number.
  * The caller has checked that every label is in [0, classes) or ignored; kernels clamp what they read again, since
  * another thread may have changed it since. */
 typedef struct {
     int64_t rows;
     int64_t classes;    /* at least 1 */
     const char *logits; /* row 0 */
-    ptrdiff_t logits_row_stride;
-    char *grad; /* row 0; NULL: loss only; may be `logits` with the same stride, else disjoint */
-    ptrdiff_t grad_row_stride;
+    ptrdiff_t logits_row_stride, logits_class_stride;
+    char *grad; /* row 0; NULL: loss only; may be `logits` with the same strides, else disjoint */
+    ptrdiff_t grad_row_stride, grad_class_stride;
     xent_labels labels;                 /* class indices */
     const char *dense_targets;          /* dense targets, same dtype as the logits; row 0; NULL for class indices */
     ptrdiff_t dense_targets_row_stride; /* may be 0: one row of targets for all */
-    const double *sample_weight;        /* one number a row, or NULL for 1 */
-    double weight_factor;               /* a row's weight a = sample_weight * weight_factor */
-    const char *class_weight;           /* w: one number a class, of the logits' dtype, or NULL for 1 */
-    double label_smoothing;             /* E */
-    double temperature;                 /* T */
-    double z_loss;                      /* z */
-    xent_output output;                 /* what goes to grad; probabilities and their logarithms need dense targets */
-    char *row_loss;      /* `rows` numbers of the logits' dtype, or NULL where only their sum is wanted */
-    char *lse;           /* the same; NaN for rows that have none or do not count */
-    int64_t *prediction; /* class of each row's first maximum, or NULL; -1 for the same rows */
+    ptrdiff_t dense_targets_class_stride;
+    const double *sample_weight; /* one number a row, or NULL for 1 */
+    double weight_factor;        /* a row's weight a = sample_weight * weight_factor */
+    const char *class_weight;    /* w: one number a class, of the logits' dtype, or NULL for 1 */
+    double label_smoothing;      /* E */
+    double temperature;          /* T */
+    double z_loss;               /* z */
+    xent_output output;          /* what goes to grad; probabilities and their logarithms need dense targets */
+    char *row_loss;              /* `rows` numbers of the logits' dtype, or NULL where only their sum is wanted */
+    char *lse;                   /* the same; NaN for rows that have none or do not count */
+    int64_t *prediction;         /* class of each row's first maximum, or NULL; -1 for the same rows */
 } xent_batch;
+
+/* The batch whose row 0 is row `row` of another, whose numbers take `real_bytes` each. */
+static inline xent_batch xent_batch_from(const xent_batch *batch, int64_t row, size_t real_bytes) {
+    xent_batch rest = *batch;
+    const ptrdiff_t first = (ptrdiff_t)row, first_byte = first * (ptrdiff_t)real_bytes;
+    rest.rows -= row;
+    rest.logits += first * batch->logits_row_stride;
+    rest.grad = batch->grad ? batch->grad + first * batch->grad_row_stride : NULL;
+    rest.labels.data = batch->labels.data ? batch->labels.data + first * batch->labels.stride : NULL;
+    rest.dense_targets = batch->dense_targets ? batch->dense_targets + first * batch->dense_targets_row_stride : NULL;
+    rest.sample_weight = batch->sample_weight ? batch->sample_weight + first : NULL;
+    rest.row_loss = batch->row_loss ? batch->row_loss + first_byte : NULL;
+    rest.lse = batch->lse ? batch->lse + first_byte : NULL;
+    rest.prediction = batch->prediction ? batch->prediction + first : NULL;
+    return rest;
+}
 
 /* Rows a call of `process_rows` may be given at most, and the multiple its first row should be of. */
 enum { XENT_MAX_ROWS_PER_CALL = 256, XENT_ROW_GRANULARITY = 16 };
@@ -95,7 +113,7 @@ typedef struct {
     double (*process_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace);
     size_t (*workspace_bytes)(int64_t classes);
 
-    /* One row in steps that several threads share, with the same bits: begin it; sweep forward over its `blocks_to_share`
+    /* One row of contiguous classes in steps that several threads share, with the same bits: begin it; sweep forward over its `blocks_to_share`
      * blocks in any order; finish it, which returns its loss; sweep backward over its blocks, unless grad is NULL.
      * `workspace` holds `shared_row_bytes(classes)` bytes aligned to 64, the row's own through all steps.  Rows of 0
      * blocks are too short to share. */
@@ -105,6 +123,9 @@ typedef struct {
     void (*forward_blocks)(int64_t first_block, int64_t count, void *workspace);
     double (*finish_row)(const xent_batch *batch, int64_t row, void *workspace);
     void (*backward_blocks)(int64_t first_block, int64_t count, void *workspace);
+
+    /* Bytes that the workspace of `process_rows` has besides, where a matrix has a class stride. */
+    size_t (*turning_bytes)(int64_t classes);
 } xent_row_kernels;
 
 /* One batch of a backward pass, a row at a time.  All three matrices have the same dtype, `classes` contiguous numbers a row

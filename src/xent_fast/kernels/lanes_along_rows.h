@@ -66,8 +66,37 @@ KERNEL_INLINE int NAME(next_square)(int done, int classes, int *first, int *coun
     return *first + *count;
 }
 
-KERNEL_INLINE void NAME(load_columns)(REAL (*columns)[LANES], const char *source, ptrdiff_t row_stride, int row_count,
-                                      int classes) {
+/* Whether classes lie apart and rows side by side. */
+KERNEL_INLINE int NAME(has_columns)(ptrdiff_t class_stride) {
+    return class_stride != 0 && class_stride != (ptrdiff_t)sizeof(REAL);
+}
+
+/* Columns that lie in memory as such. */
+KERNEL_INLINE void NAME(load_lying_columns)(REAL (*columns)[LANES], const char *source, ptrdiff_t class_stride,
+                                            int row_count, int classes) {
+    for (int k = 0; k < classes; ++k) {
+        const REAL *column = (const REAL *)(const void *)(source + k * class_stride);
+        v_store(columns[k], row_count == LANES ? v_load(column) : v_load_first(column, row_count, 0));
+    }
+}
+
+KERNEL_INLINE void NAME(store_lying_columns)(REAL (*columns)[LANES], char *destination, ptrdiff_t class_stride,
+                                             int row_count, int classes) {
+    for (int k = 0; k < classes; ++k) {
+        REAL *column = (REAL *)(void *)(destination + k * class_stride);
+        if (row_count == LANES)
+            v_store(column, v_load(columns[k]));
+        else
+            v_store_first(column, row_count, v_load(columns[k]));
+    }
+}
+
+KERNEL_INLINE void NAME(load_columns)(REAL (*columns)[LANES], const char *source, ptrdiff_t row_stride,
+                                      ptrdiff_t class_stride, int row_count, int classes) {
+    if (NAME(has_columns)(class_stride)) {
+        NAME(load_lying_columns)(columns, source, class_stride, row_count, classes);
+        return;
+    }
     if (row_count < LANES) {
         NAME(load_some_rows)(columns, source, row_stride, row_count, classes);
         return;
@@ -78,8 +107,12 @@ KERNEL_INLINE void NAME(load_columns)(REAL (*columns)[LANES], const char *source
     }
 }
 
-KERNEL_INLINE void NAME(store_columns)(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride, int row_count,
-                                       int classes) {
+KERNEL_INLINE void NAME(store_columns)(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride,
+                                       ptrdiff_t class_stride, int row_count, int classes) {
+    if (NAME(has_columns)(class_stride)) {
+        NAME(store_lying_columns)(columns, destination, class_stride, row_count, classes);
+        return;
+    }
     if (row_count < LANES) {
         NAME(store_some_rows)(columns, destination, row_stride, row_count, classes);
         return;
@@ -517,14 +550,14 @@ KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, 
                                     int kind) {
     NAME(tile) tile;
     const int classes = (int)batch->classes, has_grad = batch->grad != NULL, is_labelled = has_labels(batch, kind);
-    const ptrdiff_t stride = batch->logits_row_stride, target_stride = batch->dense_targets_row_stride;
-    NAME(load_columns)(tile.columns, batch->logits + first_row * stride, stride, row_count, classes);
+    const char *logits = batch->logits + first_row * batch->logits_row_stride;
+    NAME(load_columns)(tile.columns, logits, batch->logits_row_stride, batch->logits_class_stride, row_count, classes);
     vec lanes = v_splat(-1);
     if (is_labelled)
         lanes = NAME(lane_labels)(&batch->labels, labels, row_count, classes, &tile, &weights);
     else
-        NAME(load_columns)(tile.masses, batch->dense_targets + first_row * target_stride, target_stride, row_count,
-                           classes);
+        NAME(load_columns)(tile.masses, batch->dense_targets + first_row * batch->dense_targets_row_stride,
+                           batch->dense_targets_row_stride, batch->dense_targets_class_stride, row_count, classes);
     if (kind == XENT_SHAPED_TARGETS)
         NAME(shape_masses)(&tile, batch, lanes,
                            is_labelled ? NAME(label_masses)(batch, labels, row_count) : v_splat(0));
@@ -532,7 +565,8 @@ KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, 
     const NAME(lane_results) results =
         NAME(rows_of_tile)(&tile, classes, lanes, &weights, settings, has_grad && !is_logarithm, kind);
     if (has_grad && is_logarithm) {
-        NAME(load_columns)(tile.columns, batch->logits + first_row * stride, stride, row_count, classes);
+        NAME(load_columns)(tile.columns, logits, batch->logits_row_stride, batch->logits_class_stride, row_count,
+                           classes);
         NAME(columns_log_probabilities)(tile.columns, classes, &results, (REAL)settings->row.temperature);
     }
     if (row_count == LANES)
@@ -543,7 +577,7 @@ KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, 
         NAME(tell_lanes)(batch, first_row, row_count, lanes, &results, is_labelled);
     if (has_grad)
         NAME(store_columns)(tile.columns, batch->grad + first_row * batch->grad_row_stride, batch->grad_row_stride,
-                            row_count, classes);
+                            batch->grad_class_stride, row_count, classes);
 }
 
 /* All of them, a vector of rows at a time.  `labels` has whole vectors. */

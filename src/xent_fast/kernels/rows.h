@@ -28,6 +28,12 @@ KERNEL_INLINE int NAME(rows_at_once)(int64_t classes) {
     return rows < 1 ? 1 : rows < ROWS_AT_ONCE ? (int)rows : ROWS_AT_ONCE;
 }
 
+/* Block summaries of rows between their sweeps, in whole cache lines. */
+KERNEL_INLINE size_t NAME(summary_bytes)(int64_t classes) {
+    const size_t blocks = (size_t)(NAME(rows_at_once)(classes) * NAME(block_count)(classes));
+    return (blocks * sizeof(NAME(block_summary)) + 63) / 64 * 64;
+}
+
 /* Masses of row `row`, whose class index is `label` if it has one. */
 KERNEL_INLINE NAME(masses) NAME(masses_of_row)(const xent_batch *batch, int64_t row, int64_t label, int kind) {
     NAME(masses) masses = {NULL, NULL, 1, 0, -1, 0};
@@ -167,6 +173,67 @@ KERNEL_INLINE void NAME(many_long_rows)(const xent_batch *batch, int64_t first_r
     }
 }
 
+/* `row_count` rows, a vector of them at most, from one layout to another. */
+KERNEL_INLINE void NAME(turn_rows)(const char *source, ptrdiff_t source_row, ptrdiff_t source_class, char *destination,
+                                   ptrdiff_t destination_row, ptrdiff_t destination_class, int row_count,
+                                   int64_t classes) {
+    ALIGNED_64 REAL columns[MOST_CLASSES_ALONG_ROWS][LANES];
+    const ptrdiff_t one = (ptrdiff_t)sizeof(REAL);
+    for (int64_t k = 0; k < classes; k += MOST_CLASSES_ALONG_ROWS) {
+        const int count = classes - k < MOST_CLASSES_ALONG_ROWS ? (int)(classes - k) : MOST_CLASSES_ALONG_ROWS;
+        NAME(load_columns)(columns, source + k * (source_class ? source_class : one), source_row, source_class,
+                           row_count, count);
+        NAME(store_columns)(columns, destination + k * (destination_class ? destination_class : one), destination_row,
+                            destination_class, row_count, count);
+    }
+}
+
+KERNEL_INLINE int NAME(is_turned)(const xent_batch *batch) {
+    return NAME(has_columns)(batch->logits_class_stride) ||
+           (batch->grad && NAME(has_columns)(batch->grad_class_stride)) ||
+           (batch->dense_targets && NAME(has_columns)(batch->dense_targets_class_stride));
+}
+
+/* Where rows of contiguous classes are kept meanwhile: those of the logits, or the gradient, and those of the targets. */
+KERNEL_INLINE size_t NAME(bytes_of_turned_rows)(int64_t classes) {
+    return ((size_t)classes * sizeof(REAL) * LANES + 63) / 64 * 64;
+}
+
+/* Long rows of which some matrix has a class stride, a vector of them at a time, turned in the workspace.  `labels` has whole
+ * vectors. */
+KERNEL_INLINE void NAME(many_turned_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                          const int64_t *labels, REAL *row_loss, void *workspace, int kind) {
+    const ptrdiff_t row_bytes = (ptrdiff_t)batch->classes * (ptrdiff_t)sizeof(REAL);
+    char *place = (char *)workspace + NAME(summary_bytes)(batch->classes);
+    char *target_place = place + NAME(bytes_of_turned_rows)(batch->classes);
+    for (int64_t k = 0; k < row_count; k += LANES) {
+        const int count = row_count - k < LANES ? (int)(row_count - k) : LANES;
+        const xent_batch rows = xent_batch_from(batch, first_row + k, sizeof(REAL));
+        xent_batch turned = rows;
+        if (NAME(has_columns)(rows.logits_class_stride)) {
+            NAME(turn_rows)(rows.logits, rows.logits_row_stride, rows.logits_class_stride, place, row_bytes, 0, count,
+                            rows.classes);
+            turned.logits = place;
+            turned.logits_row_stride = row_bytes;
+        }
+        if (rows.dense_targets && NAME(has_columns)(rows.dense_targets_class_stride)) {
+            NAME(turn_rows)(rows.dense_targets, rows.dense_targets_row_stride, rows.dense_targets_class_stride,
+                            target_place, row_bytes, 0, count, rows.classes);
+            turned.dense_targets = target_place;
+            turned.dense_targets_row_stride = row_bytes;
+        }
+        const int is_grad_turned = rows.grad && NAME(has_columns)(rows.grad_class_stride);
+        if (is_grad_turned) {
+            turned.grad = place;
+            turned.grad_row_stride = row_bytes;
+        }
+        NAME(many_long_rows)(&turned, 0, count, labels + k, row_loss + k, workspace, kind);
+        if (is_grad_turned)
+            NAME(turn_rows)(place, row_bytes, 0, rows.grad, rows.grad_row_stride, rows.grad_class_stride, count,
+                            rows.classes);
+    }
+}
+
 KERNEL_INLINE double NAME(rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace,
                                 int kind) {
     int64_t labels[XENT_MAX_ROWS_PER_CALL];
@@ -174,7 +241,9 @@ KERNEL_INLINE double NAME(rows)(const xent_batch *batch, int64_t first_row, int6
     REAL *row_loss = batch->row_loss ? (REAL *)(void *)batch->row_loss + first_row : losses;
     if (has_labels(batch, kind))
         xent_read_labels(&batch->labels, first_row, row_count, labels);
-    if (batch->classes > MOST_CLASSES_ALONG_ROWS)
+    if (batch->classes > MOST_CLASSES_ALONG_ROWS && NAME(is_turned)(batch))
+        NAME(many_turned_rows)(batch, first_row, row_count, labels, row_loss, workspace, kind);
+    else if (batch->classes > MOST_CLASSES_ALONG_ROWS)
         NAME(many_long_rows)(batch, first_row, row_count, labels, row_loss, workspace, kind);
     else
         NAME(many_short_rows)(batch, first_row, row_count, labels, row_loss, kind);
@@ -182,9 +251,11 @@ KERNEL_INLINE double NAME(rows)(const xent_batch *batch, int64_t first_row, int6
 }
 
 static size_t NAME(workspace_bytes)(int64_t classes) {
-    if (classes <= MOST_CLASSES_ALONG_ROWS)
-        return 0;
-    return (size_t)(NAME(rows_at_once)(classes) * NAME(block_count)(classes)) * sizeof(NAME(block_summary));
+    return classes <= MOST_CLASSES_ALONG_ROWS ? 0 : NAME(summary_bytes)(classes);
+}
+
+static size_t NAME(turning_bytes)(int64_t classes) {
+    return classes <= MOST_CLASSES_ALONG_ROWS ? 0 : 2 * NAME(bytes_of_turned_rows)(classes);
 }
 
 /* What the threads that share a row leave for each other; its blocks' summaries follow. */
@@ -271,11 +342,12 @@ KERNEL_INLINE void NAME(backward_shared)(int64_t first_block, int64_t count, voi
     static void NAME(backward_##name##_blocks)(int64_t first_block, int64_t count, void *workspace) {                 \
         NAME(backward_shared)(first_block, count, workspace, kind);                                                   \
     }
-#define ROW_KERNELS_TABLE(name, dtype)                                                     \
-    {PASTE_NAMES(name##_rows, dtype),         PASTE_NAMES(workspace_bytes, dtype),         \
-     PASTE_NAMES(blocks_to_share, dtype),     PASTE_NAMES(shared_row_bytes, dtype),        \
-     PASTE_NAMES(begin_##name##_row, dtype),  PASTE_NAMES(forward_##name##_blocks, dtype), \
-     PASTE_NAMES(finish_##name##_row, dtype), PASTE_NAMES(backward_##name##_blocks, dtype)}
+#define ROW_KERNELS_TABLE(name, dtype)                                                      \
+    {PASTE_NAMES(name##_rows, dtype),         PASTE_NAMES(workspace_bytes, dtype),          \
+     PASTE_NAMES(blocks_to_share, dtype),     PASTE_NAMES(shared_row_bytes, dtype),         \
+     PASTE_NAMES(begin_##name##_row, dtype),  PASTE_NAMES(forward_##name##_blocks, dtype),  \
+     PASTE_NAMES(finish_##name##_row, dtype), PASTE_NAMES(backward_##name##_blocks, dtype), \
+     PASTE_NAMES(turning_bytes, dtype)}
 #endif
 
 ROW_KERNELS(index, XENT_INDEX_TARGETS)

@@ -1,0 +1,120 @@
+# Arrays of any shape as the rows that the kernels take, included by _core.pyx.
+#
+# Knows: axes, strides, which layouts the kernels take as they lie.
+# Must not know: what the arguments mean, kernels, threads.
+#
+# The kernels take (rows, classes), or (groups, rows, classes) where not all rows are one stride
+# apart: with the classes side by side, or with the rows side by side and the classes any stride
+# apart. So (N, C, H, W) with classes along axis 1 is N groups of H W rows.
+
+
+cdef inline bint is_for_kernels(cnp.ndarray array) noexcept:
+    """Whether the kernels take (…, rows, classes) as it lies."""
+    cdef int last = cnp.PyArray_NDIM(array) - 1
+    if not cnp.PyArray_ISALIGNED(array) or not cnp.PyArray_ISNOTSWAPPED(array):
+        return False
+    if class_stride_of(array) == 0:
+        return True
+    return (
+        cnp.PyArray_STRIDE(array, last) != 0
+        and cnp.PyArray_STRIDE(array, last - 1) == cnp.PyArray_ITEMSIZE(array)
+        and cnp.PyArray_DIM(array, last - 1) >= FEWEST_ROWS_APART
+    )
+
+
+cdef inline Py_ssize_t class_stride_of(cnp.ndarray array) noexcept:
+    """Bytes from class to class, 0 where they are side by side."""
+    cdef int last = cnp.PyArray_NDIM(array) - 1
+    if (
+        cnp.PyArray_DIM(array, last) <= 1
+        or cnp.PyArray_STRIDE(array, last) == cnp.PyArray_ITEMSIZE(array)
+    ):
+        return 0
+    return cnp.PyArray_STRIDE(array, last)
+
+
+cdef inline Py_ssize_t row_stride_of(cnp.ndarray array) noexcept:
+    return cnp.PyArray_STRIDE(array, cnp.PyArray_NDIM(array) - 2)
+
+
+cdef tuple without_axis(tuple shape, int axis):
+    return shape[:axis] + shape[axis + 1:]
+
+
+cdef tuple axes_by_stride(object array, int axis):
+    """All axes, that of the classes last, those before it from the largest step to the smallest."""
+    others = without_axis(tuple(range(array.ndim)), axis)
+    strides = array.strides
+    return (*sorted(others, key=lambda other: -abs(strides[other])), axis)
+
+
+cdef tuple row_axes(tuple axes, int axis):
+    """The same order for arrays that lack the class axis."""
+    return tuple([other - (other > axis) for other in axes if other != axis])
+
+
+cdef object rows_in_order(object array, tuple axes, int axis):
+    """One entry a row, in the order of the rows."""
+    return array.transpose(row_axes(axes, axis)).reshape(-1)
+
+
+cdef object rows_as_given(object values, tuple axes, int axis, tuple row_shape):
+    """The reverse: one entry a row in the shape of the caller's arrays."""
+    order = row_axes(axes, axis)
+    inverse = sorted(range(len(order)), key=order.__getitem__)
+    return values.reshape([row_shape[other] for other in order]).transpose(inverse)
+
+
+cdef tuple place_of_row(int64_t row, tuple shape, tuple order):
+    """Indices of a row in an array of that shape, whose axes were taken in that order."""
+    if not shape:
+        return ()
+    in_order = np.unravel_index(row, [shape[other] for other in order])
+    return tuple([int(in_order[order.index(other)]) for other in range(len(order))])
+
+
+cdef list as_groups(list arrays):
+    """Views (rows, classes) or (groups, rows, classes) of arrays of one shape, classes last; None
+    where the kernels do not take one of them as it lies."""
+    first = arrays[0]
+    shape = first.shape
+    if first.size == 0:
+        return None
+    kept = [number for number in range(first.ndim - 1) if shape[number] > 1]
+    merged = []  # runs of axes, each as [length, axis of the smallest step]
+    for number in kept:
+        if merged and are_one_axis(arrays, merged[len(merged) - 1][1], number):
+            merged[len(merged) - 1] = [merged[len(merged) - 1][0] * shape[number], number]
+        else:
+            merged.append([shape[number], number])
+    if len(merged) > 2:
+        return None
+    views = [view_of_rows(array, merged) for array in arrays]
+    for view in views:
+        if not is_for_kernels(view):
+            return None
+    return views
+
+
+cdef bint are_one_axis(list arrays, int outer, int inner) except -1:
+    """Whether a step along one axis is a whole turn of the next, in every array."""
+    for array in arrays:
+        if array.strides[outer] != array.strides[inner] * array.shape[inner]:
+            return False
+    return True
+
+
+cdef cnp.ndarray view_of_rows(object array, list merged):
+    last = array.ndim - 1
+    if not merged:
+        merged = [[1, last]]
+    shape = [length for length, _ in merged] + [array.shape[last]]
+    strides = [array.strides[axis] for _, axis in merged] + [array.strides[last]]
+    return np.lib.stride_tricks.as_strided(array, shape, strides)
+
+
+cdef cnp.ndarray copied_rows(object array, object dtype):
+    """A native C-contiguous matrix (rows, classes) of an array whose classes are last."""
+    classes = array.shape[array.ndim - 1]
+    copy = np.array(array, dtype=dtype.type, order="C")
+    return copy.reshape((array.size // max(classes, 1), classes))
