@@ -79,6 +79,9 @@ cdef enum:
     # few enough to share out evenly and to stay in a core's own cache.
     CHUNK_LOGITS = 16384
 
+    # The same where classes lie apart, so that long runs of rows are read at a time.
+    TURNED_CHUNK_LOGITS = 65536
+
     # Fewer logits than these are not worth a parallel region, or giving up the GIL.
     THREADED_LOGITS = 32768
     UNLOCKED_LOGITS = 2048
@@ -109,8 +112,8 @@ cdef struct AddressRange:
     const char *low
     const char *high
 
-# Rows that are not all one stride apart: `count` groups of `rows` rows each, the bytes of one number,
-# and those from one group of a matrix to the next.
+# Rows that are not all one stride apart: `count` groups of `rows` rows each, the bytes of one
+# number, and those from one group of a matrix to the next.
 cdef struct Groups:
     size_t real_bytes
     int64_t count
@@ -711,7 +714,8 @@ cdef inline size_t round_up(size_t bytes) noexcept nogil:
 
 cdef inline int64_t rows_per_chunk(int64_t rows, int64_t classes, bint turned) noexcept:
     """As many rows as make CHUNK_LOGITS or, so that the chunks are even, fewer."""
-    cdef int64_t most = min(CHUNK_LOGITS // classes, <int64_t>XENT_MAX_ROWS_PER_CALL)
+    cdef int64_t most = (TURNED_CHUNK_LOGITS if turned else CHUNK_LOGITS) // classes
+    most = min(most, <int64_t>XENT_MAX_ROWS_PER_CALL)
     if turned:
         most = max(most, <int64_t>XENT_ROW_GRANULARITY)
     if most < XENT_ROW_GRANULARITY:

@@ -10,6 +10,10 @@
 #undef LOGITS_AT_ONCE
 #define LOGITS_AT_ONCE (32768 / (int)sizeof(REAL))
 
+/* At most so many bytes of a matrix turn at a time, unless one vector of rows has more. */
+#undef BYTES_PER_TURN
+#define BYTES_PER_TURN 262144
+
 /* Sum in double, eight interleaved chains. */
 KERNEL_INLINE double NAME(sum_of_losses)(const REAL *losses, int64_t count) {
     double chains[8] = {0};
@@ -28,10 +32,10 @@ KERNEL_INLINE int NAME(rows_at_once)(int64_t classes) {
     return rows < 1 ? 1 : rows < ROWS_AT_ONCE ? (int)rows : ROWS_AT_ONCE;
 }
 
-/* Block summaries of rows between their sweeps, in whole cache lines. */
-KERNEL_INLINE size_t NAME(summary_bytes)(int64_t classes) {
+/* Block summaries of the rows between their sweeps, in whole cache lines. */
+static size_t NAME(workspace_bytes)(int64_t classes) {
     const size_t blocks = (size_t)(NAME(rows_at_once)(classes) * NAME(block_count)(classes));
-    return (blocks * sizeof(NAME(block_summary)) + 63) / 64 * 64;
+    return classes <= MOST_CLASSES_ALONG_ROWS ? 0 : (blocks * sizeof(NAME(block_summary)) + 63) / 64 * 64;
 }
 
 /* Masses of row `row`, whose class index is `label` if it has one. */
@@ -173,19 +177,62 @@ KERNEL_INLINE void NAME(many_long_rows)(const xent_batch *batch, int64_t first_r
     }
 }
 
-/* `row_count` rows, a vector of them at most, from one layout to another. */
-KERNEL_INLINE void NAME(turn_rows)(const char *source, ptrdiff_t source_row, ptrdiff_t source_class, char *destination,
-                                   ptrdiff_t destination_row, ptrdiff_t destination_class, int row_count,
-                                   int64_t classes) {
-    ALIGNED_64 REAL columns[MOST_CLASSES_ALONG_ROWS][LANES];
-    const ptrdiff_t one = (ptrdiff_t)sizeof(REAL);
-    for (int64_t k = 0; k < classes; k += MOST_CLASSES_ALONG_ROWS) {
-        const int count = classes - k < MOST_CLASSES_ALONG_ROWS ? (int)(classes - k) : MOST_CLASSES_ALONG_ROWS;
-        NAME(load_columns)(columns, source + k * (source_class ? source_class : one), source_row, source_class,
-                           row_count, count);
-        NAME(store_columns)(columns, destination + k * (destination_class ? destination_class : one), destination_row,
-                            destination_class, row_count, count);
+/* One matrix of a batch, from some row on. */
+typedef struct {
+    char *data; /* NULL: there is none */
+    ptrdiff_t row_stride, class_stride;
+} NAME(matrix);
+
+KERNEL_INLINE NAME(matrix) NAME(matrix_of)(const char *data, ptrdiff_t row_stride, ptrdiff_t class_stride) {
+    const NAME(matrix) matrix = {(char *)data, row_stride, class_stride};
+    return matrix;
+}
+
+/* Numbers from one layout to another.  A few classes of all rows come before the next few, so that each cache line that
+ * is asked for is used whole, however far apart the classes lie; meanwhile the rows after these come from memory. */
+KERNEL_INLINE void NAME(turn)(NAME(matrix) source, NAME(matrix) destination, int64_t row_count, int64_t classes) {
+    ALIGNED_64 REAL columns[TRANSPOSE_WIDTH][LANES];
+    const ptrdiff_t source_step = source.class_stride ? source.class_stride : (ptrdiff_t)sizeof(REAL);
+    const ptrdiff_t step = destination.class_stride ? destination.class_stride : (ptrdiff_t)sizeof(REAL);
+    for (int64_t k = 0; k < classes; k += TRANSPOSE_WIDTH) {
+        const int count = classes - k < TRANSPOSE_WIDTH ? (int)(classes - k) : TRANSPOSE_WIDTH;
+        for (int64_t row = 0; row < row_count; row += LANES) {
+            const int rows = row_count - row < LANES ? (int)(row_count - row) : LANES;
+            if (source.class_stride)
+                for (int j = 0; j < count; ++j)
+                    PREFETCH(source.data + (row + row_count) * source.row_stride + (k + j) * source_step);
+            NAME(load_columns)(columns, source.data + row * source.row_stride + k * source_step, source.row_stride,
+                               source.class_stride, rows, count);
+            NAME(store_columns)(columns, destination.data + row * destination.row_stride + k * step,
+                                destination.row_stride, destination.class_stride, rows, count);
+        }
     }
+}
+
+/* Asks for the columns that will be written. */
+KERNEL_INLINE void NAME(prefetch_columns)(NAME(matrix) matrix, int64_t row_count, int64_t classes) {
+    for (int64_t k = 0; k < classes; ++k)
+        for (int64_t row = 0; row < row_count; row += LANES)
+            PREFETCH(matrix.data + row * matrix.row_stride + k * matrix.class_stride);
+}
+
+/* Rows of a batch with a class stride that are taken at a time: as many as have four vectors of each class side by side, if
+ * a core's own cache holds them. */
+KERNEL_INLINE int NAME(rows_per_turn)(int64_t classes) {
+    return classes * (4 * LANES) * (int64_t)sizeof(REAL) <= BYTES_PER_TURN ? 4 * LANES : LANES;
+}
+
+/* A place for them that the kernels like: columns in a tile's way, or rows of contiguous classes. */
+KERNEL_INLINE NAME(matrix) NAME(place_for_turned)(char *place, int64_t classes) {
+    const int64_t rows = NAME(rows_per_turn)(classes);
+    const ptrdiff_t one = (ptrdiff_t)sizeof(REAL);
+    if (classes <= MOST_CLASSES_ALONG_ROWS)
+        return NAME(matrix_of)(place, one, (ptrdiff_t)rows * one);
+    return NAME(matrix_of)(place, (ptrdiff_t)classes * one, 0);
+}
+
+KERNEL_INLINE size_t NAME(bytes_of_turned)(int64_t classes) {
+    return (size_t)(classes * NAME(rows_per_turn)(classes)) * sizeof(REAL);
 }
 
 KERNEL_INLINE int NAME(is_turned)(const xent_batch *batch) {
@@ -194,43 +241,51 @@ KERNEL_INLINE int NAME(is_turned)(const xent_batch *batch) {
            (batch->dense_targets && NAME(has_columns)(batch->dense_targets_class_stride));
 }
 
-/* Where rows of contiguous classes are kept meanwhile: those of the logits, or the gradient, and those of the targets. */
-KERNEL_INLINE size_t NAME(bytes_of_turned_rows)(int64_t classes) {
-    return ((size_t)classes * sizeof(REAL) * LANES + 63) / 64 * 64;
+KERNEL_INLINE void NAME(plain_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                    const int64_t *labels, REAL *row_loss, void *workspace, int kind) {
+    if (batch->classes > MOST_CLASSES_ALONG_ROWS)
+        NAME(many_long_rows)(batch, first_row, row_count, labels, row_loss, workspace, kind);
+    else
+        NAME(many_short_rows)(batch, first_row, row_count, labels, row_loss, kind);
 }
 
-/* Long rows of which some matrix has a class stride, a vector of them at a time, turned in the workspace.  `labels` has whole
- * vectors. */
-KERNEL_INLINE void NAME(many_turned_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                          const int64_t *labels, REAL *row_loss, void *workspace, int kind) {
-    const ptrdiff_t row_bytes = (ptrdiff_t)batch->classes * (ptrdiff_t)sizeof(REAL);
-    char *place = (char *)workspace + NAME(summary_bytes)(batch->classes);
-    char *target_place = place + NAME(bytes_of_turned_rows)(batch->classes);
-    for (int64_t k = 0; k < row_count; k += LANES) {
-        const int count = row_count - k < LANES ? (int)(row_count - k) : LANES;
-        const xent_batch rows = xent_batch_from(batch, first_row + k, sizeof(REAL));
-        xent_batch turned = rows;
-        if (NAME(has_columns)(rows.logits_class_stride)) {
-            NAME(turn_rows)(rows.logits, rows.logits_row_stride, rows.logits_class_stride, place, row_bytes, 0, count,
-                            rows.classes);
-            turned.logits = place;
-            turned.logits_row_stride = row_bytes;
+/* The same where some matrix has a class stride: it turns in the workspace.  `labels` has whole vectors. */
+KERNEL_INLINE void NAME(turned_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                     const int64_t *labels, REAL *row_loss, void *workspace, int kind) {
+    const int64_t classes = batch->classes, at_once = NAME(rows_per_turn)(classes);
+    char *after_summaries = (char *)workspace + NAME(workspace_bytes)(classes);
+    const NAME(matrix) place = NAME(place_for_turned)(after_summaries, classes);
+    const NAME(matrix) target_place = NAME(place_for_turned)(after_summaries + NAME(bytes_of_turned)(classes), classes);
+    for (int64_t k = 0; k < row_count; k += at_once) {
+        const int64_t count = row_count - k < at_once ? row_count - k : at_once;
+        const xent_batch given = xent_batch_from(batch, first_row + k, sizeof(REAL));
+        const NAME(matrix) grad = NAME(matrix_of)(given.grad, given.grad_row_stride, given.grad_class_stride);
+        xent_batch turned = given;
+        if (NAME(has_columns)(given.logits_class_stride)) {
+            NAME(turn)(NAME(matrix_of)(given.logits, given.logits_row_stride, given.logits_class_stride), place, count,
+                       classes);
+            turned.logits = place.data;
+            turned.logits_row_stride = place.row_stride;
+            turned.logits_class_stride = place.class_stride;
         }
-        if (rows.dense_targets && NAME(has_columns)(rows.dense_targets_class_stride)) {
-            NAME(turn_rows)(rows.dense_targets, rows.dense_targets_row_stride, rows.dense_targets_class_stride,
-                            target_place, row_bytes, 0, count, rows.classes);
-            turned.dense_targets = target_place;
-            turned.dense_targets_row_stride = row_bytes;
+        if (given.dense_targets && NAME(has_columns)(given.dense_targets_class_stride)) {
+            NAME(turn)(
+                NAME(matrix_of)(given.dense_targets, given.dense_targets_row_stride, given.dense_targets_class_stride),
+                target_place, count, classes);
+            turned.dense_targets = target_place.data;
+            turned.dense_targets_row_stride = target_place.row_stride;
+            turned.dense_targets_class_stride = target_place.class_stride;
         }
-        const int is_grad_turned = rows.grad && NAME(has_columns)(rows.grad_class_stride);
-        if (is_grad_turned) {
-            turned.grad = place;
-            turned.grad_row_stride = row_bytes;
+        if (grad.data && NAME(has_columns)(grad.class_stride)) {
+            if (given.grad != given.logits)
+                NAME(prefetch_columns)(grad, count, classes);
+            turned.grad = place.data;
+            turned.grad_row_stride = place.row_stride;
+            turned.grad_class_stride = place.class_stride;
         }
-        NAME(many_long_rows)(&turned, 0, count, labels + k, row_loss + k, workspace, kind);
-        if (is_grad_turned)
-            NAME(turn_rows)(place, row_bytes, 0, rows.grad, rows.grad_row_stride, rows.grad_class_stride, count,
-                            rows.classes);
+        NAME(plain_rows)(&turned, 0, count, labels + k, row_loss + k, workspace, kind);
+        if (turned.grad == place.data && grad.data)
+            NAME(turn)(place, grad, count, classes);
     }
 }
 
@@ -241,22 +296,14 @@ KERNEL_INLINE double NAME(rows)(const xent_batch *batch, int64_t first_row, int6
     REAL *row_loss = batch->row_loss ? (REAL *)(void *)batch->row_loss + first_row : losses;
     if (has_labels(batch, kind))
         xent_read_labels(&batch->labels, first_row, row_count, labels);
-    if (batch->classes > MOST_CLASSES_ALONG_ROWS && NAME(is_turned)(batch))
-        NAME(many_turned_rows)(batch, first_row, row_count, labels, row_loss, workspace, kind);
-    else if (batch->classes > MOST_CLASSES_ALONG_ROWS)
-        NAME(many_long_rows)(batch, first_row, row_count, labels, row_loss, workspace, kind);
+    if (NAME(is_turned)(batch))
+        NAME(turned_rows)(batch, first_row, row_count, labels, row_loss, workspace, kind);
     else
-        NAME(many_short_rows)(batch, first_row, row_count, labels, row_loss, kind);
+        NAME(plain_rows)(batch, first_row, row_count, labels, row_loss, workspace, kind);
     return NAME(sum_of_losses)(row_loss, row_count);
 }
 
-static size_t NAME(workspace_bytes)(int64_t classes) {
-    return classes <= MOST_CLASSES_ALONG_ROWS ? 0 : NAME(summary_bytes)(classes);
-}
-
-static size_t NAME(turning_bytes)(int64_t classes) {
-    return classes <= MOST_CLASSES_ALONG_ROWS ? 0 : 2 * NAME(bytes_of_turned_rows)(classes);
-}
+static size_t NAME(turning_bytes)(int64_t classes) { return 2 * NAME(bytes_of_turned)(classes); }
 
 /* What the threads that share a row leave for each other; its blocks' summaries follow. */
 typedef struct {
