@@ -56,21 +56,8 @@ cdef inline cnp.ndarray as_destination(object out, cnp.ndarray logits):
 
 
 cdef cnp.ndarray unusual_destination(object out, object logits):
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be an ndarray, not {type(out).__name__}")
-    destination = as_plain_array(out, "out")
-    if destination.dtype.type is not logits.dtype.type:
-        raise TypeError(f"out must have the logits' dtype {logits.dtype}, not {destination.dtype}")
-    if destination.shape != logits.shape:
-        raise ValueError(f"out must have the logits' shape {logits.shape}, not {destination.shape}")
-    if not destination.flags.writeable:
-        raise ValueError("output array is read-only (out)")
-    if may_overlap_itself(destination):
-        raise ValueError(
-            f"out overlaps itself: shape {destination.shape}, strides {destination.strides}"
-        )
-    if not is_same_memory(destination, logits) and shares_memory(destination, logits):
-        raise ValueError("out overlaps logits; it must be logits or share no memory with them")
+    destination = as_output(out, logits, "logits")
+    check_overlap(destination, logits, "logits")
     return destination
 
 
@@ -425,44 +412,6 @@ cdef object as_plain_array(object given, str name):
 cdef inline bint is_supported_float(cnp.ndarray array) noexcept:
     cdef int type_number = cnp.PyArray_TYPE(array)
     return type_number == cnp.NPY_FLOAT32 or type_number == cnp.NPY_FLOAT64
-
-
-cdef bint may_overlap_itself(cnp.ndarray array) noexcept:
-    """Whether two entries of a matrix may share bytes.
-
-    They cannot if the entries along one axis lie apart and fit between neighbours along the other.
-    Matrices made by slicing and transposing pass; of those made by as_strided some that interleave
-    without overlapping do not.
-    """
-    cdef cnp.npy_intp rows = cnp.PyArray_DIM(array, 0)
-    cdef cnp.npy_intp columns = cnp.PyArray_DIM(array, 1)
-    cdef cnp.npy_intp row_step = abs(cnp.PyArray_STRIDE(array, 0))
-    cdef cnp.npy_intp column_step = abs(cnp.PyArray_STRIDE(array, 1))
-    cdef cnp.npy_intp itemsize = cnp.PyArray_ITEMSIZE(array)
-    if rows == 0 or columns == 0:
-        return False
-    if rows == 1:
-        row_step = (columns - 1) * column_step + itemsize
-    if columns == 1:
-        column_step = (rows - 1) * row_step + itemsize
-    if row_step < column_step:
-        return row_step < itemsize or column_step < (rows - 1) * row_step + itemsize
-    return column_step < itemsize or row_step < (columns - 1) * column_step + itemsize
-
-
-cdef bint is_same_memory(cnp.ndarray first, cnp.ndarray second) noexcept:
-    """Whether two matrices of one shape and type have the same bytes for every entry."""
-    cdef int axis
-    for axis in range(2):
-        if (
-            cnp.PyArray_DIM(first, axis) > 1
-            and cnp.PyArray_STRIDE(first, axis) != cnp.PyArray_STRIDE(second, axis)
-        ):
-            return False
-    return (
-        cnp.PyArray_DATA(first) == cnp.PyArray_DATA(second)
-        and cnp.PyArray_ISNOTSWAPPED(first) == cnp.PyArray_ISNOTSWAPPED(second)
-    )
 
 
 cdef bint shares_memory(cnp.ndarray first, cnp.ndarray second) except -1:

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xent_fast._result import LossAndGrad
+
 def loss(
     logits: object,
     targets: object,
@@ -102,7 +104,7 @@ def distillation(
     scale: object,
     out: object,
     num_threads: object,
-) -> Any: ...
+) -> LossAndGrad[Any]: ...
 def checked_floats(given: object, name: str, out: object) -> NDArray[np.floating[Any]]: ...
 def checked_axis(given: object, array: NDArray[Any], name: str) -> int: ...
 def checked_output(out: object, array: NDArray[Any], name: str) -> NDArray[np.floating[Any]]: ...

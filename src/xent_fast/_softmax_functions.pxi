@@ -12,11 +12,10 @@ from xent_fast._kernels cimport (
 )
 
 
-# The arrays of one call once they have been checked: as given, as rows for the kernels, and where the
-# results go. Nothing here but `logits`, `other`, `labels` and `final` may be memory of the caller.
+# The arrays of one call once they have been checked: as rows for the kernels, and where results go.
 @cython.final
 cdef class Problem:
-    cdef object logits, final, label_place
+    cdef object logits, final
     cdef tuple row_shape
     cdef int axis
     cdef cnp.ndarray rows, other, targets, weight, sample_weight, working, row_loss
@@ -95,7 +94,9 @@ def distillation(
     cdef bint has_targets = targets is not None
     read_options(&options, label_smoothing, 1.0, 0.0, reduction, scale, False, num_threads)
     batch.temperature = as_temperature(temperature)
-    share = as_share(alpha) if has_targets else 1.0 + 0.0 * as_share(alpha)
+    share = as_share(alpha)
+    if not has_targets:
+        share = 1.0
     target_share = 1.0 - share
     if not has_targets and ignore_index is not None:
         raise ValueError("ignore_index needs targets that are class indices")
@@ -187,7 +188,7 @@ cdef double add_targets(
     targets = as_any_targets(given_targets, problem.logits, problem.row_shape, logits_name)
     if out is not None and shares_memory(targets, problem.final):
         raise ValueError("out shares memory with targets")
-    problem.label_place = (targets, problem.axis, problem.row_shape)
+    axes = (*without_axis(tuple(range(problem.logits.ndim)), problem.axis), problem.axis)
     if targets.ndim == problem.logits.ndim and not cnp.PyArray_ISINTEGER(targets):
         rows_of_targets = plain_rows(targets, problem.axis)
     else:
@@ -195,12 +196,10 @@ cdef double add_targets(
     problem.targets = as_targets(rows_of_targets, problem.rows, working)
     class_weight = as_class_weight(given_weight, problem.rows)
     problem.weight = class_weight if has_targets else None
-    sample_weight = given_sample_weight
-    if sample_weight is not None:
-        sample_weight = flattened(
-            as_plain_array(sample_weight, "sample_weight"), problem.row_shape, "sample_weight"
-        )
-    problem.sample_weight = as_sample_weight(sample_weight, problem.rows, working)
+    if given_sample_weight is not None:
+        sample_weight = as_plain_array(given_sample_weight, "sample_weight")
+        check_row_shape(sample_weight, problem.row_shape, "sample_weight")
+        problem.sample_weight = as_sample_weights(sample_weight.reshape(-1))
     describe_rows(
         batch, options, problem.rows, problem.targets, problem.weight, problem.sample_weight,
         ignore_index
@@ -208,7 +207,7 @@ cdef double add_targets(
     if not has_targets:
         batch.label_smoothing = 0.0
     return check_labels_and_sum_weights(
-        batch, problem.targets, problem.weight, problem.label_place
+        batch, problem.targets, problem.weight, (targets, problem.axis, axes)
     )
 
 
@@ -227,20 +226,24 @@ cdef object compute_problem(
     double denominator,
 ):
     """Write the result to `problem.final`, and losses to `problem.row_loss`; return their sum."""
+    cdef Groups groups
     cdef Plan plan
     cdef bint is_void = options.reduction == MEAN and denominator == 0
     cdef double loss_sum = NAN
 
     # Every allocation that is left.
     if options.reduction == NONE and function == XENT_DISTILLATION:
-        problem.row_loss = empty_rows(problem.rows, cnp.PyArray_TYPE(problem.rows))
+        problem.row_loss = empty_rows(batch.rows, cnp.PyArray_TYPE(problem.rows))
     point_batch_at(batch, problem.rows, problem.working, problem.row_loss, None, None)
-    make_plan(&plan, batch, softmax_function(problem.rows, function), options.num_threads)
+    describe_groups(&groups, problem.rows, problem.working, problem.targets)
+    make_plan(
+        &plan, batch, &groups, softmax_function(problem.rows, function), options.num_threads
+    )
 
     # The first write to memory of the caller, and all others.
     try:
         if is_void:
-            clear(problem.working)
+            problem.working.fill(0)
         else:
             loss_sum = process_rows(&plan)
     finally:

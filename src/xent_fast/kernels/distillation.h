@@ -96,28 +96,26 @@ KERNEL_INLINE vec NAME(distil_vector)(vec big_p, vec big_q, vec teacher, vec stu
 /* All classes but the one whose P and Q were set to 0. `grad_of_targets` may be NULL. */
 KERNEL_INLINE NAME(divergence_sums)
     NAME(distil_classes)(const REAL *big_p, const REAL *big_q, const REAL *teacher, const REAL *student,
-                         const REAL *grad_of_targets, REAL *grad, int64_t count,
-                         const NAME(divergence_frame) * frame) {
+                         const REAL *grad_of_targets, REAL *grad, int64_t count, const NAME(divergence_frame) * frame) {
     const vec zero = v_splat(0);
     NAME(divergence_sums) sums = {NAME(zero_wide)(), NAME(zero_wide)()};
     vec terms[4], differences[4], grads[4];
     int64_t k = 0;
     for (; k + GROUP <= count; k += GROUP) {
         EACH_OF(4, const int64_t at = k + j * LANES;
-                grads[j] = NAME(distil_vector)(v_load(big_p + at), v_load(big_q + at), v_load(teacher + at),
-                                               v_load(student + at),
-                                               grad_of_targets ? v_load(grad_of_targets + at) : zero, frame, terms + j,
-                                               differences + j);
+                grads[j] = NAME(distil_vector)(
+                    v_load(big_p + at), v_load(big_q + at), v_load(teacher + at), v_load(student + at),
+                    grad_of_targets ? v_load(grad_of_targets + at) : zero, frame, terms + j, differences + j);
                 v_store(grad + at, grads[j]));
         NAME(add_group)(&sums.terms, terms);
         NAME(add_group)(&sums.differences, differences);
     }
     for (; k < count; k += LANES) {
         const int left = count - k < LANES ? (int)(count - k) : LANES;
-        grads[0] = NAME(distil_vector)(
-            v_load_first(big_p + k, left, 0), v_load_first(big_q + k, left, 0), v_load_first(teacher + k, left, 0),
-            v_load_first(student + k, left, 0), grad_of_targets ? v_load_first(grad_of_targets + k, left, 0) : zero,
-            frame, terms, differences);
+        grads[0] = NAME(distil_vector)(v_load_first(big_p + k, left, 0), v_load_first(big_q + k, left, 0),
+                                       v_load_first(teacher + k, left, 0), v_load_first(student + k, left, 0),
+                                       grad_of_targets ? v_load_first(grad_of_targets + k, left, 0) : zero, frame,
+                                       terms, differences);
         v_store_first(grad + k, left, grads[0]);
         NAME(wide_add)(&sums.terms, terms[0]);
         NAME(wide_add)(&sums.differences, differences[0]);
@@ -141,16 +139,17 @@ KERNEL_INLINE double NAME(distil_row)(REAL *big_p, REAL *big_q, int64_t likelies
     const double shift = log_of_1_plus_number(others_of_teacher / (double)p_of_likeliest) -
                          log_of_1_plus_number(others_of_student / (double)largest_q);
     const double slope = weight * temperature;
-    const NAME(divergence_frame) frame = {
-        v_splat(teacher[m]), v_splat(student[likeliest_of_student]),
-        v_splat((REAL)(inverse_temperature < LARGEST_REAL ? inverse_temperature : LARGEST_REAL)), v_splat((REAL)shift),
-        NAME(scaled_factor_of)(slope, NAME(third_of_exponent)(slope))};
+    const NAME(divergence_frame)
+        frame = {v_splat(teacher[m]), v_splat(student[likeliest_of_student]),
+                 v_splat((REAL)(inverse_temperature < LARGEST_REAL ? inverse_temperature : LARGEST_REAL)),
+                 v_splat((REAL)shift), NAME(scaled_factor_of)(slope, NAME(third_of_exponent)(slope))};
     const vec d = NAME(log_ratios)(v_splat(teacher[m]), v_splat(student[m]), &frame);
     const REAL target_part = grad_of_targets ? grad_of_targets[m] : 0;
-    const NAME(divergence_sums)
-        sums = NAME(distil_classes)(big_p, big_q, teacher, student, grad_of_targets, grad, count, &frame);
+    const NAME(divergence_sums) sums =
+        NAME(distil_classes)(big_p, big_q, teacher, student, grad_of_targets, grad, count, &frame);
     const int is_likely = (double)p_of_likeliest + (double)q_of_likeliest > 1;
-    const vec difference = v_splat(is_likely ? (REAL)-NAME(wide_total)(sums.differences) : q_of_likeliest - p_of_likeliest);
+    const vec difference =
+        v_splat(is_likely ? (REAL)-NAME(wide_total)(sums.differences) : q_of_likeliest - p_of_likeliest);
     grad[m] = v_first(NAME(times_factor)(difference, &frame.factor, v_splat(0))) + target_part;
     const double term = (double)v_first(NAME(divergence_terms)(v_splat(p_of_likeliest), d, difference));
     return NAME(wide_total)(sums.terms) + term;
@@ -159,14 +158,8 @@ KERNEL_INLINE double NAME(distil_row)(REAL *big_p, REAL *big_q, int64_t likelies
 /* The same rows of the batch of targets, its gradient to `grad` and its losses to `row_loss`. */
 KERNEL_INLINE xent_batch NAME(batch_of_targets)(const xent_batch *batch, int64_t first_row, int64_t row_count,
                                                 REAL *grad, REAL *row_loss) {
-    xent_batch part = *batch;
+    xent_batch part = xent_batch_from(batch, first_row, sizeof(REAL));
     part.rows = row_count;
-    part.logits += first_row * batch->logits_row_stride;
-    part.labels.data += first_row * batch->labels.stride;
-    if (batch->dense_targets)
-        part.dense_targets += first_row * batch->dense_targets_row_stride;
-    if (batch->sample_weight)
-        part.sample_weight += first_row;
     part.grad = (char *)grad;
     part.grad_row_stride = NAME(part_row_stride)(batch->classes);
     part.row_loss = (char *)row_loss;
@@ -194,8 +187,8 @@ KERNEL_INLINE void NAME(distillation_part)(const xent_distillation_batch *proble
         xent_read_labels(&batch->labels, first_row, row_count, labels);
     NAME(softmax_part)(teachers, problem->teacher_row_stride, row_count, classes, temperature, big_p,
                        likeliest_of_teacher, NULL, workspace);
-    NAME(softmax_part)(students, batch->logits_row_stride, row_count, classes, temperature, big_q,
-                       likeliest_of_student, NULL, workspace);
+    NAME(softmax_part)(students, batch->logits_row_stride, row_count, classes, temperature, big_q, likeliest_of_student,
+                       NULL, workspace);
     if (grad_of_targets) {
         const xent_batch part = NAME(batch_of_targets)(batch, first_row, row_count, grad_of_targets, target_loss);
         problem->target_kernels->process_rows(&part, 0, row_count, workspace);
@@ -209,13 +202,13 @@ KERNEL_INLINE void NAME(distillation_part)(const xent_distillation_batch *proble
             NAME(fill)(grad, classes, row_loss[k]);
             continue;
         }
-        const double weight = batch->sample_weight ? problem->weight_factor * batch->sample_weight[row]
-                                                   : problem->weight_factor;
-        const double divergence = NAME(distil_row)(
-            big_p + k * step, big_q + k * step, likeliest_of_teacher[k], likeliest_of_student[k],
-            (const REAL *)(const void *)(teachers + k * problem->teacher_row_stride),
-            (const REAL *)(const void *)(students + k * batch->logits_row_stride),
-            grad_of_targets ? grad_of_targets + k * step : NULL, grad, classes, temperature, weight);
+        const double weight =
+            batch->sample_weight ? problem->weight_factor * batch->sample_weight[row] : problem->weight_factor;
+        const double divergence =
+            NAME(distil_row)(big_p + k * step, big_q + k * step, likeliest_of_teacher[k], likeliest_of_student[k],
+                             (const REAL *)(const void *)(teachers + k * problem->teacher_row_stride),
+                             (const REAL *)(const void *)(students + k * batch->logits_row_stride),
+                             grad_of_targets ? grad_of_targets + k * step : NULL, grad, classes, temperature, weight);
         const double loss = weight == 0 && isinf(divergence) ? 0 : weight * temperature * temperature * divergence;
         row_loss[k] = (REAL)(loss + (grad_of_targets ? (double)target_loss[k] : 0));
     }

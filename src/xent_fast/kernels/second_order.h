@@ -64,15 +64,13 @@ KERNEL_INLINE void NAME(hessian_times_vector)(const REAL *p, const REAL *v, REAL
         NAME(wide_add_product)(&sum, v_load(p + k), v_sub(v_load(v + k), v_of_likeliest));
     const int left = (int)(count - k);
     if (left)
-        NAME(wide_add_product)(&sum, v_load_first(p + k, left, 0),
-                               v_sub(v_load_first(v + k, left, 0), v_of_likeliest));
+        NAME(wide_add_product)(&sum, v_load_first(p + k, left, 0), v_sub(v_load_first(v + k, left, 0), v_of_likeliest));
     double error;
     const double total = NAME(wide_total_and_error)(sum, &error);
     const NAME(pair) mean = NAME(splat_pair)(total, error);
     const vec z_term = v_splat((REAL)(c->z * (value_of_likeliest + total)));
     for (k = 0; k + LANES <= count; k += LANES)
-        v_store(product + k,
-                NAME(hessian_product)(v_load(p + k), v_load(v + k), v_of_likeliest, mean, z_term, c));
+        v_store(product + k, NAME(hessian_product)(v_load(p + k), v_load(v + k), v_of_likeliest, mean, z_term, c));
     if (left)
         v_store_first(product + k, left,
                       NAME(hessian_product)(v_load_first(p + k, left, 0), v_load_first(v + k, left, 0), v_of_likeliest,
@@ -125,7 +123,8 @@ KERNEL_INLINE void NAME(second_order_part)(const xent_second_order_batch *proble
         }
         const NAME(curvature) c = NAME(curvature_of_row)(problem, row, labels[k], (double)lse[k]);
         if (problem->vector)
-            NAME(hessian_times_vector)(p, (const REAL *)(const void *)(problem->vector + row * problem->vector_row_stride),
+            NAME(hessian_times_vector)(p,
+                                       (const REAL *)(const void *)(problem->vector + row * problem->vector_row_stride),
                                        result, classes, likeliest[k], &c);
         else
             NAME(hessian_diagonal)(p, result, classes, likeliest[k], &c);

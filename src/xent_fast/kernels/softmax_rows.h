@@ -97,6 +97,14 @@ KERNEL_INLINE vec NAME(times_factor)(vec value, const NAME(scaled_factor) * f, v
 
 /* The row of the contract's table for a function of the softmax. */
 #ifndef SOFTMAX_FUNCTION_TABLE
-#define SOFTMAX_FUNCTION_TABLE(name, dtype)                                                                         \
-    {PASTE_NAMES(name##_rows, dtype), PASTE_NAMES(name##_workspace_bytes, dtype), NULL, NULL, NULL, NULL, NULL, NULL}
+#define SOFTMAX_FUNCTION_TABLE(name, dtype)      \
+    {PASTE_NAMES(name##_rows, dtype),            \
+     PASTE_NAMES(name##_workspace_bytes, dtype), \
+     NULL,                                       \
+     NULL,                                       \
+     NULL,                                       \
+     NULL,                                       \
+     NULL,                                       \
+     NULL,                                       \
+     NULL}
 #endif
