@@ -120,7 +120,7 @@ cdef cnp.ndarray copied_rows(object array, object dtype):
     return copy.reshape((array.size // max(classes, 1), classes))
 
 
-# --- rows side by side, for kernels that take nothing else -----------------------------------------
+# --- rows side by side, for kernels that take nothing else ----------------------------------------
 
 
 cdef inline object classes_last(object array, int axis):
