@@ -157,8 +157,8 @@ def test_student_as_sure_as_its_teacher(isa: str, dtype: type[np.floating], clas
     grad[:, 1] = 0  # of no digits in the definition, which takes 1 from 1
     grad[:, 1] = -grad.sum(axis=1)
     error = np.abs(got.grad - grad).max(axis=1)
-    # The definition rounds logarithms near 40.
-    assert (error <= 64 * np.finfo(dtype).eps * np.abs(grad).max(axis=1)).all()
+    # The definition rounds logarithms near 40, and thousands of differences nearly cancel.
+    assert (error <= 256 * np.finfo(dtype).eps * np.abs(grad).max(axis=1)).all()
 
 
 @pytest.mark.parametrize("temperature", [1e-30, 1e30, 1e60])
