@@ -420,8 +420,8 @@ def overlapping_rows() -> np.ndarray:
     [
         ([[0.0]], TypeError, "out must be an ndarray, not list"),
         (np.ma.array(good()), TypeError, "out must not be a masked array"),
-        (good(dtype=np.float64), TypeError, "out must have the dtype float32 of"),
-        (good((4, 6)), ValueError, "out must have the shape (6, 4) of"),
+        (good(dtype=np.float64), TypeError, "probabilities' dtype float32, not float64"),
+        (good((4, 6)), ValueError, "probabilities' shape (6, 4), not (4, 6)"),
         (np.broadcast_to(np.float32(0), (6, 4)), ValueError, "output array is read-only (out)"),
         (as_strided(good(), (6, 4), (0, 4)), ValueError, "out overlaps itself"),
         (overlapping_rows(), ValueError, "out overlaps itself"),

@@ -162,14 +162,20 @@ MEMORY = np.zeros(13)
 @pytest.mark.parametrize(
     ("error", "words", "arguments"),
     [
-        (TypeError, "logits must be float32 or float64", {"student_logits": STUDENT.astype(int)}),
-        (TypeError, "masked", {"student_logits": np.ma.masked_array(STUDENT)}),
-        (ValueError, "no axis", {"student_logits": np.float64(1), "teacher_logits": 1.0}),
+        (TypeError, "^student_logits must be float32", {"student_logits": STUDENT.astype(int)}),
+        (TypeError, "^student_logits .* masked", {"student_logits": np.ma.masked_array(STUDENT)}),
+        (ValueError, "^student_logits .* have no class", {"student_logits": STUDENT[:, :0]}),
+        (
+            ValueError,
+            "^student_logits must .* no axis",
+            {"student_logits": np.float64(1), "teacher_logits": 1.0},
+        ),
         (TypeError, "teacher_logits must not be", {"teacher_logits": np.ma.masked_array(STUDENT)}),
         (TypeError, "teacher_logits must hold real", {"teacher_logits": STUDENT + 0j}),
         (ValueError, "teacher_logits must have the shape", {"teacher_logits": np.zeros((3, 1))}),
         (IndexError, "index 4 is out of bounds", {"targets": [0, 0, 4]}),
         (ValueError, "class indices must have shape", {"targets": [0, 0]}),
+        (ValueError, "must have the student_logits' shape", {"targets": np.zeros((4, 3))}),
         (np.exceptions.AxisError, "axis 2 is out of bounds", {"axis": 2}),
         (ValueError, "weight must have shape", {"weight": [1.0]}),
         (ValueError, "sample_weight must have shape", {"sample_weight": [1.0]}),
@@ -184,11 +190,15 @@ MEMORY = np.zeros(13)
         (ValueError, "num_threads", {"num_threads": 0}),
         (
             TypeError,
-            "ndarray where out is given",
+            "^student_logits .* ndarray where out is given",
             {"student_logits": STUDENT.tolist(), "out": STUDENT},
         ),
         (TypeError, "out must be an ndarray", {"out": STUDENT.tolist()}),
-        (TypeError, "dtype float64, not float32", {"out": np.zeros((3, 4), np.float32)}),
+        (
+            TypeError,
+            "student_logits' dtype float64, not float32",
+            {"out": np.zeros((3, 4), np.float32)},
+        ),
         (ValueError, r"shape \(3, 4\), not \(4, 3\)", {"out": np.zeros((4, 3))}),
         (ValueError, "read-only", {"out": READ_ONLY}),
         (

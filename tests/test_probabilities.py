@@ -255,8 +255,8 @@ def test_bad_input(
     ("out", "error", "message"),
     [
         ([0.0], TypeError, "out must be an ndarray, not list"),
-        (GOOD.astype(float), TypeError, "out must have the dtype float32 of probabilities"),
-        (GOOD[1:].copy(), ValueError, "out must have the shape (6, 4) of probabilities"),
+        (GOOD.astype(float), TypeError, "out must have the probabilities' dtype float32"),
+        (GOOD[1:].copy(), ValueError, "out must have the probabilities' shape (6, 4)"),
         (np.broadcast_to(np.float32(0), (6, 4)), ValueError, "output array is read-only (out)"),
         (GOOD[::-1], ValueError, "out overlaps probabilities"),
     ],

@@ -56,21 +56,8 @@ cdef inline cnp.ndarray as_destination(object out, cnp.ndarray logits):
 
 
 cdef cnp.ndarray unusual_destination(object out, object logits):
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be an ndarray, not {type(out).__name__}")
-    destination = as_plain_array(out, "out")
-    if destination.dtype.type is not logits.dtype.type:
-        raise TypeError(f"out must have the logits' dtype {logits.dtype}, not {destination.dtype}")
-    if destination.shape != logits.shape:
-        raise ValueError(f"out must have the logits' shape {logits.shape}, not {destination.shape}")
-    if not destination.flags.writeable:
-        raise ValueError("output array is read-only (out)")
-    if may_overlap_itself(destination):
-        raise ValueError(
-            f"out overlaps itself: shape {destination.shape}, strides {destination.strides}"
-        )
-    if not is_same_memory(destination, logits) and shares_memory(destination, logits):
-        raise ValueError("out overlaps logits; it must be logits or share no memory with them")
+    destination = as_output(out, logits, "logits")
+    check_overlap(destination, logits, "logits")
     return destination
 
 
@@ -196,63 +183,69 @@ cdef inline bint is_matrix_of_rows(object logits, object axis) except -1:
     return axis == -1 or axis == 1
 
 
-cdef object as_any_logits(object given, object out):
+cdef object as_float_array(object given, str name, object out):
+    """A plain ndarray of float32 or float64, of any shape and layout."""
     if out is not None and not isinstance(given, np.ndarray):
-        raise TypeError(f"logits must be an ndarray where out is given, not {type(given).__name__}")
-    logits = as_plain_array(given, "logits")
-    if not is_supported_float(logits):
-        raise TypeError(f"logits must be float32 or float64, not {logits.dtype}")
-    if logits.ndim == 0:
-        raise ValueError("logits must have a class axis; they have no axis at all")
-    return logits
+        raise TypeError(f"{name} must be an ndarray where out is given, not {type(given).__name__}")
+    array = as_plain_array(given, name)
+    if not is_supported_float(array):
+        raise TypeError(f"{name} must be float32 or float64, not {array.dtype}")
+    return array
 
 
-cdef int as_axis(object given, object logits) except -1:
-    axis = normalize_axis_index(as_index(given, "axis"), logits.ndim)
-    if logits.shape[axis] == 0 and 0 not in without_axis(logits.shape, axis):
-        raise ValueError(f"logits of shape {logits.shape} have no class")
+cdef int as_axis(object given, object array, str name) except -1:
+    """The axis of the classes, counted from the first; every row has a class."""
+    if array.ndim == 0:
+        raise np.exceptions.AxisError(f"{name} must have a class axis; they have no axis at all")
+    try:
+        axis = normalize_axis_index(as_index(given, "axis"), array.ndim)
+    except OverflowError:
+        raise np.exceptions.AxisError(given, array.ndim) from None
+    if array.shape[axis] == 0 and 0 not in without_axis(array.shape, axis):
+        raise ValueError(f"{name} of shape {array.shape} have no class along axis {axis}")
     return axis
 
 
-cdef object as_any_destination(object out, object logits):
+cdef object as_output(object out, object other, str name):
+    """`out` as a plain ndarray of the other's shape and dtype that can be written."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be an ndarray, not {type(out).__name__}")
     destination = as_plain_array(out, "out")
-    if destination.dtype.type is not logits.dtype.type:
-        raise TypeError(f"out must have the logits' dtype {logits.dtype}, not {destination.dtype}")
-    if destination.shape != logits.shape:
-        raise ValueError(f"out must have the logits' shape {logits.shape}, not {destination.shape}")
+    if destination.dtype.type is not other.dtype.type:
+        raise TypeError(f"out must have the {name}' dtype {other.dtype}, not {destination.dtype}")
+    if destination.shape != other.shape:
+        raise ValueError(f"out must have the {name}' shape {other.shape}, not {destination.shape}")
     if not destination.flags.writeable:
         raise ValueError("output array is read-only (out)")
-    if destination.size > 1 and internal_overlap(destination):
+    if may_repeat_itself(destination):
         raise ValueError(
             f"out overlaps itself: shape {destination.shape}, strides {destination.strides}"
         )
-    is_logits = (
-        destination.ctypes.data == logits.ctypes.data
-        and destination.strides == logits.strides
-        and destination.dtype == logits.dtype
-    )
-    if not is_logits and shares_memory(destination, logits):
-        raise ValueError("out overlaps logits; it must be logits or share no memory with them")
     return destination
 
 
-cdef bint internal_overlap(object array) except -1:
-    """Whether two entries may share bytes: an axis that steps inside what smaller steps span."""
-    reach = array.itemsize
-    for step, length in sorted(
-        (abs(step), length)
-        for step, length in zip(array.strides, array.shape, strict=True)
-        if length > 1
-    ):
-        if step < reach:
-            return True
-        reach += step * (length - 1)
-    return False
+cdef int check_overlap(object destination, object array, str name) except -1:
+    """An output has all its entries where the input has them, or shares no memory with it."""
+    if not has_same_entries(destination, array) and shares_memory(destination, array):
+        raise ValueError(
+            f"out overlaps {name}; it must be {name} or share no memory with them"
+        )
+    return 0
 
 
-cdef object as_any_targets(object given, object logits, tuple row_shape):
+cdef object as_numbers_alike(object given, str name, object other, str other_name):
+    """Real numbers of the other's shape as a plain ndarray."""
+    array = as_plain_array(given, name)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must hold real numbers, not {array.dtype}")
+    if array.shape != other.shape:
+        raise ValueError(
+            f"{name} must have the shape of {other_name} {other.shape}, not {array.shape}"
+        )
+    return array
+
+
+cdef object as_any_targets(object given, object logits, tuple row_shape, str name="logits"):
     targets = as_plain_array(given, "targets")
     if not isinstance(given, np.ndarray) and targets.shape == (0,) == row_shape:
         targets = targets.astype(np.intp)  # NumPy makes float64 of an empty list
@@ -272,7 +265,7 @@ cdef object as_any_targets(object given, object logits, tuple row_shape):
         )
     if targets.shape != logits.shape:
         raise ValueError(
-            f"dense targets must have the logits' shape {logits.shape}, not {targets.shape}"
+            f"dense targets must have the {name}' shape {logits.shape}, not {targets.shape}"
         )
     return targets
 
@@ -421,44 +414,6 @@ cdef inline bint is_supported_float(cnp.ndarray array) noexcept:
     return type_number == cnp.NPY_FLOAT32 or type_number == cnp.NPY_FLOAT64
 
 
-cdef bint may_overlap_itself(cnp.ndarray array) noexcept:
-    """Whether two entries of a matrix may share bytes.
-
-    They cannot if the entries along one axis lie apart and fit between neighbours along the other.
-    Matrices made by slicing and transposing pass; of those made by as_strided some that interleave
-    without overlapping do not.
-    """
-    cdef cnp.npy_intp rows = cnp.PyArray_DIM(array, 0)
-    cdef cnp.npy_intp columns = cnp.PyArray_DIM(array, 1)
-    cdef cnp.npy_intp row_step = abs(cnp.PyArray_STRIDE(array, 0))
-    cdef cnp.npy_intp column_step = abs(cnp.PyArray_STRIDE(array, 1))
-    cdef cnp.npy_intp itemsize = cnp.PyArray_ITEMSIZE(array)
-    if rows == 0 or columns == 0:
-        return False
-    if rows == 1:
-        row_step = (columns - 1) * column_step + itemsize
-    if columns == 1:
-        column_step = (rows - 1) * row_step + itemsize
-    if row_step < column_step:
-        return row_step < itemsize or column_step < (rows - 1) * row_step + itemsize
-    return column_step < itemsize or row_step < (columns - 1) * column_step + itemsize
-
-
-cdef bint is_same_memory(cnp.ndarray first, cnp.ndarray second) noexcept:
-    """Whether two matrices of one shape and type have the same bytes for every entry."""
-    cdef int axis
-    for axis in range(2):
-        if (
-            cnp.PyArray_DIM(first, axis) > 1
-            and cnp.PyArray_STRIDE(first, axis) != cnp.PyArray_STRIDE(second, axis)
-        ):
-            return False
-    return (
-        cnp.PyArray_DATA(first) == cnp.PyArray_DATA(second)
-        and cnp.PyArray_ISNOTSWAPPED(first) == cnp.PyArray_ISNOTSWAPPED(second)
-    )
-
-
 cdef bint shares_memory(cnp.ndarray first, cnp.ndarray second) except -1:
     return bounds_overlap(first, second) and np.shares_memory(first, second)
 
@@ -486,3 +441,38 @@ cdef AddressRange address_range(cnp.ndarray array) noexcept:
             bounds.high += reach
     bounds.high += cnp.PyArray_ITEMSIZE(array)
     return bounds
+
+
+cdef bint has_same_entries(object first, object second) except -1:
+    """Whether two arrays of one shape have the same bytes for every entry."""
+    return (
+        cnp.PyArray_DATA(first) == cnp.PyArray_DATA(second)
+        and first.dtype == second.dtype
+        and all([
+            length <= 1 or step == other_step
+            for length, step, other_step in zip(
+                first.shape, first.strides, second.strides, strict=True
+            )
+        ])
+    )
+
+
+cdef bint may_repeat_itself(object array) except -1:
+    """Whether two entries may share bytes.
+
+    They cannot if, from the shortest stride to the longest, each axis steps over all that the
+    shorter ones reach. Arrays made by slicing and transposing pass; of those made by as_strided
+    some that interleave without overlapping do not.
+    """
+    if array.size <= 1:
+        return False
+    reach = array.itemsize
+    for step, length in sorted([
+        (abs(step), length)
+        for step, length in zip(array.strides, array.shape, strict=True)
+        if length > 1
+    ]):
+        if step < reach:
+            return True
+        reach += step * (length - 1)
+    return False

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xent_fast._result import LossAndGrad
+
 def loss(
     logits: object,
     targets: object,
@@ -56,6 +58,53 @@ def log_softmax_vjp(
     out: object,
     num_threads: object,
 ) -> NDArray[np.floating[Any]]: ...
+def hessian_times_vector(
+    logits: object,
+    targets: object,
+    vector: object,
+    axis: object,
+    weight: object,
+    sample_weight: object,
+    ignore_index: object,
+    label_smoothing: object,
+    temperature: object,
+    z_loss: object,
+    reduction: object,
+    scale: object,
+    out: object,
+    num_threads: object,
+) -> NDArray[np.floating[Any]]: ...
+def hessian_diagonal(
+    logits: object,
+    targets: object,
+    axis: object,
+    weight: object,
+    sample_weight: object,
+    ignore_index: object,
+    label_smoothing: object,
+    temperature: object,
+    z_loss: object,
+    reduction: object,
+    scale: object,
+    out: object,
+    num_threads: object,
+) -> NDArray[np.floating[Any]]: ...
+def distillation(
+    student_logits: object,
+    teacher_logits: object,
+    targets: object,
+    temperature: object,
+    alpha: object,
+    axis: object,
+    weight: object,
+    sample_weight: object,
+    ignore_index: object,
+    label_smoothing: object,
+    reduction: object,
+    scale: object,
+    out: object,
+    num_threads: object,
+) -> LossAndGrad[Any]: ...
 def checked_floats(given: object, name: str, out: object) -> NDArray[np.floating[Any]]: ...
 def checked_axis(given: object, array: NDArray[Any], name: str) -> int: ...
 def checked_output(out: object, array: NDArray[Any], name: str) -> NDArray[np.floating[Any]]: ...

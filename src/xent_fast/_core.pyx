@@ -13,6 +13,7 @@ from numpy.lib.array_utils import normalize_axis_index
 
 from xent_fast import _result
 
+cimport cython
 cimport numpy as cnp
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
@@ -379,10 +380,12 @@ cdef tuple compute_rearranged(
 ):
     """`compute_rows` for any number of dimensions, with the classes along any axis."""
     cdef cnp.ndarray sample_weight = None
-    logits = as_any_logits(given_logits, out)
-    axis = as_axis(given_axis, logits)
+    logits = as_float_array(given_logits, "logits", out)
+    axis = as_axis(given_axis, logits, "logits")
     row_shape = without_axis(logits.shape, axis)
-    destination = None if out is None else as_any_destination(out, logits)
+    destination = None if out is None else as_output(out, logits, "logits")
+    if out is not None:
+        check_overlap(destination, logits, "logits")
     targets = as_any_targets(given_targets, logits, row_shape)
     if destination is not None and shares_memory(targets, destination):
         raise ValueError("out shares memory with targets")
@@ -444,12 +447,13 @@ def probabilities(given_logits, given_axis, logarithms, out, num_threads):
     """Return `xent_fast.softmax` or, with `logarithms`, `xent_fast.log_softmax`."""
     cdef xent_output output = XENT_LOG_PROBABILITIES if logarithms else XENT_PROBABILITIES
     cdef int threads = as_thread_count(num_threads)
-    logits = as_any_logits(given_logits, out)
-    axes = axes_by_stride(logits, as_axis(given_axis, logits))
+    logits = as_float_array(given_logits, "logits", out)
+    axes = axes_by_stride(logits, as_axis(given_axis, logits, "logits"))
     if out is None:
         destination = np.empty_like(logits, dtype=logits.dtype.type, subok=False)
     else:
-        destination = as_any_destination(out, logits)
+        destination = as_output(out, logits, "logits")
+        check_overlap(destination, logits, "logits")
     moved = destination.transpose(axes)
     grouped = as_groups([logits.transpose(axes), moved])
     if grouped is not None:
@@ -464,8 +468,8 @@ def probabilities(given_logits, given_axis, logarithms, out, num_threads):
 def log_sum_of_exponentials(given_logits, given_axis, num_threads):
     """Return `xent_fast.logsumexp` without keepdims."""
     cdef int threads = as_thread_count(num_threads)
-    logits = as_any_logits(given_logits, None)
-    axis = as_axis(given_axis, logits)
+    logits = as_float_array(given_logits, "logits", None)
+    axis = as_axis(given_axis, logits, "logits")
     axes = axes_by_stride(logits, axis)
     moved = logits.transpose(axes)
     grouped = as_groups([moved])
@@ -739,6 +743,8 @@ cdef int64_t parts_per_row(const Plan *plan, int requested_threads) noexcept:
     cdef int threads
     if classes < SHARED_LOGITS or plan.groups.count > 1 or is_turned(plan.batch):
         return 0
+    if plan.kernels.blocks_to_share == NULL:
+        return 0
     threads = thread_count(MOST_THREADS, plan.batch.rows * classes, requested_threads)
     if threads == 1 or plan.batch.rows >= SHARED_ROWS * threads:
         return 0
@@ -923,3 +929,4 @@ if os.environ.get("XENT_FAST_ISA"):
 
 
 include "_derivatives.pxi"
+include "_softmax_functions.pxi"

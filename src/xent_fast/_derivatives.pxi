@@ -42,8 +42,7 @@ cdef object vector_jacobian_product(
 
     # Everything that can be wrong with the arguments.
     values = as_float_array(given_values, values_name, out)
-    cdef int axis = axis_of(given_axis, values.ndim)
-    check_classes(values, axis, values_name)
+    cdef int axis = as_axis(given_axis, values, values_name)
     slopes = as_float_array(given_slopes, slopes_name, out)
     check_alike(slopes, slopes_name, values, values_name)
     cdef int requested_threads = as_thread_count(given_num_threads)
@@ -108,33 +107,6 @@ cdef void process_vjp_batch(
                 )
 
 
-# --- arguments of any shape -----------------------------------------------------------------------
-
-
-cdef object as_float_array(object given, str name, object out):
-    """A plain ndarray of float32 or float64, of any shape and layout."""
-    if out is not None and not isinstance(given, np.ndarray):
-        raise TypeError(f"{name} must be an ndarray where out is given, not {type(given).__name__}")
-    array = as_plain_array(given, name)
-    if not is_supported_float(array):
-        raise TypeError(f"{name} must be float32 or float64, not {array.dtype}")
-    return array
-
-
-cdef int axis_of(object given, int ndim) except -1:
-    """An axis counted from the first."""
-    try:
-        return normalize_axis_index(operator.index(given), ndim)
-    except OverflowError:
-        raise np.exceptions.AxisError(given, ndim) from None
-
-
-cdef int check_classes(object array, int axis, str name) except -1:
-    if array.shape[axis] == 0 and np.prod(np.delete(array.shape, axis), dtype=object) > 0:
-        raise ValueError(f"{name} of shape {array.shape} have no class along axis {axis}")
-    return 0
-
-
 cdef int check_alike(object array, str name, object other, str other_name) except -1:
     """Two arrays must have one shape and one dtype, whatever the byte order."""
     if array.dtype.type is not other.dtype.type:
@@ -148,106 +120,6 @@ cdef int check_alike(object array, str name, object other, str other_name) excep
     return 0
 
 
-cdef object as_output(object out, object other, str other_name):
-    """`out` as a plain ndarray of the other's shape and dtype that can be written."""
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be an ndarray, not {type(out).__name__}")
-    destination = as_plain_array(out, "out")
-    check_alike(destination, "out", other, other_name)
-    if not destination.flags.writeable:
-        raise ValueError("output array is read-only (out)")
-    if may_repeat_itself(destination):
-        raise ValueError(
-            f"out overlaps itself: shape {destination.shape}, strides {destination.strides}"
-        )
-    return destination
-
-
-cdef int check_overlap(object destination, object array, str name) except -1:
-    """An output has all its entries where the input has them, or shares no memory with it."""
-    if not has_same_entries(destination, array) and shares_memory(destination, array):
-        raise ValueError(f"out overlaps {name}; it must be the same array or share no memory")
-    return 0
-
-
-cdef bint has_same_entries(object first, object second) except -1:
-    """Whether two arrays of one shape and type have the same bytes for every entry."""
-    return (
-        cnp.PyArray_DATA(first) == cnp.PyArray_DATA(second)
-        and first.dtype.isnative == second.dtype.isnative
-        and all([
-            length <= 1 or step == other_step
-            for length, step, other_step in zip(
-                first.shape, first.strides, second.strides, strict=True
-            )
-        ])
-    )
-
-
-cdef bint may_repeat_itself(object array) except -1:
-    """Whether two entries may share bytes.
-
-    They cannot if, from the shortest stride to the longest, each axis steps over all that the
-    shorter ones reach. Arrays made by slicing and transposing pass; of those made by as_strided
-    some that interleave without overlapping do not.
-    """
-    if array.size == 0:
-        return False
-    reach = array.itemsize
-    for step, length in sorted([
-        (abs(step), length)
-        for step, length in zip(array.strides, array.shape, strict=True)
-        if length > 1
-    ]):
-        if step < reach:
-            return True
-        reach += step * (length - 1)
-    return False
-
-
-# --- arrays as rows -------------------------------------------------------------------------------
-
-
-cdef inline object classes_last(object array, int axis):
-    """A view of the array with the class axis moved to the end."""
-    return array if axis == array.ndim - 1 else np.moveaxis(array, axis, -1)
-
-
-cdef cnp.ndarray plain_rows(object array, int axis):
-    """The array as a matrix of rows that a kernel can read: a view, or else a copy."""
-    moved = classes_last(array, axis)
-    rows = rows_in_place(moved)
-    if rows is None:
-        classes = moved.shape[moved.ndim - 1]
-        rows = np.array(moved, dtype=array.dtype.type, order="C").reshape(-1, classes)
-    return rows
-
-
-cdef object rows_in_place(object moved):
-    """A matrix over the same memory, of rows that a kernel can take as they lie, or None."""
-    classes = moved.shape[moved.ndim - 1]
-    if moved.size == 0:
-        return np.empty((0, max(classes, 1)), moved.dtype.type)
-    if not has_plain_classes(moved):
-        return None
-    if moved.ndim == 2:
-        return moved
-    rows = moved.reshape(-1, classes)
-    return rows if cnp.PyArray_DATA(rows) == cnp.PyArray_DATA(moved) else None
-
-
-cdef bint has_plain_classes(cnp.ndarray array) noexcept:
-    cdef int last = cnp.PyArray_NDIM(array) - 1
-    return (
-        cnp.PyArray_ISALIGNED(array)
-        and cnp.PyArray_ISNOTSWAPPED(array)
-        and (
-            cnp.PyArray_DIM(array, last) <= 1
-            or cnp.PyArray_STRIDE(array, last) == cnp.PyArray_ITEMSIZE(array)
-        )
-    )
-
-
 # --- checks for functions that are written in Python ----------------------------------------------
 
 
@@ -258,9 +130,7 @@ def checked_floats(given, name, out):
 
 def checked_axis(given, array, name):
     """An axis that has a class, counted from the first."""
-    axis = axis_of(given, array.ndim)
-    check_classes(array, axis, name)
-    return axis
+    return as_axis(given, array, name)
 
 
 def checked_output(out, array, name):

@@ -100,11 +100,30 @@ cdef extern from "kernels/contract.h" nogil:
             const xent_vjp_batch *batch, int64_t first_row, int64_t row_count
         ) noexcept nogil
 
+    ctypedef enum xent_softmax_function:
+        XENT_SECOND_ORDER
+        XENT_DISTILLATION
+
+    ctypedef struct xent_second_order_batch:
+        xent_batch batch
+        const char *vector
+        Py_ssize_t vector_row_stride
+        double mean_class_weight
+
+    ctypedef struct xent_distillation_batch:
+        xent_batch batch
+        const xent_row_kernels *target_kernels
+        const char *teacher
+        Py_ssize_t teacher_row_stride
+        double temperature
+        double weight_factor
+
     ctypedef struct xent_isa:
         const char *name
         bint (*is_supported)() noexcept nogil
         xent_row_kernels kernels[2][3]
         xent_vjp_kernels vjp_kernels[2]
+        xent_row_kernels softmax_functions[2][2]
 
 
 cdef extern from "kernels/dispatch.h" nogil:

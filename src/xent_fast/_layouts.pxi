@@ -118,3 +118,39 @@ cdef cnp.ndarray copied_rows(object array, object dtype):
     classes = array.shape[array.ndim - 1]
     copy = np.array(array, dtype=dtype.type, order="C")
     return copy.reshape((array.size // max(classes, 1), classes))
+
+
+# --- rows side by side, for kernels that take nothing else ----------------------------------------
+
+
+cdef inline object classes_last(object array, int axis):
+    """A view of the array with the class axis moved to the end."""
+    return array if axis == array.ndim - 1 else np.moveaxis(array, axis, -1)
+
+
+cdef cnp.ndarray plain_rows(object array, int axis):
+    """The array as a matrix of rows with their classes side by side: a view, or else a copy."""
+    moved = classes_last(array, axis)
+    rows = rows_in_place(moved)
+    return copied_rows(moved, array.dtype) if rows is None else rows
+
+
+cdef object rows_in_place(object moved):
+    """A matrix over the same memory, of rows with their classes side by side, or None."""
+    classes = moved.shape[moved.ndim - 1]
+    if moved.size == 0:
+        return np.empty((0, classes), moved.dtype.type)
+    if not has_plain_classes(moved):
+        return None
+    if moved.ndim == 2:
+        return moved
+    rows = moved.reshape(-1, classes)
+    return rows if cnp.PyArray_DATA(rows) == cnp.PyArray_DATA(moved) else None
+
+
+cdef inline bint has_plain_classes(cnp.ndarray array) noexcept:
+    return (
+        cnp.PyArray_ISALIGNED(array)
+        and cnp.PyArray_ISNOTSWAPPED(array)
+        and class_stride_of(array) == 0
+    )

@@ -1,26 +1,16 @@
 """The second order of the loss: its Hessian times a vector, and the Hessian's diagonal.
 
-Knows: the Hessian's formula. Must not know: memory layouts, how a softmax is computed.
+Knows: what a caller may ask for. Must not know: mathematics, memory layouts, threads.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Self, SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent_fast._loss import softmax_cross_entropy
-from xent_fast._rows import (
-    Destination,
-    FloatArray,
-    Place,
-    RowWeights,
-    SoftmaxBlock,
-    as_alike,
-    as_column,
-    check_destination,
-)
+from xent_fast import _core
+
+FloatArray = NDArray[np.floating[Any]]
 
 
 def softmax_cross_entropy_hvp(
@@ -101,9 +91,10 @@ def softmax_cross_entropy_hvp(
     >>> softmax_cross_entropy_hvp(np.zeros((1, 4)), np.array([0]), np.array([[1.0, 0.0, 0.0, 0.0]]))
     array([[ 0.1875, -0.0625, -0.0625, -0.0625]])
     """
-    problem = _Problem.of(
+    return _core.hessian_times_vector(
         logits,
         targets,
+        vector,
         axis,
         weight,
         sample_weight,
@@ -113,28 +104,9 @@ def softmax_cross_entropy_hvp(
         z_loss,
         reduction,
         scale,
+        out,
         num_threads,
     )
-    vector = as_alike(vector, problem.place, "vector", "logits")
-    check_destination(out, logits, targets, {"logits": problem.logits, "vector": vector})
-    rows_of_vector = problem.place.as_rows(vector)
-    dtype = problem.logits.dtype.newbyteorder("=")
-
-    def product(block: slice, softmax: SoftmaxBlock) -> FloatArray:
-        p = softmax.probabilities
-        v: FloatArray = rows_of_vector[block].astype(dtype, copy=False)
-        v_of_largest = np.take_along_axis(v, softmax.largest, axis=1)
-        from_largest = v - v_of_largest
-        mean_from_largest = (p * from_largest).sum(axis=1, keepdims=True)
-        from_largest -= mean_from_largest
-        from_largest *= p
-        values: FloatArray = from_largest * problem.curvature(block)
-        if problem.z_loss:
-            p *= v_of_largest + mean_from_largest
-            values = values + p * problem.z_curvature(block)
-        return values
-
-    return problem.computed(product, out)
 
 
 def softmax_cross_entropy_hessian_diagonal(
@@ -205,7 +177,7 @@ def softmax_cross_entropy_hessian_diagonal(
     >>> softmax_cross_entropy_hessian_diagonal(np.zeros((1, 4)), np.array([0]))
     array([[0.1875, 0.1875, 0.1875, 0.1875]])
     """
-    problem = _Problem.of(
+    return _core.hessian_diagonal(
         logits,
         targets,
         axis,
@@ -217,127 +189,6 @@ def softmax_cross_entropy_hessian_diagonal(
         z_loss,
         reduction,
         scale,
+        out,
         num_threads,
     )
-    check_destination(out, logits, targets, {"logits": problem.logits})
-
-    def diagonal(block: slice, softmax: SoftmaxBlock) -> FloatArray:
-        p = softmax.probabilities
-        values = 1.0 - p
-        np.put_along_axis(values, softmax.largest, softmax.one_minus_largest, axis=1)
-        values *= p
-        values = values * problem.curvature(block)
-        if problem.z_loss:
-            values = values + p * p * problem.z_curvature(block)
-        return values
-
-    return problem.computed(diagonal, out)
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """Arguments that have been checked, and the numbers a T^-2 A and 2 a z T^-2 of every row."""
-
-    place: Place
-    logits: FloatArray
-    weights: RowWeights
-    temperature: float
-    z_loss: float
-    num_threads: SupportsIndex | None
-    row_curvature: NDArray[np.float64]
-    row_z_curvature: NDArray[np.float64]
-
-    @classmethod
-    def of(
-        cls,
-        logits: ArrayLike,
-        targets: ArrayLike,
-        axis: SupportsIndex,
-        weight: ArrayLike | None,
-        sample_weight: ArrayLike | None,
-        ignore_index: SupportsIndex | None,
-        label_smoothing: float,
-        temperature: float,
-        z_loss: float,
-        reduction: str,
-        scale: float,
-        num_threads: SupportsIndex | None,
-    ) -> Self:
-        """The loss checks its arguments and has every row's lse."""
-        statistics = softmax_cross_entropy(
-            logits,
-            targets,
-            axis=axis,
-            weight=weight,
-            sample_weight=sample_weight,
-            ignore_index=ignore_index,
-            label_smoothing=label_smoothing,
-            temperature=temperature,
-            z_loss=z_loss,
-            reduction=reduction,
-            scale=scale,
-            return_statistics=True,
-            num_threads=num_threads,
-        ).statistics
-        x: FloatArray = np.asarray(logits)
-        place = Place.of(x, axis)
-        weights = RowWeights.of(
-            x, place, targets, weight, sample_weight, ignore_index, reduction, scale
-        )
-        with np.errstate(all="ignore"):
-            curvature = _total_mass(place, weights, float(label_smoothing), x.dtype)
-            if z_loss:
-                curvature += 2 * float(z_loss) * statistics.lse.reshape(place.rows)
-            weight_over_square = weights.row_weight / float(temperature) / float(temperature)
-            return cls(
-                place,
-                x,
-                weights,
-                float(temperature),
-                float(z_loss),
-                num_threads,
-                weight_over_square * curvature,
-                weight_over_square * (2 * float(z_loss)),
-            )
-
-    def curvature(self, block: slice) -> FloatArray:
-        """a A / T^2 of a block's rows."""
-        return as_column(self.row_curvature[block], self.logits.dtype)
-
-    def z_curvature(self, block: slice) -> FloatArray:
-        """2 a z / T^2 of a block's rows."""
-        return as_column(self.row_z_curvature[block], self.logits.dtype)
-
-    def computed(
-        self, of_block: Callable[[slice, SoftmaxBlock], FloatArray], out: FloatArray | None
-    ) -> FloatArray:
-        """What a function makes of each block of rows and its softmax, in `out` or a new array."""
-        destination = Destination.of(out, self.logits, self.place)
-        if self.weights.is_void:
-            return destination.filled_with_zeros()
-        rows_of_logits = self.place.as_rows(self.logits)
-        with np.errstate(all="ignore"):
-            for block in self.place.blocks():
-                softmax = SoftmaxBlock.of(rows_of_logits[block], self.temperature, self.num_threads)
-                values = of_block(block, softmax)
-                values[~self.weights.counted[block]] = 0.0
-                destination.rows[block] = values
-        return destination.finished()
-
-
-def _total_mass(
-    place: Place, weights: RowWeights, label_smoothing: float, dtype: np.dtype[Any]
-) -> NDArray[np.float64]:
-    """Q = (1 - E) sum w t + E / C sum w of every row."""
-    if place.rows == 0:
-        return np.zeros(0)
-    targets, class_weight = weights.targets, weights.class_weight
-    mean_weight = 1.0 if class_weight is None else float(class_weight.mean(dtype=np.float64))
-    target_mass = np.ones(place.rows)
-    if targets is not None and targets.ndim == 2:
-        for block in place.blocks():
-            t = targets[block].astype(dtype.newbyteorder("="), copy=False)
-            target_mass[block] = (t if class_weight is None else t * class_weight).sum(axis=1)
-    elif class_weight is not None:
-        target_mass = class_weight[targets].astype(np.float64)
-    return (1.0 - label_smoothing) * target_mass + label_smoothing * mean_weight

@@ -183,6 +183,54 @@ static uint64_t run_vjp_case(const xent_isa *isa, int of_logarithm, buffers *b, 
     return digest_of(14695981039346656037u, grad, (size_t)(rows * row_bytes));
 }
 
+enum { HESSIAN_PRODUCT, HESSIAN_DIAGONAL, DISTILLATION, SOFTMAX_FUNCTIONS };
+
+/* Digest of a function of the softmax; the targets are the vector or the teacher's logits, too. */
+static uint64_t run_softmax_function_case(const xent_isa *isa, int function, buffers *b, xent_dtype dtype,
+                                          int64_t classes, int in_place) {
+    const int is_distillation = function == DISTILLATION;
+    const xent_row_kernels *kernels =
+        &isa->softmax_functions[dtype][is_distillation ? XENT_DISTILLATION : XENT_SECOND_ORDER];
+    const int64_t rows = DIGEST_ROWS - SPECIAL_ROWS + 1;
+    const ptrdiff_t row_bytes = (ptrdiff_t)classes * (dtype == XENT_FLOAT32 ? 4 : 8);
+    char *grad = in_place ? b->logits : b->grad;
+    const xent_batch batch = {
+        .rows = rows,
+        .classes = classes,
+        .logits = b->logits,
+        .logits_row_stride = row_bytes,
+        .grad = grad,
+        .grad_row_stride = row_bytes,
+        .labels = {(const char *)b->labels, sizeof(int64_t), XENT_INT64, 1, -1},
+        .sample_weight = b->weights,
+        .weight_factor = 0.37,
+        .temperature = is_distillation ? 1 : 1.7,
+        .z_loss = is_distillation ? 0 : 0.01,
+        .row_loss = is_distillation ? b->loss : NULL,
+    };
+    const xent_second_order_batch second_order = {
+        .batch = batch,
+        .vector = function == HESSIAN_PRODUCT ? b->targets : NULL,
+        .vector_row_stride = row_bytes,
+        .mean_class_weight = 1,
+    };
+    const xent_distillation_batch distillation = {
+        .batch = batch,
+        .target_kernels = &isa->kernels[dtype][XENT_INDEX_TARGETS],
+        .teacher = b->targets,
+        .teacher_row_stride = row_bytes,
+        .temperature = 3,
+        .weight_factor = 0.11,
+    };
+    void *workspace = allocate(kernels->workspace_bytes(classes));
+    const double sum =
+        kernels->process_rows(is_distillation ? &distillation.batch : &second_order.batch, 0, rows, workspace);
+    free(workspace);
+    const uint64_t digest = digest_of(14695981039346656037u, &sum, sizeof sum);
+    return digest_of(digest, grad, (size_t)(rows * row_bytes));
+}
+
+static const char *const function_names[] = {"hessian_product", "hessian_diagonal", "distillation"};
 static const char *const kind_names[] = {"index", "dense", "shaped"};
 
 /* One line of text for a case that gave these digests; 1 where they differ. */
@@ -213,6 +261,16 @@ static int print_vjp_digest(const xent_isa *isa, xent_dtype dtype, int of_logari
     return print_digest(dtype, of_logarithm ? "log_softmax_vjp" : "softmax_vjp", classes, apart, in_place);
 }
 
+static int print_softmax_function_digest(const xent_isa *isa, xent_dtype dtype, int function, size_t c) {
+    const int64_t classes = class_counts[c];
+    state = c * 1000003u + (unsigned)dtype * 101u + (unsigned)function;
+    buffers b = make_digest_buffers(dtype, classes);
+    const uint64_t apart = run_softmax_function_case(isa, function, &b, dtype, classes, 0);
+    const uint64_t in_place = run_softmax_function_case(isa, function, &b, dtype, classes, 1);
+    free_buffers(b);
+    return print_digest(dtype, function_names[function], classes, apart, in_place);
+}
+
 static int print_digests(const xent_isa *isa) {
     const size_t cases = sizeof class_counts / sizeof class_counts[0];
     int failed = 0;
@@ -223,6 +281,9 @@ static int print_digests(const xent_isa *isa) {
         for (int of_logarithm = 0; of_logarithm < 2; ++of_logarithm)
             for (size_t c = 0; c < cases; ++c)
                 failed |= print_vjp_digest(isa, (xent_dtype)dtype, of_logarithm, c);
+        for (int function = 0; function < SOFTMAX_FUNCTIONS; ++function)
+            for (size_t c = 0; c < cases; ++c)
+                failed |= print_softmax_function_digest(isa, (xent_dtype)dtype, function, c);
     }
     return failed;
 }

@@ -34,7 +34,7 @@ typedef enum {
     XENT_TARGET_KIND_COUNT = 3
 } xent_target_kind;
 
-/* What takes the gradient's place: the gradient; or, whatever the masses are, p or log p. */
+/* What takes the gradient's place: the gradient; or, whatever the labels are, p; or p or log p for dense targets of 0. */
 typedef enum { XENT_GRADIENT = 0, XENT_PROBABILITIES = 1, XENT_LOG_PROBABILITIES = 2 } xent_output;
 
 /* Integer labels are read as they lie in memory, whatever their width. */
@@ -80,7 +80,7 @@ typedef struct {
     double label_smoothing;      /* E */
     double temperature;          /* T */
     double z_loss;               /* z */
-    xent_output output;          /* what goes to grad; probabilities and their logarithms need dense targets */
+    xent_output output;          /* what goes to grad */
     char *row_loss;              /* `rows` numbers of the logits' dtype, or NULL where only their sum is wanted */
     char *lse;                   /* the same; NaN for rows that have none or do not count */
     int64_t *prediction;         /* class of each row's first maximum, or NULL; -1 for the same rows */
@@ -116,7 +116,7 @@ typedef struct {
     /* One row of contiguous classes in steps that several threads share, with the same bits: begin it; sweep forward over its `blocks_to_share`
      * blocks in any order; finish it, which returns its loss; sweep backward over its blocks, unless grad is NULL.
      * `workspace` holds `shared_row_bytes(classes)` bytes aligned to 64, the row's own through all steps.  Rows of 0
-     * blocks are too short to share. */
+     * blocks are too short to share.  Kernels that know no such steps have NULL for all of them. */
     int64_t (*blocks_to_share)(int64_t classes);
     size_t (*shared_row_bytes)(int64_t classes);
     void (*begin_row)(const xent_batch *batch, int64_t row, void *workspace);
@@ -127,6 +127,30 @@ typedef struct {
     /* Bytes that the workspace of `process_rows` has besides, where a matrix has a class stride. */
     size_t (*turning_bytes)(int64_t classes);
 } xent_row_kernels;
+
+/* What is made of the rows' softmax besides the loss.  These batches begin with one of the loss, whose `grad` takes the result:
+ * their `process_rows` is given its address.  The other matrix has the logits' dtype, with rows as theirs; `grad` may be it with
+ * the same stride, or disjoint. */
+typedef enum { XENT_SECOND_ORDER = 0, XENT_DISTILLATION = 1, XENT_SOFTMAX_FUNCTION_COUNT = 2 } xent_softmax_function;
+
+/* The loss's Hessian times a vector, or its diagonal. */
+typedef struct {
+    xent_batch batch;   /* row_loss, lse and prediction are not used */
+    const char *vector; /* row 0; NULL for the diagonal */
+    ptrdiff_t vector_row_stride;
+    double mean_class_weight; /* 1 where there are none */
+} xent_second_order_batch;
+
+/* Student and teacher.  `batch` is the loss of the targets with its share in weight_factor; where there is no such loss, all labels
+ * are valid and `target_kernels` is NULL. */
+typedef struct {
+    xent_batch batch; /* lse and prediction are not used */
+    const xent_row_kernels *target_kernels;
+    const char *teacher; /* row 0 */
+    ptrdiff_t teacher_row_stride;
+    double temperature;   /* T of the divergence */
+    double weight_factor; /* of the divergence, its share included; sample_weight is the batch's */
+} xent_distillation_batch;
 
 /* One batch of a backward pass, a row at a time.  All three matrices have the same dtype, `classes` contiguous numbers a row
  * aligned to their own size, and strides in bytes of any sign. */
@@ -157,6 +181,7 @@ typedef struct {
     int (*is_supported)(void); /* processor and operating system both */
     xent_row_kernels kernels[XENT_DTYPE_COUNT][XENT_TARGET_KIND_COUNT];
     xent_vjp_kernels vjp_kernels[XENT_DTYPE_COUNT];
+    xent_row_kernels softmax_functions[XENT_DTYPE_COUNT][XENT_SOFTMAX_FUNCTION_COUNT];
 } xent_isa;
 
 #endif

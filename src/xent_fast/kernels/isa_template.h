@@ -21,6 +21,9 @@
 #include "row_stage.h"
 #include "rows.h"
 #include "derivatives.h"
+#include "softmax_rows.h"
+#include "second_order.h"
+#include "distillation.h"
 
 #undef REAL_BITS
 #define REAL_BITS 32
@@ -31,6 +34,9 @@
 #include "log.h"
 #include "rows.h"
 #include "derivatives.h"
+#include "softmax_rows.h"
+#include "second_order.h"
+#include "distillation.h"
 
 const xent_isa ISA_TABLE = {
     ISA_NAME,
@@ -38,4 +44,6 @@ const xent_isa ISA_TABLE = {
     {{ROW_KERNELS_TABLE(index, _f32), ROW_KERNELS_TABLE(dense, _f32), ROW_KERNELS_TABLE(shaped, _f32)},
      {ROW_KERNELS_TABLE(index, _f64), ROW_KERNELS_TABLE(dense, _f64), ROW_KERNELS_TABLE(shaped, _f64)}},
     {VJP_KERNELS_TABLE(_f32), VJP_KERNELS_TABLE(_f64)},
+    {{SOFTMAX_FUNCTION_TABLE(second_order, _f32), SOFTMAX_FUNCTION_TABLE(distillation, _f32)},
+     {SOFTMAX_FUNCTION_TABLE(second_order, _f64), SOFTMAX_FUNCTION_TABLE(distillation, _f64)}},
 };

@@ -122,7 +122,8 @@ KERNEL_INLINE void repeat_first_lane(row_sums *rows, int count) {
 /* Loss and gradient factors of rows side by side. */
 KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *settings, row_results *results, int kind) {
     const vec zero = v_splat(0), weight = v_load(rows->weight), temperature = v_splat(settings->temperature);
-    const vec gradient_weight = v_div(weight, temperature);
+    const int is_softmax = settings->output == XENT_PROBABILITIES;
+    const vec gradient_weight = is_softmax ? v_splat(1) : v_div(weight, temperature);
     NAME(pair) sum = {v_load(rows->others), v_load(rows->others_low)};
     const vec others = v_add(sum.high, sum.low);
     vec exp_of_pivot, loss, lse, down = others, mass = v_splat(1);
@@ -152,9 +153,9 @@ KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *setting
     NAME(pair_add)(&sum, exp_of_pivot);
     const vec inverse = NAME(inverse_of)(sum);
     NAME(pair) numerator = {v_mul(gradient_weight, mass), zero}, whole_down = {down, zero};
-    if (settings->output == XENT_PROBABILITIES) {
+    if (is_softmax) {
         numerator.high = v_splat(1);
-        whole_down.high = v_div(v_sub(zero, exp_of_pivot), gradient_weight);
+        whole_down.high = v_sub(zero, exp_of_pivot);
     }
     const NAME(pair) factor = NAME(quotient)(numerator, sum, inverse);
     const vec ratio = NAME(pair_total)(NAME(quotient)(whole_down, sum, inverse));

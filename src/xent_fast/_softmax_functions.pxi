@@ -1,0 +1,261 @@
+# The second order of the loss, and distillation, included by _core.pyx.
+#
+# Knows: what a caller may hand over, the batches that the kernels take for it.
+# Must not know: the mathematics, what any instruction set can do.
+
+from xent_fast._kernels cimport (
+    XENT_DISTILLATION,
+    XENT_SECOND_ORDER,
+    xent_distillation_batch,
+    xent_second_order_batch,
+    xent_softmax_function,
+)
+
+
+# The arrays of one call once they have been checked: as rows for the kernels, and where results go.
+@cython.final
+cdef class Problem:
+    cdef object logits, final
+    cdef tuple row_shape
+    cdef int axis
+    cdef cnp.ndarray rows, other, targets, weight, sample_weight, working, row_loss
+    cdef bint is_final  # the kernels write to `final` itself
+
+
+def hessian_times_vector(
+    logits, targets, vector, axis, weight, sample_weight, ignore_index, label_smoothing,
+    temperature, z_loss, reduction, scale, out, num_threads
+):
+    """Return what `xent_fast.softmax_cross_entropy_hvp` does; the arguments are the same."""
+    cdef Options options
+    read_options(
+        &options, label_smoothing, temperature, z_loss, reduction, scale, False, num_threads
+    )
+    return second_order(
+        &options, logits, targets, vector, True, axis, weight, sample_weight, ignore_index, out
+    )
+
+
+def hessian_diagonal(
+    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature,
+    z_loss, reduction, scale, out, num_threads
+):
+    """Return what `xent_fast.softmax_cross_entropy_hessian_diagonal` does."""
+    cdef Options options
+    read_options(
+        &options, label_smoothing, temperature, z_loss, reduction, scale, False, num_threads
+    )
+    return second_order(
+        &options, logits, targets, None, False, axis, weight, sample_weight, ignore_index, out
+    )
+
+
+cdef object second_order(
+    const Options *options,
+    object logits,
+    object targets,
+    object vector,
+    bint has_vector,
+    object axis,
+    object weight,
+    object sample_weight,
+    object ignore_index,
+    object out,
+):
+    cdef xent_second_order_batch batch
+    cdef double denominator
+    problem = checked_problem(logits, "logits", axis, out)
+    if has_vector:
+        add_other_matrix(problem, vector, "vector", "logits", out)
+    denominator = add_targets(
+        problem, &batch.batch, options, targets, "logits", weight, sample_weight, ignore_index, out
+    )
+    batch.mean_class_weight = 1.0
+    if problem.weight is not None and cnp.PyArray_SIZE(problem.weight) > 0:
+        batch.mean_class_weight = np.mean(problem.weight, dtype=np.float64)
+    batch.vector = NULL
+    batch.vector_row_stride = 0
+    if has_vector:
+        batch.vector = cnp.PyArray_BYTES(problem.other)
+        batch.vector_row_stride = cnp.PyArray_STRIDE(problem.other, 0)
+    batch.batch.weight_factor = weight_factor_of(options, denominator)
+    compute_problem(problem, options, &batch.batch, XENT_SECOND_ORDER, denominator)
+    return problem.final if out is None else out
+
+
+def distillation(
+    student_logits, teacher_logits, targets, temperature, alpha, axis, weight, sample_weight,
+    ignore_index, label_smoothing, reduction, scale, out, num_threads
+):
+    """Return what `xent_fast.distillation_loss_grad` does; the arguments are the same."""
+    cdef Options options
+    cdef xent_distillation_batch batch
+    cdef double share, target_share, factor, denominator
+    cdef bint has_targets = targets is not None
+    read_options(&options, label_smoothing, 1.0, 0.0, reduction, scale, False, num_threads)
+    batch.temperature = as_temperature(temperature)
+    share = as_share(alpha)
+    if not has_targets:
+        share = 1.0
+    target_share = 1.0 - share
+    if not has_targets and ignore_index is not None:
+        raise ValueError("ignore_index needs targets that are class indices")
+    problem = checked_problem(student_logits, "student_logits", axis, out)
+    add_other_matrix(problem, teacher_logits, "teacher_logits", "student_logits", out)
+    if not has_targets:
+        targets = np.zeros(problem.row_shape, dtype=np.int8)
+    denominator = add_targets(
+        problem, &batch.batch, &options, targets, "student_logits", weight, sample_weight,
+        ignore_index, out, has_targets
+    )
+    factor = weight_factor_of(&options, denominator)
+    batch.teacher = cnp.PyArray_BYTES(problem.other)
+    batch.teacher_row_stride = cnp.PyArray_STRIDE(problem.other, 0)
+    batch.weight_factor = factor * share
+    batch.batch.weight_factor = factor * target_share
+    batch.target_kernels = NULL
+    if target_share > 0:
+        batch.target_kernels = kernels_for(&batch.batch, problem.rows)
+    loss = compute_problem(problem, &options, &batch.batch, XENT_DISTILLATION, denominator)
+    if options.reduction == NONE:
+        loss = problem.row_loss.reshape(problem.row_shape)
+    return xent_new_pair(
+        <PyTypeObject *>LossAndGrad, loss, problem.final if out is None else out
+    )
+
+
+cdef double as_share(object given) except? -1.0:
+    cdef double value = as_real(given, "alpha")
+    if not 0 <= value <= 1:
+        raise ValueError(f"alpha must be in [0, 1], not {value}")
+    return value
+
+
+# --- what is checked ------------------------------------------------------------------------------
+
+
+cdef Problem checked_problem(object given_logits, str name, object given_axis, object out):
+    """Logits and the result's place; nothing is written."""
+    cdef Problem problem = Problem()
+    logits = as_float_array(given_logits, name, out)
+    problem.logits = logits
+    problem.axis = as_axis(given_axis, logits, name)
+    problem.row_shape = without_axis(logits.shape, problem.axis)
+    if out is None:
+        problem.final = np.empty(logits.shape, logits.dtype.type)
+    else:
+        problem.final = as_output(out, logits, name)
+        check_overlap(problem.final, logits, name)
+    problem.rows = plain_rows(logits, problem.axis)
+    working = rows_in_place(classes_last(problem.final, problem.axis))
+    problem.is_final = working is not None
+    problem.working = working if problem.is_final else empty_like(problem.rows)
+    return problem
+
+
+cdef int add_other_matrix(
+    Problem problem, object given, str name, str logits_name, object out
+) except -1:
+    """Another matrix like the logits, which `out` may be."""
+    other = as_numbers_alike(given, name, problem.logits, logits_name)
+    if out is not None:
+        check_overlap(problem.final, other, name)
+    if other.dtype.type is not problem.logits.dtype.type:
+        with np.errstate(all="ignore"):
+            other = other.astype(problem.logits.dtype.type)
+    problem.other = plain_rows(other, problem.axis)
+    return 0
+
+
+cdef double add_targets(
+    Problem problem,
+    xent_batch *batch,
+    const Options *options,
+    object given_targets,
+    str logits_name,
+    object given_weight,
+    object given_sample_weight,
+    object ignore_index,
+    object out,
+    bint has_targets=True,
+) except? -1.0:
+    """Targets and weights, in `batch` too; returns what "mean" divides by.
+
+    Without targets no class has a weight, but one that is given is checked.
+    """
+    cdef cnp.ndarray working = problem.working if problem.is_final else None
+    cdef cnp.ndarray class_weight
+    targets = as_any_targets(given_targets, problem.logits, problem.row_shape, logits_name)
+    if out is not None and shares_memory(targets, problem.final):
+        raise ValueError("out shares memory with targets")
+    axes = (*without_axis(tuple(range(problem.logits.ndim)), problem.axis), problem.axis)
+    if targets.ndim == problem.logits.ndim and not cnp.PyArray_ISINTEGER(targets):
+        rows_of_targets = plain_rows(targets, problem.axis)
+    else:
+        rows_of_targets = targets.reshape(-1)
+    problem.targets = as_targets(rows_of_targets, problem.rows, working)
+    class_weight = as_class_weight(given_weight, problem.rows)
+    problem.weight = class_weight if has_targets else None
+    if given_sample_weight is not None:
+        sample_weight = as_plain_array(given_sample_weight, "sample_weight")
+        check_row_shape(sample_weight, problem.row_shape, "sample_weight")
+        problem.sample_weight = as_sample_weights(sample_weight.reshape(-1))
+    describe_rows(
+        batch, options, problem.rows, problem.targets, problem.weight, problem.sample_weight,
+        ignore_index
+    )
+    if not has_targets:
+        batch.label_smoothing = 0.0
+    return check_labels_and_sum_weights(
+        batch, problem.targets, problem.weight, (targets, problem.axis, axes)
+    )
+
+
+cdef double weight_factor_of(const Options *options, double denominator) noexcept:
+    return options.scale / denominator if options.reduction == MEAN else options.scale
+
+
+# --- what is computed -----------------------------------------------------------------------------
+
+
+cdef object compute_problem(
+    Problem problem,
+    const Options *options,
+    xent_batch *batch,
+    xent_softmax_function function,
+    double denominator,
+):
+    """Write the result to `problem.final`, and losses to `problem.row_loss`; return their sum."""
+    cdef Groups groups
+    cdef Plan plan
+    cdef bint is_void = options.reduction == MEAN and denominator == 0
+    cdef double loss_sum = NAN
+
+    # Every allocation that is left.
+    if options.reduction == NONE and function == XENT_DISTILLATION:
+        problem.row_loss = empty_rows(batch.rows, cnp.PyArray_TYPE(problem.rows))
+    point_batch_at(batch, problem.rows, problem.working, problem.row_loss, None, None)
+    describe_groups(&groups, problem.rows, problem.working, problem.targets)
+    make_plan(
+        &plan, batch, &groups, softmax_function(problem.rows, function), options.num_threads
+    )
+
+    # The first write to memory of the caller, and all others.
+    try:
+        if is_void:
+            problem.working.fill(0)
+        else:
+            loss_sum = process_rows(&plan)
+    finally:
+        free(plan.memory)
+    if not problem.is_final:
+        moved = classes_last(problem.final, problem.axis)
+        np.copyto(moved, (<object>problem.working).reshape(moved.shape))
+    return loss_sum
+
+
+cdef const xent_row_kernels *softmax_function(
+    cnp.ndarray rows, xent_softmax_function function
+) noexcept:
+    cdef int dtype = XENT_FLOAT32 if cnp.PyArray_TYPE(rows) == cnp.NPY_FLOAT32 else XENT_FLOAT64
+    return &active_isa.softmax_functions[dtype][<int>function]

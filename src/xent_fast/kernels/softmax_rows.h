@@ -1,0 +1,110 @@
+/* The softmax of a few rows at a time, in memory that stays in cache.  A template over REAL_BITS.
+ *
+ * Knows: the row kernels as functions of a batch, and what functions of the softmax have in common.
+ * Must not know: instruction sets, threads, Python; what is made of the probabilities.
+ *
+ * A function of the softmax takes a chunk of rows in parts: the row kernels write a part's probabilities to the workspace,
+ * and a second sweep over them, and over whatever else belongs to the same rows, writes the result.  Each matrix makes one trip
+ * from memory.
+ */
+
+/* Rows of a part: few enough for the nearest caches, many enough for the kernels' vectors of rows. */
+KERNEL_INLINE int64_t NAME(rows_of_part)(int64_t classes) {
+    const int64_t rows = LOGITS_AT_ONCE / classes;
+    if (rows >= XENT_MAX_ROWS_PER_CALL)
+        return XENT_MAX_ROWS_PER_CALL;
+    if (rows >= XENT_ROW_GRANULARITY)
+        return rows - rows % XENT_ROW_GRANULARITY;
+    return rows < 1 ? 1 : rows;
+}
+
+/* Bytes from one row to the next in the workspace, and those of a matrix there. */
+KERNEL_INLINE ptrdiff_t NAME(part_row_stride)(int64_t classes) {
+    return (ptrdiff_t)((classes + LANES - 1) / LANES) * LANES * (ptrdiff_t)sizeof(REAL);
+}
+KERNEL_INLINE size_t NAME(part_bytes)(int64_t classes) {
+    return (size_t)NAME(rows_of_part)(classes) * (size_t)NAME(part_row_stride)(classes);
+}
+
+/* Matrices in the workspace stand after what the row kernels need there. */
+KERNEL_INLINE size_t NAME(workspace_with_matrices)(int64_t classes, int count) {
+    return (NAME(workspace_bytes)(classes) + 63) / 64 * 64 + (size_t)count * NAME(part_bytes)(classes);
+}
+KERNEL_INLINE REAL *NAME(part_matrix)(void *workspace, int64_t classes, int number) {
+    return (REAL *)(void *)((char *)workspace + NAME(workspace_with_matrices)(classes, number));
+}
+
+/* Softmax of `row_count` rows at a temperature to `probabilities`, and each row's first largest class, -1 where it has no softmax;
+ * `lse` may be NULL.  The kernels see index targets, all of class 0, which probabilities do not depend on. */
+KERNEL_INLINE void NAME(softmax_part)(const char *logits, ptrdiff_t row_stride, int64_t row_count, int64_t classes,
+                                      double temperature, REAL *probabilities, int64_t *likeliest, REAL *lse,
+                                      void *workspace) {
+    static const int8_t first_class = 0;
+    xent_batch part = {0};
+    part.rows = row_count;
+    part.classes = classes;
+    part.logits = logits;
+    part.logits_row_stride = row_stride;
+    part.grad = (char *)probabilities;
+    part.grad_row_stride = NAME(part_row_stride)(classes);
+    part.labels.data = (const char *)&first_class;
+    part.labels.type = XENT_INT8;
+    part.weight_factor = 1;
+    part.temperature = temperature;
+    part.output = XENT_PROBABILITIES;
+    part.prediction = likeliest;
+    part.lse = (char *)lse;
+    NAME(index_rows)(&part, 0, row_count, workspace);
+}
+
+/* A factor of any size: `factor`, which the dtype holds, times `power`^3, a power of two. */
+typedef struct {
+    NAME(pair) factor;
+    vec power;
+    int has_power;
+} NAME(scaled_factor);
+
+/* n, such that a factor times 2^(-3 n) is of middling size; 0 for those that are. */
+KERNEL_INLINE int NAME(third_of_exponent)(double factor) {
+    const int most = 3 * (EXPONENT_BIAS - 1) < 1023 ? 3 * (EXPONENT_BIAS - 1) : 1023;
+    int exponent = 0;
+    if (isfinite(factor) && factor != 0)
+        frexp(factor, &exponent);
+    if (exponent > -EXPONENT_BIAS / 2 && exponent < EXPONENT_BIAS / 2)
+        return 0;
+    return (exponent > most ? most : exponent < -most ? -most : exponent) / 3;
+}
+
+/* factor 2^(-3 third) as a number of the dtype, its largest where it is beyond those. */
+KERNEL_INLINE double NAME(scaled_down)(double factor, int third) {
+    const double scaled = third ? ldexp(factor, -3 * third) : factor;
+    return isfinite(factor) && fabs(scaled) > LARGEST_REAL ? copysign(LARGEST_REAL, scaled) : scaled;
+}
+
+KERNEL_INLINE NAME(scaled_factor) NAME(scaled_factor_of)(double factor, int third) {
+    const NAME(scaled_factor)
+        result = {NAME(splat_pair)(NAME(scaled_down)(factor, third), 0), v_splat((REAL)ldexp(1, third)), third != 0};
+    return result;
+}
+
+/* value factor + addend, the addend given times 2^(-3 third). */
+KERNEL_INLINE vec NAME(times_factor)(vec value, const NAME(scaled_factor) * f, vec addend) {
+    vec product = v_add(NAME(product_with_pair)(value, f->factor), addend);
+    if (f->has_power)
+        product = v_mul(v_mul(v_mul(product, f->power), f->power), f->power);
+    return product;
+}
+
+/* The row of the contract's table for a function of the softmax. */
+#ifndef SOFTMAX_FUNCTION_TABLE
+#define SOFTMAX_FUNCTION_TABLE(name, dtype)      \
+    {PASTE_NAMES(name##_rows, dtype),            \
+     PASTE_NAMES(name##_workspace_bytes, dtype), \
+     NULL,                                       \
+     NULL,                                       \
+     NULL,                                       \
+     NULL,                                       \
+     NULL,                                       \
+     NULL,                                       \
+     NULL}
+#endif
