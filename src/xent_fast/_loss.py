@@ -155,7 +155,7 @@ def softmax_cross_entropy(
         Positive and finite; the logits are divided by it first.
     z_loss : float, default 0.0
         Weight of the squared logarithm of the sum of exponentials, which keeps logits from
-        drifting: the auxiliary loss of the PaLM report [3]_.
+        drifting: the auxiliary loss of the PaLM report, Chowdhery et al. 2022.
     reduction : {"mean", "sum", "none"}, default "mean"
         ``"sum"`` adds the losses of all rows. ``"mean"`` divides that sum: for class indices by
         the sum of ``sample_weight * weight[target]`` over the rows that are not ignored, which is
@@ -369,12 +369,13 @@ def softmax_cross_entropy_grad(
     ----------
     logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature, \
     z_loss, reduction, return_statistics, num_threads
-        As for `softmax_cross_entropy`. `logits` must be an ndarray if `out` is given.
+        As for `softmax_cross_entropy`.
     scale : float, default 1.0
         Multiplies loss and gradient, as a loss scale or 1 / (number of accumulated batches) does.
     out : ndarray of the logits' shape, optional
         Where the gradient is written: `logits` themselves, or an array of their shape and dtype
-        that shares no memory with them. By default a new array. No other input is ever written to.
+        that shares no memory with them. The logits must then be an ndarray. By default a new array.
+        No other input is ever written to.
 
     Returns
     -------

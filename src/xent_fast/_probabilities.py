@@ -262,10 +262,10 @@ def cross_entropy_grad(
     ----------
     probabilities, targets, axis, weight, sample_weight, ignore_index, label_smoothing, clip, \
     reduction, scale, num_threads
-        As for `cross_entropy`. `probabilities` must be an ndarray if `out` is given.
+        As for `cross_entropy`.
     out : ndarray of the probabilities' shape and dtype, optional
         Where the gradient is written: `probabilities` themselves, or an array that shares no memory
-        with them. By default a new array.
+        with them. The probabilities must then be an ndarray. By default a new array.
 
     Returns
     -------

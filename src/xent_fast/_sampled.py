@@ -69,8 +69,9 @@ def sampled_softmax_loss_grad(
         Where the named samplers take chance from: a generator, which advances, or the seed of a new
         one. By default a new one with a seed of the operating system's.
     reduction : {"mean", "sum", "none"}, default "mean"
-        As for `softmax_cross_entropy`. With ``"none"``, ``grad_weight`` and ``grad_bias`` are those
-        of the losses' sum.
+        ``"sum"`` adds the losses of all examples. ``"mean"`` divides that sum by their number or,
+        if given, the sum of their sample weights. ``"none"`` returns one loss an example;
+        ``grad_weight`` and ``grad_bias`` are then those of the losses' sum.
     sample_weight : array_like of shape (batch,), optional
         Real numbers that multiply each example's loss.
     scale : float, default 1.0
@@ -82,7 +83,8 @@ def sampled_softmax_loss_grad(
     Returns
     -------
     loss : float or ndarray of shape (batch,)
-        In nats, as of `softmax_cross_entropy`.
+        In nats. A float for ``"mean"`` and ``"sum"``: the examples' losses rounded to the dtype of
+        `hidden` and added in double. An array of that dtype for ``"none"``.
     grad_hidden : ndarray of shape (batch, features)
         Gradient with respect to `hidden`, as all gradients in nats a unit of that argument.
     rows : ndarray of shape (distinct,), intp

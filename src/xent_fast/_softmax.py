@@ -20,18 +20,22 @@ def softmax(
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> FloatArray:
-    r"""Probabilities :math:`p_c = e^{x_c} / \sum_k e^{x_k}`.
+    r"""Probabilities of the classes: exponentials of the logits, divided by their sum.
+
+    For a row of logits :math:`x`
+
+    .. math:: p_c = \frac{e^{x_c}}{\sum_k e^{x_k}}
 
     Parameters
     ----------
     logits : array_like with a class axis, float32 or float64
         Unnormalised log-probabilities in nats, of any memory layout. Computed in their own
-        precision. An ndarray if `out` is given.
+        precision. A row is what lies along the class axis.
     axis : int, default -1
         The class axis.
     out : ndarray of the logits' shape and dtype, optional
         Where the result is written: `logits` themselves, or an array that shares no memory with
-        them. By default a new array.
+        them. The logits must then be an ndarray. By default a new array.
     num_threads : int, optional
         As for `softmax_cross_entropy`.
 
@@ -89,7 +93,11 @@ def log_softmax(
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> FloatArray:
-    r"""Log-probabilities :math:`x_c - \log \sum_k e^{x_k}`.
+    r"""Logarithms of the probabilities that softmax gives, accurate where those underflow.
+
+    For a row of logits :math:`x`
+
+    .. math:: \log p_c = x_c - \log \sum_k e^{x_k}
 
     Parameters
     ----------
@@ -140,7 +148,11 @@ def logsumexp(
     keepdims: bool = False,
     num_threads: SupportsIndex | None = None,
 ) -> FloatArray:
-    r"""Logarithm of the sum of exponentials, :math:`\log \sum_k e^{x_k}`.
+    r"""Logarithm of the sum of the logits' exponentials: softmax's denominator.
+
+    For a row of logits :math:`x`
+
+    .. math:: \mathrm{lse} = \log \sum_k e^{x_k}
 
     Parameters
     ----------
