@@ -208,7 +208,7 @@ cdef object as_any_logits(object given, object out):
 
 
 cdef int as_axis(object given, object logits) except -1:
-    axis = normalize_axis_index(as_index(given, "axis"), logits.ndim)
+    axis = axis_of(given, logits.ndim)
     if logits.shape[axis] == 0 and 0 not in without_axis(logits.shape, axis):
         raise ValueError(f"logits of shape {logits.shape} have no class")
     return axis
@@ -400,10 +400,15 @@ cdef object unusual_integer(object given, str name):
     raise TypeError(f"{name} must be an integer or None, not {type(given).__name__}")
 
 
-cdef inline object as_index(object given, str name):
-    if isinstance(given, (bool, np.bool_)):
-        raise TypeError(f"{name} must be an integer, not {type(given).__name__}")
-    return operator.index(given)
+cdef int axis_of(object given, int ndim) except -1:
+    """An axis counted from the first."""
+    if isinstance(given, (bool, np.bool_)) or not hasattr(given, "__index__"):
+        raise TypeError(f"axis must be an integer, not {type(given).__name__}")
+    number = operator.index(given)
+    try:
+        return normalize_axis_index(number, ndim)
+    except OverflowError:
+        raise np.exceptions.AxisError(number, ndim) from None
 
 
 cdef object as_plain_array(object given, str name):

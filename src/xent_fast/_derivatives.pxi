@@ -121,14 +121,6 @@ cdef object as_float_array(object given, str name, object out):
     return array
 
 
-cdef int axis_of(object given, int ndim) except -1:
-    """An axis counted from the first."""
-    try:
-        return normalize_axis_index(operator.index(given), ndim)
-    except OverflowError:
-        raise np.exceptions.AxisError(given, ndim) from None
-
-
 cdef int check_classes(object array, int axis, str name) except -1:
     if array.shape[axis] == 0 and np.prod(np.delete(array.shape, axis), dtype=object) > 0:
         raise ValueError(f"{name} of shape {array.shape} have no class along axis {axis}")
