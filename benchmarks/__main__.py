@@ -3,6 +3,8 @@
     python -m benchmarks               every workload and implementation (minutes), printed
     python -m benchmarks --write       the same, into docs/benchmarks.md, README.md and the pictures
     python -m benchmarks --quick       small workloads, few rounds, printed
+    python -m benchmarks --options     only what options and another class axis cost (two minutes),
+                                       printed; with --write into docs/benchmarks.md
 
 Needs the extra `benchmark`; the extra `peers` adds Numba, PyTorch, JAX and TensorFlow, and
 torch.compile needs a C++ compiler. Run it on a quiet machine, without OMP_NUM_THREADS. The figures
@@ -13,18 +15,19 @@ Knows: the command line. Must not know: how anything is computed, timed or shown
 
 import argparse
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks import pictures, report
+from benchmarks import options, pictures, report
 from benchmarks.implementations import IMPLEMENTATIONS
 from benchmarks.implementations.contract import Implementation
 from benchmarks.machine import describe, in_words
 from benchmarks.timing import Timing
-from benchmarks.workers import time_workload, workers_for
+from benchmarks.workers import time_batch, time_workload, workers_for
 from benchmarks.workloads import QUICK_BYTES, WORKLOADS, Workload
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,6 +56,11 @@ def parse_arguments() -> argparse.Namespace:
         help="only implementations with TEXT in their name, such as 'NumPy' (repeatable)",
     )
     parser.add_argument(
+        "--options",
+        action="store_true",
+        help="only the tables of what options and another class axis cost",
+    )
+    parser.add_argument(
         "--rounds", type=int, help=f"turns of each; half of them for variants (default: {ROUNDS})"
     )
     parser.add_argument(
@@ -68,6 +76,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.write and (arguments.quick or arguments.workload or arguments.implementation):
         parser.error("--write publishes whole runs only")
+    if arguments.options and (arguments.workload or arguments.implementation):
+        parser.error("--options chooses all of its own workloads and implementations")
     if arguments.rounds is None:
         arguments.rounds = QUICK_ROUNDS if arguments.quick else ROUNDS
     if arguments.rounds < 2:
@@ -131,16 +141,58 @@ def measure(workloads: list[Workload], implementations: list[Implementation], ro
     return {"machine": machine, "workloads": measured}
 
 
+def measure_options(rounds: int, most_bytes: float) -> dict:
+    """What options and the class axis cost, on batches of at most so many bytes."""
+    tables = {
+        name: [
+            (batch, [one for one in batch.implementations if not one.missing])
+            for batch in batches
+            if batch.bytes <= most_bytes
+        ]
+        for name, batches in (("options", options.OPTION_BATCHES), ("axis", options.AXIS_BATCHES))
+    }
+    every = [one for batches in tables.values() for _, able in batches for one in able]
+    turns = sum(len(able) * rounds for batches in tables.values() for _, able in batches)
+    measured: dict = {"machine": describe(), **{name: [] for name in tables}}
+    with (
+        workers_for(every, options.Bench) as workers,
+        tqdm(total=turns, unit="turn", smoothing=0) as bar,
+    ):
+        for name, batches in tables.items():
+            for batch, able in batches:
+                bar.set_description(f"{name}, {batch.label}")
+                timings, failures = time_batch(batch, able, workers, rounds, bar.update)
+                bar.update(len(failures) * rounds)
+                roles = {one.name: one.role for one in able}
+                measured[name].append(
+                    {
+                        "label": batch.label,
+                        "bytes": batch.bytes,
+                        "timings": {
+                            who: {"role": roles[who], **asdict(timing)}
+                            for who, timing in timings.items()
+                        },
+                        "failures": failures,
+                    }
+                )
+    return measured
+
+
 def save(results: dict, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
 
 def publish(results: dict) -> None:
-    save(results, PUBLISHED)
-    pictures.draw_all(results, IMAGES)
-    report.replace_block(PAGE, "measured", report.page_block(results))
-    report.replace_block(README, "benchmark table", report.readme_block(results))
+    """Renew what these results are of, and keep the rest as it is."""
+    save(json.loads(PUBLISHED.read_text()) | results, PUBLISHED)
+    if "workloads" in results:
+        pictures.draw_all(results, IMAGES)
+        report.replace_block(PAGE, "measured", report.page_block(results))
+        report.replace_block(README, "benchmark table", report.readme_block(results))
+    if "cost of options" in results:
+        block = report.options_block(results["cost of options"])
+        report.replace_block(PAGE, "options measured", block)
 
 
 def main() -> None:
@@ -148,6 +200,21 @@ def main() -> None:
     if arguments.source:
         results = json.loads(arguments.source.read_text())
     else:
+        results = measured(arguments)
+        save(results, arguments.output / "benchmarks.json")
+    print(report.printed(results))
+    print(f"\n{in_words((results.get('cost of options') or results)['machine'])}")
+    if arguments.write:
+        publish(results)
+    else:
+        if "workloads" in results:
+            pictures.draw_all(results, arguments.output)
+        print(f"\nFigures and pictures are in {arguments.output}.")
+
+
+def measured(arguments: argparse.Namespace) -> dict:
+    results = {}
+    if not arguments.options:
         results = measure(
             [
                 workload
@@ -161,14 +228,10 @@ def main() -> None:
             ),
             arguments.rounds,
         )
-        save(results, arguments.output / "benchmarks.json")
-    print(report.printed(results))
-    print(f"\n{in_words(results['machine'])}")
-    if arguments.write:
-        publish(results)
-    else:
-        pictures.draw_all(results, arguments.output)
-        print(f"\nFigures and pictures are in {arguments.output}.")
+    if arguments.options or not (arguments.workload or arguments.implementation):
+        most_bytes = QUICK_BYTES if arguments.quick else math.inf
+        results["cost of options"] = measure_options(2 * arguments.rounds, most_bytes)
+    return results
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 Results are what `python -m benchmarks` writes as JSON: `machine`, and `workloads`, a list of
 {label, variant, shape, bytes, bytes_moved, timings: {implementation: {role, median, quartiles,
-samples}}, failures: {implementation: reason}}, in seconds.
+samples}}, failures: {implementation: reason}}, in seconds. Either part may be missing: `cost of
+options` holds a `machine` of its own, and the lists `options` and `axis` of {label, bytes, timings,
+failures}.
 
 Knows: the results' form, roles by their own words. Must not know: how anything is timed or shown.
 """
@@ -12,6 +14,7 @@ from benchmarks.implementations.contract import LIMIT, PEER
 
 GOAL_OVER_PEERS = 5  # times faster than the fastest peer
 GOAL_OF_LIMIT = 0.9  # of the speed of the limit
+GOAL_OF_OPTIONS = 1.3  # times the plain call
 ONE_THREAD = f"{OURS}, 1 thread"
 
 # Arithmetic floors, in cycles per 16 float32 elements on one thread, with 16 lanes a register: what
@@ -97,6 +100,17 @@ def slower_than_one_thread(results: dict) -> list[dict]:
         one, ours = (cell["timings"].get(name) for name in (ONE_THREAD, OURS))
         if one and ours and one["quartiles"][1] < ours["quartiles"][0]:
             found.append(cell)
+    return found
+
+
+def costly_options(cells: list[dict], plain: str) -> list[tuple[dict, str, float]]:
+    """Options that take more than their goal times as long as the plain call."""
+    found = []
+    for cell in cells:
+        for name in cell["timings"]:
+            cost = ratio(cell, name, plain)
+            if cost is not None and cost > GOAL_OF_OPTIONS:
+                found.append((cell, name, cost))
     return found
 
 

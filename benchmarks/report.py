@@ -11,6 +11,7 @@ from benchmarks.figures import fastest, over_baseline, over_fastest_peer, share_
 from benchmarks.implementations import BASELINE, OURS
 from benchmarks.implementations.contract import LIBRARY, LIMIT, PEER
 from benchmarks.machine import in_words
+from benchmarks.options import CLASSES_LAST, OPTION_NAMES, PLAIN, PYTORCH
 
 
 def microseconds(seconds: float | None) -> str:
@@ -149,12 +150,78 @@ def failures(results: dict) -> str:
     return "\n".join(lines)
 
 
-def printed(results: dict) -> str:
-    parts = [
-        summary(results["workloads"], results["machine"]),
-        losses(results),
-        failures(results),
+def cost_of_options(cells: list[dict]) -> str:
+    """One row an option; of every batch the time, and its ratio to that of the plain call."""
+    rows = [
+        [
+            name,
+            *(
+                text
+                for cell in cells
+                for text in (
+                    microseconds(figures.seconds(cell, name)),
+                    hundredths(figures.ratio(cell, name, PLAIN)),
+                )
+            ),
+        ]
+        for name in OPTION_NAMES
     ]
+    columns = [text for cell in cells for text in (f"{cell['label']}, µs", "/ plain")]
+    return table(["option", *columns], rows)
+
+
+def hundredths(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def dear_options(cells: list[dict]) -> str:
+    return _list(
+        f"More than {figures.GOAL_OF_OPTIONS} times the plain call:",
+        [
+            f"{name}, {cell['label']}: {hundredths(cost)}"
+            for cell, name, cost in figures.costly_options(cells, PLAIN)
+        ],
+    )
+
+
+def cost_of_axis(cell: dict) -> str:
+    """The same numbers in two layouts, and PyTorch."""
+    rows = [
+        [
+            f"**{name}**" if timing["role"] == LIBRARY else name,
+            microseconds(timing["median"]),
+            " to ".join(map(microseconds, timing["quartiles"])),
+            hundredths(figures.ratio(cell, name, CLASSES_LAST)),
+            times(figures.ratio(cell, PYTORCH, name)),
+        ]
+        for name, timing in cell["timings"].items()
+    ]
+    rows += [[name, f"left out: {reason}"] for name, reason in cell["failures"].items()]
+    header = [cell["label"], "µs", "quartiles", "/ classes last", "PyTorch / this"]
+    return table(header, rows)
+
+
+def options_tables(results: dict) -> str:
+    parts = []
+    if results["options"]:
+        parts += [cost_of_options(results["options"]), dear_options(results["options"])]
+    return "\n\n".join([*parts, *map(cost_of_axis, results["axis"])])
+
+
+def options_block(results: dict) -> str:
+    return f"{in_words(results['machine'])}\n\n{options_tables(results)}"
+
+
+def printed(results: dict) -> str:
+    parts = []
+    if "workloads" in results:
+        parts += [
+            summary(results["workloads"], results["machine"]),
+            losses(results),
+            failures(results),
+        ]
+    if "cost of options" in results:
+        parts.append(options_tables(results["cost of options"]))
     return "\n\n".join(filter(None, parts))
 
 

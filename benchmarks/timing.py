@@ -99,9 +99,10 @@ class Contestant:
             gc.enable()
 
 
-def buffers_for(case: Case) -> list[np.ndarray]:
-    count = max(1, min(MOST_BUFFERS, SAMPLE_BYTES // case.workload.bytes))
-    return [case.logits.copy() for _ in range(count)]
+def copies(logits: np.ndarray) -> list[np.ndarray]:
+    """As many buffers as one sample calls a step on."""
+    count = max(1, min(MOST_BUFFERS, SAMPLE_BYTES // logits.nbytes))
+    return [logits.copy() for _ in range(count)]
 
 
 def contestant(implementation: Implementation, case: Case, buffers: list[np.ndarray]) -> Contestant:

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from benchmarks.implementations import IMPLEMENTATIONS
 from benchmarks.implementations.contract import LIBRARY, Implementation, Runtime
-from benchmarks.timing import Contestant, Timing, buffers_for, contestant
+from benchmarks.options import Batch
+from benchmarks.timing import Contestant, Timing, contestant, copies
 from benchmarks.workloads import Case, Workload, draw
 
 
@@ -27,9 +29,9 @@ class WorkerError(RuntimeError):
 # In the worker ------------------------------------------------------------------------------------
 
 
-def serve(connection: Connection) -> None:
+def serve(connection: Connection, make_bench: Callable[[], Any]) -> None:
     """Answer messages (function's name, arguments) until there are no more."""
-    bench = _Bench()
+    bench = make_bench()
     while True:
         try:
             name, arguments = connection.recv()
@@ -50,7 +52,7 @@ class _Bench:
         self.ready.clear()
         chosen[0].runtime.begin_case()
         case, failures = Case.load(workload, directory), {}
-        buffers = buffers_for(case)
+        buffers = copies(case.logits)
         for one in chosen:
             try:
                 self.ready[one.name] = contestant(one, case, buffers)
@@ -68,11 +70,11 @@ class _Bench:
 class Worker:
     """A process and the line to it."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, make_bench: Callable[[], Any]) -> None:
         self.name = runtime.name
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs,), daemon=True)
+        self.process = context.Process(target=serve, args=(theirs, make_bench), daemon=True)
         with _environment(runtime.environment):
             self.process.start()
         theirs.close()
@@ -113,9 +115,12 @@ def _environment(variables: Iterable[tuple[str, str]]) -> Iterator[None]:
 
 
 @contextmanager
-def workers_for(implementations: Iterable[Implementation]) -> Iterator[dict[str, Worker]]:
+def workers_for(
+    implementations: Iterable[Implementation], make_bench: Callable[[], Any] = _Bench
+) -> Iterator[dict[str, Worker]]:
+    """A process for each runtime, where a bench of its own prepares and takes samples."""
     runtimes = {one.runtime.name: one.runtime for one in implementations}
-    workers = {name: Worker(runtime) for name, runtime in runtimes.items()}
+    workers = {name: Worker(runtime, make_bench) for name, runtime in runtimes.items()}
     try:
         yield workers
     finally:
@@ -132,13 +137,50 @@ def time_workload(
 ) -> tuple[dict[str, Timing], dict[str, str]]:
     """The timing of every implementation, and of those that failed the reason."""
     failures = _prepare(workload, implementations, workers)
+    return _take_turns(implementations, failures, workers, rounds, tick), failures
+
+
+def time_batch(
+    batch: Batch,
+    implementations: list[Implementation],
+    workers: dict[str, Worker],
+    rounds: int,
+    tick: Callable[[], object],
+) -> tuple[dict[str, Timing], dict[str, str]]:
+    """The same for implementations that are not all asked the same."""
+    failures: dict[str, str] = {}
+    for name, worker in workers.items():  # one by one: exact answers take much memory
+        failures |= worker.ask("prepare", batch.label, _names(implementations, name))
+    _raise_if_ours(implementations, failures, batch.label)
+    return _take_turns(implementations, failures, workers, rounds, tick), failures
+
+
+def _names(implementations: list[Implementation], runtime: str) -> list[str]:
+    return [one.name for one in implementations if one.runtime.name == runtime]
+
+
+def _raise_if_ours(
+    implementations: list[Implementation], failures: dict[str, str], label: str
+) -> None:
+    ours = [one.name for one in implementations if one.role == LIBRARY and one.name in failures]
+    if ours:
+        raise WorkerError(f"{ours[0]} on {label}: {failures[ours[0]]}")
+
+
+def _take_turns(
+    implementations: list[Implementation],
+    failures: dict[str, str],
+    workers: dict[str, Worker],
+    rounds: int,
+    tick: Callable[[], object],
+) -> dict[str, Timing]:
     ready = [one for one in implementations if one.name not in failures]
     seconds: dict[str, list[float]] = {one.name: [] for one in ready}
     for number in range(rounds):
         for one in ready if number % 2 == 0 else reversed(ready):
             seconds[one.name] += workers[one.runtime.name].ask("visit", one.name)
             tick()
-    return {name: Timing.of(samples) for name, samples in seconds.items()}, failures
+    return {name: Timing.of(samples) for name, samples in seconds.items()}
 
 
 def _prepare(
@@ -149,13 +191,11 @@ def _prepare(
         draw(workload).save(Path(directory))
         busy = []
         for name, worker in workers.items():  # all at once: nothing is timed meanwhile
-            names = [one.name for one in implementations if one.runtime.name == name]
+            names = _names(implementations, name)
             if names:
                 worker.tell("prepare", workload, Path(directory), names)
                 busy.append(worker)
         for worker in busy:
             failures |= worker.hear()
-    ours = [one.name for one in implementations if one.role == LIBRARY and one.name in failures]
-    if ours:
-        raise WorkerError(f"{ours[0]} on {workload.label}: {failures[ours[0]]}")
+    _raise_if_ours(implementations, failures, workload.label)
     return failures

@@ -298,14 +298,10 @@ def test_labels_for_logits_of_another_number_of_dimensions(shape: tuple[int, ...
     assert_rejected(ValueError, message, np.zeros(shape), make_labels())
 
 
-@pytest.mark.parametrize("axis", [2, -3, 2**70])
+@pytest.mark.parametrize("axis", [2, -3, 2**31, -(2**70)])
 def test_axis_out_of_range(axis: int) -> None:
-    logits, labels = make_logits(), make_labels()
-    expected = np.exceptions.AxisError if abs(axis) < 2**31 else (OverflowError, ValueError)
-    before = logits.tobytes()
-    with pytest.raises(expected):
-        softmax_cross_entropy_grad(logits, labels, axis=axis, out=logits)
-    assert logits.tobytes() == before
+    message = f"axis {axis} is out of bounds for array of dimension 2"
+    assert_rejected(np.exceptions.AxisError, message, make_logits(), make_labels(), axis=axis)
 
 
 @pytest.mark.parametrize("axis", [0.0, None, "0", True])

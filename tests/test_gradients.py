@@ -110,21 +110,31 @@ def test_loss(implementation: ModuleType, place: str, option: str, kind: str) ->
 def test_second_order(implementation: ModuleType, place: str, option: str, kind: str) -> None:
     """The Hessian's product with a vector is the gradient's slope along it."""
     logits, targets, options = problem(*SHAPES[place], kind, OPTIONS[option], seed=1)
-    options["reduction"] = "sum"
 
     def gradient(x: np.ndarray) -> np.ndarray:
         return implementation.softmax_cross_entropy_grad(x, targets, **options).grad
 
     vector = np.random.default_rng(2).standard_normal(logits.shape)
-    got = implementation.softmax_cross_entropy_hvp(logits, targets, vector, **options)
-    assert_slopes(got, directional_difference(gradient, logits, vector))
-    diagonal = np.empty_like(logits)
-    for position in np.ndindex(logits.shape):
-        unit = np.zeros_like(logits)
-        unit[position] = 1.0
-        diagonal[position] = directional_difference(gradient, logits, unit)[position]
-    got = implementation.softmax_cross_entropy_hessian_diagonal(logits, targets, **options)
-    assert_slopes(got, diagonal)
+    for reduction in ("mean", "sum", "none"):
+        options["reduction"] = reduction
+        got = implementation.softmax_cross_entropy_hvp(logits, targets, vector, **options)
+        assert_slopes(got, directional_difference(gradient, logits, vector))
+        got = implementation.softmax_cross_entropy_hessian_diagonal(logits, targets, **options)
+        for position in range(0, logits.size, 3):
+            unit = np.zeros_like(logits)
+            unit.flat[position] = 1.0
+            slope = directional_difference(gradient, logits, unit)
+            assert_slopes(got.flat[position], slope.flat[position])
+
+
+def test_softmax_loss(implementation: ModuleType) -> None:
+    for kind in ("index", "dense"):
+        logits, targets, _ = problem((3, 4), -1, kind, {}, seed=8)
+        _, dx = implementation.softmax_loss(logits, targets)
+        slope = numerical_gradient(
+            lambda x, y=targets: implementation.softmax_loss(x, y)[0], logits
+        )
+        assert_slopes(dx, slope)
 
 
 @pytest.mark.parametrize("place", SHAPES)
@@ -158,10 +168,10 @@ def test_loss_of_probabilities(
     def loss(p: np.ndarray) -> Any:
         return implementation.cross_entropy(p, targets, **options)
 
-    for clip in (0.0, 0.1):
-        options["clip"] = clip
+    for clip, reduction in ((0.0, "mean"), (0.1, "sum"), (0.1, "none")):
+        options |= {"clip": clip, "reduction": reduction}
         result = implementation.cross_entropy_grad(probabilities, targets, **options)
-        assert result.loss == loss(probabilities)
+        np.testing.assert_array_equal(result.loss, loss(probabilities))
         # The third derivative of -log p is 2 / p^3: 16,000 at p = 0.05.
         slope = numerical_gradient(loss, probabilities)
         np.testing.assert_allclose(result.grad, slope, rtol=1e-6, atol=1e-8)
@@ -174,16 +184,15 @@ def test_distillation(implementation: ModuleType, place: str, option: str, kind:
     given_options = {key: value for key, value in OPTIONS[option].items() if key != "z_loss"}
     kind_of_targets = "index" if kind == "index" else "dense"
     logits, targets, options = problem(*SHAPES[place], kind_of_targets, given_options, seed=6)
-    options["reduction"] = "sum"
     teacher = np.random.default_rng(7).standard_normal(logits.shape)
     if kind == "none":
         targets = None
 
-    def loss(x: np.ndarray) -> float:
+    def loss(x: np.ndarray) -> Any:
         return implementation.distillation_loss_grad(x, teacher, targets, **options).loss
 
-    for alpha in (0.0, 0.4, 1.0):
-        options["alpha"] = alpha
+    for alpha, reduction in ((0.0, "mean"), (0.4, "none"), (1.0, "sum")):
+        options |= {"alpha": alpha, "reduction": reduction}
         grad = implementation.distillation_loss_grad(logits, teacher, targets, **options).grad
         assert_slopes(grad, numerical_gradient(loss, logits))
 

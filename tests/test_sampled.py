@@ -132,14 +132,26 @@ def test_all_classes_drawn_is_the_full_softmax(
     np.testing.assert_allclose(result.grad_bias, full_grad.sum(axis=0), rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("sampler", ["log_uniform", "uniform", "given"])
 @pytest.mark.parametrize("remove_accidental_hits", [True, False])
-def test_finite_differences(sampled_loss: SampledLoss, remove_accidental_hits: bool) -> None:
+@pytest.mark.parametrize(("reduction", "scale"), [("mean", 1.0), ("sum", -2.5), ("none", 0.5)])
+def test_finite_differences(
+    sampled_loss: SampledLoss,
+    sampler: str,
+    remove_accidental_hits: bool,
+    reduction: str,
+    scale: float,
+) -> None:
+    """The same seed draws the same classes in every call."""
     layer = make_layer(batch=4, features=2, classes=5)
     options = {
         "num_sampled": 4,
-        "sampler": given_sample(5, 4),
+        "sampler": given_sample(5, 4) if sampler == "given" else sampler,
+        "rng": 3,
         "remove_accidental_hits": remove_accidental_hits,
         "sample_weight": np.array([1.0, 2.0, 0.5, 0.0]),
+        "reduction": reduction,
+        "scale": scale,
     }
     result = sampled_loss(*layer.arguments, **options)
     grad_weight, grad_bias = dense_gradients(result, layer)
@@ -153,9 +165,8 @@ def test_finite_differences(sampled_loss: SampledLoss, remove_accidental_hits: b
             for step in (1e-5, -1e-5):
                 moved = getattr(layer, name).copy()
                 moved[position] += step
-                losses.append(
-                    sampled_loss(*replace(layer, **{name: moved}).arguments, **options).loss
-                )
+                result = sampled_loss(*replace(layer, **{name: moved}).arguments, **options)
+                losses.append(np.sum(result.loss))
             slope = (losses[0] - losses[1]) / 2e-5
             assert grad[position] == pytest.approx(slope, rel=1e-8, abs=1e-9)
 

@@ -61,24 +61,33 @@ def _compile(function: Callable) -> Callable:
 def cross_entropy(*, compiled: bool) -> Callable[[Case], Step]:
     def make(case: Case) -> Step:
         torch, targets = _torch(), tensor(case.targets)
-
-        def mean_loss(x, targets):
-            return torch.nn.functional.cross_entropy(x, targets)
-
-        function = _compile(mean_loss) if compiled else mean_loss
+        function = _compile(_mean_loss) if compiled else _mean_loss
 
         def loss_step(x):
             with torch.no_grad():
                 return function(x, targets).item(), None
 
-        def step(x):
-            loss = function(x, targets)
-            (grad,) = torch.autograd.grad(loss, x)
-            return loss.item(), grad.numpy()
-
-        return loss_step if case.loss_only else step
+        return loss_step if case.loss_only else _with_backward_pass(function, targets)
 
     return make
+
+
+def eager_loss_and_grad(targets: np.ndarray) -> Step:
+    """Of logits with the classes on axis 1, any number of dimensions."""
+    return _with_backward_pass(_mean_loss, tensor(targets))
+
+
+def _mean_loss(x, targets):
+    return _torch().nn.functional.cross_entropy(x, targets)
+
+
+def _with_backward_pass(loss_of: Callable, targets) -> Step:
+    def step(x):
+        loss = loss_of(x, targets)
+        (grad,) = _torch().autograd.grad(loss, x)
+        return loss.item(), grad.numpy()
+
+    return step
 
 
 def _by_hand(torch, case: Case) -> Callable:

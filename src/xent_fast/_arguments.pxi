@@ -197,10 +197,7 @@ cdef int as_axis(object given, object array, str name) except -1:
     """The axis of the classes, counted from the first; every row has a class."""
     if array.ndim == 0:
         raise np.exceptions.AxisError(f"{name} must have a class axis; they have no axis at all")
-    try:
-        axis = normalize_axis_index(as_index(given, "axis"), array.ndim)
-    except OverflowError:
-        raise np.exceptions.AxisError(given, array.ndim) from None
+    axis = axis_of(given, array.ndim)
     if array.shape[axis] == 0 and 0 not in without_axis(array.shape, axis):
         raise ValueError(f"{name} of shape {array.shape} have no class along axis {axis}")
     return axis
@@ -393,10 +390,15 @@ cdef object unusual_integer(object given, str name):
     raise TypeError(f"{name} must be an integer or None, not {type(given).__name__}")
 
 
-cdef inline object as_index(object given, str name):
-    if isinstance(given, (bool, np.bool_)):
-        raise TypeError(f"{name} must be an integer, not {type(given).__name__}")
-    return operator.index(given)
+cdef int axis_of(object given, int ndim) except -1:
+    """An axis counted from the first."""
+    if isinstance(given, (bool, np.bool_)) or not hasattr(given, "__index__"):
+        raise TypeError(f"axis must be an integer, not {type(given).__name__}")
+    number = operator.index(given)
+    try:
+        return normalize_axis_index(number, ndim)
+    except OverflowError:
+        raise np.exceptions.AxisError(number, ndim) from None
 
 
 cdef object as_plain_array(object given, str name):

@@ -51,7 +51,8 @@ def softmax_vjp(
     Returns
     -------
     ndarray of the same shape and dtype
-        Gradient of the loss with respect to the logits; `out` if it was given.
+        Gradient of the loss with respect to the logits, in the loss's unit a unit of logit; `out`
+        if it was given.
 
     Raises
     ------
@@ -119,7 +120,8 @@ def log_softmax_vjp(
     Returns
     -------
     ndarray of the same shape and dtype
-        Gradient of the loss with respect to the logits; `out` if it was given.
+        Gradient of the loss with respect to the logits, in the loss's unit a unit of logit; `out`
+        if it was given.
 
     Raises
     ------

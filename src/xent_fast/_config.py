@@ -21,6 +21,8 @@ def show_config(mode: Literal["dicts"]) -> dict[str, Any]: ...
 def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     """Show what this installation is and what it computes with.
 
+    It says what a report of a wrong or slow result should say.
+
     Parameters
     ----------
     mode : {"stdout", "dicts"}, default "stdout"
@@ -48,6 +50,13 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     ------
     ValueError
         If `mode` is neither of the two.
+
+    Examples
+    --------
+    >>> from xent_fast import show_config
+    >>> config = show_config("dicts")
+    >>> config["isa"]["active"] in config["isa"]["supported"]
+    True
     """
     config = {
         **_core.configuration(),

@@ -77,9 +77,10 @@ def distillation_loss_grad(
     Returns
     -------
     loss : float or ndarray of the logits' shape without the class axis
-        As for `softmax_cross_entropy`.
+        In nats, as for `softmax_cross_entropy`.
     grad : ndarray of the logits' shape
-        Gradient with respect to the student's logits, of their dtype; `out` if it was given.
+        Gradient with respect to the student's logits, of their dtype, in nats a unit of logit;
+        `out` if it was given. For ``reduction="none"`` each row holds the gradient of its own loss.
 
     Raises
     ------
@@ -87,7 +88,7 @@ def distillation_loss_grad(
         As for `softmax_cross_entropy_grad`; also TypeError if `teacher_logits` do not hold real
         numbers or `alpha` is none, and ValueError if `teacher_logits` have another shape or overlap
         `out` without being the same array, `alpha` is outside [0, 1], or `ignore_index` is given
-        without targets.
+        without targets. After any exception `out` holds what it held before.
 
     See Also
     --------
@@ -105,7 +106,7 @@ def distillation_loss_grad(
 
     References
     ----------
-    G. Hinton, O. Vinyals, J. Dean. Distilling the knowledge in a neural network. 2015.
+    G. Hinton, O. Vinyals, J. Dean. Distilling the knowledge in a neural network. 2015, section 2.
     arXiv:1503.02531.
 
     Examples

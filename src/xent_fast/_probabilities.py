@@ -99,7 +99,8 @@ def cross_entropy(
     Parameters
     ----------
     probabilities : array_like, float32 or float64
-        Any shape with at least one axis, of any memory layout. Rows need not sum to 1.
+        Numbers without a unit, of any shape with at least one axis and any memory layout. Rows need
+        not sum to 1.
     targets : array_like of the probabilities' shape, or that without the class axis
         Either class indices, one integer a row, or dense targets, one floating-point number a
         probability, which need not sum to 1.
@@ -130,8 +131,8 @@ def cross_entropy(
     Returns
     -------
     float or ndarray of the probabilities' shape without the class axis
-        A float for ``"mean"`` and ``"sum"``. An array of the probabilities' dtype for ``"none"``.
-        Everything is computed in double.
+        In nats. A float for ``"mean"`` and ``"sum"``. An array of the probabilities' dtype for
+        ``"none"``. Everything is computed in double.
 
     Raises
     ------
@@ -261,18 +262,18 @@ def cross_entropy_grad(
     ----------
     probabilities, targets, axis, weight, sample_weight, ignore_index, label_smoothing, clip, \
     reduction, scale, num_threads
-        As for `cross_entropy`. `probabilities` must be an ndarray if `out` is given.
+        As for `cross_entropy`.
     out : ndarray of the probabilities' shape and dtype, optional
         Where the gradient is written: `probabilities` themselves, or an array that shares no memory
-        with them. By default a new array.
+        with them. The probabilities must then be an ndarray. By default a new array.
 
     Returns
     -------
     loss : float or ndarray of the probabilities' shape without the class axis
-        As for `cross_entropy`.
+        In nats, as for `cross_entropy`.
     grad : ndarray of the probabilities' shape
-        Of the probabilities' dtype; `out` if it was given. For ``reduction="none"`` each row holds
-        the gradient of its own loss.
+        Of the probabilities' dtype, in nats; `out` if it was given. For ``reduction="none"`` each
+        row holds the gradient of its own loss.
 
     Raises
     ------
@@ -300,8 +301,9 @@ def cross_entropy_grad(
     --------
     >>> import numpy as np
     >>> from xent_fast import cross_entropy_grad
-    >>> cross_entropy_grad(np.array([0.25, 0.75]), 0).grad
-    array([-4.,  0.])
+    >>> loss, grad = cross_entropy_grad(np.array([0.25, 0.75]), 0)
+    >>> round(loss, 6), grad
+    (1.386294, array([-4.,  0.]))
     """
     problem = _checked(
         probabilities,

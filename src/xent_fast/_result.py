@@ -17,9 +17,10 @@ class LossAndGrad(NamedTuple, Generic[LossT]):
     Attributes
     ----------
     loss : float or ndarray of the logits' shape without the class axis
-        A float for ``reduction="mean"`` and ``"sum"``, one loss a row for ``"none"``.
+        In nats. A float for ``reduction="mean"`` and ``"sum"``, one loss a row for ``"none"``.
     grad : ndarray of the logits' shape
-        Gradient with respect to the logits, of their dtype.
+        Gradient with respect to the logits (of `cross_entropy_grad`, to the probabilities), of
+        their dtype, in nats a unit of them.
     """
 
     loss: LossT
@@ -32,8 +33,8 @@ class RowStatistics(NamedTuple):
     Attributes
     ----------
     lse : ndarray of the logits' dtype
-        Logarithm of the sum of the exponentials of the row's logits, divided by the temperature.
-        NaN where the row is ignored or its loss is NaN.
+        In nats: logarithm of the sum of the exponentials of the row's logits, which are divided by
+        the temperature first. NaN where the row is ignored or its loss is NaN.
     prediction : ndarray of intp
         The class of the largest logit, the first of several; -1 where the row is ignored or its
         loss is NaN.
@@ -84,9 +85,9 @@ class SampledLossAndGrad(NamedTuple, Generic[LossT]):
     Attributes
     ----------
     loss : float or ndarray of shape (batch,)
-        A float for ``reduction="mean"`` and ``"sum"``, one loss an example for ``"none"``.
+        In nats. A float for ``reduction="mean"`` and ``"sum"``, one loss an example for ``"none"``.
     grad_hidden : ndarray of shape (batch, features)
-        Gradient with respect to the hidden vectors.
+        Gradient with respect to the hidden vectors, as all gradients in nats a unit of these.
     rows : ndarray of shape (distinct,), intp
         The classes that were a target or a sample: distinct, in ascending order.
     grad_weight : ndarray of shape (distinct, features)

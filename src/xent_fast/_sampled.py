@@ -46,11 +46,11 @@ def sampled_softmax_loss_grad(
     Parameters
     ----------
     hidden : array_like of shape (batch, features), float32 or float64
-        What the output layer is applied to.
+        What the output layer is applied to: one vector an example, in any unit.
     weight : array_like of shape (classes, features), of the dtype of `hidden`
-        The output layer's weights, a row for each class.
+        The output layer's weights, a row for each class: logits, in nats, a unit of `hidden`.
     bias : array_like of shape (classes,), of the dtype of `hidden`, or None
-        The output layer's biases. None: all 0.
+        The output layer's biases, in nats. None: all 0.
     targets : array_like of shape (batch,)
         Class indices, of any integer dtype.
     num_sampled : int
@@ -69,8 +69,9 @@ def sampled_softmax_loss_grad(
         Where the named samplers take chance from: a generator, which advances, or the seed of a new
         one. By default a new one with a seed of the operating system's.
     reduction : {"mean", "sum", "none"}, default "mean"
-        As for `softmax_cross_entropy`. With ``"none"``, ``grad_weight`` and ``grad_bias`` are those
-        of the losses' sum.
+        ``"sum"`` adds the losses of all examples. ``"mean"`` divides that sum by their number or,
+        if given, the sum of their sample weights. ``"none"`` returns one loss an example;
+        ``grad_weight`` and ``grad_bias`` are then those of the losses' sum.
     sample_weight : array_like of shape (batch,), optional
         Real numbers that multiply each example's loss.
     scale : float, default 1.0
@@ -82,9 +83,10 @@ def sampled_softmax_loss_grad(
     Returns
     -------
     loss : float or ndarray of shape (batch,)
-        As of `softmax_cross_entropy`.
+        In nats. A float for ``"mean"`` and ``"sum"``: the examples' losses rounded to the dtype of
+        `hidden` and added in double. An array of that dtype for ``"none"``.
     grad_hidden : ndarray of shape (batch, features)
-        Gradient with respect to `hidden`.
+        Gradient with respect to `hidden`, as all gradients in nats a unit of that argument.
     rows : ndarray of shape (distinct,), intp
         The classes that were a target or a sample: distinct, in ascending order.
     grad_weight : ndarray of shape (distinct, features)
@@ -134,6 +136,8 @@ def sampled_softmax_loss_grad(
     >>> result = sampled_softmax_loss_grad(
     ...     hidden, weight, bias, np.arange(32), num_sampled=1000, rng=rng
     ... )
+    >>> result.grad_weight.shape == (len(result.rows), 64)
+    True
     >>> weight[result.rows] -= 0.1 * result.grad_weight
     >>> bias[result.rows] -= 0.1 * result.grad_bias
     """

@@ -67,6 +67,8 @@ def draw_candidates(
 
 
 def _as_count(num_sampled: SupportsIndex) -> int:
+    if isinstance(num_sampled, (bool, np.bool_)):
+        raise TypeError(f"num_sampled must be an integer, not {type(num_sampled).__name__}")
     try:
         count = operator.index(num_sampled)
     except TypeError:

@@ -47,7 +47,8 @@ def softmax_cross_entropy_hvp(
     z_loss, reduction, scale, num_threads
         As for `softmax_cross_entropy_grad`.
     vector : array_like of the logits' shape
-        Real numbers: what the Hessian is multiplied with. Converted to the logits' dtype.
+        Real numbers: what the Hessian is multiplied with, a direction in the space of the logits.
+        Converted to the logits' dtype.
     out : ndarray of the logits' shape, optional
         Where the product is written: an array of the logits' shape and dtype that is `logits` or
         `vector` or shares no memory with them. By default a new array. No other input is ever
@@ -56,15 +57,16 @@ def softmax_cross_entropy_hvp(
     Returns
     -------
     ndarray of the logits' shape
-        The product, of the logits' dtype; `out` if it was given. For ``reduction="none"`` each row
-        holds the product with the Hessian of its own loss.
+        The product, of the logits' dtype, in nats a unit of logit where `vector` is in such units;
+        `out` if it was given. For ``reduction="none"`` each row holds the product with the Hessian
+        of its own loss.
 
     Raises
     ------
     IndexError, TypeError, ValueError, MemoryError
         As for `softmax_cross_entropy_grad`; also TypeError if `vector` does not hold real numbers
         and ValueError if it has another shape than the logits or overlaps `out` without being the
-        same array.
+        same array. After any exception `out` holds what it held before.
 
     See Also
     --------
@@ -146,13 +148,13 @@ def softmax_cross_entropy_hessian_diagonal(
     Returns
     -------
     ndarray of the logits' shape
-        The diagonal, of the logits' dtype; `out` if it was given. For ``reduction="none"`` each row
-        holds the diagonal for its own loss.
+        The diagonal, of the logits' dtype, in nats a squared unit of logit; `out` if it was given.
+        For ``reduction="none"`` each row holds the diagonal for its own loss.
 
     Raises
     ------
     IndexError, TypeError, ValueError, MemoryError
-        As for `softmax_cross_entropy_grad`.
+        As for `softmax_cross_entropy_grad`. After any exception `out` holds what it held before.
 
     See Also
     --------

@@ -20,47 +20,67 @@ def softmax(
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> FloatArray:
-    r"""Probabilities :math:`p_c = e^{x_c} / \sum_k e^{x_k}`.
+    r"""Probabilities of the classes: exponentials of the logits, divided by their sum.
+
+    For a row of logits :math:`x`
+
+    .. math:: p_c = \frac{e^{x_c}}{\sum_k e^{x_k}}
 
     Parameters
     ----------
     logits : array_like with a class axis, float32 or float64
-        Unnormalised log-probabilities, of any memory layout. Computed in their own precision. An
-        ndarray if `out` is given.
+        Unnormalised log-probabilities in nats, of any memory layout. Computed in their own
+        precision. A row is what lies along the class axis.
     axis : int, default -1
         The class axis.
     out : ndarray of the logits' shape and dtype, optional
         Where the result is written: `logits` themselves, or an array that shares no memory with
-        them. By default a new array.
+        them. The logits must then be an ndarray. By default a new array.
     num_threads : int, optional
         As for `softmax_cross_entropy`.
 
     Returns
     -------
     ndarray of the logits' shape and dtype
-        `out` if it was given. NaN throughout a row that has a NaN, a +inf or nothing but -inf.
+        Probabilities, numbers without a unit; `out` if it was given. NaN throughout a row that has
+        a NaN, a +inf or nothing but -inf.
 
     Raises
     ------
     TypeError
-        If the logits are not float32 or float64, or `out` is not an ndarray of their dtype.
+        If the logits are not float32 or float64 or are a masked array, `out` is not an ndarray of
+        their dtype, or `axis` or `num_threads` is no integer.
     ValueError
-        If there are rows but no class, or `out` has another shape, is read-only, overlaps itself
-        or overlaps the logits without being the same array. An `axis` that the logits do not have
-        is a `numpy.exceptions.AxisError`.
+        If there are rows but no class, `num_threads` is below 1, or `out` has another shape, is
+        read-only, overlaps itself or overlaps the logits without being the same array.
+    numpy.exceptions.AxisError
+        If `axis` is out of range.
     MemoryError
-        If a copy or a workspace cannot be allocated.
+        If a copy or a workspace cannot be allocated. After any exception `out` holds what it held
+        before.
 
     See Also
     --------
     log_softmax : Its logarithm, accurate where the probabilities underflow.
+    softmax_vjp : Its backward pass.
+
+    Notes
+    -----
+    Adding a number to all logits of a row changes nothing. A logit of -inf has the probability 0.
+    Every probability is accurate to a few units in the last place, however small it is.
+
+    References
+    ----------
+    J. S. Bridle. Probabilistic interpretation of feedforward classification network outputs.
+    Neurocomputing, NATO ASI Series 68 (1990).
 
     Examples
     --------
     >>> import numpy as np
     >>> from xent_fast import softmax
-    >>> softmax(np.zeros((1, 4)))
-    array([[0.25, 0.25, 0.25, 0.25]])
+    >>> softmax(np.array([[0.0, 0.0, 0.0, 0.0], [9.0, 9.0, -np.inf, -np.inf]]))
+    array([[0.25, 0.25, 0.25, 0.25],
+           [0.5 , 0.5 , 0.  , 0.  ]])
     """
     result: FloatArray = _core.probabilities(logits, axis, False, out, num_threads)
     return result
@@ -73,7 +93,11 @@ def log_softmax(
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> FloatArray:
-    r"""Log-probabilities :math:`x_c - \log \sum_k e^{x_k}`.
+    r"""Logarithms of the probabilities that softmax gives, accurate where those underflow.
+
+    For a row of logits :math:`x`
+
+    .. math:: \log p_c = x_c - \log \sum_k e^{x_k}
 
     Parameters
     ----------
@@ -83,16 +107,28 @@ def log_softmax(
     Returns
     -------
     ndarray of the logits' shape and dtype
-        As of `softmax`. The largest class keeps a logarithm that is as small as it is.
+        Log-probabilities in nats, none of them above 0; `out` if it was given. NaN throughout a row
+        that has a NaN, a +inf or nothing but -inf.
 
     Raises
     ------
-    TypeError, ValueError, MemoryError
+    TypeError, ValueError, MemoryError, numpy.exceptions.AxisError
         As for `softmax`.
 
     See Also
     --------
     softmax : The probabilities themselves.
+    log_softmax_vjp : Its backward pass.
+
+    Notes
+    -----
+    The largest class keeps a logarithm as small as it is: with the sum :math:`R` of the other
+    classes' exponentials relative to its own, that is :math:`-\log(1 + R)`.
+
+    References
+    ----------
+    P. Blanchard, D. J. Higham, N. J. Higham. Accurately computing the log-sum-exp and softmax
+    functions. IMA Journal of Numerical Analysis 41 (2021).
 
     Examples
     --------
@@ -112,7 +148,11 @@ def logsumexp(
     keepdims: bool = False,
     num_threads: SupportsIndex | None = None,
 ) -> FloatArray:
-    r"""Logarithm of the sum of exponentials, :math:`\log \sum_k e^{x_k}`.
+    r"""Logarithm of the sum of the logits' exponentials: softmax's denominator.
+
+    For a row of logits :math:`x`
+
+    .. math:: \mathrm{lse} = \log \sum_k e^{x_k}
 
     Parameters
     ----------
@@ -124,24 +164,36 @@ def logsumexp(
     Returns
     -------
     ndarray of the logits' dtype
-        Of their shape without the class axis. NaN for a row with a NaN, otherwise +inf for one
-        with a +inf, -inf for one of nothing but -inf.
+        In nats, of the logits' shape without the class axis. NaN for a row with a NaN, otherwise
+        +inf for one with a +inf, -inf for one of nothing but -inf.
 
     Raises
     ------
-    TypeError, ValueError, MemoryError
+    TypeError, ValueError, MemoryError, numpy.exceptions.AxisError
         As for `softmax`.
 
     See Also
     --------
     log_softmax : The logits minus this.
+    softmax : Its derivative.
+
+    Notes
+    -----
+    It lies between the largest logit and that plus the logarithm of the number of classes. Where
+    the largest logit is 0 it is computed as :math:`\log(1 + R)`, with the sum :math:`R` of the
+    other classes' exponentials, and keeps its relative accuracy.
+
+    References
+    ----------
+    P. Blanchard, D. J. Higham, N. J. Higham. Accurately computing the log-sum-exp and softmax
+    functions. IMA Journal of Numerical Analysis 41 (2021).
 
     Examples
     --------
     >>> import numpy as np
     >>> from xent_fast import logsumexp
-    >>> float(logsumexp(np.array([0.0, -40.0])))
-    4.248354255291589e-18
+    >>> logsumexp(np.array([[0.0, -40.0], [1000.0, 1000.0]]))
+    array([4.24835426e-18, 1.00069315e+03])
     """
     lse: FloatArray = _core.log_sum_of_exponentials(logits, axis, num_threads)
     return np.expand_dims(lse, int(axis)) if keepdims else lse
