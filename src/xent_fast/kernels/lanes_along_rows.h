@@ -27,10 +27,20 @@ typedef struct {
     vec dropped;                /* what their last roundings took from that sum */
     vec pivot_logit;            /* index targets */
     NAME(pair) target_mass;     /* targets with mass */
-    vec distance, pivot_target; /* the same */
+    NAME(pair) pivot_target, other_mass; /* the same; other_mass: what is not the pivot's */
+    vec distance;                        /* the same */
     vec lse, log_of_sum;
     vec slope; /* 2 z lse */
 } NAME(lane_sums);
+
+/* Where the masses of smoothed targets come from: q = E / C w, and at the label (1 - E) w_y more. */
+typedef struct {
+    const REAL *class_weight; /* w; NULL for 1 */
+    NAME(pair) smoothing;     /* E / C */
+    NAME(pair) weight_sum;    /* of all classes */
+    NAME(pair) label_mass;    /* (1 - E) w_y */
+    vec labels, label_weight; /* y and w_y */
+} NAME(smoothed_masses);
 
 /* Rows to columns, number by number; rows that are not there become zeros. */
 KERNEL_INLINE void NAME(load_some_rows)(REAL (*columns)[LANES], const char *source, ptrdiff_t row_stride, int row_count,
@@ -161,17 +171,14 @@ KERNEL_INLINE vec NAME(finite_maximum)(vec maximum) {
     return v_select(v_greater(magnitude, largest), v_splat(0), maximum);
 }
 
-/* Masses of shaped targets, in place of dense ones or for class indices: w ((1 - E) t + E / C), and at y (1 - E) w_y more. */
-KERNEL_INLINE void NAME(shape_masses)(NAME(tile) * tile, const xent_batch *batch, vec labels, vec label_mass) {
+/* Masses of shaped targets in place of dense ones: w ((1 - E) t + E / C). */
+KERNEL_INLINE void NAME(shape_masses)(NAME(tile) * tile, const xent_batch *batch) {
     const REAL *class_weight = (const REAL *)(const void *)batch->class_weight;
     const vec share = v_splat((REAL)(1 - batch->label_smoothing));
     const vec floor = v_splat((REAL)(batch->label_smoothing / (double)batch->classes));
     for (int k = 0; k < (int)batch->classes; ++k) {
-        vec mass = batch->dense_targets ? v_fma(v_load(tile->masses[k]), share, floor) : floor;
-        if (class_weight)
-            mass = v_mul(mass, v_splat(class_weight[k]));
-        mass = v_add(mass, v_keep(v_equal(labels, v_splat((REAL)k)), label_mass));
-        v_store(tile->masses[k], mass);
+        const vec mass = v_fma(v_load(tile->masses[k]), share, floor);
+        v_store(tile->masses[k], class_weight ? v_mul(mass, v_splat(class_weight[k])) : mass);
     }
 }
 
@@ -192,9 +199,101 @@ KERNEL_INLINE void NAME(columns_masses)(const NAME(tile) * tile, int classes, ve
         NAME(pair_add)(&mass, v_add(v_add(targets[0], targets[1]), v_add(targets[2], targets[3])));
         NAME(pair_add)(&distance, v_add(v_add(terms[0], terms[1]), v_add(terms[2], terms[3])));
     }
-    sums->target_mass = mass;
+    sums->target_mass = sums->other_mass = mass;
+    NAME(pair_add)(&sums->other_mass, v_sub(zero, pivot_target));
     sums->distance = NAME(pair_total)(distance);
-    sums->pivot_target = pivot_target;
+    sums->pivot_target.high = pivot_target;
+    sums->pivot_target.low = zero;
+}
+
+/* A double as two numbers of the dtype in every lane. */
+KERNEL_INLINE NAME(pair) NAME(pair_of)(double number) {
+    const REAL high = (REAL)number;
+    const NAME(pair) pair = {v_splat(high), v_splat((REAL)(number - (double)high))};
+    return pair;
+}
+
+/* Where the masses of smoothed targets come from; `values`: a whole vector of labels, of which `row_count` are rows'. */
+KERNEL_INLINE NAME(smoothed_masses)
+    NAME(smoothed_masses_of)(const xent_batch *batch, const int64_t *values, int row_count, vec labels) {
+    const double smoothing = batch->label_smoothing;
+    double weight_sum = (double)batch->classes;
+    ALIGNED_64 REAL label_weight[LANES] = {0};
+    NAME(smoothed_masses) masses;
+    masses.class_weight = (const REAL *)(const void *)batch->class_weight;
+    masses.labels = labels;
+    masses.label_weight = v_splat(1);
+    if (masses.class_weight) {
+        weight_sum = 0;
+        for (int k = 0; k < (int)batch->classes; ++k)
+            weight_sum += (double)masses.class_weight[k];
+        for (int row = 0; row < row_count; ++row)
+            label_weight[row] = masses.class_weight[clamped_label(values[row], batch->classes)];
+        masses.label_weight = v_load(label_weight);
+    }
+    const NAME(pair) weights = {masses.label_weight, v_splat(0)};
+    masses.smoothing = NAME(pair_of)(smoothing / (double)batch->classes);
+    masses.weight_sum = NAME(pair_of)(weight_sum);
+    masses.label_mass = NAME(pair_product)(NAME(pair_of)(1 - smoothing), weights);
+    return masses;
+}
+
+/* Sum of the distances' products with the masses; 0 * inf = 0 for masses that are 0 in every class. */
+KERNEL_INLINE vec NAME(smoothed_distance)(const NAME(smoothed_masses) * masses, vec distance, vec label_distance) {
+    const vec zero = v_splat(0);
+    const NAME(pair) everywhere = {distance, zero}, at_label = {label_distance, zero};
+    NAME(pair) total = NAME(pair_product)(masses->label_mass, at_label);
+    const vec_mask is_massless = v_equal(masses->label_mass.high, zero);
+    total.high = v_drop(is_massless, total.high);
+    total.low = v_drop(is_massless, total.low);
+    if (v_first(masses->smoothing.high) != 0)
+        NAME(pair_add_pair)(&total, NAME(pair_product)(masses->smoothing, everywhere));
+    return NAME(pair_total)(total);
+}
+
+/* The masses of smoothed targets that sums need, from the weight at the pivot.  No mass is the difference of two. */
+KERNEL_INLINE void NAME(smooth_lanes)(const NAME(smoothed_masses) * masses, vec pivot_weight,
+                                        NAME(lane_sums) * sums) {
+    const vec_mask is_label = v_equal(sums->pivot, masses->labels);
+    const NAME(pair) at_pivot = {pivot_weight, v_splat(0)};
+    NAME(pair) other_weight = masses->weight_sum, label_mass = masses->label_mass;
+    sums->target_mass = NAME(pair_product)(masses->smoothing, other_weight);
+    NAME(pair_add_pair)(&sums->target_mass, label_mass);
+    NAME(pair_add)(&other_weight, v_sub(v_splat(0), pivot_weight));
+    sums->other_mass = NAME(pair_product)(masses->smoothing, other_weight);
+    sums->pivot_target = NAME(pair_product)(masses->smoothing, at_pivot);
+    label_mass.high = v_drop(is_label, masses->label_mass.high);
+    label_mass.low = v_drop(is_label, masses->label_mass.low);
+    NAME(pair_add_pair)(&sums->other_mass, label_mass);
+    label_mass.high = v_keep(is_label, masses->label_mass.high);
+    label_mass.low = v_keep(is_label, masses->label_mass.low);
+    NAME(pair_add_pair)(&sums->pivot_target, label_mass);
+}
+
+/* Mass and distance of smoothed targets, four columns in a tree at a time. */
+KERNEL_INLINE void NAME(columns_smoothed_masses)(REAL (*columns)[LANES], int classes,
+                                                 const NAME(smoothed_masses) * masses, vec base,
+                                                 NAME(lane_sums) * sums) {
+    const vec zero = v_splat(0);
+    const REAL *class_weight = masses->class_weight;
+    NAME(pair) distance = NAME(zero_pair)();
+    vec label_distance = zero, pivot_weight = v_splat(1);
+    for (int first = 0; first < classes; first += 4) {
+        vec terms[4] = {zero, zero, zero, zero};
+        for (int j = 0; j < 4 && first + j < classes; ++j) {
+            const int k = first + j;
+            const vec number = v_splat((REAL)k);
+            terms[j] = v_sub(base, v_load(columns[k]));
+            label_distance = v_select(v_equal(masses->labels, number), terms[j], label_distance);
+            if (!class_weight)
+                continue;
+            terms[j] = class_weight[k] == 0 ? zero : v_mul(v_splat(class_weight[k]), terms[j]);
+            pivot_weight = v_select(v_equal(sums->pivot, number), v_splat(class_weight[k]), pivot_weight);
+        }
+        NAME(pair_add)(&distance, v_add(v_add(terms[0], terms[1]), v_add(terms[2], terms[3])));
+    }
+    sums->distance = NAME(smoothed_distance)(masses, NAME(pair_total)(distance), label_distance);
+    NAME(smooth_lanes)(masses, pivot_weight, sums);
 }
 
 /* Subtracts the maximum from the lanes where it is huge; returns what was subtracted. */
@@ -317,11 +416,8 @@ KERNEL_INLINE vec NAME(gradient_of_pivot)(const NAME(lane_sums) * sums, NAME(pai
     NAME(pair_add)(&sum, sums->exp_of_pivot.high);
     sum.low = v_add(sum.low, sums->exp_of_pivot.low);
     if (HAS_MASS(kind)) {
-        NAME(pair) other_mass = sums->target_mass;
-        NAME(pair_add)(&other_mass, v_sub(v_splat(0), sums->pivot_target));
-        const NAME(pair) target = {sums->pivot_target, v_splat(0)};
-        const NAME(pair) up = NAME(pair_product)(other_mass, sums->exp_of_pivot);
-        down = NAME(pair_product)(target, others);
+        const NAME(pair) up = NAME(pair_product)(sums->other_mass, sums->exp_of_pivot);
+        down = NAME(pair_product)(sums->pivot_target, others);
         NAME(pair_add)(&down, v_sub(v_splat(0), up.high));
         down.low = v_sub(down.low, up.low);
     }
@@ -350,10 +446,30 @@ KERNEL_INLINE void NAME(columns_gradient)(NAME(tile) * tile, int classes, vec pi
     }
 }
 
+/* The same for smoothed targets: e * factor - a q. */
+KERNEL_INLINE void NAME(columns_smoothed_gradient)(REAL (*columns)[LANES], int classes, vec pivot, NAME(pair) factor,
+                                                   vec pivot_gradient, NAME(pair) weight,
+                                                   const NAME(smoothed_masses) * masses) {
+    const vec zero = v_splat(0);
+    const NAME(pair) weights = {masses->label_weight, zero};
+    NAME(pair) label_mass = NAME(pair_product)(masses->smoothing, weights);
+    NAME(pair_add_pair)(&label_mass, masses->label_mass);
+    const vec minus_label = v_sub(zero, NAME(pair_total)(NAME(pair_product)(weight, label_mass)));
+    const vec minus_unit = v_sub(zero, NAME(pair_total)(NAME(pair_product)(weight, masses->smoothing)));
+    for (int k = 0; k < classes; ++k) {
+        const vec number = v_splat((REAL)k);
+        vec mass = masses->class_weight ? v_mul(minus_unit, v_splat(masses->class_weight[k])) : minus_unit;
+        mass = v_select(v_equal(masses->labels, number), minus_label, mass);
+        const vec grad = NAME(product_with_pair_plus)(v_load(columns[k]), factor, mass);
+        v_store(columns[k], v_select(v_equal(pivot, number), pivot_gradient, grad));
+    }
+}
+
 /* The gradient of a tile in place of its exponentials.  The factor is weight * mass / sum, of the exponentials as they are
  * stored, so that no probability exceeds 1. */
 KERNEL_INLINE void NAME(gradient_of_tile)(NAME(tile) * tile, int classes, const NAME(lane_sums) * sums,
-                                          const NAME(lane_weights) * weights, vec_mask is_number,
+                                          const NAME(lane_weights) * weights,
+                                          const NAME(smoothed_masses) * smoothed, vec_mask is_number,
                                           const row_settings *settings, int kind) {
     const vec not_a_number = v_splat(NAN);
     const int has_slope = settings->z_loss != 0;
@@ -384,7 +500,10 @@ KERNEL_INLINE void NAME(gradient_of_tile)(NAME(tile) * tile, int classes, const 
         for (int k = 0; k < classes; ++k)
             v_store(tile->columns[k], v_select(is_number, v_load(tile->columns[k]), not_a_number));
     }
-    NAME(columns_gradient)(tile, classes, sums->pivot, factor, pivot_gradient, weight.high, kind);
+    if (kind == XENT_SMOOTHED_TARGETS)
+        NAME(columns_smoothed_gradient)(tile->columns, classes, sums->pivot, factor, pivot_gradient, weight, smoothed);
+    else
+        NAME(columns_gradient)(tile, classes, sums->pivot, factor, pivot_gradient, weight.high, kind);
     if (weights->is_rescaled)
         for (int k = 0; k < classes; ++k)
             v_store(tile->columns[k], v_mul(v_load(tile->columns[k]), weights->last_factor));
@@ -399,7 +518,8 @@ typedef struct {
 /* Losses and, if asked for, statistics and gradient of the rows side by side in a tile. */
 KERNEL_INLINE NAME(lane_results)
     NAME(rows_of_tile)(NAME(tile) * tile, int classes, vec labels, const NAME(lane_weights) * weights,
-                       const NAME(settings) * settings, int has_grad, int kind) {
+                       const NAME(smoothed_masses) * smoothed, const NAME(settings) * settings, int has_grad,
+                       int kind) {
     const vec zero = v_splat(0);
     NAME(lane_sums) sums;
     NAME(lane_results) results;
@@ -410,7 +530,9 @@ KERNEL_INLINE NAME(lane_results)
     if (settings->wants_prediction)
         results.prediction = NAME(columns_first_maximum)(tile->columns, classes);
     const vec base = NAME(finite_maximum)(sums.maximum);
-    if (HAS_MASS(kind))
+    if (kind == XENT_SMOOTHED_TARGETS)
+        NAME(columns_smoothed_masses)(tile->columns, classes, smoothed, base, &sums);
+    else if (HAS_MASS(kind))
         NAME(columns_masses)(tile, classes, base, &sums);
     const vec shift = NAME(shift_huge_columns)(tile->columns, classes, base, settings->scale.huge_logit);
     const vec shifted_maximum = v_sub(base, shift);
@@ -425,7 +547,7 @@ KERNEL_INLINE NAME(lane_results)
     const NAME(pair) weighted = NAME(pair_product)(unweighted, weights->weight);
     const vec loss = v_mul(NAME(pair_total)(weighted), weights->last_factor);
     if (has_grad)
-        NAME(gradient_of_tile)(tile, classes, &sums, weights, is_number, &settings->row, kind);
+        NAME(gradient_of_tile)(tile, classes, &sums, weights, smoothed, is_number, &settings->row, kind);
     results.loss = v_select(is_number, v_select(v_equal(weights->weight.high, zero), zero, loss), v_splat(NAN));
     results.lse = v_select(is_number, sums.lse, v_splat(NAN));
     results.maximum = v_select(is_number, sums.maximum, v_splat(NAN));
@@ -508,15 +630,6 @@ KERNEL_INLINE vec NAME(lane_labels)(const xent_labels *labels, const int64_t *va
     return lanes;
 }
 
-/* (1 - E) w_y of each lane. */
-KERNEL_INLINE vec NAME(label_masses)(const xent_batch *batch, const int64_t *labels, int row_count) {
-    ALIGNED_64 REAL masses[LANES] = {0};
-    for (int row = 0; row < row_count; ++row)
-        masses[row] = (REAL)((1 - batch->label_smoothing) *
-                             NAME(class_weight)(batch, clamped_label(labels[row], batch->classes)));
-    return v_load(masses);
-}
-
 /* Statistics of rows, of those that are not ignored. */
 KERNEL_INLINE void NAME(tell_lanes)(const xent_batch *batch, int64_t first_row, int row_count, vec labels,
                                     const NAME(lane_results) * results, int has_labels) {
@@ -549,21 +662,23 @@ KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, 
                                     NAME(lane_weights) weights, REAL *row_loss, const NAME(settings) * settings,
                                     int kind) {
     NAME(tile) tile;
-    const int classes = (int)batch->classes, has_grad = batch->grad != NULL, is_labelled = has_labels(batch, kind);
+    const int classes = (int)batch->classes, has_grad = batch->grad != NULL;
     const char *logits = batch->logits + first_row * batch->logits_row_stride;
     NAME(load_columns)(tile.columns, logits, batch->logits_row_stride, batch->logits_class_stride, row_count, classes);
     vec lanes = v_splat(-1);
-    if (is_labelled)
+    NAME(smoothed_masses) smoothed;
+    if (HAS_LABELS(kind))
         lanes = NAME(lane_labels)(&batch->labels, labels, row_count, classes, &tile, &weights);
     else
         NAME(load_columns)(tile.masses, batch->dense_targets + first_row * batch->dense_targets_row_stride,
                            batch->dense_targets_row_stride, batch->dense_targets_class_stride, row_count, classes);
     if (kind == XENT_SHAPED_TARGETS)
-        NAME(shape_masses)(&tile, batch, lanes,
-                           is_labelled ? NAME(label_masses)(batch, labels, row_count) : v_splat(0));
+        NAME(shape_masses)(&tile, batch);
+    if (kind == XENT_SMOOTHED_TARGETS)
+        smoothed = NAME(smoothed_masses_of)(batch, labels, row_count, lanes);
     const int is_logarithm = settings->row.output == XENT_LOG_PROBABILITIES;
     const NAME(lane_results) results =
-        NAME(rows_of_tile)(&tile, classes, lanes, &weights, settings, has_grad && !is_logarithm, kind);
+        NAME(rows_of_tile)(&tile, classes, lanes, &weights, &smoothed, settings, has_grad && !is_logarithm, kind);
     if (has_grad && is_logarithm) {
         NAME(load_columns)(tile.columns, logits, batch->logits_row_stride, batch->logits_class_stride, row_count,
                            classes);
@@ -574,7 +689,7 @@ KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, 
     else
         v_store_first(row_loss, row_count, results.loss);
     if (batch->lse || batch->prediction)
-        NAME(tell_lanes)(batch, first_row, row_count, lanes, &results, is_labelled);
+        NAME(tell_lanes)(batch, first_row, row_count, lanes, &results, HAS_LABELS(kind));
     if (has_grad)
         NAME(store_columns)(tile.columns, batch->grad + first_row * batch->grad_row_stride, batch->grad_row_stride,
                             batch->grad_class_stride, row_count, classes);
