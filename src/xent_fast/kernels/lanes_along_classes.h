@@ -69,11 +69,11 @@ KERNEL_INLINE int64_t NAME(first_position_of)(REAL value, const REAL *logits, in
 
 /* Where a row's masses come from: q = w ((1 - E) t + E / C), or q = E / C w and (1 - E) w_y more at its class index. */
 typedef struct {
-    const REAL *targets;         /* t; NULL for class indices */
-    const REAL *class_weight;    /* w; NULL for 1 */
-    REAL share, floor;           /* 1 - E and E / C, dense targets */
+    const REAL *targets;          /* t; NULL for class indices */
+    const REAL *class_weight;     /* w; NULL for 1 */
+    REAL share, floor;            /* 1 - E and E / C, dense targets */
     double label_mass, smoothing; /* (1 - E) w_y and E / C, class indices */
-    const double *weight_sums;   /* sum of w over each block; NULL where w is */
+    const double *weight_sums;    /* sum of w over each block; NULL where w is */
 } NAME(masses);
 
 /* Masses of a vector of dense targets, whose class weights are given (or not used). */
@@ -135,31 +135,6 @@ KERNEL_INLINE void NAME(add_masses)(const vec *x, const vec *masses, vec base, N
     NAME(add_group)(&sums->distance, distances);
 }
 
-/* Distances of a group of smoothed targets, in units of E / C; `class_weight`: the four vectors' weights, or NULL for 1. */
-KERNEL_INLINE void NAME(add_distances)(const vec *x, const vec *class_weight, vec base, NAME(block_sums) * sums) {
-    const vec zero = v_splat(0);
-    vec distances[4];
-    EACH_OF(4, distances[j] = v_sub(base, x[j]));
-    if (class_weight)
-        EACH_OF(4, distances[j] = v_drop(v_equal(class_weight[j], zero), v_mul(class_weight[j], distances[j])));
-    NAME(add_group)(&sums->distance, distances);
-}
-
-/* Mass and distance of a whole group from class `at`. */
-KERNEL_INLINE void NAME(add_masses_of_group)(const vec *x, const NAME(masses) * masses, int64_t at, vec base,
-                                             NAME(block_sums) * sums, int kind) {
-    vec values[4];
-    if (kind != XENT_SMOOTHED_TARGETS) {
-        EACH_OF(4, values[j] = NAME(mass_of_vector)(masses, at + j * LANES, kind));
-        NAME(add_masses)(x, values, base, sums);
-    } else if (masses->class_weight) {
-        EACH_OF(4, values[j] = v_load(masses->class_weight + at + j * LANES));
-        NAME(add_distances)(x, values, base, sums);
-    } else {
-        NAME(add_distances)(x, NULL, base, sums);
-    }
-}
-
 /* Exponentials of a group. */
 KERNEL_INLINE void NAME(group_exponentials)(const vec *x, const NAME(block_frame) * frame, vec *e) {
     vec shifted[4];
@@ -174,12 +149,14 @@ KERNEL_INLINE void NAME(group_exponentials)(const vec *x, const NAME(block_frame
 KERNEL_INLINE void NAME(forward_group)(const REAL *logits, const NAME(masses) * masses, int64_t at, REAL *e,
                                        int excluded, const NAME(block_frame) * frame, NAME(block_sums) * sums,
                                        int kind) {
-    vec x[4], exponentials[4];
+    vec x[4], exponentials[4], mass[4];
     for (int line = 0; line < GROUP; line += LANES)
         PREFETCH(logits + BLOCK + line);
     EACH_OF(4, x[j] = v_load(logits + j * LANES));
-    if (HAS_MASS(kind))
-        NAME(add_masses_of_group)(x, masses, at, frame->base, sums, kind);
+    if (HAS_OWN_MASSES(kind)) {
+        EACH_OF(4, mass[j] = NAME(mass_of_vector)(masses, at + j * LANES, kind));
+        NAME(add_masses)(x, mass, frame->base, sums);
+    }
     NAME(group_exponentials)(x, frame, exponentials);
     EACH_OF(4, v_store(e + j * LANES, exponentials[j]));
     if (excluded >= 0)
@@ -199,32 +176,16 @@ KERNEL_INLINE void NAME(store_up_to)(REAL *destination, int count, vec a) {
         v_store_first(destination, count, a);
 }
 
-/* Mass and distance of a group of which `count` classes are left. */
-KERNEL_INLINE void NAME(add_masses_of_some)(const vec *x, const NAME(masses) * masses, int64_t at, int count, vec base,
-                                            NAME(block_sums) * sums, int kind) {
-    const vec zero = v_splat(0);
-    vec values[4];
-    if (kind != XENT_SMOOTHED_TARGETS) {
-        EACH_OF(4, values[j] = NAME(mass_of_some)(masses, at + j * LANES, count - j * LANES, kind));
-        NAME(add_masses)(x, values, base, sums);
-        return;
-    }
-    if (masses->class_weight)
-        EACH_OF(4, values[j] = NAME(load_up_to)(masses->class_weight + at + j * LANES, count - j * LANES, 0));
-    else
-        EACH_OF(4, values[j] = v_select(v_greater(v_splat((REAL)(count - j * LANES)), v_lane_numbers()), v_splat(1),
-                                        zero));
-    NAME(add_distances)(x, values, base, sums);
-}
-
 /* A group that is cut short: the classes that are not there have the logit -inf and no target. */
 KERNEL_INLINE void NAME(forward_last_group)(const REAL *logits, const NAME(masses) * masses, int64_t at, REAL *e,
                                             int count, int excluded, const NAME(block_frame) * frame,
                                             NAME(block_sums) * sums, int kind) {
-    vec x[4], exponentials[4];
+    vec x[4], exponentials[4], mass[4];
     EACH_OF(4, x[j] = NAME(load_up_to)(logits + j * LANES, count - j * LANES, -INFINITY));
-    if (HAS_MASS(kind))
-        NAME(add_masses_of_some)(x, masses, at, count, frame->base, sums, kind);
+    if (HAS_OWN_MASSES(kind)) {
+        EACH_OF(4, mass[j] = NAME(mass_of_some)(masses, at + j * LANES, count - j * LANES, kind));
+        NAME(add_masses)(x, mass, frame->base, sums);
+    }
     NAME(group_exponentials)(x, frame, exponentials);
     EACH_OF(4, NAME(store_up_to)(e + j * LANES, count - j * LANES, exponentials[j]));
     EACH_OF(4, exponentials[j] =
@@ -274,6 +235,58 @@ KERNEL_INLINE void NAME(forward_groups)(const REAL *logits, const NAME(masses) *
                                  sums, kind);
 }
 
+/* w (base - x); 0 * inf = 0. */
+KERNEL_INLINE vec NAME(weighted_distance)(vec x, vec class_weight, vec base, int is_weighted) {
+    const vec distance = v_sub(base, x);
+    if (!is_weighted)
+        return distance;
+    return v_drop(v_equal(class_weight, v_splat(0)), v_mul(class_weight, distance));
+}
+
+/* The distances of smoothed targets in a block, sum of w (base - x): a sweep of their own, since the exponentials need the
+ * registers.  Eight vectors in a tree, then in the wide sum. */
+KERNEL_INLINE double NAME(sum_of_distances)(const REAL *logits, const REAL *class_weight, int64_t count, vec base,
+                                            int is_weighted) {
+    NAME(wide) sum = NAME(zero_wide)();
+    vec near[4], far[4], weight[4] = {base, base, base, base};
+    int64_t k = 0;
+    for (; k + 2 * GROUP <= count; k += 2 * GROUP) {
+        if (is_weighted)
+            EACH_OF(4, weight[j] = v_load(class_weight + k + j * LANES));
+        EACH_OF(4, near[j] = NAME(weighted_distance)(v_load(logits + k + j * LANES), weight[j], base, is_weighted));
+        if (is_weighted)
+            EACH_OF(4, weight[j] = v_load(class_weight + k + GROUP + j * LANES));
+        EACH_OF(4,
+                far[j] = NAME(weighted_distance)(v_load(logits + k + GROUP + j * LANES), weight[j], base, is_weighted);
+                near[j] = v_add(near[j], far[j]));
+        NAME(add_group)(&sum, near);
+    }
+    for (; k < count; k += GROUP) {
+        const int left = count - k < GROUP ? (int)(count - k) : GROUP;
+        if (is_weighted)
+            EACH_OF(4, weight[j] = NAME(load_up_to)(class_weight + k + j * LANES, left - j * LANES, 0));
+        /* classes that are not there are no distance away */
+        EACH_OF(4, near[j] = NAME(weighted_distance)(
+                       NAME(load_up_to)(logits + k + j * LANES, left - j * LANES, v_first(base)), weight[j], base,
+                       is_weighted));
+        NAME(add_group)(&sum, near);
+    }
+    return NAME(wide_total)(sum);
+}
+
+/* Mass and distance of a block of smoothed targets, in units of E / C. */
+KERNEL_INLINE void NAME(smoothed_block)(const REAL *logits, const NAME(masses) * masses, int64_t first, int64_t count,
+                                        vec base, NAME(block_summary) * summary) {
+    if (masses->class_weight) {
+        summary->target_mass = masses->weight_sums[first / BLOCK];
+        const REAL *class_weight = masses->class_weight + first;
+        summary->distance = NAME(sum_of_distances)(logits, class_weight, count, base, 1);
+    } else {
+        summary->target_mass = (double)count;
+        summary->distance = NAME(sum_of_distances)(logits, NULL, count, base, 0);
+    }
+}
+
 /* What all rows of a call have in common. */
 typedef struct {
     NAME(exponent_scale) scale;
@@ -305,15 +318,14 @@ KERNEL_INLINE void NAME(forward_block)(const REAL *logits, const NAME(masses) * 
                                              : scaled_exponential_of((double)maximum - summary->shift,
                                                                      summary->reference + (FLOAT64_SCALE_UP - SCALE_UP),
                                                                      &settings->row.scale);
+    if (kind == XENT_SMOOTHED_TARGETS)
+        NAME(smoothed_block)(logits, masses, first, count, frame.base, summary);
     NAME(forward_groups)(logits, masses, first, e, count, excluded, &frame, &sums, kind);
     summary->sum_of_others = NAME(wide_total)(sums.exponentials);
-    if (!HAS_MASS(kind))
-        return;
-    summary->distance = NAME(wide_total)(sums.distance);
-    if (kind != XENT_SMOOTHED_TARGETS)
+    if (HAS_OWN_MASSES(kind)) {
         summary->target_mass = NAME(wide_total)(sums.target_mass);
-    else
-        summary->target_mass = masses->weight_sums ? masses->weight_sums[first / BLOCK] : (double)count;
+        summary->distance = NAME(wide_total)(sums.distance);
+    }
 }
 
 /* Weighs the blocks relative to the one that holds the row's maximum, which is returned.  Two references differ by an
@@ -379,7 +391,7 @@ KERNEL_INLINE void NAME(smooth_targets)(const NAME(long_row) * row, double weigh
                                         int k) {
     const NAME(masses) *masses = &row->masses;
     const int is_label = row->pivot == row->label;
-    const double pivot_weight = row->pivot < 0          ? 0
+    const double pivot_weight = row->pivot < 0         ? 0
                                 : masses->class_weight ? (double)masses->class_weight[row->pivot]
                                                        : 1;
     const double label_distance = row->maximum - rows->target_logit[k];
@@ -459,29 +471,30 @@ KERNEL_INLINE vec NAME(backward_vector)(vec e, vec mass, const NAME(backward_fra
 
 /* What the gradient of `count` classes from `at` has besides the exponentials: their masses, or -a q of smoothed targets. */
 KERNEL_INLINE vec NAME(backward_mass)(const NAME(masses) * masses, int64_t at, int count,
-                                      const NAME(backward_frame) * frame, int kind) {
+                                      const NAME(backward_frame) * frame, int is_weighted, int kind) {
     if (!HAS_MASS(kind))
         return v_splat(0);
-    if (kind != XENT_SMOOTHED_TARGETS)
+    if (HAS_OWN_MASSES(kind))
         return NAME(mass_of_some)(masses, at, count, kind);
-    if (!masses->class_weight)
+    if (!is_weighted)
         return frame->minus_weight;
     return v_mul(frame->minus_weight, NAME(load_up_to)(masses->class_weight + at, count, 0));
 }
 
 /* `count` classes from class `first`, whose place is `grad`. */
 KERNEL_INLINE void NAME(backward_vectors)(REAL *grad, const NAME(masses) * masses, int64_t first, int64_t count,
-                                          const NAME(backward_frame) * frame, int in_two_steps, int kind) {
+                                          const NAME(backward_frame) * frame, int in_two_steps, int is_weighted,
+                                          int kind) {
     int64_t k = 0;
     for (; k + 2 * LANES <= count; k += 2 * LANES) {
         for (int j = 0; j < 2 * LANES; j += LANES) {
-            const vec mass = NAME(backward_mass)(masses, first + k + j, LANES, frame, kind);
+            const vec mass = NAME(backward_mass)(masses, first + k + j, LANES, frame, is_weighted, kind);
             v_store(grad + k + j, NAME(backward_vector)(v_load(grad + k + j), mass, frame, in_two_steps, kind));
         }
     }
     for (; k < count; k += LANES) {
         const int left = count - k < LANES ? (int)(count - k) : LANES;
-        const vec mass = NAME(backward_mass)(masses, first + k, left, frame, kind);
+        const vec mass = NAME(backward_mass)(masses, first + k, left, frame, is_weighted, kind);
         const vec e = v_load_first(grad + k, left, 0);
         v_store_first(grad + k, left, NAME(backward_vector)(e, mass, frame, in_two_steps, kind));
     }
@@ -490,8 +503,8 @@ KERNEL_INLINE void NAME(backward_vectors)(REAL *grad, const NAME(masses) * masse
 /* Backward sweep of one block: grad = e * factor * block weight (- weight * t).  `label` counts from its first class.  Where the factors would leave the normal
  * numbers they are RESCALE times larger, and that is taken back last. */
 KERNEL_INLINE void NAME(backward_block)(REAL *grad, const NAME(masses) * masses, int64_t first, int64_t count,
-                                        double row_factor, double row_factor_low, double block_weight,
-                                        double weight, int64_t label, int kind) {
+                                        double row_factor, double row_factor_low, double block_weight, double weight,
+                                        int64_t label, int kind) {
     const int is_smoothed = kind == XENT_SMOOTHED_TARGETS, has_label = is_smoothed && label >= 0 && label < count;
     const REAL exp_of_label = has_label ? grad[label] : 0;
     const int in_two_steps = fabs(row_factor * block_weight) < SMALL_FACTOR;
@@ -501,15 +514,18 @@ KERNEL_INLINE void NAME(backward_block)(REAL *grad, const NAME(masses) * masses,
     const NAME(backward_frame) frame = {{v_splat(high), v_splat((REAL)((factor - (double)high) + factor_low))},
                                         v_splat((REAL)(1 / RESCALE)),
                                         v_splat(-(REAL)(is_smoothed ? weight * masses->smoothing : weight))};
+    const int is_weighted = is_smoothed && masses->class_weight != NULL;
     if (in_two_steps)
-        NAME(backward_vectors)(grad, masses, first, count, &frame, 1, kind);
+        NAME(backward_vectors)(grad, masses, first, count, &frame, 1, is_weighted, kind);
+    else if (is_weighted)
+        NAME(backward_vectors)(grad, masses, first, count, &frame, 0, 1, kind);
     else
-        NAME(backward_vectors)(grad, masses, first, count, &frame, 0, kind);
+        NAME(backward_vectors)(grad, masses, first, count, &frame, 0, 0, kind);
     if (has_label) {
         const double class_weight = masses->class_weight ? (double)masses->class_weight[first + label] : 1;
         const double mass = masses->label_mass + masses->smoothing * class_weight;
-        grad[label] = v_first(NAME(smoothed_gradient)(v_splat(exp_of_label), v_splat(-(REAL)(weight * mass)), &frame,
-                                                      in_two_steps));
+        grad[label] = v_first(
+            NAME(smoothed_gradient)(v_splat(exp_of_label), v_splat(-(REAL)(weight * mass)), &frame, in_two_steps));
     }
 }
 

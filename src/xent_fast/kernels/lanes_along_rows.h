@@ -27,19 +27,19 @@ typedef struct {
     vec dropped;                /* what their last roundings took from that sum */
     vec pivot_logit;            /* index targets */
     NAME(pair) target_mass;     /* targets with mass */
-    NAME(pair) pivot_target, other_mass; /* the same; other_mass: what is not the pivot's */
-    vec distance;                        /* the same */
+    vec distance, pivot_target; /* the same */
+    NAME(pair) other_mass;      /* the same: all but the pivot's */
     vec lse, log_of_sum;
     vec slope; /* 2 z lse */
 } NAME(lane_sums);
 
 /* Where the masses of smoothed targets come from: q = E / C w, and at the label (1 - E) w_y more. */
 typedef struct {
-    const REAL *class_weight; /* w; NULL for 1 */
-    NAME(pair) smoothing;     /* E / C */
-    NAME(pair) weight_sum;    /* of all classes */
-    NAME(pair) label_mass;    /* (1 - E) w_y */
-    vec labels, label_weight; /* y and w_y */
+    const REAL *class_weight;             /* w; NULL for 1 */
+    NAME(pair) share, smoothing;          /* 1 - E and E / C */
+    NAME(pair) weight_sum;                /* of all classes */
+    vec labels, label_mass;               /* y and (1 - E) w_y */
+    NAME(pair) label_target, target_mass; /* q_y and Q */
 } NAME(smoothed_masses);
 
 /* Rows to columns, number by number; rows that are not there become zeros. */
@@ -202,8 +202,7 @@ KERNEL_INLINE void NAME(columns_masses)(const NAME(tile) * tile, int classes, ve
     sums->target_mass = sums->other_mass = mass;
     NAME(pair_add)(&sums->other_mass, v_sub(zero, pivot_target));
     sums->distance = NAME(pair_total)(distance);
-    sums->pivot_target.high = pivot_target;
-    sums->pivot_target.low = zero;
+    sums->pivot_target = pivot_target;
 }
 
 /* A double as two numbers of the dtype in every lane. */
@@ -213,87 +212,89 @@ KERNEL_INLINE NAME(pair) NAME(pair_of)(double number) {
     return pair;
 }
 
-/* Where the masses of smoothed targets come from; `values`: a whole vector of labels, of which `row_count` are rows'. */
-KERNEL_INLINE NAME(smoothed_masses)
-    NAME(smoothed_masses_of)(const xent_batch *batch, const int64_t *values, int row_count, vec labels) {
-    const double smoothing = batch->label_smoothing;
+/* What the labels' weights make of the masses. */
+KERNEL_INLINE void NAME(weigh_labels)(NAME(smoothed_masses) * masses, vec label_weight) {
+    const NAME(pair) weight = {label_weight, v_splat(0)};
+    const NAME(pair) label_mass = NAME(pair_product)(masses->share, weight);
+    masses->label_mass = v_add(label_mass.high, label_mass.low);
+    masses->label_target = NAME(pair_product)(masses->smoothing, weight);
+    masses->target_mass = NAME(pair_product)(masses->smoothing, masses->weight_sum);
+    NAME(pair_add_pair)(&masses->label_target, label_mass);
+    NAME(pair_add_pair)(&masses->target_mass, label_mass);
+}
+
+/* The masses of a call's smoothed targets, as far as they do not depend on a row's label. */
+KERNEL_INLINE NAME(smoothed_masses) NAME(smoothed_masses_of)(const xent_batch *batch) {
     double weight_sum = (double)batch->classes;
-    ALIGNED_64 REAL label_weight[LANES] = {0};
     NAME(smoothed_masses) masses;
     masses.class_weight = (const REAL *)(const void *)batch->class_weight;
-    masses.labels = labels;
-    masses.label_weight = v_splat(1);
     if (masses.class_weight) {
         weight_sum = 0;
         for (int k = 0; k < (int)batch->classes; ++k)
             weight_sum += (double)masses.class_weight[k];
-        for (int row = 0; row < row_count; ++row)
-            label_weight[row] = masses.class_weight[clamped_label(values[row], batch->classes)];
-        masses.label_weight = v_load(label_weight);
     }
-    const NAME(pair) weights = {masses.label_weight, v_splat(0)};
-    masses.smoothing = NAME(pair_of)(smoothing / (double)batch->classes);
+    masses.share = NAME(pair_of)(1 - batch->label_smoothing);
+    masses.smoothing = NAME(pair_of)(batch->label_smoothing / (double)batch->classes);
     masses.weight_sum = NAME(pair_of)(weight_sum);
-    masses.label_mass = NAME(pair_product)(NAME(pair_of)(1 - smoothing), weights);
+    NAME(weigh_labels)(&masses, v_splat(1));
     return masses;
 }
 
-/* Sum of the distances' products with the masses; 0 * inf = 0 for masses that are 0 in every class. */
-KERNEL_INLINE vec NAME(smoothed_distance)(const NAME(smoothed_masses) * masses, vec distance, vec label_distance) {
+/* Those of a vector of labels, of which `row_count` are rows'. */
+KERNEL_INLINE void NAME(smooth_labels)(NAME(smoothed_masses) * masses, const int64_t *values, int row_count,
+                                       int64_t classes) {
+    ALIGNED_64 REAL label_weight[LANES] = {0};
+    for (int row = 0; row < row_count; ++row)
+        label_weight[row] = masses->class_weight[clamped_label(values[row], classes)];
+    NAME(weigh_labels)(masses, v_load(label_weight));
+}
+
+/* Up to four columns' distances w (base - x), added in a tree; at the label without its weight, and the pivot's weight. */
+KERNEL_INLINE void NAME(distances_of_four)(REAL (*columns)[LANES], int first, int count,
+                                           const NAME(smoothed_masses) * masses, vec base, vec pivot,
+                                           NAME(pair) * distance, vec *label_distance, vec *pivot_weight,
+                                           int is_weighted) {
     const vec zero = v_splat(0);
-    const NAME(pair) everywhere = {distance, zero}, at_label = {label_distance, zero};
-    NAME(pair) total = NAME(pair_product)(masses->label_mass, at_label);
-    const vec_mask is_massless = v_equal(masses->label_mass.high, zero);
-    total.high = v_drop(is_massless, total.high);
-    total.low = v_drop(is_massless, total.low);
-    if (v_first(masses->smoothing.high) != 0)
-        NAME(pair_add_pair)(&total, NAME(pair_product)(masses->smoothing, everywhere));
-    return NAME(pair_total)(total);
+    vec terms[4] = {zero, zero, zero, zero};
+    for (int j = 0; j < count; ++j) {
+        const vec number = v_splat((REAL)(first + j));
+        terms[j] = v_sub(base, v_load(columns[first + j]));
+        *label_distance = v_select(v_equal(masses->labels, number), terms[j], *label_distance);
+        if (!is_weighted)
+            continue;
+        const REAL weight = masses->class_weight[first + j];
+        terms[j] = weight == 0 ? zero : v_mul(v_splat(weight), terms[j]);
+        *pivot_weight = v_select(v_equal(pivot, number), v_splat(weight), *pivot_weight);
+    }
+    NAME(pair_add)(distance, v_add(v_add(terms[0], terms[1]), v_add(terms[2], terms[3])));
 }
 
-/* The masses of smoothed targets that sums need, from the weight at the pivot.  No mass is the difference of two. */
-KERNEL_INLINE void NAME(smooth_lanes)(const NAME(smoothed_masses) * masses, vec pivot_weight,
-                                        NAME(lane_sums) * sums) {
-    const vec_mask is_label = v_equal(sums->pivot, masses->labels);
-    const NAME(pair) at_pivot = {pivot_weight, v_splat(0)};
-    NAME(pair) other_weight = masses->weight_sum, label_mass = masses->label_mass;
-    sums->target_mass = NAME(pair_product)(masses->smoothing, other_weight);
-    NAME(pair_add_pair)(&sums->target_mass, label_mass);
-    NAME(pair_add)(&other_weight, v_sub(v_splat(0), pivot_weight));
-    sums->other_mass = NAME(pair_product)(masses->smoothing, other_weight);
-    sums->pivot_target = NAME(pair_product)(masses->smoothing, at_pivot);
-    label_mass.high = v_drop(is_label, masses->label_mass.high);
-    label_mass.low = v_drop(is_label, masses->label_mass.low);
-    NAME(pair_add_pair)(&sums->other_mass, label_mass);
-    label_mass.high = v_keep(is_label, masses->label_mass.high);
-    label_mass.low = v_keep(is_label, masses->label_mass.low);
-    NAME(pair_add_pair)(&sums->pivot_target, label_mass);
-}
-
-/* Mass and distance of smoothed targets, four columns in a tree at a time. */
+/* Mass and distance of smoothed targets. */
 KERNEL_INLINE void NAME(columns_smoothed_masses)(REAL (*columns)[LANES], int classes,
-                                                 const NAME(smoothed_masses) * masses, vec base,
-                                                 NAME(lane_sums) * sums) {
-    const vec zero = v_splat(0);
-    const REAL *class_weight = masses->class_weight;
+                                                 const NAME(smoothed_masses) * masses, vec base, NAME(lane_sums) * sums,
+                                                 int is_weighted) {
+    const vec zero = v_splat(0), smoothing = masses->smoothing.high;
     NAME(pair) distance = NAME(zero_pair)();
     vec label_distance = zero, pivot_weight = v_splat(1);
-    for (int first = 0; first < classes; first += 4) {
-        vec terms[4] = {zero, zero, zero, zero};
-        for (int j = 0; j < 4 && first + j < classes; ++j) {
-            const int k = first + j;
-            const vec number = v_splat((REAL)k);
-            terms[j] = v_sub(base, v_load(columns[k]));
-            label_distance = v_select(v_equal(masses->labels, number), terms[j], label_distance);
-            if (!class_weight)
-                continue;
-            terms[j] = class_weight[k] == 0 ? zero : v_mul(v_splat(class_weight[k]), terms[j]);
-            pivot_weight = v_select(v_equal(sums->pivot, number), v_splat(class_weight[k]), pivot_weight);
-        }
-        NAME(pair_add)(&distance, v_add(v_add(terms[0], terms[1]), v_add(terms[2], terms[3])));
-    }
-    sums->distance = NAME(smoothed_distance)(masses, NAME(pair_total)(distance), label_distance);
-    NAME(smooth_lanes)(masses, pivot_weight, sums);
+    int first = 0;
+    for (; first + 4 <= classes; first += 4)
+        NAME(distances_of_four)(columns, first, 4, masses, base, sums->pivot, &distance, &label_distance, &pivot_weight,
+                                is_weighted);
+    if (first < classes)
+        NAME(distances_of_four)(columns, first, classes - first, masses, base, sums->pivot, &distance, &label_distance,
+                                &pivot_weight, is_weighted);
+    /* 0 * inf = 0 */
+    const vec label_mass = masses->label_mass;
+    sums->distance = v_drop(v_equal(label_mass, zero), v_mul(label_mass, label_distance));
+    if (v_first(smoothing) != 0)
+        sums->distance = v_fma(smoothing, NAME(pair_total)(distance), sums->distance);
+    /* no mass is the difference of two */
+    const vec_mask is_label = v_equal(sums->pivot, masses->labels);
+    const vec other_weight = v_add(v_sub(masses->weight_sum.high, pivot_weight), masses->weight_sum.low);
+    sums->target_mass = masses->target_mass;
+    sums->pivot_target = v_select(is_label, masses->label_target.high, v_mul(smoothing, pivot_weight));
+    sums->other_mass.high = v_fma(smoothing, other_weight, v_drop(is_label, label_mass));
+    sums->other_mass.low = zero;
 }
 
 /* Subtracts the maximum from the lanes where it is huge; returns what was subtracted. */
@@ -417,7 +418,8 @@ KERNEL_INLINE vec NAME(gradient_of_pivot)(const NAME(lane_sums) * sums, NAME(pai
     sum.low = v_add(sum.low, sums->exp_of_pivot.low);
     if (HAS_MASS(kind)) {
         const NAME(pair) up = NAME(pair_product)(sums->other_mass, sums->exp_of_pivot);
-        down = NAME(pair_product)(sums->pivot_target, others);
+        const NAME(pair) target = {sums->pivot_target, v_splat(0)};
+        down = NAME(pair_product)(target, others);
         NAME(pair_add)(&down, v_sub(v_splat(0), up.high));
         down.low = v_sub(down.low, up.low);
     }
@@ -446,31 +448,33 @@ KERNEL_INLINE void NAME(columns_gradient)(NAME(tile) * tile, int classes, vec pi
     }
 }
 
+/* a b, rounded once but for terms that do not show. */
+KERNEL_INLINE vec NAME(rounded_product)(NAME(pair) a, NAME(pair) b) {
+    const NAME(pair) product = NAME(pair_product)(a, b);
+    return v_add(product.high, product.low);
+}
+
 /* The same for smoothed targets: e * factor - a q. */
 KERNEL_INLINE void NAME(columns_smoothed_gradient)(REAL (*columns)[LANES], int classes, vec pivot, NAME(pair) factor,
                                                    vec pivot_gradient, NAME(pair) weight,
-                                                   const NAME(smoothed_masses) * masses) {
+                                                   const NAME(smoothed_masses) * masses, int is_weighted) {
     const vec zero = v_splat(0);
-    const NAME(pair) weights = {masses->label_weight, zero};
-    NAME(pair) label_mass = NAME(pair_product)(masses->smoothing, weights);
-    NAME(pair_add_pair)(&label_mass, masses->label_mass);
-    const vec minus_label = v_sub(zero, NAME(pair_total)(NAME(pair_product)(weight, label_mass)));
-    const vec minus_unit = v_sub(zero, NAME(pair_total)(NAME(pair_product)(weight, masses->smoothing)));
-    for (int k = 0; k < classes; ++k) {
-        const vec number = v_splat((REAL)k);
-        vec mass = masses->class_weight ? v_mul(minus_unit, v_splat(masses->class_weight[k])) : minus_unit;
-        mass = v_select(v_equal(masses->labels, number), minus_label, mass);
+    const vec minus_label = v_sub(zero, NAME(rounded_product)(weight, masses->label_target));
+    const vec minus_unit = v_sub(zero, NAME(rounded_product)(weight, masses->smoothing));
+    REAL number = 0;
+    for (int k = 0; k < classes; ++k, ++number) {
+        vec mass = is_weighted ? v_mul(minus_unit, v_splat(masses->class_weight[k])) : minus_unit;
+        mass = v_select(v_equal(masses->labels, v_splat(number)), minus_label, mass);
         const vec grad = NAME(product_with_pair_plus)(v_load(columns[k]), factor, mass);
-        v_store(columns[k], v_select(v_equal(pivot, number), pivot_gradient, grad));
+        v_store(columns[k], v_select(v_equal(pivot, v_splat(number)), pivot_gradient, grad));
     }
 }
 
 /* The gradient of a tile in place of its exponentials.  The factor is weight * mass / sum, of the exponentials as they are
  * stored, so that no probability exceeds 1. */
 KERNEL_INLINE void NAME(gradient_of_tile)(NAME(tile) * tile, int classes, const NAME(lane_sums) * sums,
-                                          const NAME(lane_weights) * weights,
-                                          const NAME(smoothed_masses) * smoothed, vec_mask is_number,
-                                          const row_settings *settings, int kind) {
+                                          const NAME(lane_weights) * weights, const NAME(smoothed_masses) * smoothed,
+                                          vec_mask is_number, const row_settings *settings, int kind) {
     const vec not_a_number = v_splat(NAN);
     const int has_slope = settings->z_loss != 0;
     const NAME(pair) weight = weights->gradient_weight;
@@ -500,8 +504,12 @@ KERNEL_INLINE void NAME(gradient_of_tile)(NAME(tile) * tile, int classes, const 
         for (int k = 0; k < classes; ++k)
             v_store(tile->columns[k], v_select(is_number, v_load(tile->columns[k]), not_a_number));
     }
-    if (kind == XENT_SMOOTHED_TARGETS)
-        NAME(columns_smoothed_gradient)(tile->columns, classes, sums->pivot, factor, pivot_gradient, weight, smoothed);
+    if (kind == XENT_SMOOTHED_TARGETS && smoothed->class_weight)
+        NAME(columns_smoothed_gradient)(tile->columns, classes, sums->pivot, factor, pivot_gradient, weight, smoothed,
+                                        1);
+    else if (kind == XENT_SMOOTHED_TARGETS)
+        NAME(columns_smoothed_gradient)(tile->columns, classes, sums->pivot, factor, pivot_gradient, weight, smoothed,
+                                        0);
     else
         NAME(columns_gradient)(tile, classes, sums->pivot, factor, pivot_gradient, weight.high, kind);
     if (weights->is_rescaled)
@@ -530,8 +538,10 @@ KERNEL_INLINE NAME(lane_results)
     if (settings->wants_prediction)
         results.prediction = NAME(columns_first_maximum)(tile->columns, classes);
     const vec base = NAME(finite_maximum)(sums.maximum);
-    if (kind == XENT_SMOOTHED_TARGETS)
-        NAME(columns_smoothed_masses)(tile->columns, classes, smoothed, base, &sums);
+    if (kind == XENT_SMOOTHED_TARGETS && smoothed->class_weight)
+        NAME(columns_smoothed_masses)(tile->columns, classes, smoothed, base, &sums, 1);
+    else if (kind == XENT_SMOOTHED_TARGETS)
+        NAME(columns_smoothed_masses)(tile->columns, classes, smoothed, base, &sums, 0);
     else if (HAS_MASS(kind))
         NAME(columns_masses)(tile, classes, base, &sums);
     const vec shift = NAME(shift_huge_columns)(tile->columns, classes, base, settings->scale.huge_logit);
@@ -659,14 +669,13 @@ KERNEL_INLINE void NAME(columns_log_probabilities)(REAL (*columns)[LANES], int c
 
 /* Rows [first_row, first_row + row_count), at most a vector of them; losses to `row_loss`.  `labels` has a whole vector. */
 KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, int row_count, const int64_t *labels,
-                                    NAME(lane_weights) weights, REAL *row_loss, const NAME(settings) * settings,
-                                    int kind) {
+                                    NAME(lane_weights) weights, NAME(smoothed_masses) * smoothed, REAL *row_loss,
+                                    const NAME(settings) * settings, int kind) {
     NAME(tile) tile;
     const int classes = (int)batch->classes, has_grad = batch->grad != NULL;
     const char *logits = batch->logits + first_row * batch->logits_row_stride;
     NAME(load_columns)(tile.columns, logits, batch->logits_row_stride, batch->logits_class_stride, row_count, classes);
     vec lanes = v_splat(-1);
-    NAME(smoothed_masses) smoothed;
     if (HAS_LABELS(kind))
         lanes = NAME(lane_labels)(&batch->labels, labels, row_count, classes, &tile, &weights);
     else
@@ -674,11 +683,14 @@ KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, 
                            batch->dense_targets_row_stride, batch->dense_targets_class_stride, row_count, classes);
     if (kind == XENT_SHAPED_TARGETS)
         NAME(shape_masses)(&tile, batch);
-    if (kind == XENT_SMOOTHED_TARGETS)
-        smoothed = NAME(smoothed_masses_of)(batch, labels, row_count, lanes);
+    if (kind == XENT_SMOOTHED_TARGETS) {
+        smoothed->labels = lanes;
+        if (smoothed->class_weight)
+            NAME(smooth_labels)(smoothed, labels, row_count, classes);
+    }
     const int is_logarithm = settings->row.output == XENT_LOG_PROBABILITIES;
     const NAME(lane_results) results =
-        NAME(rows_of_tile)(&tile, classes, lanes, &weights, &smoothed, settings, has_grad && !is_logarithm, kind);
+        NAME(rows_of_tile)(&tile, classes, lanes, &weights, smoothed, settings, has_grad && !is_logarithm, kind);
     if (has_grad && is_logarithm) {
         NAME(load_columns)(tile.columns, logits, batch->logits_row_stride, batch->logits_class_stride, row_count,
                            classes);
@@ -701,12 +713,15 @@ KERNEL_INLINE void NAME(many_short_rows)(const xent_batch *batch, int64_t first_
     const int has_own_weights = batch->sample_weight != NULL || (batch->class_weight != NULL && !HAS_MASS(kind));
     const NAME(settings) settings = NAME(settings_of)(batch);
     NAME(lane_weights) weights;
+    NAME(smoothed_masses) smoothed;
+    if (kind == XENT_SMOOTHED_TARGETS)
+        smoothed = NAME(smoothed_masses_of)(batch);
     if (!has_own_weights)
         weights = NAME(weights_of_rows)(batch, first_row, LANES, labels, kind);
     for (int64_t k = 0; k < row_count; k += LANES) {
         const int count = row_count - k < LANES ? (int)(row_count - k) : LANES;
         if (has_own_weights)
             weights = NAME(weights_of_rows)(batch, first_row + k, count, labels + k, kind);
-        NAME(short_rows)(batch, first_row + k, count, labels + k, weights, row_loss + k, &settings, kind);
+        NAME(short_rows)(batch, first_row + k, count, labels + k, weights, &smoothed, row_loss + k, &settings, kind);
     }
 }

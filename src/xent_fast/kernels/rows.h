@@ -57,9 +57,8 @@ KERNEL_INLINE NAME(masses)
 }
 
 /* Where row `row` lies; `blocks` is its part of the workspace. */
-KERNEL_INLINE NAME(long_row)
-    NAME(long_row_at)(const xent_batch *batch, int64_t row, int64_t label, NAME(block_summary) * blocks,
-                      const double *weight_sums, int kind) {
+KERNEL_INLINE NAME(long_row) NAME(long_row_at)(const xent_batch *batch, int64_t row, int64_t label,
+                                               NAME(block_summary) * blocks, const double *weight_sums, int kind) {
     const int64_t class_index = HAS_LABELS(kind) ? clamped_label(label, batch->classes) : -1;
     NAME(long_row) r;
     r.logits = (const REAL *)(const void *)(batch->logits + row * batch->logits_row_stride);
