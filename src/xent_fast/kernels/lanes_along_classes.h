@@ -235,29 +235,31 @@ KERNEL_INLINE void NAME(forward_groups)(const REAL *logits, const NAME(masses) *
                                  sums, kind);
 }
 
-/* w (base - x); 0 * inf = 0. */
-KERNEL_INLINE vec NAME(weighted_distance)(vec x, vec class_weight, vec base, int is_weighted) {
+/* w (base - x); with `drops_zeros` 0 where w is, whatever the logit. */
+KERNEL_INLINE vec NAME(weighted_distance)(vec x, vec class_weight, vec base, int is_weighted, int drops_zeros) {
     const vec distance = v_sub(base, x);
     if (!is_weighted)
         return distance;
-    return v_drop(v_equal(class_weight, v_splat(0)), v_mul(class_weight, distance));
+    const vec product = v_mul(class_weight, distance);
+    return drops_zeros ? v_drop(v_equal(class_weight, v_splat(0)), product) : product;
 }
 
 /* The distances of smoothed targets in a block, sum of w (base - x): a sweep of their own, since the exponentials need the
  * registers.  Eight vectors in a tree, then in the wide sum. */
 KERNEL_INLINE double NAME(sum_of_distances)(const REAL *logits, const REAL *class_weight, int64_t count, vec base,
-                                            int is_weighted) {
+                                            int is_weighted, int drops_zeros) {
     NAME(wide) sum = NAME(zero_wide)();
     vec near[4], far[4], weight[4] = {base, base, base, base};
     int64_t k = 0;
     for (; k + 2 * GROUP <= count; k += 2 * GROUP) {
         if (is_weighted)
             EACH_OF(4, weight[j] = v_load(class_weight + k + j * LANES));
-        EACH_OF(4, near[j] = NAME(weighted_distance)(v_load(logits + k + j * LANES), weight[j], base, is_weighted));
+        EACH_OF(4, near[j] = NAME(weighted_distance)(v_load(logits + k + j * LANES), weight[j], base, is_weighted,
+                                                     drops_zeros));
         if (is_weighted)
             EACH_OF(4, weight[j] = v_load(class_weight + k + GROUP + j * LANES));
-        EACH_OF(4,
-                far[j] = NAME(weighted_distance)(v_load(logits + k + GROUP + j * LANES), weight[j], base, is_weighted);
+        EACH_OF(4, far[j] = NAME(weighted_distance)(v_load(logits + k + GROUP + j * LANES), weight[j], base,
+                                                    is_weighted, drops_zeros);
                 near[j] = v_add(near[j], far[j]));
         NAME(add_group)(&sum, near);
     }
@@ -268,7 +270,7 @@ KERNEL_INLINE double NAME(sum_of_distances)(const REAL *logits, const REAL *clas
         /* classes that are not there are no distance away */
         EACH_OF(4, near[j] = NAME(weighted_distance)(
                        NAME(load_up_to)(logits + k + j * LANES, left - j * LANES, v_first(base)), weight[j], base,
-                       is_weighted));
+                       is_weighted, drops_zeros));
         NAME(add_group)(&sum, near);
     }
     return NAME(wide_total)(sum);
@@ -280,10 +282,13 @@ KERNEL_INLINE void NAME(smoothed_block)(const REAL *logits, const NAME(masses) *
     if (masses->class_weight) {
         summary->target_mass = masses->weight_sums[first / BLOCK];
         const REAL *class_weight = masses->class_weight + first;
-        summary->distance = NAME(sum_of_distances)(logits, class_weight, count, base, 1);
+        summary->distance = NAME(sum_of_distances)(logits, class_weight, count, base, 1, 0);
+        /* 0 * inf = 0, which is rare enough for another sweep */
+        if (summary->distance != summary->distance)
+            summary->distance = NAME(sum_of_distances)(logits, class_weight, count, base, 1, 1);
     } else {
         summary->target_mass = (double)count;
-        summary->distance = NAME(sum_of_distances)(logits, NULL, count, base, 0);
+        summary->distance = NAME(sum_of_distances)(logits, NULL, count, base, 0, 0);
     }
 }
 
