@@ -40,6 +40,7 @@ from xent_fast._kernels cimport (
     XENT_PROBABILITIES,
     XENT_ROW_GRANULARITY,
     XENT_SHAPED_TARGETS,
+    XENT_SMOOTHED_TARGETS,
     XENT_UINT8,
     XENT_UINT16,
     XENT_UINT32,
@@ -870,16 +871,16 @@ cdef inline const xent_row_kernels *kernels_for(
     const xent_batch *batch, cnp.ndarray logits
 ) noexcept:
     cdef int dtype = XENT_FLOAT64
-    cdef int target_kind = XENT_DENSE_TARGETS
+    cdef bint is_shaped
+    cdef int target_kind = XENT_INDEX_TARGETS
     if cnp.PyArray_TYPE(logits) == cnp.NPY_FLOAT32:
         dtype = XENT_FLOAT32
-    if batch.label_smoothing != 0 or (batch.z_loss != 0 and batch.class_weight != NULL):
+    if batch.dense_targets != NULL:
+        is_shaped = batch.label_smoothing != 0 or batch.class_weight != NULL
+        target_kind = XENT_SHAPED_TARGETS if is_shaped else XENT_DENSE_TARGETS
+    elif batch.label_smoothing != 0 or (batch.z_loss != 0 and batch.class_weight != NULL):
         # The z-loss of a row carries no class weight, so that the weight belongs to the mass.
-        target_kind = XENT_SHAPED_TARGETS
-    elif batch.dense_targets == NULL:
-        target_kind = XENT_INDEX_TARGETS
-    elif batch.class_weight != NULL:
-        target_kind = XENT_SHAPED_TARGETS
+        target_kind = XENT_SMOOTHED_TARGETS
     return &active_isa.kernels[dtype][target_kind]
 
 

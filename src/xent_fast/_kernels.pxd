@@ -14,6 +14,7 @@ cdef extern from "kernels/contract.h" nogil:
         XENT_INDEX_TARGETS
         XENT_DENSE_TARGETS
         XENT_SHAPED_TARGETS
+        XENT_SMOOTHED_TARGETS
 
     ctypedef enum xent_output:
         XENT_GRADIENT
@@ -121,7 +122,7 @@ cdef extern from "kernels/contract.h" nogil:
     ctypedef struct xent_isa:
         const char *name
         bint (*is_supported)() noexcept nogil
-        xent_row_kernels kernels[2][3]
+        xent_row_kernels kernels[2][4]
         xent_vjp_kernels vjp_kernels[2]
         xent_row_kernels softmax_functions[2][2]
 

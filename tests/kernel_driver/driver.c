@@ -8,7 +8,7 @@
  *     driver ISA                                           one line a case: dtype, targets or pass, classes, digest
  *     driver ISA DTYPE TARGETS GRADIENT ROWS CLASSES       one call of `compute_batch` on ordinary logits
  *
- *     DTYPE: float32 float64     TARGETS: index dense     GRADIENT: in-place apart none
+ *     DTYPE: float32 float64     TARGETS: index dense smoothed weighted (and smoothed)     GRADIENT: in-place apart none
  *
  * Two ISAs agree when their digests are the same text.
  */
@@ -128,13 +128,15 @@ static void free_buffers(buffers b) {
     free(b.weights);
 }
 
-/* Digest of loss and gradient; with `in_place` the gradient takes the logits' place.  Shaped targets are class indices with
- * every option. */
+/* Digest of loss and gradient; with `in_place` the gradient takes the logits' place.  Shaped and smoothed targets have every
+ * option; smoothed ones have class weights where the number of classes is even. */
 static uint64_t run_case(const xent_isa *isa, xent_target_kind kind, buffers *b, xent_dtype dtype, int64_t classes,
                          int in_place) {
     const xent_row_kernels *kernels = &isa->kernels[dtype][kind];
     const ptrdiff_t row_bytes = (ptrdiff_t)classes * (dtype == XENT_FLOAT32 ? 4 : 8);
-    const int is_shaped = kind == XENT_SHAPED_TARGETS;
+    const int is_dense = kind == XENT_DENSE_TARGETS || kind == XENT_SHAPED_TARGETS;
+    const int has_options = kind == XENT_SHAPED_TARGETS || kind == XENT_SMOOTHED_TARGETS;
+    const int has_class_weight = kind == XENT_SHAPED_TARGETS || (kind == XENT_SMOOTHED_TARGETS && classes % 2 == 0);
     char *grad = in_place ? b->logits : b->grad;
     const xent_batch batch = {
         .rows = DIGEST_ROWS,
@@ -144,14 +146,14 @@ static uint64_t run_case(const xent_isa *isa, xent_target_kind kind, buffers *b,
         .grad = grad,
         .grad_row_stride = row_bytes,
         .labels = {(const char *)b->labels, sizeof(int64_t), XENT_INT64, 1, -1},
-        .dense_targets = kind == XENT_DENSE_TARGETS ? b->targets : NULL,
+        .dense_targets = is_dense ? b->targets : NULL,
         .dense_targets_row_stride = row_bytes,
         .sample_weight = b->weights,
         .weight_factor = 0.37,
-        .class_weight = is_shaped ? b->targets : NULL,
-        .label_smoothing = is_shaped ? 0.125 : 0,
-        .temperature = is_shaped ? 1.7 : 1,
-        .z_loss = is_shaped ? 0.01 : 0,
+        .class_weight = has_class_weight ? b->targets : NULL,
+        .label_smoothing = has_options ? 0.125 : 0,
+        .temperature = has_options ? 1.7 : 1,
+        .z_loss = has_options ? 0.01 : 0,
         .row_loss = b->loss,
     };
     void *workspace = allocate(kernels->workspace_bytes(classes));
@@ -231,7 +233,7 @@ static uint64_t run_softmax_function_case(const xent_isa *isa, int function, buf
 }
 
 static const char *const function_names[] = {"hessian_product", "hessian_diagonal", "distillation"};
-static const char *const kind_names[] = {"index", "dense", "shaped"};
+static const char *const kind_names[] = {"index", "dense", "shaped", "smoothed"};
 
 /* One line of text for a case that gave these digests; 1 where they differ. */
 static int print_digest(xent_dtype dtype, const char *name, int64_t classes, uint64_t apart, uint64_t in_place) {
@@ -316,17 +318,24 @@ static buffers make_ordinary_buffers(xent_dtype dtype, int64_t rows, int64_t cla
 
 typedef struct {
     xent_dtype dtype;
-    int dense, with_grad, in_place;
+    xent_target_kind kind;
+    int is_weighted, with_grad, in_place;
     int64_t rows, classes;
 } batch_request;
 
-/* Whether `word` is `second` instead of `first`; anything else ends the program. */
-static int chosen(const char *word, const char *first, const char *second) {
-    if (strcmp(word, first) && strcmp(word, second)) {
-        fprintf(stderr, "%s is neither %s nor %s\n", word, first, second);
-        exit(2);
+/* The place of `word` among words separated by spaces; anything else ends the program. */
+static int chosen(const char *word, const char *choices) {
+    const char *rest = choices;
+    for (int place = 0;; ++place) {
+        const size_t length = strcspn(rest, " ");
+        if (length == strlen(word) && !strncmp(word, rest, length))
+            return place;
+        if (rest[length] == '\0')
+            break;
+        rest += length + 1;
     }
-    return !strcmp(word, second);
+    fprintf(stderr, "%s is none of: %s\n", word, choices);
+    exit(2);
 }
 
 static int64_t positive(const char *word) {
@@ -339,11 +348,16 @@ static int64_t positive(const char *word) {
 }
 
 static batch_request read_request(char **words) {
+    static const xent_target_kind kinds[] = {XENT_INDEX_TARGETS, XENT_DENSE_TARGETS, XENT_SMOOTHED_TARGETS,
+                                             XENT_SMOOTHED_TARGETS};
+    const int targets = chosen(words[1], "index dense smoothed weighted");
+    const int destination = chosen(words[2], "none apart in-place");
     const batch_request request = {
-        .dtype = chosen(words[0], "float32", "float64") ? XENT_FLOAT64 : XENT_FLOAT32,
-        .dense = chosen(words[1], "index", "dense"),
-        .with_grad = strcmp(words[2], "none") != 0,
-        .in_place = strcmp(words[2], "none") && chosen(words[2], "apart", "in-place"),
+        .dtype = chosen(words[0], "float32 float64") ? XENT_FLOAT64 : XENT_FLOAT32,
+        .kind = kinds[targets],
+        .is_weighted = targets == 3,
+        .with_grad = destination > 0,
+        .in_place = destination == 2,
         .rows = positive(words[3]),
         .classes = positive(words[4]),
     };
@@ -351,7 +365,8 @@ static batch_request read_request(char **words) {
 }
 
 static int compute_request(const xent_isa *isa, batch_request request) {
-    const xent_row_kernels *kernels = &isa->kernels[request.dtype][request.dense];
+    const xent_row_kernels *kernels = &isa->kernels[request.dtype][request.kind];
+    const int is_dense = request.kind == XENT_DENSE_TARGETS;
     buffers b = make_ordinary_buffers(request.dtype, request.rows, request.classes);
     const ptrdiff_t row_bytes = (ptrdiff_t)request.classes * (request.dtype == XENT_FLOAT32 ? 4 : 8);
     const xent_batch batch = {
@@ -364,8 +379,10 @@ static int compute_request(const xent_isa *isa, batch_request request) {
                                    : b.grad,
         .grad_row_stride = request.with_grad ? row_bytes : 0,
         .labels = {.data = (const char *)b.labels, .stride = sizeof(int64_t), .type = XENT_INT64},
-        .dense_targets = request.dense ? b.targets : NULL,
-        .dense_targets_row_stride = request.dense ? row_bytes : 0,
+        .dense_targets = is_dense ? b.targets : NULL,
+        .dense_targets_row_stride = is_dense ? row_bytes : 0,
+        .class_weight = request.is_weighted ? b.targets : NULL,
+        .label_smoothing = request.kind == XENT_SMOOTHED_TARGETS ? 0.1 : 0,
         .weight_factor = 1.0 / (double)request.rows,
         .temperature = 1,
     };

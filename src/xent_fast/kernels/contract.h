@@ -24,14 +24,15 @@
 
 typedef enum { XENT_FLOAT32 = 0, XENT_FLOAT64 = 1, XENT_DTYPE_COUNT = 2 } xent_dtype;
 
-/* Shaped targets are those whose mass differs from class to class in other ways than index or dense targets alone: class
- * indices with label smoothing, or with class weights and z_loss; dense targets with label smoothing or class weights.
- * Class indices with class weights alone are index targets: w_y is part of the row's weight. */
+/* Shaped targets are dense ones with label smoothing or class weights; smoothed ones are class indices with label
+ * smoothing, or with class weights and z_loss.  Class indices with class weights alone are index targets: w_y is part of
+ * the row's weight. */
 typedef enum {
     XENT_INDEX_TARGETS = 0,
     XENT_DENSE_TARGETS = 1,
     XENT_SHAPED_TARGETS = 2,
-    XENT_TARGET_KIND_COUNT = 3
+    XENT_SMOOTHED_TARGETS = 3,
+    XENT_TARGET_KIND_COUNT = 4
 } xent_target_kind;
 
 /* What takes the gradient's place: the gradient; or, whatever the labels are, p; or p or log p for dense targets of 0. */

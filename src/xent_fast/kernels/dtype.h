@@ -109,6 +109,12 @@
 /* Whether targets of that kind have mass at every class; the class left out of the sum is then the row's maximum. */
 #define HAS_MASS(kind) ((kind) != XENT_INDEX_TARGETS)
 
+/* Whether those masses are numbers of the row's own, not a constant but for the class's weight and the label. */
+#define HAS_OWN_MASSES(kind) ((kind) == XENT_DENSE_TARGETS || (kind) == XENT_SHAPED_TARGETS)
+
+/* Whether rows of that kind have a class index. */
+#define HAS_LABELS(kind) ((kind) == XENT_INDEX_TARGETS || (kind) == XENT_SMOOTHED_TARGETS)
+
 /* One name for each vector operation and helper; the dtype in force picks the instance. */
 #define vec NAME(vec)
 #define vec_mask NAME(vec_mask)

@@ -23,7 +23,7 @@ typedef struct {
     double shift;     /* subtracted from the logits first: 0, or the maximum where it is huge */
     double reference; /* c_b, an integer */
     double weight;    /* of this block relative to the row's reference */
-    /* targets with mass q */
+    /* targets with mass q; smoothed ones: the same of w instead of q */
     double target_mass;  /* sum of q */
     double distance;     /* sum of q (base - x), base: the maximum, or 0 where that is infinite */
     double exp_of_pivot; /* e of the class left out, in the units of sum_of_others */
@@ -48,9 +48,16 @@ KERNEL_INLINE REAL NAME(block_maximum)(const REAL *logits, int64_t count) {
     return v_largest(v_max(v_max(a, b), v_max(c, d)));
 }
 
-/* First position of a value among `count` logits, or -1. */
+/* First position among `count` logits of their largest, or -1; where one of them is NaN any of the two. */
 KERNEL_INLINE int64_t NAME(first_position_of)(REAL value, const REAL *logits, int64_t count) {
-    for (int64_t k = 0; k < count; k += LANES) {
+    int64_t k = 0;
+    for (; k + GROUP <= count; k += GROUP) {
+        const vec a = v_max(v_load(logits + k), v_load(logits + k + LANES));
+        const vec b = v_max(v_load(logits + k + 2 * LANES), v_load(logits + k + 3 * LANES));
+        if (v_mask_bits(v_equal(v_max(a, b), v_splat(value))))
+            break;
+    }
+    for (; k < count; k += LANES) {
         vec x = count - k < LANES ? v_load_first(logits + k, (int)(count - k), NAN) : v_load(logits + k);
         unsigned found = v_mask_bits(v_equal(x, v_splat(value)));
         for (int64_t lane = 0; found; ++lane, found >>= 1)
@@ -60,32 +67,26 @@ KERNEL_INLINE int64_t NAME(first_position_of)(REAL value, const REAL *logits, in
     return -1;
 }
 
-/* Where a row's masses come from: q = w ((1 - E) t + E / C), and (1 - E) w_y more at its class index. */
+/* Where a row's masses come from: q = w ((1 - E) t + E / C), or q = E / C w and (1 - E) w_y more at its class index. */
 typedef struct {
-    const REAL *targets;      /* t; NULL for a class index */
-    const REAL *class_weight; /* w; NULL for 1 */
-    REAL share, floor;        /* 1 - E and E / C */
-    int64_t label;            /* -1 for dense targets */
-    REAL label_mass;
+    const REAL *targets;          /* t; NULL for class indices */
+    const REAL *class_weight;     /* w; NULL for 1 */
+    REAL share, floor;            /* 1 - E and E / C, dense targets */
+    double label_mass, smoothing; /* (1 - E) w_y and E / C, class indices */
+    const double *weight_sums;    /* sum of w over each block; NULL where w is */
 } NAME(masses);
 
-/* Masses of the vector of classes from `at`, whose targets and weights are given (or not used). */
-KERNEL_INLINE vec NAME(shaped_mass)(const NAME(masses) * masses, vec target, vec class_weight, int64_t at) {
-    vec mass = v_splat(masses->floor);
-    if (masses->targets)
-        mass = v_fma(target, v_splat(masses->share), mass);
-    if (masses->class_weight)
-        mass = v_mul(mass, class_weight);
-    const vec_mask is_label = v_equal(v_lane_numbers(), v_splat((REAL)(masses->label - at)));
-    return v_add(mass, v_keep(is_label, v_splat(masses->label_mass)));
+/* Masses of a vector of dense targets, whose class weights are given (or not used). */
+KERNEL_INLINE vec NAME(shaped_mass)(const NAME(masses) * masses, vec target, vec class_weight) {
+    const vec mass = v_fma(target, v_splat(masses->share), v_splat(masses->floor));
+    return masses->class_weight ? v_mul(mass, class_weight) : mass;
 }
 
 KERNEL_INLINE vec NAME(mass_of_vector)(const NAME(masses) * masses, int64_t at, int kind) {
+    const vec target = v_load(masses->targets + at);
     if (kind == XENT_DENSE_TARGETS)
-        return v_load(masses->targets + at);
-    const vec zero = v_splat(0);
-    return NAME(shaped_mass)(masses, masses->targets ? v_load(masses->targets + at) : zero,
-                             masses->class_weight ? v_load(masses->class_weight + at) : zero, at);
+        return target;
+    return NAME(shaped_mass)(masses, target, masses->class_weight ? v_load(masses->class_weight + at) : v_splat(0));
 }
 
 /* The same where only `count` classes are left: 0 beyond them. */
@@ -95,15 +96,15 @@ KERNEL_INLINE vec NAME(mass_of_some)(const NAME(masses) * masses, int64_t at, in
         return zero;
     if (count >= LANES)
         return NAME(mass_of_vector)(masses, at, kind);
-    const vec target = masses->targets ? v_load_first(masses->targets + at, count, 0) : zero;
+    const vec target = v_load_first(masses->targets + at, count, 0);
     if (kind == XENT_DENSE_TARGETS)
         return target;
     const vec weight = masses->class_weight ? v_load_first(masses->class_weight + at, count, 0) : zero;
     const vec_mask is_class = v_greater(v_splat((REAL)count), v_lane_numbers());
-    return v_keep(is_class, NAME(shaped_mass)(masses, target, weight, at));
+    return v_keep(is_class, NAME(shaped_mass)(masses, target, weight));
 }
 
-/* Mass of one class. */
+/* Mass of one class, dense targets. */
 KERNEL_INLINE double NAME(mass_of_class)(const NAME(masses) * masses, int64_t at, int kind) {
     return (double)v_first(NAME(mass_of_some)(masses, at, 1, kind));
 }
@@ -152,7 +153,7 @@ KERNEL_INLINE void NAME(forward_group)(const REAL *logits, const NAME(masses) * 
     for (int line = 0; line < GROUP; line += LANES)
         PREFETCH(logits + BLOCK + line);
     EACH_OF(4, x[j] = v_load(logits + j * LANES));
-    if (HAS_MASS(kind)) {
+    if (HAS_OWN_MASSES(kind)) {
         EACH_OF(4, mass[j] = NAME(mass_of_vector)(masses, at + j * LANES, kind));
         NAME(add_masses)(x, mass, frame->base, sums);
     }
@@ -181,7 +182,7 @@ KERNEL_INLINE void NAME(forward_last_group)(const REAL *logits, const NAME(masse
                                             NAME(block_sums) * sums, int kind) {
     vec x[4], exponentials[4], mass[4];
     EACH_OF(4, x[j] = NAME(load_up_to)(logits + j * LANES, count - j * LANES, -INFINITY));
-    if (HAS_MASS(kind)) {
+    if (HAS_OWN_MASSES(kind)) {
         EACH_OF(4, mass[j] = NAME(mass_of_some)(masses, at + j * LANES, count - j * LANES, kind));
         NAME(add_masses)(x, mass, frame->base, sums);
     }
@@ -234,6 +235,63 @@ KERNEL_INLINE void NAME(forward_groups)(const REAL *logits, const NAME(masses) *
                                  sums, kind);
 }
 
+/* w (base - x); with `drops_zeros` 0 where w is, whatever the logit. */
+KERNEL_INLINE vec NAME(weighted_distance)(vec x, vec class_weight, vec base, int is_weighted, int drops_zeros) {
+    const vec distance = v_sub(base, x);
+    if (!is_weighted)
+        return distance;
+    const vec product = v_mul(class_weight, distance);
+    return drops_zeros ? v_drop(v_equal(class_weight, v_splat(0)), product) : product;
+}
+
+/* The distances of smoothed targets in a block, sum of w (base - x): a sweep of their own, since the exponentials need the
+ * registers.  Eight vectors in a tree, then in the wide sum. */
+KERNEL_INLINE double NAME(sum_of_distances)(const REAL *logits, const REAL *class_weight, int64_t count, vec base,
+                                            int is_weighted, int drops_zeros) {
+    NAME(wide) sum = NAME(zero_wide)();
+    vec near[4], far[4], weight[4] = {base, base, base, base};
+    int64_t k = 0;
+    for (; k + 2 * GROUP <= count; k += 2 * GROUP) {
+        if (is_weighted)
+            EACH_OF(4, weight[j] = v_load(class_weight + k + j * LANES));
+        EACH_OF(4, near[j] = NAME(weighted_distance)(v_load(logits + k + j * LANES), weight[j], base, is_weighted,
+                                                     drops_zeros));
+        if (is_weighted)
+            EACH_OF(4, weight[j] = v_load(class_weight + k + GROUP + j * LANES));
+        EACH_OF(4, far[j] = NAME(weighted_distance)(v_load(logits + k + GROUP + j * LANES), weight[j], base,
+                                                    is_weighted, drops_zeros);
+                near[j] = v_add(near[j], far[j]));
+        NAME(add_group)(&sum, near);
+    }
+    for (; k < count; k += GROUP) {
+        const int left = count - k < GROUP ? (int)(count - k) : GROUP;
+        if (is_weighted)
+            EACH_OF(4, weight[j] = NAME(load_up_to)(class_weight + k + j * LANES, left - j * LANES, 0));
+        /* classes that are not there are no distance away */
+        EACH_OF(4, near[j] = NAME(weighted_distance)(
+                       NAME(load_up_to)(logits + k + j * LANES, left - j * LANES, v_first(base)), weight[j], base,
+                       is_weighted, drops_zeros));
+        NAME(add_group)(&sum, near);
+    }
+    return NAME(wide_total)(sum);
+}
+
+/* Mass and distance of a block of smoothed targets, in units of E / C. */
+KERNEL_INLINE void NAME(smoothed_block)(const REAL *logits, const NAME(masses) * masses, int64_t first, int64_t count,
+                                        vec base, NAME(block_summary) * summary) {
+    if (masses->class_weight) {
+        summary->target_mass = masses->weight_sums[first / BLOCK];
+        const REAL *class_weight = masses->class_weight + first;
+        summary->distance = NAME(sum_of_distances)(logits, class_weight, count, base, 1, 0);
+        /* 0 * inf = 0, which is rare enough for another sweep */
+        if (summary->distance != summary->distance)
+            summary->distance = NAME(sum_of_distances)(logits, class_weight, count, base, 1, 1);
+    } else {
+        summary->target_mass = (double)count;
+        summary->distance = NAME(sum_of_distances)(logits, NULL, count, base, 0, 0);
+    }
+}
+
 /* What all rows of a call have in common. */
 typedef struct {
     NAME(exponent_scale) scale;
@@ -265,9 +323,11 @@ KERNEL_INLINE void NAME(forward_block)(const REAL *logits, const NAME(masses) * 
                                              : scaled_exponential_of((double)maximum - summary->shift,
                                                                      summary->reference + (FLOAT64_SCALE_UP - SCALE_UP),
                                                                      &settings->row.scale);
+    if (kind == XENT_SMOOTHED_TARGETS)
+        NAME(smoothed_block)(logits, masses, first, count, frame.base, summary);
     NAME(forward_groups)(logits, masses, first, e, count, excluded, &frame, &sums, kind);
     summary->sum_of_others = NAME(wide_total)(sums.exponentials);
-    if (HAS_MASS(kind)) {
+    if (HAS_OWN_MASSES(kind)) {
         summary->target_mass = NAME(wide_total)(sums.target_mass);
         summary->distance = NAME(wide_total)(sums.distance);
     }
@@ -311,6 +371,43 @@ KERNEL_INLINE int64_t NAME(block_length)(int64_t classes, int64_t first) {
     return classes - first < BLOCK ? classes - first : BLOCK;
 }
 
+/* Sum of the class weights of a block. */
+KERNEL_INLINE double NAME(sum_of_weights)(const REAL *class_weight, int64_t count) {
+    NAME(wide) sum = NAME(zero_wide)();
+    vec weights[4];
+    for (int64_t k = 0; k < count; k += GROUP) {
+        const int left = count - k < GROUP ? (int)(count - k) : GROUP;
+        EACH_OF(4, weights[j] = NAME(load_up_to)(class_weight + k + j * LANES, left - j * LANES, 0));
+        NAME(add_group)(&sum, weights);
+    }
+    return NAME(wide_total)(sum);
+}
+
+/* Those of `count` blocks from `first_block`, for rows to share. */
+KERNEL_INLINE void NAME(sum_weights_of_blocks)(const REAL *class_weight, int64_t classes, int64_t first_block,
+                                               int64_t count, double *weight_sums) {
+    for (int64_t b = first_block; b < first_block + count; ++b)
+        weight_sums[b] = NAME(sum_of_weights)(class_weight + b * BLOCK, NAME(block_length)(classes, b * BLOCK));
+}
+
+/* What lane `k` knows of smoothed targets, from the sums over w and w (m - x): q = E / C w, and at the label (1 - E) w_y
+ * more.  No mass is the difference of two. */
+KERNEL_INLINE void NAME(smooth_targets)(const NAME(long_row) * row, double weight_sum, double distance, row_sums *rows,
+                                        int k) {
+    const NAME(masses) *masses = &row->masses;
+    const int is_label = row->pivot == row->label;
+    const double pivot_weight = row->pivot < 0         ? 0
+                                : masses->class_weight ? (double)masses->class_weight[row->pivot]
+                                                       : 1;
+    const double label_distance = row->maximum - rows->target_logit[k];
+    /* 0 * inf = 0 */
+    rows->distance[k] = (masses->label_mass != 0 ? masses->label_mass * label_distance : 0) +
+                        (masses->smoothing != 0 ? masses->smoothing * distance : 0);
+    rows->target_mass[k] = masses->label_mass + masses->smoothing * weight_sum;
+    rows->pivot_target[k] = masses->smoothing * pivot_weight + (is_label ? masses->label_mass : 0);
+    rows->other_mass[k] = masses->smoothing * (weight_sum - pivot_weight) + (is_label ? 0 : masses->label_mass);
+}
+
 /* Brings a row's blocks together in lane `k`. */
 KERNEL_INLINE void NAME(merge_blocks)(NAME(long_row) * row, const NAME(settings) * settings, row_sums *rows, int k,
                                       int kind) {
@@ -344,59 +441,97 @@ KERNEL_INLINE void NAME(merge_blocks)(NAME(long_row) * row, const NAME(settings)
         return;
     row->pivot = highest->pivot;
     rows->exp_of_pivot[k] = highest->exp_of_pivot;
+    if (kind == XENT_SMOOTHED_TARGETS) {
+        NAME(smooth_targets)(row, mass, distance, rows, k);
+        return;
+    }
     rows->target_mass[k] = mass;
     rows->distance[k] = distance;
     rows->pivot_target[k] = highest->pivot < 0 ? 0 : NAME(mass_of_class)(&row->masses, highest->pivot, kind);
+    rows->other_mass[k] = mass - rows->pivot_target[k];
 }
 
 /* What every vector of the backward sweep is multiplied by. */
 typedef struct {
     NAME(pair) factor;
-    vec last_factor, minus_weight;
+    vec last_factor, minus_weight; /* smoothed targets: minus_weight times E / C */
 } NAME(backward_frame);
+
+/* Gradient of smoothed targets from exponentials and -q. */
+KERNEL_INLINE vec NAME(smoothed_gradient)(vec e, vec minus_mass, const NAME(backward_frame) * frame, int in_two_steps) {
+    if (in_two_steps)
+        return v_fma(NAME(product_with_pair)(e, frame->factor), frame->last_factor, minus_mass);
+    return NAME(product_with_pair_plus)(e, frame->factor, minus_mass);
+}
 
 KERNEL_INLINE vec NAME(backward_vector)(vec e, vec mass, const NAME(backward_frame) * frame, int in_two_steps,
                                         int kind) {
+    if (kind == XENT_SMOOTHED_TARGETS)
+        return NAME(smoothed_gradient)(e, mass, frame, in_two_steps);
     vec grad = NAME(product_with_pair)(e, frame->factor);
     if (in_two_steps)
         grad = v_mul(grad, frame->last_factor);
     return HAS_MASS(kind) ? v_fma(frame->minus_weight, mass, grad) : grad;
 }
 
+/* What the gradient of `count` classes from `at` has besides the exponentials: their masses, or -a q of smoothed targets. */
+KERNEL_INLINE vec NAME(backward_mass)(const NAME(masses) * masses, int64_t at, int count,
+                                      const NAME(backward_frame) * frame, int is_weighted, int kind) {
+    if (!HAS_MASS(kind))
+        return v_splat(0);
+    if (HAS_OWN_MASSES(kind))
+        return NAME(mass_of_some)(masses, at, count, kind);
+    if (!is_weighted)
+        return frame->minus_weight;
+    return v_mul(frame->minus_weight, NAME(load_up_to)(masses->class_weight + at, count, 0));
+}
+
 /* `count` classes from class `first`, whose place is `grad`. */
 KERNEL_INLINE void NAME(backward_vectors)(REAL *grad, const NAME(masses) * masses, int64_t first, int64_t count,
-                                          const NAME(backward_frame) * frame, int in_two_steps, int kind) {
+                                          const NAME(backward_frame) * frame, int in_two_steps, int is_weighted,
+                                          int kind) {
     int64_t k = 0;
     for (; k + 2 * LANES <= count; k += 2 * LANES) {
         for (int j = 0; j < 2 * LANES; j += LANES) {
-            const vec mass = HAS_MASS(kind) ? NAME(mass_of_vector)(masses, first + k + j, kind) : v_splat(0);
+            const vec mass = NAME(backward_mass)(masses, first + k + j, LANES, frame, is_weighted, kind);
             v_store(grad + k + j, NAME(backward_vector)(v_load(grad + k + j), mass, frame, in_two_steps, kind));
         }
     }
     for (; k < count; k += LANES) {
         const int left = count - k < LANES ? (int)(count - k) : LANES;
-        const vec mass = HAS_MASS(kind) ? NAME(mass_of_some)(masses, first + k, left, kind) : v_splat(0);
+        const vec mass = NAME(backward_mass)(masses, first + k, left, frame, is_weighted, kind);
         const vec e = v_load_first(grad + k, left, 0);
         v_store_first(grad + k, left, NAME(backward_vector)(e, mass, frame, in_two_steps, kind));
     }
 }
 
-/* Backward sweep of one block: grad = e * factor * block weight (- weight * t).  Where the factors would leave the normal
+/* Backward sweep of one block: grad = e * factor * block weight (- weight * t).  `label` counts from its first class.  Where the factors would leave the normal
  * numbers they are RESCALE times larger, and that is taken back last. */
 KERNEL_INLINE void NAME(backward_block)(REAL *grad, const NAME(masses) * masses, int64_t first, int64_t count,
-                                        double row_factor, double row_factor_low, double block_weight, REAL weight,
-                                        int kind) {
+                                        double row_factor, double row_factor_low, double block_weight, double weight,
+                                        int64_t label, int kind) {
+    const int is_smoothed = kind == XENT_SMOOTHED_TARGETS, has_label = is_smoothed && label >= 0 && label < count;
+    const REAL exp_of_label = has_label ? grad[label] : 0;
     const int in_two_steps = fabs(row_factor * block_weight) < SMALL_FACTOR;
     const double factor = row_factor * (in_two_steps ? RESCALE : 1) * block_weight;
     const double factor_low = row_factor_low * (in_two_steps ? RESCALE : 1) * block_weight;
     const REAL high = (REAL)factor;
     const NAME(backward_frame) frame = {{v_splat(high), v_splat((REAL)((factor - (double)high) + factor_low))},
                                         v_splat((REAL)(1 / RESCALE)),
-                                        v_splat(-weight)};
+                                        v_splat(-(REAL)(is_smoothed ? weight * masses->smoothing : weight))};
+    const int is_weighted = is_smoothed && masses->class_weight != NULL;
     if (in_two_steps)
-        NAME(backward_vectors)(grad, masses, first, count, &frame, 1, kind);
+        NAME(backward_vectors)(grad, masses, first, count, &frame, 1, is_weighted, kind);
+    else if (is_weighted)
+        NAME(backward_vectors)(grad, masses, first, count, &frame, 0, 1, kind);
     else
-        NAME(backward_vectors)(grad, masses, first, count, &frame, 0, kind);
+        NAME(backward_vectors)(grad, masses, first, count, &frame, 0, 0, kind);
+    if (has_label) {
+        const double class_weight = masses->class_weight ? (double)masses->class_weight[first + label] : 1;
+        const double mass = masses->label_mass + masses->smoothing * class_weight;
+        grad[label] = v_first(
+            NAME(smoothed_gradient)(v_splat(exp_of_label), v_splat(-(REAL)(weight * mass)), &frame, in_two_steps));
+    }
 }
 
 KERNEL_INLINE void NAME(fill)(REAL *destination, int64_t count, REAL value) {
@@ -441,7 +576,7 @@ KERNEL_INLINE void NAME(backward_block_of)(const NAME(long_row) * row, int64_t b
         return;
     }
     NAME(backward_block)(grad, &row->masses, first, count, results->factor[k], results->factor_low[k],
-                         row->blocks[b].weight, (REAL)(row->weight / temperature), kind);
+                         row->blocks[b].weight, row->weight / temperature, row->label - first, kind);
     if (row->pivot >= first && row->pivot < first + count)
         row->grad[row->pivot] = (REAL)results->pivot_gradient[k];
 }

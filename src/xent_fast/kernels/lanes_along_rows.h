@@ -28,9 +28,19 @@ typedef struct {
     vec pivot_logit;            /* index targets */
     NAME(pair) target_mass;     /* targets with mass */
     vec distance, pivot_target; /* the same */
+    NAME(pair) other_mass;      /* the same: all but the pivot's */
     vec lse, log_of_sum;
     vec slope; /* 2 z lse */
 } NAME(lane_sums);
+
+/* Where the masses of smoothed targets come from: q = E / C w, and at the label (1 - E) w_y more. */
+typedef struct {
+    const REAL *class_weight;             /* w; NULL for 1 */
+    NAME(pair) share, smoothing;          /* 1 - E and E / C */
+    NAME(pair) weight_sum;                /* of all classes */
+    vec labels, label_mass;               /* y and (1 - E) w_y */
+    NAME(pair) label_target, target_mass; /* q_y and Q */
+} NAME(smoothed_masses);
 
 /* Rows to columns, number by number; rows that are not there become zeros. */
 KERNEL_INLINE void NAME(load_some_rows)(REAL (*columns)[LANES], const char *source, ptrdiff_t row_stride, int row_count,
@@ -161,17 +171,14 @@ KERNEL_INLINE vec NAME(finite_maximum)(vec maximum) {
     return v_select(v_greater(magnitude, largest), v_splat(0), maximum);
 }
 
-/* Masses of shaped targets, in place of dense ones or for class indices: w ((1 - E) t + E / C), and at y (1 - E) w_y more. */
-KERNEL_INLINE void NAME(shape_masses)(NAME(tile) * tile, const xent_batch *batch, vec labels, vec label_mass) {
+/* Masses of shaped targets in place of dense ones: w ((1 - E) t + E / C). */
+KERNEL_INLINE void NAME(shape_masses)(NAME(tile) * tile, const xent_batch *batch) {
     const REAL *class_weight = (const REAL *)(const void *)batch->class_weight;
     const vec share = v_splat((REAL)(1 - batch->label_smoothing));
     const vec floor = v_splat((REAL)(batch->label_smoothing / (double)batch->classes));
     for (int k = 0; k < (int)batch->classes; ++k) {
-        vec mass = batch->dense_targets ? v_fma(v_load(tile->masses[k]), share, floor) : floor;
-        if (class_weight)
-            mass = v_mul(mass, v_splat(class_weight[k]));
-        mass = v_add(mass, v_keep(v_equal(labels, v_splat((REAL)k)), label_mass));
-        v_store(tile->masses[k], mass);
+        const vec mass = v_fma(v_load(tile->masses[k]), share, floor);
+        v_store(tile->masses[k], class_weight ? v_mul(mass, v_splat(class_weight[k])) : mass);
     }
 }
 
@@ -192,9 +199,102 @@ KERNEL_INLINE void NAME(columns_masses)(const NAME(tile) * tile, int classes, ve
         NAME(pair_add)(&mass, v_add(v_add(targets[0], targets[1]), v_add(targets[2], targets[3])));
         NAME(pair_add)(&distance, v_add(v_add(terms[0], terms[1]), v_add(terms[2], terms[3])));
     }
-    sums->target_mass = mass;
+    sums->target_mass = sums->other_mass = mass;
+    NAME(pair_add)(&sums->other_mass, v_sub(zero, pivot_target));
     sums->distance = NAME(pair_total)(distance);
     sums->pivot_target = pivot_target;
+}
+
+/* A double as two numbers of the dtype in every lane. */
+KERNEL_INLINE NAME(pair) NAME(pair_of)(double number) {
+    const REAL high = (REAL)number;
+    const NAME(pair) pair = {v_splat(high), v_splat((REAL)(number - (double)high))};
+    return pair;
+}
+
+/* What the labels' weights make of the masses. */
+KERNEL_INLINE void NAME(weigh_labels)(NAME(smoothed_masses) * masses, vec label_weight) {
+    const NAME(pair) weight = {label_weight, v_splat(0)};
+    const NAME(pair) label_mass = NAME(pair_product)(masses->share, weight);
+    masses->label_mass = v_add(label_mass.high, label_mass.low);
+    masses->label_target = NAME(pair_product)(masses->smoothing, weight);
+    masses->target_mass = NAME(pair_product)(masses->smoothing, masses->weight_sum);
+    NAME(pair_add_pair)(&masses->label_target, label_mass);
+    NAME(pair_add_pair)(&masses->target_mass, label_mass);
+}
+
+/* The masses of a call's smoothed targets, as far as they do not depend on a row's label. */
+KERNEL_INLINE NAME(smoothed_masses) NAME(smoothed_masses_of)(const xent_batch *batch) {
+    double weight_sum = (double)batch->classes;
+    NAME(smoothed_masses) masses;
+    masses.class_weight = (const REAL *)(const void *)batch->class_weight;
+    if (masses.class_weight) {
+        weight_sum = 0;
+        for (int k = 0; k < (int)batch->classes; ++k)
+            weight_sum += (double)masses.class_weight[k];
+    }
+    masses.share = NAME(pair_of)(1 - batch->label_smoothing);
+    masses.smoothing = NAME(pair_of)(batch->label_smoothing / (double)batch->classes);
+    masses.weight_sum = NAME(pair_of)(weight_sum);
+    NAME(weigh_labels)(&masses, v_splat(1));
+    return masses;
+}
+
+/* Those of a vector of labels, of which `row_count` are rows'. */
+KERNEL_INLINE void NAME(smooth_labels)(NAME(smoothed_masses) * masses, const int64_t *values, int row_count,
+                                       int64_t classes) {
+    ALIGNED_64 REAL label_weight[LANES] = {0};
+    for (int row = 0; row < row_count; ++row)
+        label_weight[row] = masses->class_weight[clamped_label(values[row], classes)];
+    NAME(weigh_labels)(masses, v_load(label_weight));
+}
+
+/* Up to four columns' distances w (base - x), added in a tree; at the label without its weight, and the pivot's weight. */
+KERNEL_INLINE void NAME(distances_of_four)(REAL (*columns)[LANES], int first, int count,
+                                           const NAME(smoothed_masses) * masses, vec base, vec pivot,
+                                           NAME(pair) * distance, vec *label_distance, vec *pivot_weight,
+                                           int is_weighted) {
+    const vec zero = v_splat(0);
+    vec terms[4] = {zero, zero, zero, zero};
+    for (int j = 0; j < count; ++j) {
+        const vec number = v_splat((REAL)(first + j));
+        terms[j] = v_sub(base, v_load(columns[first + j]));
+        *label_distance = v_select(v_equal(masses->labels, number), terms[j], *label_distance);
+        if (!is_weighted)
+            continue;
+        const REAL weight = masses->class_weight[first + j];
+        terms[j] = weight == 0 ? zero : v_mul(v_splat(weight), terms[j]);
+        *pivot_weight = v_select(v_equal(pivot, number), v_splat(weight), *pivot_weight);
+    }
+    NAME(pair_add)(distance, v_add(v_add(terms[0], terms[1]), v_add(terms[2], terms[3])));
+}
+
+/* Mass and distance of smoothed targets. */
+KERNEL_INLINE void NAME(columns_smoothed_masses)(REAL (*columns)[LANES], int classes,
+                                                 const NAME(smoothed_masses) * masses, vec base, NAME(lane_sums) * sums,
+                                                 int is_weighted) {
+    const vec zero = v_splat(0), smoothing = masses->smoothing.high;
+    NAME(pair) distance = NAME(zero_pair)();
+    vec label_distance = zero, pivot_weight = v_splat(1);
+    int first = 0;
+    for (; first + 4 <= classes; first += 4)
+        NAME(distances_of_four)(columns, first, 4, masses, base, sums->pivot, &distance, &label_distance, &pivot_weight,
+                                is_weighted);
+    if (first < classes)
+        NAME(distances_of_four)(columns, first, classes - first, masses, base, sums->pivot, &distance, &label_distance,
+                                &pivot_weight, is_weighted);
+    /* 0 * inf = 0 */
+    const vec label_mass = masses->label_mass;
+    sums->distance = v_drop(v_equal(label_mass, zero), v_mul(label_mass, label_distance));
+    if (v_first(smoothing) != 0)
+        sums->distance = v_fma(smoothing, NAME(pair_total)(distance), sums->distance);
+    /* no mass is the difference of two */
+    const vec_mask is_label = v_equal(sums->pivot, masses->labels);
+    const vec other_weight = v_add(v_sub(masses->weight_sum.high, pivot_weight), masses->weight_sum.low);
+    sums->target_mass = masses->target_mass;
+    sums->pivot_target = v_select(is_label, masses->label_target.high, v_mul(smoothing, pivot_weight));
+    sums->other_mass.high = v_fma(smoothing, other_weight, v_drop(is_label, label_mass));
+    sums->other_mass.low = zero;
 }
 
 /* Subtracts the maximum from the lanes where it is huge; returns what was subtracted. */
@@ -317,10 +417,8 @@ KERNEL_INLINE vec NAME(gradient_of_pivot)(const NAME(lane_sums) * sums, NAME(pai
     NAME(pair_add)(&sum, sums->exp_of_pivot.high);
     sum.low = v_add(sum.low, sums->exp_of_pivot.low);
     if (HAS_MASS(kind)) {
-        NAME(pair) other_mass = sums->target_mass;
-        NAME(pair_add)(&other_mass, v_sub(v_splat(0), sums->pivot_target));
+        const NAME(pair) up = NAME(pair_product)(sums->other_mass, sums->exp_of_pivot);
         const NAME(pair) target = {sums->pivot_target, v_splat(0)};
-        const NAME(pair) up = NAME(pair_product)(other_mass, sums->exp_of_pivot);
         down = NAME(pair_product)(target, others);
         NAME(pair_add)(&down, v_sub(v_splat(0), up.high));
         down.low = v_sub(down.low, up.low);
@@ -350,11 +448,33 @@ KERNEL_INLINE void NAME(columns_gradient)(NAME(tile) * tile, int classes, vec pi
     }
 }
 
+/* a b, rounded once but for terms that do not show. */
+KERNEL_INLINE vec NAME(rounded_product)(NAME(pair) a, NAME(pair) b) {
+    const NAME(pair) product = NAME(pair_product)(a, b);
+    return v_add(product.high, product.low);
+}
+
+/* The same for smoothed targets: e * factor - a q. */
+KERNEL_INLINE void NAME(columns_smoothed_gradient)(REAL (*columns)[LANES], int classes, vec pivot, NAME(pair) factor,
+                                                   vec pivot_gradient, NAME(pair) weight,
+                                                   const NAME(smoothed_masses) * masses, int is_weighted) {
+    const vec zero = v_splat(0);
+    const vec minus_label = v_sub(zero, NAME(rounded_product)(weight, masses->label_target));
+    const vec minus_unit = v_sub(zero, NAME(rounded_product)(weight, masses->smoothing));
+    REAL number = 0;
+    for (int k = 0; k < classes; ++k, ++number) {
+        vec mass = is_weighted ? v_mul(minus_unit, v_splat(masses->class_weight[k])) : minus_unit;
+        mass = v_select(v_equal(masses->labels, v_splat(number)), minus_label, mass);
+        const vec grad = NAME(product_with_pair_plus)(v_load(columns[k]), factor, mass);
+        v_store(columns[k], v_select(v_equal(pivot, v_splat(number)), pivot_gradient, grad));
+    }
+}
+
 /* The gradient of a tile in place of its exponentials.  The factor is weight * mass / sum, of the exponentials as they are
  * stored, so that no probability exceeds 1. */
 KERNEL_INLINE void NAME(gradient_of_tile)(NAME(tile) * tile, int classes, const NAME(lane_sums) * sums,
-                                          const NAME(lane_weights) * weights, vec_mask is_number,
-                                          const row_settings *settings, int kind) {
+                                          const NAME(lane_weights) * weights, const NAME(smoothed_masses) * smoothed,
+                                          vec_mask is_number, const row_settings *settings, int kind) {
     const vec not_a_number = v_splat(NAN);
     const int has_slope = settings->z_loss != 0;
     const NAME(pair) weight = weights->gradient_weight;
@@ -384,7 +504,14 @@ KERNEL_INLINE void NAME(gradient_of_tile)(NAME(tile) * tile, int classes, const 
         for (int k = 0; k < classes; ++k)
             v_store(tile->columns[k], v_select(is_number, v_load(tile->columns[k]), not_a_number));
     }
-    NAME(columns_gradient)(tile, classes, sums->pivot, factor, pivot_gradient, weight.high, kind);
+    if (kind == XENT_SMOOTHED_TARGETS && smoothed->class_weight)
+        NAME(columns_smoothed_gradient)(tile->columns, classes, sums->pivot, factor, pivot_gradient, weight, smoothed,
+                                        1);
+    else if (kind == XENT_SMOOTHED_TARGETS)
+        NAME(columns_smoothed_gradient)(tile->columns, classes, sums->pivot, factor, pivot_gradient, weight, smoothed,
+                                        0);
+    else
+        NAME(columns_gradient)(tile, classes, sums->pivot, factor, pivot_gradient, weight.high, kind);
     if (weights->is_rescaled)
         for (int k = 0; k < classes; ++k)
             v_store(tile->columns[k], v_mul(v_load(tile->columns[k]), weights->last_factor));
@@ -399,7 +526,8 @@ typedef struct {
 /* Losses and, if asked for, statistics and gradient of the rows side by side in a tile. */
 KERNEL_INLINE NAME(lane_results)
     NAME(rows_of_tile)(NAME(tile) * tile, int classes, vec labels, const NAME(lane_weights) * weights,
-                       const NAME(settings) * settings, int has_grad, int kind) {
+                       const NAME(smoothed_masses) * smoothed, const NAME(settings) * settings, int has_grad,
+                       int kind) {
     const vec zero = v_splat(0);
     NAME(lane_sums) sums;
     NAME(lane_results) results;
@@ -410,7 +538,11 @@ KERNEL_INLINE NAME(lane_results)
     if (settings->wants_prediction)
         results.prediction = NAME(columns_first_maximum)(tile->columns, classes);
     const vec base = NAME(finite_maximum)(sums.maximum);
-    if (HAS_MASS(kind))
+    if (kind == XENT_SMOOTHED_TARGETS && smoothed->class_weight)
+        NAME(columns_smoothed_masses)(tile->columns, classes, smoothed, base, &sums, 1);
+    else if (kind == XENT_SMOOTHED_TARGETS)
+        NAME(columns_smoothed_masses)(tile->columns, classes, smoothed, base, &sums, 0);
+    else if (HAS_MASS(kind))
         NAME(columns_masses)(tile, classes, base, &sums);
     const vec shift = NAME(shift_huge_columns)(tile->columns, classes, base, settings->scale.huge_logit);
     const vec shifted_maximum = v_sub(base, shift);
@@ -425,7 +557,7 @@ KERNEL_INLINE NAME(lane_results)
     const NAME(pair) weighted = NAME(pair_product)(unweighted, weights->weight);
     const vec loss = v_mul(NAME(pair_total)(weighted), weights->last_factor);
     if (has_grad)
-        NAME(gradient_of_tile)(tile, classes, &sums, weights, is_number, &settings->row, kind);
+        NAME(gradient_of_tile)(tile, classes, &sums, weights, smoothed, is_number, &settings->row, kind);
     results.loss = v_select(is_number, v_select(v_equal(weights->weight.high, zero), zero, loss), v_splat(NAN));
     results.lse = v_select(is_number, sums.lse, v_splat(NAN));
     results.maximum = v_select(is_number, sums.maximum, v_splat(NAN));
@@ -457,25 +589,40 @@ KERNEL_INLINE NAME(pair) NAME(pairs_of)(const double *numbers) {
     return pairs;
 }
 
+KERNEL_INLINE int NAME(is_small_weight)(double weight) { return (fabs(weight) < SMALL_WEIGHT) & (weight != 0); }
+
+/* Makes small weights RESCALE times larger; `last_factor` takes that back. */
+KERNEL_INLINE void NAME(rescale_weights)(double *weight, NAME(lane_weights) * weights) {
+    ALIGNED_64 REAL last_factor[LANES];
+    for (int row = 0; row < LANES; ++row) {
+        const int is_small = NAME(is_small_weight)(weight[row]);
+        weight[row] *= is_small ? RESCALE : 1;
+        last_factor[row] = (REAL)(is_small ? 1 / RESCALE : 1);
+    }
+    weights->last_factor = v_load(last_factor);
+}
+
 /* Weights of the rows from `first_row`; 0 beyond `row_count`.  `labels` has a whole vector where the kind has class indices. */
 KERNEL_INLINE NAME(lane_weights)
     NAME(weights_of_rows)(const xent_batch *batch, int64_t first_row, int row_count, const int64_t *labels, int kind) {
-    ALIGNED_64 REAL last_factor[LANES];
-    double weight[LANES], gradient_weight[LANES];
+    double weight[LANES];
     NAME(lane_weights) weights;
-    weights.is_rescaled = 0;
     for (int row = 0; row < LANES; ++row) {
         const int64_t label = HAS_MASS(kind) || row >= row_count ? 0 : clamped_label(labels[row], batch->classes);
         weight[row] = row < row_count ? NAME(weight_of_row)(batch, first_row + row, label, kind) : 0;
-        const int is_small = fabs(weight[row]) < SMALL_WEIGHT && weight[row] != 0;
-        weight[row] *= is_small ? RESCALE : 1;
-        gradient_weight[row] = weight[row] / batch->temperature;
-        weights.is_rescaled |= is_small;
-        last_factor[row] = (REAL)(is_small ? 1 / RESCALE : 1);
     }
-    weights.weight = NAME(pairs_of)(weight);
-    weights.gradient_weight = NAME(pairs_of)(gradient_weight);
-    weights.last_factor = v_load(last_factor);
+    weights.is_rescaled = 0;
+    for (int row = 0; row < LANES; ++row)
+        weights.is_rescaled |= NAME(is_small_weight)(weight[row]);
+    weights.last_factor = v_splat(1);
+    if (weights.is_rescaled)
+        NAME(rescale_weights)(weight, &weights);
+    weights.weight = weights.gradient_weight = NAME(pairs_of)(weight);
+    if (batch->temperature != 1) {
+        for (int row = 0; row < LANES; ++row)
+            weight[row] /= batch->temperature;
+        weights.gradient_weight = NAME(pairs_of)(weight);
+    }
     return weights;
 }
 
@@ -508,15 +655,6 @@ KERNEL_INLINE vec NAME(lane_labels)(const xent_labels *labels, const int64_t *va
     return lanes;
 }
 
-/* (1 - E) w_y of each lane. */
-KERNEL_INLINE vec NAME(label_masses)(const xent_batch *batch, const int64_t *labels, int row_count) {
-    ALIGNED_64 REAL masses[LANES] = {0};
-    for (int row = 0; row < row_count; ++row)
-        masses[row] = (REAL)((1 - batch->label_smoothing) *
-                             NAME(class_weight)(batch, clamped_label(labels[row], batch->classes)));
-    return v_load(masses);
-}
-
 /* Statistics of rows, of those that are not ignored. */
 KERNEL_INLINE void NAME(tell_lanes)(const xent_batch *batch, int64_t first_row, int row_count, vec labels,
                                     const NAME(lane_results) * results, int has_labels) {
@@ -546,24 +684,28 @@ KERNEL_INLINE void NAME(columns_log_probabilities)(REAL (*columns)[LANES], int c
 
 /* Rows [first_row, first_row + row_count), at most a vector of them; losses to `row_loss`.  `labels` has a whole vector. */
 KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, int row_count, const int64_t *labels,
-                                    NAME(lane_weights) weights, REAL *row_loss, const NAME(settings) * settings,
-                                    int kind) {
+                                    NAME(lane_weights) weights, NAME(smoothed_masses) * smoothed, REAL *row_loss,
+                                    const NAME(settings) * settings, int kind) {
     NAME(tile) tile;
-    const int classes = (int)batch->classes, has_grad = batch->grad != NULL, is_labelled = has_labels(batch, kind);
+    const int classes = (int)batch->classes, has_grad = batch->grad != NULL;
     const char *logits = batch->logits + first_row * batch->logits_row_stride;
     NAME(load_columns)(tile.columns, logits, batch->logits_row_stride, batch->logits_class_stride, row_count, classes);
     vec lanes = v_splat(-1);
-    if (is_labelled)
+    if (HAS_LABELS(kind))
         lanes = NAME(lane_labels)(&batch->labels, labels, row_count, classes, &tile, &weights);
     else
         NAME(load_columns)(tile.masses, batch->dense_targets + first_row * batch->dense_targets_row_stride,
                            batch->dense_targets_row_stride, batch->dense_targets_class_stride, row_count, classes);
     if (kind == XENT_SHAPED_TARGETS)
-        NAME(shape_masses)(&tile, batch, lanes,
-                           is_labelled ? NAME(label_masses)(batch, labels, row_count) : v_splat(0));
+        NAME(shape_masses)(&tile, batch);
+    if (kind == XENT_SMOOTHED_TARGETS) {
+        smoothed->labels = lanes;
+        if (smoothed->class_weight)
+            NAME(smooth_labels)(smoothed, labels, row_count, classes);
+    }
     const int is_logarithm = settings->row.output == XENT_LOG_PROBABILITIES;
     const NAME(lane_results) results =
-        NAME(rows_of_tile)(&tile, classes, lanes, &weights, settings, has_grad && !is_logarithm, kind);
+        NAME(rows_of_tile)(&tile, classes, lanes, &weights, smoothed, settings, has_grad && !is_logarithm, kind);
     if (has_grad && is_logarithm) {
         NAME(load_columns)(tile.columns, logits, batch->logits_row_stride, batch->logits_class_stride, row_count,
                            classes);
@@ -574,7 +716,7 @@ KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, 
     else
         v_store_first(row_loss, row_count, results.loss);
     if (batch->lse || batch->prediction)
-        NAME(tell_lanes)(batch, first_row, row_count, lanes, &results, is_labelled);
+        NAME(tell_lanes)(batch, first_row, row_count, lanes, &results, HAS_LABELS(kind));
     if (has_grad)
         NAME(store_columns)(tile.columns, batch->grad + first_row * batch->grad_row_stride, batch->grad_row_stride,
                             batch->grad_class_stride, row_count, classes);
@@ -586,12 +728,15 @@ KERNEL_INLINE void NAME(many_short_rows)(const xent_batch *batch, int64_t first_
     const int has_own_weights = batch->sample_weight != NULL || (batch->class_weight != NULL && !HAS_MASS(kind));
     const NAME(settings) settings = NAME(settings_of)(batch);
     NAME(lane_weights) weights;
+    NAME(smoothed_masses) smoothed;
+    if (kind == XENT_SMOOTHED_TARGETS)
+        smoothed = NAME(smoothed_masses_of)(batch);
     if (!has_own_weights)
         weights = NAME(weights_of_rows)(batch, first_row, LANES, labels, kind);
     for (int64_t k = 0; k < row_count; k += LANES) {
         const int count = row_count - k < LANES ? (int)(row_count - k) : LANES;
         if (has_own_weights)
             weights = NAME(weights_of_rows)(batch, first_row + k, count, labels + k, kind);
-        NAME(short_rows)(batch, first_row + k, count, labels + k, weights, row_loss + k, &settings, kind);
+        NAME(short_rows)(batch, first_row + k, count, labels + k, weights, &smoothed, row_loss + k, &settings, kind);
     }
 }

@@ -23,10 +23,10 @@ typedef struct {
     ALIGNED_64 double maximum[LANES], shift[LANES]; /* m; what the logits lost before their exponentials were taken */
     ALIGNED_64 double reference[LANES];             /* of exponentials kept times 2^SCALE_UP of float64 */
     ALIGNED_64 double weight[LANES];
-    /* index targets */
+    /* class indices */
     ALIGNED_64 double target_logit[LANES];
-    /* targets with mass */
-    ALIGNED_64 double exp_of_pivot[LANES], target_mass[LANES], pivot_target[LANES], distance[LANES];
+    /* targets with mass; other_mass: Q - q of the pivot */
+    ALIGNED_64 double exp_of_pivot[LANES], target_mass[LANES], pivot_target[LANES], other_mass[LANES], distance[LANES];
 } row_sums;
 
 /* What goes back to them. */
@@ -136,7 +136,7 @@ KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *setting
         lse = v_add(v_div(v_load(rows->maximum), temperature), log_sum);
         v_store(results->log_of_sum, log_sum);
         loss = v_add(v_mul(mass, log_sum), v_div(v_load(rows->distance), temperature));
-        down = v_sub(v_mul(pivot_target, others), v_mul(v_sub(mass, pivot_target), exp_of_pivot));
+        down = v_sub(v_mul(pivot_target, others), v_mul(v_load(rows->other_mass), exp_of_pivot));
     } else {
         const vec target_logit = v_load(rows->target_logit);
         const NAME(exponential_reference) reference = NAME(reference_for)(v_load(rows->reference), &settings->scale);
@@ -165,11 +165,6 @@ KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *setting
     v_store(results->pivot_gradient, v_sub(zero, v_mul(gradient_weight, ratio)));
     v_store(results->lse, lse);
     results->is_number = v_mask_bits(v_greater(sum.high, zero));
-}
-
-/* Whether rows have class indices. */
-KERNEL_INLINE int has_labels(const xent_batch *batch, int kind) {
-    return kind == XENT_INDEX_TARGETS || (kind == XENT_SHAPED_TARGETS && batch->dense_targets == NULL);
 }
 
 KERNEL_INLINE int is_ignored(const xent_labels *labels, int64_t label) {

@@ -32,26 +32,29 @@ KERNEL_INLINE int NAME(rows_at_once)(int64_t classes) {
     return rows < 1 ? 1 : rows < ROWS_AT_ONCE ? (int)rows : ROWS_AT_ONCE;
 }
 
-/* Block summaries of the rows between their sweeps, in whole cache lines. */
+/* Block summaries of the rows between their sweeps and sums of class weights of each block, in whole cache lines. */
 static size_t NAME(workspace_bytes)(int64_t classes) {
-    const size_t blocks = (size_t)(NAME(rows_at_once)(classes) * NAME(block_count)(classes));
-    return classes <= MOST_CLASSES_ALONG_ROWS ? 0 : (blocks * sizeof(NAME(block_summary)) + 63) / 64 * 64;
+    const size_t blocks = (size_t)NAME(block_count)(classes), rows = (size_t)NAME(rows_at_once)(classes);
+    const size_t bytes = blocks * (rows * sizeof(NAME(block_summary)) + sizeof(double));
+    return classes <= MOST_CLASSES_ALONG_ROWS ? 0 : (bytes + 63) / 64 * 64;
 }
 
-/* Masses of row `row`, whose class index is `label` if it has one. */
-KERNEL_INLINE NAME(masses) NAME(masses_of_row)(const xent_batch *batch, int64_t row, int64_t label, int kind) {
-    NAME(masses) masses = {NULL, NULL, 1, 0, -1, 0};
+/* Masses of row `row`, whose class index is `label` if it has one; `weight_sums`, of the class weights of each block. */
+KERNEL_INLINE NAME(masses)
+    NAME(masses_of_row)(const xent_batch *batch, int64_t row, int64_t label, const double *weight_sums, int kind) {
+    NAME(masses) masses = {NULL, NULL, 1, 0, 0, 0, NULL};
     if (!HAS_MASS(kind))
         return masses;
-    if (has_labels(batch, kind)) {
-        const double class_weight = NAME(class_weight)(batch, label);
-        masses.label = label;
-        masses.label_mass = (REAL)((1 - batch->label_smoothing) * class_weight);
-    } else {
-        masses.targets = (const REAL *)(const void *)(batch->dense_targets + row * batch->dense_targets_row_stride);
-    }
-    if (kind == XENT_SHAPED_TARGETS) {
+    if (kind != XENT_DENSE_TARGETS)
         masses.class_weight = (const REAL *)(const void *)batch->class_weight;
+    if (kind == XENT_SMOOTHED_TARGETS) {
+        masses.label_mass = (1 - batch->label_smoothing) * NAME(class_weight)(batch, label);
+        masses.smoothing = batch->label_smoothing / (double)batch->classes;
+        masses.weight_sums = masses.class_weight ? weight_sums : NULL;
+        return masses;
+    }
+    masses.targets = (const REAL *)(const void *)(batch->dense_targets + row * batch->dense_targets_row_stride);
+    if (kind == XENT_SHAPED_TARGETS) {
         masses.share = (REAL)(1 - batch->label_smoothing);
         masses.floor = (REAL)(batch->label_smoothing / (double)batch->classes);
     }
@@ -59,9 +62,9 @@ KERNEL_INLINE NAME(masses) NAME(masses_of_row)(const xent_batch *batch, int64_t 
 }
 
 /* Where row `row` lies; `blocks` is its part of the workspace. */
-KERNEL_INLINE NAME(long_row)
-    NAME(long_row_at)(const xent_batch *batch, int64_t row, int64_t label, NAME(block_summary) * blocks, int kind) {
-    const int64_t class_index = has_labels(batch, kind) ? clamped_label(label, batch->classes) : -1;
+KERNEL_INLINE NAME(long_row) NAME(long_row_at)(const xent_batch *batch, int64_t row, int64_t label,
+                                               NAME(block_summary) * blocks, const double *weight_sums, int kind) {
+    const int64_t class_index = HAS_LABELS(kind) ? clamped_label(label, batch->classes) : -1;
     NAME(long_row) r;
     r.logits = (const REAL *)(const void *)(batch->logits + row * batch->logits_row_stride);
     r.grad = batch->grad ? (REAL *)(void *)(batch->grad + row * batch->grad_row_stride) : NULL;
@@ -70,7 +73,7 @@ KERNEL_INLINE NAME(long_row)
     r.label = class_index;
     r.pivot = r.prediction = -1;
     r.weight = NAME(weight_of_row)(batch, row, class_index, kind);
-    r.masses = NAME(masses_of_row)(batch, row, class_index, kind);
+    r.masses = NAME(masses_of_row)(batch, row, class_index, weight_sums, kind);
     r.blocks = blocks;
     return r;
 }
@@ -89,6 +92,7 @@ KERNEL_INLINE NAME(long_row)
 BLOCK_SWEEPS(index, XENT_INDEX_TARGETS)
 BLOCK_SWEEPS(dense, XENT_DENSE_TARGETS)
 BLOCK_SWEEPS(shaped, XENT_SHAPED_TARGETS)
+BLOCK_SWEEPS(smoothed, XENT_SMOOTHED_TARGETS)
 
 KERNEL_INLINE void NAME(forward_some_blocks)(const NAME(long_row) * row, int64_t first, int64_t count,
                                              const NAME(settings) * settings, int kind) {
@@ -97,8 +101,10 @@ KERNEL_INLINE void NAME(forward_some_blocks)(const NAME(long_row) * row, int64_t
             NAME(forward_index_block)(row, b, settings);
         else if (kind == XENT_DENSE_TARGETS)
             NAME(forward_dense_block)(row, b, settings);
-        else
+        else if (kind == XENT_SHAPED_TARGETS)
             NAME(forward_shaped_block)(row, b, settings);
+        else
+            NAME(forward_smoothed_block)(row, b, settings);
     }
 }
 
@@ -109,8 +115,10 @@ KERNEL_INLINE void NAME(backward_some_blocks)(const NAME(long_row) * row, int64_
             NAME(backward_index_block)(row, b, temperature, results, k);
         else if (kind == XENT_DENSE_TARGETS)
             NAME(backward_dense_block)(row, b, temperature, results, k);
-        else
+        else if (kind == XENT_SHAPED_TARGETS)
             NAME(backward_shaped_block)(row, b, temperature, results, k);
+        else
+            NAME(backward_smoothed_block)(row, b, temperature, results, k);
     }
 }
 
@@ -133,8 +141,8 @@ KERNEL_INLINE REAL NAME(tell_row)(const xent_batch *batch, int64_t row, const NA
 
 /* Rows [first_row, first_row + count), lanes along classes; count is at most `rows_at_once`. */
 KERNEL_INLINE void NAME(long_rows)(const xent_batch *batch, int64_t first_row, int count, const int64_t *labels,
-                                   REAL *row_loss, NAME(block_summary) * workspace, const NAME(settings) * settings,
-                                   int kind) {
+                                   REAL *row_loss, NAME(block_summary) * workspace, const double *weight_sums,
+                                   const NAME(settings) * settings, int kind) {
     const int64_t blocks = NAME(block_count)(batch->classes);
     NAME(long_row) rows[ROWS_AT_ONCE];
     row_sums sums;
@@ -142,15 +150,15 @@ KERNEL_INLINE void NAME(long_rows)(const xent_batch *batch, int64_t first_row, i
     int taken[ROWS_AT_ONCE], lanes = 0; /* row of each lane; ignored rows take none */
     for (int k = 0; k < count; ++k) {
         NAME(long_row) *row = &rows[lanes];
-        *row = NAME(long_row_at)(batch, first_row + k, labels[k], workspace + lanes * blocks, kind);
-        if (has_labels(batch, kind) && is_ignored(&batch->labels, labels[k])) {
+        *row = NAME(long_row_at)(batch, first_row + k, labels[k], workspace + lanes * blocks, weight_sums, kind);
+        if (HAS_LABELS(kind) && is_ignored(&batch->labels, labels[k])) {
             row_loss[k] = 0;
             NAME(tell_statistics)(batch, first_row + k, 0, -1, 0);
             if (row->grad)
                 NAME(fill)(row->grad, batch->classes, 0);
             continue;
         }
-        sums.target_logit[lanes] = HAS_MASS(kind) ? 0 : (double)row->logits[row->label];
+        sums.target_logit[lanes] = HAS_LABELS(kind) ? (double)row->logits[row->label] : 0;
         NAME(forward_some_blocks)(row, 0, blocks, settings, kind);
         NAME(merge_blocks)(row, settings, &sums, lanes, kind);
         taken[lanes++] = k;
@@ -169,11 +177,16 @@ KERNEL_INLINE void NAME(long_rows)(const xent_batch *batch, int64_t first_row, i
 KERNEL_INLINE void NAME(many_long_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
                                         const int64_t *labels, REAL *row_loss, void *workspace, int kind) {
     const int at_once = NAME(rows_at_once)(batch->classes);
+    const int64_t blocks = NAME(block_count)(batch->classes);
     const NAME(settings) settings = NAME(settings_of)(batch);
+    double *weight_sums = (double *)(void *)((NAME(block_summary) *)workspace + at_once * blocks);
+    if (kind == XENT_SMOOTHED_TARGETS && batch->class_weight)
+        NAME(sum_weights_of_blocks)((const REAL *)(const void *)batch->class_weight, batch->classes, 0, blocks,
+                                    weight_sums);
     for (int64_t k = 0; k < row_count; k += at_once) {
         const int count = row_count - k < at_once ? (int)(row_count - k) : at_once;
         NAME(long_rows)(batch, first_row + k, count, labels + k, row_loss + k, (NAME(block_summary) *)workspace,
-                        &settings, kind);
+                        weight_sums, &settings, kind);
     }
 }
 
@@ -294,7 +307,7 @@ KERNEL_INLINE double NAME(rows)(const xent_batch *batch, int64_t first_row, int6
     int64_t labels[XENT_MAX_ROWS_PER_CALL];
     REAL losses[XENT_MAX_ROWS_PER_CALL];
     REAL *row_loss = batch->row_loss ? (REAL *)(void *)batch->row_loss + first_row : losses;
-    if (has_labels(batch, kind))
+    if (HAS_LABELS(kind))
         xent_read_labels(&batch->labels, first_row, row_count, labels);
     if (NAME(is_turned)(batch))
         NAME(turned_rows)(batch, first_row, row_count, labels, row_loss, workspace, kind);
@@ -305,12 +318,13 @@ KERNEL_INLINE double NAME(rows)(const xent_batch *batch, int64_t first_row, int6
 
 static size_t NAME(turning_bytes)(int64_t classes) { return 2 * NAME(bytes_of_turned)(classes); }
 
-/* What the threads that share a row leave for each other; its blocks' summaries follow. */
+/* What the threads that share a row leave for each other; its blocks' summaries and sums of class weights follow. */
 typedef struct {
     NAME(long_row) row;
     NAME(settings) settings;
     int is_ignored;
     double target_logit; /* in place, the forward sweep overwrites it */
+    double *weight_sums;
     row_results results;
 } NAME(shared_row);
 
@@ -321,23 +335,27 @@ static int64_t NAME(blocks_to_share)(int64_t classes) {
 }
 
 static size_t NAME(shared_row_bytes)(int64_t classes) {
-    return NAME(summaries_at) + (size_t)NAME(block_count)(classes) * sizeof(NAME(block_summary));
+    return NAME(summaries_at) + (size_t)NAME(block_count)(classes) * (sizeof(NAME(block_summary)) + sizeof(double));
 }
 
 KERNEL_INLINE void NAME(begin_row)(const xent_batch *batch, int64_t row, void *workspace, int kind) {
     NAME(shared_row) *shared = (NAME(shared_row) *)workspace;
     NAME(block_summary) *blocks = (NAME(block_summary) *)(void *)((char *)workspace + NAME(summaries_at));
     int64_t label = -1;
-    if (has_labels(batch, kind))
+    if (HAS_LABELS(kind))
         xent_read_labels(&batch->labels, row, 1, &label);
-    shared->row = NAME(long_row_at)(batch, row, label, blocks, kind);
+    shared->weight_sums = (double *)(void *)(blocks + NAME(block_count)(batch->classes));
+    shared->row = NAME(long_row_at)(batch, row, label, blocks, shared->weight_sums, kind);
     shared->settings = NAME(settings_of)(batch);
-    shared->is_ignored = has_labels(batch, kind) && is_ignored(&batch->labels, label);
-    shared->target_logit = HAS_MASS(kind) || shared->is_ignored ? 0 : (double)shared->row.logits[shared->row.label];
+    shared->is_ignored = HAS_LABELS(kind) && is_ignored(&batch->labels, label);
+    shared->target_logit = !HAS_LABELS(kind) || shared->is_ignored ? 0 : (double)shared->row.logits[shared->row.label];
 }
 
 KERNEL_INLINE void NAME(forward_shared)(int64_t first_block, int64_t count, void *workspace, int kind) {
     const NAME(shared_row) *shared = (const NAME(shared_row) *)workspace;
+    const NAME(masses) *masses = &shared->row.masses;
+    if (kind == XENT_SMOOTHED_TARGETS && masses->class_weight)
+        NAME(sum_weights_of_blocks)(masses->class_weight, shared->row.classes, first_block, count, shared->weight_sums);
     if (!shared->is_ignored)
         NAME(forward_some_blocks)(&shared->row, first_block, count, &shared->settings, kind);
 }
@@ -400,3 +418,4 @@ KERNEL_INLINE void NAME(backward_shared)(int64_t first_block, int64_t count, voi
 ROW_KERNELS(index, XENT_INDEX_TARGETS)
 ROW_KERNELS(dense, XENT_DENSE_TARGETS)
 ROW_KERNELS(shaped, XENT_SHAPED_TARGETS)
+ROW_KERNELS(smoothed, XENT_SMOOTHED_TARGETS)

@@ -32,6 +32,11 @@ KERNEL_INLINE void NAME(pair_add)(NAME(pair) * pair, vec a) {
     pair->low = v_add(pair->low, error);
 }
 
+KERNEL_INLINE void NAME(pair_add_pair)(NAME(pair) * pair, NAME(pair) a) {
+    NAME(pair_add)(pair, a.high);
+    pair->low = v_add(pair->low, a.low);
+}
+
 /* The sum as one number; beside an infinite one the error is inf - inf and does not count. */
 KERNEL_INLINE vec NAME(pair_total)(NAME(pair) pair) {
     return v_add(pair.high, v_keep(v_equal(pair.low, pair.low), pair.low));
@@ -65,6 +70,15 @@ KERNEL_INLINE vec NAME(product_with_pair)(vec a, NAME(pair) f) {
 #else
     const vec f_high = v_high_half(f.high), f_rest = v_add(v_sub(f.high, f_high), f.low), a_high = v_high_half(a);
     return v_add(v_mul(a_high, f_high), v_add(v_mul(v_sub(a, a_high), f_high), v_mul(a, f_rest)));
+#endif
+}
+
+/* a f + b; where b is the larger, its sum with a times the low part is rounded too. */
+KERNEL_INLINE vec NAME(product_with_pair_plus)(vec a, NAME(pair) f, vec b) {
+#if HAS_FMA
+    return v_fma(a, f.high, v_fma(a, f.low, b));
+#else
+    return v_add(NAME(product_with_pair)(a, f), b);
 #endif
 }
 
