@@ -24,7 +24,7 @@
 typedef enum { BEFORE, BEHIND, AROUND_ROWS, AROUND_COLUMNS, SIDE_COUNT } guard_side;
 typedef enum { APART, IN_PLACE, LOSS_ONLY, OUTPUT_COUNT } output_place;
 
-enum { LARGEST_BUFFERS = 12, MOST_ROWS = 33 };
+enum { LARGEST_BUFFERS = 12, MOST_COLUMNS = 129 };
 
 static const int64_t row_counts[] = {1, 2, 7, 8, 9, 15, 16, 17, 33};
 static const int64_t wide_row_counts[] = {1, 2};
@@ -54,9 +54,17 @@ static void report_crash(int number) {
 typedef struct {
     char *first; /* row 0 */
     ptrdiff_t row_stride, class_stride;
-    void *mapping;
-    size_t mapped;
 } buffer;
+
+/* Pieces of writable memory with guards between them, kept for the next case of the same shape. */
+typedef struct {
+    char *pages;
+    size_t pieces, piece_bytes;
+    int is_taken;
+} region;
+
+static region regions[LARGEST_BUFFERS * 2];
+static int region_count;
 
 static size_t page_size;
 
@@ -65,23 +73,55 @@ static void die(const char *what) {
     exit(2);
 }
 
+static size_t bytes_of(const region *r) { return r->pieces * (r->piece_bytes + page_size) + page_size; }
+
+static region *new_region(size_t pieces, size_t piece_bytes) {
+    if (region_count == LENGTH(regions))
+        die("regions");
+    region *made = &regions[region_count++];
+    made->pieces = pieces;
+    made->piece_bytes = piece_bytes;
+    made->pages = mmap(NULL, bytes_of(made), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (made->pages == MAP_FAILED)
+        die("mmap");
+    for (size_t k = 0; k < pieces && piece_bytes; ++k)
+        if (mprotect(made->pages + page_size + k * (piece_bytes + page_size), piece_bytes, PROT_READ | PROT_WRITE))
+            die("mprotect");
+    return made;
+}
+
+static region *take_region(size_t pieces, size_t piece_bytes) {
+    region *found = NULL;
+    for (int k = 0; k < region_count && !found; ++k)
+        if (!regions[k].is_taken && regions[k].pieces == pieces && regions[k].piece_bytes == piece_bytes)
+            found = &regions[k];
+    if (!found)
+        found = new_region(pieces, piece_bytes);
+    found->is_taken = 1;
+    return found;
+}
+
+static void give_regions_back(void) {
+    for (int k = 0; k < region_count; ++k)
+        regions[k].is_taken = 0;
+}
+
+static void unmap_regions(void) {
+    while (region_count > 0) {
+        --region_count;
+        munmap(regions[region_count].pages, bytes_of(&regions[region_count]));
+    }
+}
+
 /* A matrix: each row or each column alone between guards, or all of it in one piece. */
-static buffer make_buffer(int64_t rows, int64_t classes, size_t number_bytes, guard_side side) {
+static buffer kept(int64_t rows, int64_t classes, size_t number_bytes, guard_side side) {
     const size_t count = (size_t)rows * (size_t)classes * number_bytes;
     const size_t pieces = side == AROUND_ROWS ? (size_t)rows : side == AROUND_COLUMNS ? (size_t)classes : 1;
     const size_t bytes = count / pieces;
-    const size_t piece = (bytes + page_size - 1) / page_size * page_size;
-    const ptrdiff_t step = (ptrdiff_t)(piece + page_size);
-    buffer made = {.mapped = pieces * (piece + page_size) + page_size};
-    char *pages = mmap(NULL, made.mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (pages == MAP_FAILED)
-        die("mmap");
-    for (size_t k = 0; k < pieces && piece; ++k)
-        if (mprotect(pages + page_size + k * (piece + page_size), piece, PROT_READ | PROT_WRITE))
-            die("mprotect");
-    made.mapping = pages;
-    made.first = pages + page_size + (side == BEFORE ? 0 : piece - bytes);
-    made.row_stride = (ptrdiff_t)(number_bytes * (size_t)classes);
+    const size_t piece_bytes = (bytes + page_size - 1) / page_size * page_size;
+    const ptrdiff_t step = (ptrdiff_t)(piece_bytes + page_size);
+    buffer made = {.row_stride = (ptrdiff_t)(number_bytes * (size_t)classes)};
+    made.first = take_region(pieces, piece_bytes)->pages + page_size + (side == BEFORE ? 0 : piece_bytes - bytes);
     if (side == AROUND_ROWS)
         made.row_stride = step;
     if (side == AROUND_COLUMNS && classes > 1) {
@@ -91,7 +131,10 @@ static buffer make_buffer(int64_t rows, int64_t classes, size_t number_bytes, gu
     return made;
 }
 
-static void free_buffer(buffer b) { munmap(b.mapping, b.mapped); }
+/* One number a row, or whatever else stands in one piece. */
+static void *kept_column(int64_t rows, size_t number_bytes, guard_side side) {
+    return kept(rows, 1, number_bytes, side == BEFORE ? BEFORE : BEHIND).first;
+}
 
 /* --- what stands in them --- */
 
@@ -141,23 +184,6 @@ typedef struct {
     int has_options; /* row losses, lse, predictions, weights */
     int64_t rows, classes;
 } request;
-
-static buffer buffers[LARGEST_BUFFERS];
-static int buffer_count;
-
-static buffer kept(int64_t rows, int64_t classes, size_t number_bytes, guard_side side) {
-    return buffers[buffer_count++] = make_buffer(rows, classes, number_bytes, side);
-}
-
-/* One number a row, or whatever else stands in one piece. */
-static void *kept_column(int64_t rows, size_t number_bytes, guard_side side) {
-    return kept(rows, 1, number_bytes, side == BEFORE ? BEFORE : BEHIND).first;
-}
-
-static void free_buffers(void) {
-    while (buffer_count > 0)
-        free_buffer(buffers[--buffer_count]);
-}
 
 static void point_at_targets(xent_batch *batch, request r) {
     if (r.kind == XENT_DENSE_TARGETS || (r.kind == XENT_SHAPED_TARGETS && r.rows % 2)) {
@@ -254,7 +280,7 @@ static void run_rows(const xent_isa *isa, request r) {
         double sum = 0;
         xent_check_labels(&batch.labels, r.rows, r.classes, batch.sample_weight, NULL, &counted, &sum);
     }
-    free_buffers();
+    give_regions_back();
 }
 
 static void run_vjp(const xent_isa *isa, request r, int of_logarithm) {
@@ -281,7 +307,7 @@ static void run_vjp(const xent_isa *isa, request r, int of_logarithm) {
     };
     const xent_vjp_kernels *kernels = &isa->vjp_kernels[r.dtype];
     (of_logarithm ? kernels->log_softmax_rows : kernels->softmax_rows)(&batch, 0, r.rows);
-    free_buffers();
+    give_regions_back();
 }
 
 /* --- all of them --- */
@@ -292,6 +318,8 @@ static int64_t run_shape(const xent_isa *isa, request r, int quick) {
     int64_t cases = 0;
     for (int side = 0; side < SIDE_COUNT; ++side) {
         r.side = (guard_side)side;
+        if (side == AROUND_COLUMNS && r.classes > MOST_COLUMNS)
+            continue;
         if (quick && (turn++ + r.classes) % SIDE_COUNT)
             continue;
         for (int place = 0; place < OUTPUT_COUNT; ++place) {
@@ -318,6 +346,7 @@ static int64_t run_shape(const xent_isa *isa, request r, int quick) {
                 ++cases;
             }
         }
+        unmap_regions();
     }
     return cases;
 }
