@@ -7,6 +7,18 @@
 # apart: with the classes side by side, or with the rows side by side and the classes any stride
 # apart. So (N, C, H, W) with classes along axis 1 is N groups of H W rows.
 
+cdef extern from "numpy/arrayobject.h":
+    object PyArray_NewFromDescr(
+        PyTypeObject *type,
+        cnp.dtype descriptor,
+        int ndim,
+        const cnp.npy_intp *shape,
+        const cnp.npy_intp *strides,
+        void *data,
+        int flags,
+        object like,
+    )
+
 
 cdef inline bint is_for_kernels(cnp.ndarray array) noexcept:
     """Whether the kernels take (…, rows, classes) as it lies."""
@@ -104,13 +116,34 @@ cdef bint are_one_axis(list arrays, int outer, int inner) except -1:
     return True
 
 
-cdef cnp.ndarray view_of_rows(object array, list merged):
-    last = array.ndim - 1
-    if not merged:
-        merged = [[1, last]]
-    shape = [length for length, _ in merged] + [array.shape[last]]
-    strides = [array.strides[axis] for _, axis in merged] + [array.strides[last]]
-    return np.lib.stride_tricks.as_strided(array, shape, strides)
+cdef cnp.ndarray view_of_rows(cnp.ndarray array, list merged):
+    """What np.lib.stride_tricks.as_strided gives, which does not survive a failed allocation."""
+    cdef cnp.npy_intp shape[3]
+    cdef cnp.npy_intp strides[3]
+    cdef int last = cnp.PyArray_NDIM(array) - 1
+    cdef int ndim = 0
+    cdef int axis
+    for length, number in merged or [(1, last)]:
+        axis = number
+        shape[ndim] = length
+        strides[ndim] = cnp.PyArray_STRIDE(array, axis)
+        ndim += 1
+    shape[ndim] = cnp.PyArray_DIM(array, last)
+    strides[ndim] = cnp.PyArray_STRIDE(array, last)
+    cdef cnp.dtype descriptor = (<object>array).dtype
+    Py_INCREF(descriptor)  # the next call takes a reference
+    view = PyArray_NewFromDescr(
+        <PyTypeObject *>cnp.ndarray,
+        descriptor,
+        ndim + 1,
+        shape,
+        strides,
+        cnp.PyArray_DATA(array),
+        cnp.PyArray_FLAGS(array) & cnp.NPY_ARRAY_WRITEABLE,
+        None,
+    )
+    cnp.set_array_base(view, array)
+    return view
 
 
 cdef cnp.ndarray copied_rows(object array, object dtype):
