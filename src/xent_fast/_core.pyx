@@ -473,7 +473,9 @@ cdef object compute_rearranged(
         targets = targets.astype(targets.dtype.newbyteorder("="), copy=False)
     grouped = as_groups(matrices)
     if grouped is None:
-        grouped = [copied_rows(matrix, logits.dtype) for matrix in matrices]
+        grouped = []
+        for matrix in matrices:
+            grouped.append(copied_rows(matrix, logits.dtype))
         if destination is not None:
             grouped[1] = grouped[0]  # the gradient takes the copy's place
             rearrangement.last_copy_to = matrices[1]
