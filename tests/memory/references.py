@@ -227,7 +227,11 @@ def sweep(times: int, step: int) -> dict[str, int]:
     for figure, call, repeat in checks[::step]:
         figures[figure] += 1
         figures["executions"] += times
-        for fault in what_is_kept(call, repeat, times):
+        # A cache that fills up, or a table that grows once, is no leak: a leak shows every time.
+        found = [what_is_kept(call, repeat, times)]
+        while found[-1] and len(found) < 4:
+            found.append(what_is_kept(call, repeat, times))
+        for fault in found[-1]:
             print(f"FAULT {call.name}: {fault}", flush=True)
             figures["faults"] += 1
     return figures
