@@ -6,9 +6,13 @@ Must not know: the package's metadata (pyproject.toml), the compiler options of 
 
 CC, CFLAGS and LDFLAGS count as everywhere with setuptools, for the OpenMP probe too.
 XENT_FAST_OPENMP=0 builds without OpenMP; XENT_FAST_REQUIRE_OPENMP=1 fails where it does not work.
+XENT_FAST_CYTHON_CHECKS=1 builds with the index and initialisation checks that Cython can insert,
+which are slow and for testing; XENT_FAST_LAST_CFLAGS are flags that come after all others, as
+-O1 must to have an effect.
 """
 
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -30,13 +34,16 @@ SOURCES = [
     "kernels/isa_avx512.c",
     "kernels/isa_neon.c",
 ]
+LAST_FLAGS = shlex.split(os.environ.get("XENT_FAST_LAST_CFLAGS", ""))
+CYTHON_CHECKS = os.environ.get("XENT_FAST_CYTHON_CHECKS", "0") != "0"
 CYTHON_DIRECTIVES = {
     "language_level": 3,
     "autotestdict": False,
-    "boundscheck": False,
+    "boundscheck": CYTHON_CHECKS,
     "cdivision": True,
-    "initializedcheck": False,
-    "wraparound": False,
+    "initializedcheck": CYTHON_CHECKS,
+    "nonecheck": CYTHON_CHECKS,
+    "wraparound": CYTHON_CHECKS,
 }
 # The kernels ask for every fused multiply-add themselves; a compiler that contracts or reorders
 # others would give each instruction set bits of its own.
@@ -73,7 +80,7 @@ class BuildExtension(build_ext):
         self.force = True  # file times do not tell that flags, the compiler or Cython changed
         for extension in self.extensions:
             extension.define_macros.append(("XENT_FAST_VERSION", f'"{version}"'))
-            extension.extra_compile_args = FLAGS[family] + openmp_compile_flags
+            extension.extra_compile_args = FLAGS[family] + openmp_compile_flags + LAST_FLAGS
             extension.extra_link_args = openmp_link_flags
             extension.sources = cythonize(
                 [extension],

@@ -155,14 +155,13 @@ cdef inline xent_label_type label_type(cnp.ndarray targets) noexcept:
 
 
 cdef int raise_label_error(
-    object targets, int64_t row, int64_t classes, object label_place
+    object targets, int64_t row, int64_t classes, Rearrangement rearrangement
 ) except -1:
-    """Name the label in row `row`; `label_place` is (targets, axis, axes), the first two as the
-    caller knows them and `axes` the order that they were taken in, or None for a matrix's own."""
+    """Name the label in row `row` as the caller knows it."""
     axis, where = 1, (row,)
-    if label_place is not None:
-        targets, axis, axes = label_place
-        where = place_of_row(row, targets.shape, row_axes(axes, axis))
+    if rearrangement is not None:
+        targets, axis = rearrangement.targets, rearrangement.axis
+        where = place_of_row(row, targets.shape, row_axes(rearrangement.axes, axis))
     place = ", ".join(map(str, where)) or "()"
     raise IndexError(
         f"index {targets[where]} is out of bounds for axis {axis} with size {classes} "

@@ -18,6 +18,7 @@ cimport numpy as cnp
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.object cimport PyTypeObject
+from cpython.ref cimport Py_INCREF
 from cython.parallel cimport parallel, prange, threadid
 from libc.limits cimport INT_MAX
 from libc.math cimport INFINITY, NAN
@@ -57,10 +58,16 @@ from xent_fast._kernels cimport (
     xent_label_type,
     xent_labels,
     xent_output,
+    xent_read_labels,
     xent_row_kernels,
 )
 
 cnp.import_array()
+
+
+cdef extern from "Python.h":
+    ctypedef struct PyFloatObject:
+        double ob_fval
 
 
 cdef extern from "_tuples.h":
@@ -158,6 +165,20 @@ cdef object LossGradAndStatistics = _result.LossGradAndStatistics
 cdef object RowStatistics = _result.RowStatistics
 cdef object UINT64_LAST = 2**64 - 1
 
+# How a caller's arrays became the rows of a batch, and how results are shaped like them again.
+cdef class Rearrangement:
+    cdef object targets            # as given
+    cdef int axis                  # of the classes
+    cdef tuple axes                # all of them, in the order that they were taken in
+    cdef tuple row_shape
+    cdef object grad               # what the caller gets
+    cdef cnp.ndarray last_copy_to  # None where the kernels write the gradient to its place
+    cdef cnp.ndarray last_copy_from
+
+    def rows_as_given(self, values):
+        return rows_as_given(values, self.axes, self.axis, self.row_shape)
+
+
 include "_arguments.pxi"
 include "_layouts.pxi"
 
@@ -225,30 +246,26 @@ cdef object compute(
 ):
     """Matrices whose classes are the last axis by the short way."""
     if is_matrix_of_rows(logits, axis):
-        return packed(
-            options,
-            compute_rows(options, logits, targets, weight, sample_weight, ignore_index, out),
+        return compute_rows(
+            options, logits, targets, weight, sample_weight, ignore_index, out
         )
-    return packed(
-        options,
-        compute_rearranged(
-            options, logits, targets, axis, weight, sample_weight, ignore_index, out
-        ),
+    return compute_rearranged(
+        options, logits, targets, axis, weight, sample_weight, ignore_index, out
     )
 
 
-cdef inline object packed(const Options *options, tuple results):
-    """What the caller gets of (loss, gradient, statistics)."""
+cdef inline object packed(const Options *options, object loss, object grad, object statistics):
+    """What the caller gets of the three."""
     if options.with_statistics:
         if options.with_grad:
-            return LossGradAndStatistics(*results)
-        return LossAndStatistics(results[0], results[2])
+            return LossGradAndStatistics(loss, grad, statistics)
+        return LossAndStatistics(loss, statistics)
     if options.with_grad:
-        return xent_new_pair(<PyTypeObject *>LossAndGrad, results[0], results[1])
-    return results[0]
+        return xent_new_pair(<PyTypeObject *>LossAndGrad, loss, grad)
+    return loss
 
 
-cdef tuple compute_rows(
+cdef object compute_rows(
     const Options *options,
     object given_logits,
     object given_targets,
@@ -257,7 +274,7 @@ cdef tuple compute_rows(
     object ignore_index,
     object out,
 ):
-    """Loss, gradient and statistics of a matrix, each None where it is not asked for."""
+    """What the caller gets for a matrix."""
     cdef cnp.ndarray destination = None
     cdef cnp.ndarray logits = as_logits(given_logits, out)
     if out is not None:
@@ -275,7 +292,7 @@ cdef tuple compute_rows(
     )
 
 
-cdef tuple compute_checked(
+cdef object compute_checked(
     const Options *options,
     cnp.ndarray logits,
     cnp.ndarray targets,
@@ -284,12 +301,12 @@ cdef tuple compute_checked(
     object ignore_index,
     cnp.ndarray destination,
     object out,
-    object label_place,
+    Rearrangement rearrangement,
 ):
     """The same for logits (rows, classes) or (groups, rows, classes); each argument is checked.
 
     Dense targets and `destination` have the logits' shape, labels and weights one entry a row.
-    `label_place` is what `raise_label_error` needs where the rows have been rearranged.
+    The result is made before its numbers are known, so that nothing can fail once they are written.
     """
     cdef xent_batch batch
     cdef Groups groups
@@ -299,12 +316,19 @@ cdef tuple compute_checked(
     cdef cnp.ndarray source              # where they read the logits
     cdef cnp.ndarray lse = None
     cdef cnp.ndarray prediction = None
+    cdef cnp.ndarray class_number = None  # the prediction again, of NumPy's type for indices
+    cdef cnp.ndarray is_correct = None
+    cdef cnp.ndarray target_classes = None
+    cdef xent_labels target_labels
+    cdef object loss, grad, statistics = None
     cdef double loss_sum
     cdef bint is_void
 
     # What the arguments say together.
     describe_rows(&batch, options, logits, targets, weight, sample_weight, ignore_index)
-    cdef double denominator = check_labels_and_sum_weights(&batch, targets, weight, label_place)
+    cdef double denominator = check_labels_and_sum_weights(
+        &batch, targets, weight, rearrangement
+    )
     batch.weight_factor = options.scale
     if options.reduction == MEAN:
         batch.weight_factor = options.scale / denominator
@@ -313,9 +337,19 @@ cdef tuple compute_checked(
     # Every allocation.
     if options.reduction == NONE:
         row_loss = empty_rows(batch.rows, cnp.PyArray_TYPE(logits))
+        loss = row_loss
+    else:
+        loss = NAN  # a float that nobody else has seen
     if options.with_statistics:
         lse = empty_rows(batch.rows, cnp.PyArray_TYPE(logits))
         prediction = empty_rows(batch.rows, cnp.NPY_INT64)
+        class_number = prediction
+        if sizeof(cnp.npy_intp) != sizeof(int64_t):
+            class_number = empty_rows(batch.rows, cnp.NPY_INTP)
+        is_correct = empty_rows(batch.rows, cnp.NPY_BOOL)
+        target_classes = targets if cnp.PyArray_NDIM(targets) == 1 else first_largest(targets)
+        describe_labels(&target_labels, target_classes, None)
+        statistics = RowStatistics(lse, class_number, is_correct)
     if options.with_grad:
         if destination is None:
             destination = empty_like(logits)
@@ -326,9 +360,18 @@ cdef tuple compute_checked(
         source = working if options.with_grad and not is_void else empty_like(logits)
     point_batch_at(&batch, source, None if is_void else working, row_loss, lse, prediction)
     describe_groups(&groups, source, working, targets)
+    grad = destination if out is None else out
+    if rearrangement is not None:
+        grad = rearrangement.grad
+        if options.reduction == NONE:
+            loss = rearrangement.rows_as_given(row_loss)
+        if options.with_statistics:
+            statistics = RowStatistics(*map(rearrangement.rows_as_given, statistics))
+    result = packed(options, loss, grad, statistics)
     make_plan(&plan, &batch, &groups, kernels_for(&batch, logits), options.num_threads)
 
-    # The first write to memory of the caller, and all others.
+    # The first write to memory of the caller, and all others. A copy fails before it writes, if at
+    # all, and nothing else allocates.
     try:
         loss_sum = NAN
         if not is_void or options.with_statistics:
@@ -339,25 +382,38 @@ cdef tuple compute_checked(
             loss_sum = NAN
             if working is not None:
                 working.fill(0)
+        if options.reduction != NONE:
+            (<PyFloatObject *>loss).ob_fval = loss_sum
+        if options.with_statistics:
+            judge_predictions(&target_labels, prediction, class_number, is_correct)
         if working is not destination:
             cnp.PyArray_CopyInto(destination, working)
+        if rearrangement is not None and rearrangement.last_copy_to is not None:
+            cnp.PyArray_CopyInto(rearrangement.last_copy_to, rearrangement.last_copy_from)
     finally:
         free(plan.memory)
-
-    statistics = None
-    if options.with_statistics:
-        statistics = as_statistics(lse, prediction, targets)
-    return (
-        row_loss if options.reduction == NONE else loss_sum,
-        None if not options.with_grad else destination if out is None else out,
-        statistics,
-    )
+    return result
 
 
-cdef object as_statistics(cnp.ndarray lse, cnp.ndarray prediction, object targets):
-    target_class = targets if targets.ndim == 1 else first_largest(targets)
-    is_correct = (prediction >= 0) & (prediction == target_class)
-    return RowStatistics(lse, prediction.astype(np.intp, copy=False), is_correct)
+cdef void judge_predictions(
+    const xent_labels *targets,
+    cnp.ndarray prediction,
+    cnp.ndarray class_number,
+    cnp.ndarray is_correct,
+) noexcept:
+    """Fill in whether each prediction is the row's class, and the prediction as an index."""
+    cdef const int64_t *predicted = <const int64_t *>cnp.PyArray_DATA(prediction)
+    cdef cnp.npy_intp *indices = <cnp.npy_intp *>cnp.PyArray_DATA(class_number)
+    cdef cnp.npy_bool *correct = <cnp.npy_bool *>cnp.PyArray_DATA(is_correct)
+    cdef int64_t rows = cnp.PyArray_DIM(prediction, 0)
+    cdef int64_t some_targets[256]
+    cdef int64_t first, count, row
+    for first in range(0, rows, 256):
+        count = min(rows - first, <int64_t>256)
+        xent_read_labels(targets, first, count, some_targets)
+        for row in range(first, first + count):
+            correct[row] = predicted[row] >= 0 and predicted[row] == some_targets[row - first]
+            indices[row] = <cnp.npy_intp>predicted[row]
 
 
 cdef object first_largest(object targets):
@@ -369,7 +425,7 @@ cdef object first_largest(object targets):
 # --- any number of dimensions ---------------------------------------------------------------------
 
 
-cdef tuple compute_rearranged(
+cdef object compute_rearranged(
     const Options *options,
     object given_logits,
     object given_targets,
@@ -380,6 +436,7 @@ cdef tuple compute_rearranged(
     object out,
 ):
     """`compute_rows` for any number of dimensions, with the classes along any axis."""
+    cdef Rearrangement rearrangement = Rearrangement()
     cdef cnp.ndarray sample_weight = None
     logits = as_float_array(given_logits, "logits", out)
     axis = as_axis(given_axis, logits, "logits")
@@ -399,6 +456,11 @@ cdef tuple compute_rearranged(
 
     if destination is None and options.with_grad:
         destination = np.empty_like(logits, dtype=logits.dtype.type, subok=False)
+    rearrangement.targets = targets
+    rearrangement.axis = axis
+    rearrangement.axes = axes
+    rearrangement.row_shape = row_shape
+    rearrangement.grad = destination if out is None else out
     is_dense = not cnp.PyArray_ISINTEGER(targets)
     matrices = [logits.transpose(axes)]
     if destination is not None:
@@ -407,18 +469,19 @@ cdef tuple compute_rearranged(
         if targets.dtype != logits.dtype.type:
             targets = targets.astype(logits.dtype.type)
         matrices.append(targets.transpose(axes))
-        label_place = None
     else:
-        label_place = (targets, axis, axes)
         targets = rows_in_order(targets, axes, axis)
         targets = targets.astype(targets.dtype.newbyteorder("="), copy=False)
     grouped = as_groups(matrices)
-    is_copy = grouped is None
-    if is_copy:
-        grouped = [copied_rows(matrix, logits.dtype) for matrix in matrices]
+    if grouped is None:
+        grouped = []
+        for matrix in matrices:
+            grouped.append(copied_rows(matrix, logits.dtype))
         if destination is not None:
             grouped[1] = grouped[0]  # the gradient takes the copy's place
-    loss, _, statistics = compute_checked(
+            rearrangement.last_copy_to = matrices[1]
+            rearrangement.last_copy_from = grouped[1].reshape(matrices[1].shape)
+    return compute_checked(
         options,
         grouped[0],
         grouped[len(grouped) - 1] if is_dense else targets,
@@ -427,18 +490,8 @@ cdef tuple compute_rearranged(
         ignore_index,
         None if destination is None else grouped[1],
         None,
-        label_place,
+        rearrangement,
     )
-    if is_copy and destination is not None:
-        moved = destination.transpose(axes)
-        np.copyto(moved, grouped[1].reshape(moved.shape))
-    if options.reduction == NONE:
-        loss = rows_as_given(loss, axes, axis, row_shape)
-    if statistics is not None:
-        statistics = RowStatistics(
-            *[rows_as_given(values, axes, axis, row_shape) for values in statistics]
-        )
-    return loss, destination if out is None else out, statistics
 
 
 # --- softmax itself -------------------------------------------------------------------------------
@@ -550,7 +603,10 @@ cdef int describe_rows(
 
 
 cdef double check_labels_and_sum_weights(
-    const xent_batch *batch, cnp.ndarray targets, cnp.ndarray weight, object label_place
+    const xent_batch *batch,
+    cnp.ndarray targets,
+    cnp.ndarray weight,
+    Rearrangement rearrangement,
 ) except? -1.0:
     """What "mean" divides by: the number of rows that count, or the sum of their weights."""
     cdef int64_t counted_rows = 0
@@ -572,7 +628,7 @@ cdef double check_labels_and_sum_weights(
             with nogil:
                 bad_row = check_labels(batch, weights, &counted_rows, &weight_sum)
         if bad_row >= 0:
-            raise_label_error(targets, bad_row, batch.classes, label_place)
+            raise_label_error(targets, bad_row, batch.classes, rearrangement)
     if batch.sample_weight == NULL and weights == NULL:
         return <double>counted_rows
     return weight_sum

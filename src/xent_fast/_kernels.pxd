@@ -136,6 +136,9 @@ cdef extern from "kernels/dispatch.h" nogil:
 
 
 cdef extern from "kernels/labels.h" nogil:
+    void xent_read_labels(
+        const xent_labels *labels, int64_t first_row, int64_t count, int64_t *destination
+    )
     int64_t xent_check_labels(
         const xent_labels *labels, int64_t rows, int64_t classes, const double *sample_weight,
         const double *class_weight, int64_t *counted_rows, double *weight_sum

@@ -6,6 +6,20 @@
 # The kernels take (rows, classes), or (groups, rows, classes) where not all rows are one stride
 # apart: with the classes side by side, or with the rows side by side and the classes any stride
 # apart. So (N, C, H, W) with classes along axis 1 is N groups of H W rows.
+#
+# No list comprehensions: Cython 3.3 frees an item twice where the list cannot grow.
+
+cdef extern from "numpy/arrayobject.h":
+    object PyArray_NewFromDescr(
+        PyTypeObject *type,
+        cnp.dtype descriptor,
+        int ndim,
+        const cnp.npy_intp *shape,
+        const cnp.npy_intp *strides,
+        void *data,
+        int flags,
+        object like,
+    )
 
 
 cdef inline bint is_for_kernels(cnp.ndarray array) noexcept:
@@ -50,7 +64,11 @@ cdef tuple axes_by_stride(object array, int axis):
 
 cdef tuple row_axes(tuple axes, int axis):
     """The same order for arrays that lack the class axis."""
-    return tuple([other - (other > axis) for other in axes if other != axis])
+    order = []
+    for other in axes:
+        if other != axis:
+            order.append(other - (other > axis))
+    return tuple(order)
 
 
 cdef object rows_in_order(object array, tuple axes, int axis):
@@ -62,15 +80,18 @@ cdef object rows_as_given(object values, tuple axes, int axis, tuple row_shape):
     """The reverse: one entry a row in the shape of the caller's arrays."""
     order = row_axes(axes, axis)
     inverse = sorted(range(len(order)), key=order.__getitem__)
-    return values.reshape([row_shape[other] for other in order]).transpose(inverse)
+    return values.reshape(tuple(map(row_shape.__getitem__, order))).transpose(inverse)
 
 
 cdef tuple place_of_row(int64_t row, tuple shape, tuple order):
     """Indices of a row in an array of that shape, whose axes were taken in that order."""
     if not shape:
         return ()
-    in_order = np.unravel_index(row, [shape[other] for other in order])
-    return tuple([int(in_order[order.index(other)]) for other in range(len(order))])
+    in_order = np.unravel_index(row, tuple(map(shape.__getitem__, order)))
+    place = []
+    for other in range(len(order)):
+        place.append(int(in_order[order.index(other)]))
+    return tuple(place)
 
 
 cdef list as_groups(list arrays):
@@ -80,19 +101,22 @@ cdef list as_groups(list arrays):
     shape = first.shape
     if first.size == 0:
         return None
-    kept = [number for number in range(first.ndim - 1) if shape[number] > 1]
     merged = []  # runs of axes, each as [length, axis of the smallest step]
-    for number in kept:
+    for number in range(first.ndim - 1):
+        if shape[number] == 1:
+            continue
         if merged and are_one_axis(arrays, merged[len(merged) - 1][1], number):
             merged[len(merged) - 1] = [merged[len(merged) - 1][0] * shape[number], number]
         else:
             merged.append([shape[number], number])
     if len(merged) > 2:
         return None
-    views = [view_of_rows(array, merged) for array in arrays]
-    for view in views:
+    views = []
+    for array in arrays:
+        view = view_of_rows(array, merged)
         if not is_for_kernels(view):
             return None
+        views.append(view)
     return views
 
 
@@ -104,13 +128,34 @@ cdef bint are_one_axis(list arrays, int outer, int inner) except -1:
     return True
 
 
-cdef cnp.ndarray view_of_rows(object array, list merged):
-    last = array.ndim - 1
-    if not merged:
-        merged = [[1, last]]
-    shape = [length for length, _ in merged] + [array.shape[last]]
-    strides = [array.strides[axis] for _, axis in merged] + [array.strides[last]]
-    return np.lib.stride_tricks.as_strided(array, shape, strides)
+cdef cnp.ndarray view_of_rows(cnp.ndarray array, list merged):
+    """What np.lib.stride_tricks.as_strided gives, which does not survive a failed allocation."""
+    cdef cnp.npy_intp shape[3]
+    cdef cnp.npy_intp strides[3]
+    cdef int last = cnp.PyArray_NDIM(array) - 1
+    cdef int ndim = 0
+    cdef int axis
+    for length, number in merged or [(1, last)]:
+        axis = number
+        shape[ndim] = length
+        strides[ndim] = cnp.PyArray_STRIDE(array, axis)
+        ndim += 1
+    shape[ndim] = cnp.PyArray_DIM(array, last)
+    strides[ndim] = cnp.PyArray_STRIDE(array, last)
+    cdef cnp.dtype descriptor = (<object>array).dtype
+    Py_INCREF(descriptor)  # the next call takes a reference
+    view = PyArray_NewFromDescr(
+        <PyTypeObject *>cnp.ndarray,
+        descriptor,
+        ndim + 1,
+        shape,
+        strides,
+        cnp.PyArray_DATA(array),
+        cnp.PyArray_FLAGS(array) & cnp.NPY_ARRAY_WRITEABLE,
+        None,
+    )
+    cnp.set_array_base(view, array)
+    return view
 
 
 cdef cnp.ndarray copied_rows(object array, object dtype):

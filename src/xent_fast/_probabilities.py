@@ -323,10 +323,10 @@ def cross_entropy_grad(
     grad = np.zeros(p.shape, p.dtype)
     loss = _loss_and_grad(problem, reduction, grad)
     grad = np.moveaxis(grad.reshape(*place.row_shape, place.classes), -1, place.axis)
-    if out is None:
-        return LossAndGrad[Any](loss, grad)
-    np.copyto(out, grad)
-    return LossAndGrad[Any](loss, out)
+    result = LossAndGrad[Any](loss, grad if out is None else out)
+    if out is not None:
+        np.copyto(out, grad)  # the only write to it, after which nothing can fail
+    return result
 
 
 # --- arguments ------------------------------------------------------------------------------------

@@ -116,19 +116,25 @@ KERNEL_INLINE void NAME(store_squares)(REAL (*columns)[LANES], char *destination
     }
 }
 
+/* Whether half a square's width from row `row` on lies within a vector of rows of `count` numbers. */
+KERNEL_INLINE int NAME(has_half_row)(ptrdiff_t row_stride, int row, int count) {
+    const int follow_one_another = row_stride == count * (ptrdiff_t)sizeof(REAL);
+    return count == HALF_WIDTH || (follow_one_another && row * count + HALF_WIDTH <= LANES * count);
+}
+
 /* Row `row` of a vector of rows that have `count` numbers: half a square's width of it, beyond the count only what belongs
  * to the next of these rows. */
 KERNEL_INLINE HALF_ROW NAME(load_half_row)(const char *source, ptrdiff_t row_stride, int row, int count) {
     const REAL *values = (const REAL *)(const void *)(source + row * row_stride);
-    if (count == HALF_WIDTH || (row < LANES - 1 && row_stride == count * (ptrdiff_t)sizeof(REAL)))
+    if (NAME(has_half_row)(row_stride, row, count))
         return HALF_INTRINSIC(loadu)(values);
     return NAME(load_first_of_half)(values, count);
 }
 
-/* The same for storing: where rows follow one another the next row, stored after this one, mends what this one spoils. */
+/* The same for storing: where rows follow one another the next rows, stored after this one, mend what this one spoils. */
 KERNEL_INLINE void NAME(store_half_row)(char *destination, ptrdiff_t row_stride, int row, int count, HALF_ROW a) {
     REAL *values = (REAL *)(void *)(destination + row * row_stride);
-    if (count == HALF_WIDTH || (row < LANES - 1 && row_stride == count * (ptrdiff_t)sizeof(REAL)))
+    if (NAME(has_half_row)(row_stride, row, count))
         HALF_INTRINSIC(storeu)(values, a);
     else
         NAME(store_first_of_half)(values, count, a);

@@ -1,0 +1,149 @@
+"""Run every public function over arrays whose neighbouring pages may not be touched.
+
+    python tests/memory/guard_pages.py [--quick] [--json FILE]
+
+An access outside an array ends the process that makes it; this one then says which call it was.
+Results must have the bits that the same call gives in ordinary memory, and the bytes next to each
+array must stay. For every instruction set that runs here.
+
+Knows: the widths at which kernels change their path.
+Must not know: how a kernel works, what a call computes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import mmap
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+import calls  # noqa: E402
+import pages  # noqa: E402
+
+from xent_fast import _core  # noqa: E402
+
+# One to four vectors of 16 float32 or 8 float64 lanes, each +- 1; then the blocks of 1024 and 2048.
+WIDTHS = {max(lanes * n + k, 1) for lanes in (8, 16) for n in (1, 2, 3, 4) for k in (-1, 0, 1)}
+MORE_WIDTHS = {1, 2, 3, 5, 10, 21, 100, 127, 1023, 1024, 1025, 2047, 2048, 2049}
+QUICK_WIDTHS = (1, 3, 16, 17, 33, 65)
+WIDTHS_OF_ALL_LAYOUTS = (3, 17, 65)
+ROW_COUNTS = (17, 16, 2, 1)
+LABEL_DTYPES = [np.dtype(kind + width) for kind in "iu" for width in "1248"]
+
+
+def shapes(quick: bool) -> Iterator[tuple[int, int, tuple[str, ...]]]:
+    """Rows, classes and layouts; every layout at a few widths alone."""
+    for classes in QUICK_WIDTHS if quick else sorted({*WIDTHS, *MORE_WIDTHS}):
+        for rows in ROW_COUNTS[:1] if quick or classes > 1000 else ROW_COUNTS:
+            yield rows, classes, ("rows",)
+        if classes in WIDTHS_OF_ALL_LAYOUTS:
+            yield 18, classes, calls.LAYOUTS[1:]
+
+
+def cases(quick: bool, isa: str, dtype: type) -> Iterator[tuple[str, calls.Call, str]]:
+    """Name, call and side; labels of each integer type in turn and, if quick, each side in turn."""
+    number = 0
+    for rows, classes, layouts in shapes(quick):
+        for call in calls.every_call(rows, classes, layouts, dtype):
+            labels = LABEL_DTYPES[number % len(LABEL_DTYPES)]
+            side = pages.SIDES[number % len(pages.SIDES)]
+            for chosen in (side,) if quick else pages.SIDES:
+                name = f"{isa} {dtype.__name__} {rows} x {classes} {labels} {chosen}: {call.name}"
+                yield name, with_labels_of(call, labels), chosen
+            number += 1
+
+
+def with_labels_of(call: calls.Call, dtype: np.dtype) -> calls.Call:
+    """The call with its class indices in another type, where that holds them."""
+
+    def converted(value: Any) -> Any:
+        if isinstance(value, np.ndarray) and value.dtype.kind == "i":
+            narrow = value.astype(dtype)
+            return narrow if np.array_equal(narrow, value) else value
+        return value
+
+    return replace(call, arguments=tuple(map(converted, call.arguments)))
+
+
+def guarded(call: calls.Call, arena: pages.Arena, side: str) -> calls.Call:
+    """The same call over guarded copies; what was one array twice is one again."""
+    copies = {id(array): arena.placed(array, side) for array in call.arrays}
+
+    def placed(value: Any) -> Any:
+        return copies.get(id(value), value)
+
+    return replace(
+        call,
+        arguments=tuple(map(placed, call.arguments)),
+        options={name: placed(value) for name, value in call.options.items()},
+    )
+
+
+def bits(result: Any) -> list[bytes]:
+    if isinstance(result, tuple):
+        return [part for value in result for part in bits(value)]
+    return [np.asarray(result).tobytes()]
+
+
+def run(quick: bool, isa: str, dtype: type, progress: Path) -> int:
+    """The number of calls made; the name of the one under way stands in `progress`."""
+    _core.use_isa(isa)
+    arena, count = pages.Arena(), 0
+    with progress.open("r+b") as file, mmap.mmap(file.fileno(), 0) as name_of_case:
+        for name, call, side in cases(quick, isa, dtype):
+            count += 1
+            name_of_case[:] = name.encode().ljust(len(name_of_case))
+            arena.reset()
+            result = bits(guarded(call, arena, side)())
+            arena.assert_nothing_else_written()
+            assert result == bits(call()), "other bits than in ordinary memory"
+    return count
+
+
+def run_in_a_process(quick: bool, isa: str, dtype: str) -> int:
+    """As `run`; exits with the name of the case where that fails or crashes."""
+    with tempfile.TemporaryDirectory() as directory:
+        progress = Path(directory) / "case"
+        progress.write_bytes(b" " * 256)
+        command = [sys.executable, "-X", "faulthandler", __file__, "--worker"]
+        command += [isa, dtype, str(progress), *(["--quick"] if quick else [])]
+        finished = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+        if finished.returncode:
+            case = progress.read_text().strip()
+            print(f"FAULT (exit status {finished.returncode}) in {case}", flush=True)
+            return 0
+        return int(finished.stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer widths, one side a call")
+    parser.add_argument("--json", help="where to write the figures")
+    parser.add_argument("--worker", nargs=3, metavar=("ISA", "DTYPE", "FILE"))
+    arguments = parser.parse_args()
+    if arguments.worker:
+        isa, dtype, progress = arguments.worker
+        print(run(arguments.quick, isa, getattr(np, dtype), Path(progress)))
+        return
+    runs = [(isa, dtype) for isa in _core.available_isas() for dtype in ("float32", "float64")]
+    counts = [run_in_a_process(arguments.quick, *each) for each in runs]
+    faults = counts.count(0)
+    figures = {"guarded_calls": sum(counts), "faults": faults}
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(figures), encoding="utf-8")
+    print(f"{sum(counts)} calls over guarded arrays, {faults} faults")
+    sys.exit(bool(faults))
+
+
+if __name__ == "__main__":
+    main()
