@@ -242,8 +242,9 @@ static void sweep_offsets_32(share mine, tally *seen) {
 
 static void sweep_64(share mine, int is_logarithm, tally *seen) {
     ALIGNED_64 double arguments[LANES_64];
+    const uint64_t stride = mine.stride < 16 ? mine.stride : 16;
     state = mine.part;
-    for (uint64_t k = 0; k < (UINT64_C(1) << 24) / (LANES_64 * mine.stride * mine.parts); ++k) {
+    for (uint64_t k = 0; k < (UINT64_C(1) << 24) / (LANES_64 * stride * mine.parts); ++k) {
         fill_64(arguments, is_logarithm);
         if (is_logarithm)
             judge_logarithms_64(arguments, seen);
