@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from contextlib import suppress
 
 import numpy as np
 
@@ -27,8 +28,10 @@ def zeros(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     """Zeros that take no memory until they are written, however many."""
     count = int(np.prod(shape, dtype=object))
     size = max(count * np.dtype(dtype).itemsize, 1)
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
-    return np.frombuffer(mmap.mmap(-1, size, flags=flags), dtype, count).reshape(shape)
+    mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
+    with suppress(OSError):  # a system without large pages takes longer
+        mapping.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(mapping, dtype, count).reshape(shape)
 
 
 def at_stride(shape: tuple[int, int], strides: tuple[int, int], dtype: type) -> np.ndarray:
