@@ -60,6 +60,14 @@ def calls(shape: tuple[int, int], dtype: type, threads: int) -> dict[str, Callab
                     logits, targets, **options, **several
                 )
             )
+    labels = make_targets("index", rng, *shape, dtype)
+    ready["hvp"] = lambda: xent_fast.softmax_cross_entropy_hvp(logits, labels, slopes, **several)
+    ready["diagonal"] = lambda: xent_fast.softmax_cross_entropy_hessian_diagonal(
+        logits, labels, **several
+    )
+    ready["distillation"] = lambda: xent_fast.distillation_loss_grad(
+        logits, slopes, labels, temperature=2.0, alpha=0.3, **several
+    )
     turned = np.ascontiguousarray(logits.T)
     ready["classes first"] = lambda: xent_fast.softmax(turned, axis=0, **several)
     ready["loss"] = lambda: xent_fast.softmax_cross_entropy(logits, targets, **several)
