@@ -73,6 +73,12 @@ def near_tie(generator, rows, classes, dtype) -> Rows:
     return logits, np.where(np.arange(rows) % 2, odd_class, _any_label(generator, rows, classes))
 
 
+def ties(generator, rows, classes, dtype) -> Rows:
+    """Whole numbers, normal, standard deviation 3: many classes share each value, the top too."""
+    logits, labels = standard_normal(generator, rows, classes, dtype)
+    return np.rint(3 * logits), labels
+
+
 def confident(generator, rows, classes, dtype) -> Rows:
     """Normal, the target 20 to 80 (float64: 700) above the rest: losses to 1e-35 (1e-304)."""
     logits, labels = standard_normal(generator, rows, classes, dtype)
@@ -163,6 +169,7 @@ DISTRIBUTIONS: dict[str, Callable[..., Rows]] = {
     "all equal": all_equal,
     "leader": leader,
     "near tie": near_tie,
+    "ties": ties,
     "confident": confident,
     "wrongly confident": wrongly_confident,
     "language model": language_model,

@@ -74,6 +74,13 @@ cdef extern from "_tuples.h":
     object xent_new_pair(PyTypeObject *type, object first, object second)
 
 
+cdef extern from "_float_mode.h" nogil:
+    ctypedef struct xent_float_mode:
+        pass
+    xent_float_mode xent_use_default_mode()
+    void xent_restore_mode(xent_float_mode mode)
+
+
 cdef extern from "_threads.h" nogil:
     enum:
         XENT_OPENMP_VERSION
@@ -192,12 +199,16 @@ def loss(
 ):
     """Return the loss alone; the arguments are those of `xent_fast.softmax_cross_entropy`."""
     cdef Options options
-    read_options(
-        &options, label_smoothing, temperature, z_loss, reduction, scale, return_statistics,
-        num_threads
-    )
-    options.with_grad = False
-    return compute(&options, logits, targets, axis, weight, sample_weight, ignore_index, None)
+    cdef xent_float_mode mode = xent_use_default_mode()
+    try:
+        read_options(
+            &options, label_smoothing, temperature, z_loss, reduction, scale, return_statistics,
+            num_threads
+        )
+        options.with_grad = False
+        return compute(&options, logits, targets, axis, weight, sample_weight, ignore_index, None)
+    finally:
+        xent_restore_mode(mode)
 
 
 def loss_and_grad(
@@ -206,12 +217,16 @@ def loss_and_grad(
 ):
     """Return both; the arguments are those of `xent_fast.softmax_cross_entropy_grad`."""
     cdef Options options
-    read_options(
-        &options, label_smoothing, temperature, z_loss, reduction, scale, return_statistics,
-        num_threads
-    )
-    options.with_grad = True
-    return compute(&options, logits, targets, axis, weight, sample_weight, ignore_index, out)
+    cdef xent_float_mode mode = xent_use_default_mode()
+    try:
+        read_options(
+            &options, label_smoothing, temperature, z_loss, reduction, scale, return_statistics,
+            num_threads
+        )
+        options.with_grad = True
+        return compute(&options, logits, targets, axis, weight, sample_weight, ignore_index, out)
+    finally:
+        xent_restore_mode(mode)
 
 
 cdef int read_options(
@@ -499,6 +514,16 @@ cdef object compute_rearranged(
 
 def probabilities(given_logits, given_axis, logarithms, out, num_threads):
     """Return `xent_fast.softmax` or, with `logarithms`, `xent_fast.log_softmax`."""
+    cdef xent_float_mode mode = xent_use_default_mode()
+    try:
+        return any_probabilities(given_logits, given_axis, logarithms, out, num_threads)
+    finally:
+        xent_restore_mode(mode)
+
+
+cdef object any_probabilities(
+    object given_logits, object given_axis, bint logarithms, object out, object num_threads
+):
     cdef xent_output output = XENT_LOG_PROBABILITIES if logarithms else XENT_PROBABILITIES
     cdef int threads = as_thread_count(num_threads)
     logits = as_float_array(given_logits, "logits", out)
@@ -521,6 +546,16 @@ def probabilities(given_logits, given_axis, logarithms, out, num_threads):
 
 def log_sum_of_exponentials(given_logits, given_axis, num_threads):
     """Return `xent_fast.logsumexp` without keepdims."""
+    cdef xent_float_mode mode = xent_use_default_mode()
+    try:
+        return any_log_sum_of_exponentials(given_logits, given_axis, num_threads)
+    finally:
+        xent_restore_mode(mode)
+
+
+cdef object any_log_sum_of_exponentials(
+    object given_logits, object given_axis, object num_threads
+):
     cdef int threads = as_thread_count(num_threads)
     logits = as_float_array(given_logits, "logits", None)
     axis = as_axis(given_axis, logits, "logits")
@@ -855,10 +890,14 @@ cdef inline double process_chunk(const Plan *plan, int64_t chunk, int thread) no
     cdef int64_t row_count = min(plan.chunk_rows, plan.groups.rows - first_row)
     cdef char *workspace = plan.workspaces + thread * plan.workspace_step
     cdef xent_batch batch
-    if group == 0:
-        return plan.kernels.process_rows(plan.batch, first_row, row_count, workspace)
-    batch = group_of(plan, group)
-    return plan.kernels.process_rows(&batch, first_row, row_count, workspace)
+    cdef const xent_batch *rows = plan.batch
+    cdef xent_float_mode mode = xent_use_default_mode()
+    if group != 0:
+        batch = group_of(plan, group)
+        rows = &batch
+    cdef double loss_sum = plan.kernels.process_rows(rows, first_row, row_count, workspace)
+    xent_restore_mode(mode)
+    return loss_sum
 
 
 cdef xent_batch group_of(const Plan *plan, int64_t group) noexcept nogil:
@@ -884,7 +923,7 @@ cdef double process_shared_rows(const Plan *plan) noexcept nogil:
         for part in prange(plan.batch.rows * plan.parts, schedule="static"):
             sweep_part(plan, part, kernels.forward_blocks)
         for row in prange(plan.batch.rows, schedule="static"):
-            plan.chunk_losses[row] = kernels.finish_row(plan.batch, row, workspace_of(plan, row))
+            plan.chunk_losses[row] = finish_shared_row(plan, row)
         if plan.batch.grad != NULL:
             for part in prange(plan.batch.rows * plan.parts, schedule="static"):
                 sweep_part(plan, part, kernels.backward_blocks)
@@ -900,7 +939,16 @@ cdef inline void *workspace_of(const Plan *plan, int64_t row) noexcept nogil:
 cdef inline void sweep_part(const Plan *plan, int64_t part, block_sweep sweep) noexcept nogil:
     cdef int64_t blocks = plan.kernels.blocks_to_share(plan.batch.classes)
     cdef int64_t first = part % plan.parts * PART_BLOCKS
+    cdef xent_float_mode mode = xent_use_default_mode()
     sweep(first, min(blocks - first, <int64_t>PART_BLOCKS), workspace_of(plan, part // plan.parts))
+    xent_restore_mode(mode)
+
+
+cdef inline double finish_shared_row(const Plan *plan, int64_t row) noexcept nogil:
+    cdef xent_float_mode mode = xent_use_default_mode()
+    cdef double loss = plan.kernels.finish_row(plan.batch, row, workspace_of(plan, row))
+    xent_restore_mode(mode)
+    return loss
 
 
 # libgomp's threads do not survive a fork, and a parallel region in the child would wait for them

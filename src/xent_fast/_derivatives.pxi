@@ -12,18 +12,26 @@ ctypedef void (*vjp_rows)(
 
 def softmax_vjp(probabilities, grad_probabilities, axis, out, num_threads):
     """Return p (dp - sum p dp); the arguments are those of `xent_fast.softmax_vjp`."""
-    return vector_jacobian_product(
-        probabilities, "probabilities", grad_probabilities, "grad_probabilities",
-        axis, out, num_threads, False,
-    )
+    cdef xent_float_mode mode = xent_use_default_mode()
+    try:
+        return vector_jacobian_product(
+            probabilities, "probabilities", grad_probabilities, "grad_probabilities",
+            axis, out, num_threads, False,
+        )
+    finally:
+        xent_restore_mode(mode)
 
 
 def log_softmax_vjp(log_probabilities, grad_log_probabilities, axis, out, num_threads):
     """Return dl - exp(l) sum dl; the arguments are those of `xent_fast.log_softmax_vjp`."""
-    return vector_jacobian_product(
-        log_probabilities, "log_probabilities", grad_log_probabilities, "grad_log_probabilities",
-        axis, out, num_threads, True,
-    )
+    cdef xent_float_mode mode = xent_use_default_mode()
+    try:
+        return vector_jacobian_product(
+            log_probabilities, "log_probabilities", grad_log_probabilities,
+            "grad_log_probabilities", axis, out, num_threads, True,
+        )
+    finally:
+        xent_restore_mode(mode)
 
 
 cdef object vector_jacobian_product(
@@ -102,9 +110,15 @@ cdef void process_vjp_batch(
             process(batch, 0, batch.rows)
         else:
             for chunk in prange(chunk_count, schedule="static", num_threads=threads):
-                process(
-                    batch, chunk * chunk_rows, min(chunk_rows, batch.rows - chunk * chunk_rows)
-                )
+                process_vjp_chunk(batch, process, chunk * chunk_rows, chunk_rows)
+
+
+cdef inline void process_vjp_chunk(
+    const xent_vjp_batch *batch, vjp_rows process, int64_t first_row, int64_t chunk_rows
+) noexcept nogil:
+    cdef xent_float_mode mode = xent_use_default_mode()
+    process(batch, first_row, min(chunk_rows, batch.rows - first_row))
+    xent_restore_mode(mode)
 
 
 cdef int check_alike(object array, str name, object other, str other_name) except -1:

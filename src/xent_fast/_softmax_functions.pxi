@@ -28,12 +28,16 @@ def hessian_times_vector(
 ):
     """Return what `xent_fast.softmax_cross_entropy_hvp` does; the arguments are the same."""
     cdef Options options
-    read_options(
-        &options, label_smoothing, temperature, z_loss, reduction, scale, False, num_threads
-    )
-    return second_order(
-        &options, logits, targets, vector, True, axis, weight, sample_weight, ignore_index, out
-    )
+    cdef xent_float_mode mode = xent_use_default_mode()
+    try:
+        read_options(
+            &options, label_smoothing, temperature, z_loss, reduction, scale, False, num_threads
+        )
+        return second_order(
+            &options, logits, targets, vector, True, axis, weight, sample_weight, ignore_index, out
+        )
+    finally:
+        xent_restore_mode(mode)
 
 
 def hessian_diagonal(
@@ -42,12 +46,16 @@ def hessian_diagonal(
 ):
     """Return what `xent_fast.softmax_cross_entropy_hessian_diagonal` does."""
     cdef Options options
-    read_options(
-        &options, label_smoothing, temperature, z_loss, reduction, scale, False, num_threads
-    )
-    return second_order(
-        &options, logits, targets, None, False, axis, weight, sample_weight, ignore_index, out
-    )
+    cdef xent_float_mode mode = xent_use_default_mode()
+    try:
+        read_options(
+            &options, label_smoothing, temperature, z_loss, reduction, scale, False, num_threads
+        )
+        return second_order(
+            &options, logits, targets, None, False, axis, weight, sample_weight, ignore_index, out
+        )
+    finally:
+        xent_restore_mode(mode)
 
 
 cdef object second_order(
@@ -92,36 +100,40 @@ def distillation(
     cdef xent_distillation_batch batch
     cdef double share, target_share, factor, denominator
     cdef bint has_targets = targets is not None
-    read_options(&options, label_smoothing, 1.0, 0.0, reduction, scale, False, num_threads)
-    batch.temperature = as_temperature(temperature)
-    share = as_share(alpha)
-    if not has_targets:
-        share = 1.0
-    target_share = 1.0 - share
-    if not has_targets and ignore_index is not None:
-        raise ValueError("ignore_index needs targets that are class indices")
-    problem = checked_problem(student_logits, "student_logits", axis, out)
-    add_other_matrix(problem, teacher_logits, "teacher_logits", "student_logits", out)
-    if not has_targets:
-        targets = np.zeros(problem.row_shape, dtype=np.int8)
-    denominator = add_targets(
-        problem, &batch.batch, &options, targets, "student_logits", weight, sample_weight,
-        ignore_index, out, has_targets
-    )
-    factor = weight_factor_of(&options, denominator)
-    batch.teacher = cnp.PyArray_BYTES(problem.other)
-    batch.teacher_row_stride = cnp.PyArray_STRIDE(problem.other, 0)
-    batch.weight_factor = factor * share
-    batch.batch.weight_factor = factor * target_share
-    batch.target_kernels = NULL
-    if target_share > 0:
-        batch.target_kernels = kernels_for(&batch.batch, problem.rows)
-    loss = compute_problem(problem, &options, &batch.batch, XENT_DISTILLATION, denominator)
-    if options.reduction == NONE:
-        loss = problem.row_loss.reshape(problem.row_shape)
-    return xent_new_pair(
-        <PyTypeObject *>LossAndGrad, loss, problem.final if out is None else out
-    )
+    cdef xent_float_mode mode = xent_use_default_mode()
+    try:
+        read_options(&options, label_smoothing, 1.0, 0.0, reduction, scale, False, num_threads)
+        batch.temperature = as_temperature(temperature)
+        share = as_share(alpha)
+        if not has_targets:
+            share = 1.0
+        target_share = 1.0 - share
+        if not has_targets and ignore_index is not None:
+            raise ValueError("ignore_index needs targets that are class indices")
+        problem = checked_problem(student_logits, "student_logits", axis, out)
+        add_other_matrix(problem, teacher_logits, "teacher_logits", "student_logits", out)
+        if not has_targets:
+            targets = np.zeros(problem.row_shape, dtype=np.int8)
+        denominator = add_targets(
+            problem, &batch.batch, &options, targets, "student_logits", weight, sample_weight,
+            ignore_index, out, has_targets
+        )
+        factor = weight_factor_of(&options, denominator)
+        batch.teacher = cnp.PyArray_BYTES(problem.other)
+        batch.teacher_row_stride = cnp.PyArray_STRIDE(problem.other, 0)
+        batch.weight_factor = factor * share
+        batch.batch.weight_factor = factor * target_share
+        batch.target_kernels = NULL
+        if target_share > 0:
+            batch.target_kernels = kernels_for(&batch.batch, problem.rows)
+        loss = compute_problem(problem, &options, &batch.batch, XENT_DISTILLATION, denominator)
+        if options.reduction == NONE:
+            loss = problem.row_loss.reshape(problem.row_shape)
+        return xent_new_pair(
+            <PyTypeObject *>LossAndGrad, loss, problem.final if out is None else out
+        )
+    finally:
+        xent_restore_mode(mode)
 
 
 cdef double as_share(object given) except? -1.0:
