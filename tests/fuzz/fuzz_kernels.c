@@ -139,29 +139,33 @@ static void check_against_oracle(const problem *p, const layout *l, const result
 
 /* --- one layout against another ------------------------------------------------------------------------------------ */
 
-/* Which NaN it is the processor may choose. */
-static int have_same_bits(xent_dtype dtype, const char *a, const char *b, int64_t count) {
-    const int item = item_size(dtype);
-    for (int64_t k = 0; k < count; ++k)
-        if (memcmp(a + k * item, b + k * item, (size_t)item) &&
-            !(isnan(real_at(a, dtype, k)) && isnan(real_at(b, dtype, k))))
-            return 0;
-    return 1;
+/* Ends the program where `count` numbers a row differ.  Which NaN it is the processor may choose; a row with a bad label,
+ * which the caller must not hand over, may have any result. */
+static void check_numbers(const problem *p, const layout *l, const char *what, const char *a, const char *b, int64_t count) {
+    const int item = item_size(p->dtype);
+    for (int64_t k = 0; k < p->rows * count; ++k) {
+        const double first = real_at(a, p->dtype, k), second = real_at(b, p->dtype, k);
+        if (memcmp(a + k * item, b + k * item, (size_t)item) == 0 || (isnan(first) && isnan(second)) ||
+            is_bad_label(p, k / count))
+            continue;
+        fprintf(stderr, "row %" PRId64 ", number %" PRId64 ": %.17g and %.17g\n", k / count, k % count, first, second);
+        fail(p, l, what);
+    }
 }
 
 static void check_same_bits(const problem *p, const layout l[2], const results *a, const results *b) {
-    if (l[1].with_grad && !have_same_bits(p->dtype, a->grad, b->grad, p->rows * p->classes))
-        fail(p, l, "gradients of two layouts differ");
+    if (l[1].with_grad)
+        check_numbers(p, l, "gradients of two layouts differ", a->grad, b->grad, p->classes);
     if (p->family != ROW_KERNELS)
         return;
-    if (l[1].with_row_loss && !have_same_bits(p->dtype, a->row_loss, b->row_loss, p->rows))
-        fail(p, l, "losses of two layouts differ");
+    if (l[1].with_row_loss)
+        check_numbers(p, l, "losses of two layouts differ", a->row_loss, b->row_loss, 1);
     if (!l[1].with_statistics)
         return;
-    if (!have_same_bits(p->dtype, a->lse, b->lse, p->rows))
-        fail(p, l, "lse of two layouts differ");
-    if (memcmp(a->prediction, b->prediction, (size_t)p->rows * sizeof *a->prediction))
-        fail(p, l, "predictions of two layouts differ");
+    check_numbers(p, l, "lse of two layouts differ", a->lse, b->lse, 1);
+    for (int64_t row = 0; row < p->rows; ++row)
+        if (a->prediction[row] != b->prediction[row] && !is_bad_label(p, row))
+            fail(p, l, "predictions of two layouts differ");
 }
 
 /* --- labels -------------------------------------------------------------------------------------------------------- */
