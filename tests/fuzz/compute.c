@@ -11,7 +11,7 @@ enum { LOGITS, GRAD, TARGETS, CLASS_WEIGHT, LABELS, SAMPLE_WEIGHT, ROW_LOSS, LSE
 
 typedef struct {
     strip at[PLACE_COUNT];
-    int is_used[PLACE_COUNT];
+    int is_used[PLACE_COUNT], is_turned[PLACE_COUNT];
 } arrays;
 
 static int bit(int bits, int k) { return bits >> k & 1; }
@@ -23,11 +23,41 @@ static const strip *lay(arrays *a, int k, const layout *l, int64_t rows, size_t 
     return &a->at[k];
 }
 
-/* A matrix of the batch's dtype with the layout's gap and direction number `j`. */
-static const strip *lay_matrix(arrays *a, int k, const problem *p, const layout *l, int64_t rows, int j) {
+/* A matrix of the batch's dtype with the layout's gap and direction number `j`; a turned one has its columns as rows. */
+static void lay_matrix(arrays *a, int k, const problem *p, const layout *l, int64_t rows, int j) {
     const size_t item = (size_t)item_size(p->dtype);
-    return lay(a, k, l, rows, (size_t)p->classes * item, (size_t)l->gap[j] * item, bit(l->is_reversed, j), 0);
+    a->is_turned[k] = bit(l->is_turned, j) && rows == p->rows;
+    const int64_t count = a->is_turned[k] ? p->classes : rows, length = a->is_turned[k] ? rows : p->classes;
+    lay(a, k, l, count, (size_t)length * item, (size_t)l->gap[j] * item, bit(l->is_reversed, j), 0);
 }
+
+/* (rows, columns) to (columns, rows) */
+static void turn(const char *values, int64_t rows, int64_t columns, size_t item, char *turned) {
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t column = 0; column < columns; ++column)
+            memcpy(turned + (size_t)(column * rows + row) * item, values + (size_t)(row * columns + column) * item,
+                   item);
+}
+
+static char turned_values[MOST_LOGITS * 8];
+
+static void put_matrix(const arrays *a, int k, const problem *p, const char *values) {
+    if (a->is_turned[k])
+        turn(values, p->rows, p->classes, (size_t)item_size(p->dtype), turned_values);
+    put_rows(&a->at[k], a->is_turned[k] ? turned_values : values);
+}
+
+static void get_matrix(const arrays *a, int k, const problem *p, char *values) {
+    get_rows(&a->at[k], a->is_turned[k] ? turned_values : values);
+    if (a->is_turned[k])
+        turn(turned_values, p->classes, p->rows, (size_t)item_size(p->dtype), values);
+}
+
+static ptrdiff_t row_stride(const arrays *a, int k, const problem *p) {
+    return a->is_turned[k] ? item_size(p->dtype) : a->at[k].rows == 1 ? 0 : a->at[k].stride;
+}
+
+static ptrdiff_t class_stride(const arrays *a, int k) { return a->is_turned[k] ? a->at[k].stride : 0; }
 
 static char *lay_row_numbers(arrays *a, int k, const problem *p, const layout *l, size_t item) {
     return lay(a, k, l, p->rows, item, 0, 0, 0)->first;
@@ -37,13 +67,16 @@ static char *lay_row_numbers(arrays *a, int k, const problem *p, const layout *l
 static void lay_inputs(const problem *p, const layout *l, arrays *a) {
     const size_t item = (size_t)item_size(p->dtype);
     const size_t label_bytes = (size_t)label_size(p->label_type);
-    put_rows(lay_matrix(a, LOGITS, p, l, p->rows, 0), p->logits);
-    if (!p->has_labels)
-        put_rows(lay_matrix(a, TARGETS, p, l, p->shares_targets ? 1 : p->rows, 2), p->targets);
-    else
-        put_rows(
-            lay(a, LABELS, l, p->rows, label_bytes, (size_t)l->label_gap, l->label_gap & 1, (size_t)l->label_offset),
-            p->labels);
+    lay_matrix(a, LOGITS, p, l, p->rows, 0);
+    put_matrix(a, LOGITS, p, p->logits);
+    if (!p->has_labels) {
+        lay_matrix(a, TARGETS, p, l, p->shares_targets ? 1 : p->rows, 2);
+        put_matrix(a, TARGETS, p, p->targets);
+    } else {
+        const int is_reversed = l->label_gap & 1;
+        put_rows(lay(a, LABELS, l, p->rows, label_bytes, (size_t)l->label_gap, is_reversed, (size_t)l->label_offset),
+                 p->labels);
+    }
     if (p->has_class_weight)
         put_rows(lay(a, CLASS_WEIGHT, l, 1, (size_t)p->classes * item, 0, 0, 0), p->class_weight);
     if (p->has_sample_weight)
@@ -54,16 +87,19 @@ static void lay_inputs(const problem *p, const layout *l, arrays *a) {
 
 static xent_batch describe(const problem *p, const layout *l, arrays *a) {
     const size_t item = (size_t)item_size(p->dtype);
-    const strip *grad = &a->at[l->in_place ? LOGITS : GRAD];
+    const int grad = l->in_place ? LOGITS : GRAD;
     xent_batch batch = {
         .rows = p->rows,
         .classes = p->classes,
         .logits = a->at[LOGITS].first,
-        .logits_row_stride = a->at[LOGITS].stride,
-        .grad = l->with_grad ? grad->first : NULL,
-        .grad_row_stride = l->with_grad ? grad->stride : 0,
+        .logits_row_stride = row_stride(a, LOGITS, p),
+        .logits_class_stride = class_stride(a, LOGITS),
+        .grad = l->with_grad ? a->at[grad].first : NULL,
+        .grad_row_stride = l->with_grad ? row_stride(a, grad, p) : 0,
+        .grad_class_stride = l->with_grad ? class_stride(a, grad) : 0,
         .dense_targets = a->is_used[TARGETS] ? a->at[TARGETS].first : NULL,
-        .dense_targets_row_stride = a->is_used[TARGETS] && !p->shares_targets ? a->at[TARGETS].stride : 0,
+        .dense_targets_row_stride = a->is_used[TARGETS] ? row_stride(a, TARGETS, p) : 0,
+        .dense_targets_class_stride = a->is_used[TARGETS] ? class_stride(a, TARGETS) : 0,
         .sample_weight = p->has_sample_weight ? (const double *)(void *)a->at[SAMPLE_WEIGHT].first : NULL,
         .weight_factor = p->weight_factor,
         .class_weight = p->has_class_weight ? a->at[CLASS_WEIGHT].first : NULL,
@@ -124,6 +160,11 @@ static double process_shared(const xent_row_kernels *kernels, const xent_batch *
     return sum;
 }
 
+static size_t bytes_of_calls(const problem *p, const layout *l, const xent_row_kernels *kernels) {
+    const size_t bytes = (kernels->workspace_bytes(p->classes) + 63) / 64 * 64;
+    return bytes + (l->is_turned ? kernels->turning_bytes(p->classes) : 0);
+}
+
 static void compute_rows(const problem *p, const layout *l, arrays *a, results *r) {
     const xent_row_kernels *kernels = &l->isa->kernels[p->dtype][p->kind];
     const xent_batch batch = describe(p, l, a);
@@ -131,8 +172,8 @@ static void compute_rows(const problem *p, const layout *l, arrays *a, results *
         r->sum = process_shared(kernels, &batch, 1 + l->rows_a_call % 4,
                                 lay_workspace(a, l, kernels->shared_row_bytes(p->classes)));
     else
-        r->sum = process_in_calls(kernels, &batch, rows_a_call(p, l),
-                                  lay_workspace(a, l, kernels->workspace_bytes(p->classes)));
+        r->sum =
+            process_in_calls(kernels, &batch, rows_a_call(p, l), lay_workspace(a, l, bytes_of_calls(p, l, kernels)));
 }
 
 static void compute_vjp(const problem *p, const layout *l, const arrays *a) {
@@ -156,11 +197,11 @@ static void compute_vjp(const problem *p, const layout *l, const arrays *a) {
 
 /* --- afterwards ---------------------------------------------------------------------------------------------------- */
 
-static int is_unchanged(const arrays *a, int k, const char *values) {
+static int is_unchanged(const arrays *a, int k, const problem *p, const char *values) {
     static char now[MOST_LOGITS * 8];
     if (!a->is_used[k])
         return 1;
-    get_rows(&a->at[k], now);
+    get_matrix(a, k, p, now);
     return memcmp(now, values, (size_t)a->at[k].rows * a->at[k].row_bytes) == 0;
 }
 
@@ -168,12 +209,12 @@ static const char *what_was_spoilt(const problem *p, const layout *l, const arra
     for (int k = 0; k < PLACE_COUNT; ++k)
         if (a->is_used[k] && !has_clean_gaps(&a->at[k], k))
             return "memory around an array";
-    if (!l->in_place && !is_unchanged(a, LOGITS, p->logits))
+    if (!l->in_place && !is_unchanged(a, LOGITS, p, p->logits))
         return "the logits";
-    if (!is_unchanged(a, TARGETS, p->targets) || !is_unchanged(a, LABELS, p->labels))
+    if (!is_unchanged(a, TARGETS, p, p->targets) || !is_unchanged(a, LABELS, p, p->labels))
         return "the targets";
-    if (!is_unchanged(a, CLASS_WEIGHT, p->class_weight) ||
-        !is_unchanged(a, SAMPLE_WEIGHT, (const char *)p->sample_weight))
+    if (!is_unchanged(a, CLASS_WEIGHT, p, p->class_weight) ||
+        !is_unchanged(a, SAMPLE_WEIGHT, p, (const char *)p->sample_weight))
         return "the weights";
     return NULL;
 }
@@ -186,7 +227,7 @@ const char *compute(const problem *p, const layout *l, results *r) {
     else
         compute_vjp(p, l, &a);
     if (l->with_grad)
-        get_rows(&a.at[l->in_place ? LOGITS : GRAD], r->grad);
+        get_matrix(&a, l->in_place ? LOGITS : GRAD, p, r->grad);
     if (a.is_used[ROW_LOSS])
         get_rows(&a.at[ROW_LOSS], r->row_loss);
     if (a.is_used[LSE]) {

@@ -23,11 +23,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static const char *const kind_names[] = {"index", "dense", "shaped"};
 
 static void describe_layout(const layout *l) {
-    fprintf(
-        stderr,
-        "  %s, order %d (%d), in place %d, grad %d, row loss %d, statistics %d, gaps %d %d %d, reversed %d, ends %d\n",
-        l->isa->name, l->order, l->rows_a_call, l->in_place, l->with_grad, l->with_row_loss, l->with_statistics,
-        l->gap[0], l->gap[1], l->gap[2], l->is_reversed, l->at_end);
+    fprintf(stderr,
+            "  %s, order %d (%d), in place %d, grad %d, row loss %d, statistics %d, gaps %d %d %d, reversed %d, turned "
+            "%d, ends %d\n",
+            l->isa->name, l->order, l->rows_a_call, l->in_place, l->with_grad, l->with_row_loss, l->with_statistics,
+            l->gap[0], l->gap[1], l->gap[2], l->is_reversed, l->is_turned, l->at_end);
 }
 
 /* Says what was computed and ends the program. */
@@ -141,7 +141,8 @@ static void check_against_oracle(const problem *p, const layout *l, const result
 
 /* Ends the program where `count` numbers a row differ.  Which NaN it is the processor may choose; a row with a bad label,
  * which the caller must not hand over, may have any result. */
-static void check_numbers(const problem *p, const layout *l, const char *what, const char *a, const char *b, int64_t count) {
+static void check_numbers(const problem *p, const layout *l, const char *what, const char *a, const char *b,
+                          int64_t count) {
     const int item = item_size(p->dtype);
     for (int64_t k = 0; k < p->rows * count; ++k) {
         const double first = real_at(a, p->dtype, k), second = real_at(b, p->dtype, k);

@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { PLACE_BYTES = 1 << 20, PLACE_COUNT = 10 };
+enum { PLACE_BYTES = 3 << 19, PLACE_COUNT = 10 };
 
 /* `rows` rows of `row_bytes` bytes each: `first` is row 0, `stride` leads from row to row, and the bytes from `start` on,
  * `span` in number, hold all of them. */

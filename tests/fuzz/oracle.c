@@ -93,10 +93,18 @@ static int is_comparable(const problem *p, int64_t row, const softmax_row *s) {
 
 /* --- loss and gradient --------------------------------------------------------------------------------------------- */
 
-static void expect_lse(const problem *p, const softmax_row *s, expected_row *e) {
-    const long double at_maximum = s->maximum / p->temperature;
+/* With index targets lse may be made of the loss and x_y, where x_y is not further below the maximum than this. */
+static long double detour(const problem *p, int64_t row, const softmax_row *s) {
+    const long double furthest = p->dtype == XENT_FLOAT32 ? 64 : 391;
+    if (p->kind != XENT_INDEX_TARGETS)
+        return 0;
+    return fminl(furthest, (s->maximum - s->x[label_at(p, row)]) / p->temperature);
+}
+
+static void expect_lse(const problem *p, int64_t row, const softmax_row *s, expected_row *e) {
+    const long double at_maximum = s->maximum / p->temperature, size = fabsl(at_maximum) + s->log_sum;
     e->lse.value = at_maximum + s->log_sum;
-    e->lse.bound = unit_of(p->dtype) * ROUNDINGS * (fabsl(at_maximum) + s->log_sum) + smallest(p->dtype);
+    e->lse.bound = unit_of(p->dtype) * (ROUNDINGS * size + 2 * detour(p, row, s)) + smallest(p->dtype);
     e->prediction = s->largest;
 }
 
@@ -168,7 +176,7 @@ static void expect_loss_row(const problem *p, int64_t row, expected_row *e) {
         return;
     add_exponentials(p, &s);
     find_masses(p, row, &s);
-    expect_lse(p, &s, e);
+    expect_lse(p, row, &s, e);
     expect_loss(p, &s, row_weight(p, row), e);
     if (p->output == XENT_GRADIENT)
         expect_gradient(p, &s, row_weight(p, row), e);

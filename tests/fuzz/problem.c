@@ -254,6 +254,9 @@ static void take_layout(choices *c, const problem *p, layout *l) {
     l->with_statistics = asked >> 3 & 1;
     l->at_end = take_choice(c, 256);
     l->is_reversed = take_choice(c, 8);
+    l->is_turned = take_choice(c, 16); /* as often none */
+    if (l->is_turned >= 8 || l->order == SHARED_ROWS || p->family != ROW_KERNELS)
+        l->is_turned = 0;
     for (int k = 0; k < 3; ++k)
         l->gap[k] = take_choice(c, 20);
     l->label_gap = take_choice(c, 9);

@@ -43,9 +43,10 @@ typedef struct {
     row_order order;
     int rows_a_call; /* SOME_ROWS_A_CALL */
     int in_place, with_grad, with_row_loss, with_statistics;
-    int at_end;                  /* bit k: array k ends where its memory does, else it begins there */
-    int is_reversed;             /* bit k: the rows of array k lie from last to first */
-    int gap[3];                  /* items between the rows of logits, gradient and targets */
+    int at_end;      /* bit k: array k ends where its memory does, else it begins there */
+    int is_reversed; /* bit k: the rows of matrix k, or its columns where it is turned, lie from last to first */
+    int is_turned;   /* bit k: of matrix k the rows are contiguous, not the classes */
+    int gap[3];      /* items between the rows of logits, gradient and targets */
     int label_gap, label_offset; /* bytes */
 } layout;
 
