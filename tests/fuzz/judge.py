@@ -98,7 +98,9 @@ def check_result(call: Call, result: Any, expected: Any) -> None:
 
 def leaves(value: Any) -> list[Any]:
     """The arrays and numbers of nested tuples."""
-    return [leaf for part in value for leaf in leaves(part)] if isinstance(value, tuple) else [value]
+    return (
+        [leaf for part in value for leaf in leaves(part)] if isinstance(value, tuple) else [value]
+    )
 
 
 def largest_argument(call: Call) -> float:

@@ -21,6 +21,7 @@ static int is_far_from_overflow(xent_dtype dtype, long double a) {
 
 typedef struct {
     long double x[MOST_CLASSES], q[MOST_CLASSES]; /* logits as given; mass for the row weight 1 */
+    long double exponentials[MOST_CLASSES];       /* relative to the maximum */
     long double maximum, others, log_sum;         /* S = 1 + others relative to the maximum; log S */
     int64_t largest;
 } softmax_row;
@@ -38,15 +39,12 @@ static int find_maximum(int64_t classes, softmax_row *s) {
     return !has_nan && isfinite(s->maximum);
 }
 
-static long double exponential(const softmax_row *s, int64_t c, long double temperature) {
-    return expl((s->x[c] - s->maximum) / temperature);
-}
-
 static void add_exponentials(const problem *p, softmax_row *s) {
     s->others = 0;
-    for (int64_t c = 0; c < p->classes; ++c)
-        if (c != s->largest)
-            s->others += exponential(s, c, p->temperature);
+    for (int64_t c = 0; c < p->classes; ++c) {
+        s->exponentials[c] = expl((s->x[c] - s->maximum) / p->temperature);
+        s->others += c == s->largest ? 0 : s->exponentials[c];
+    }
     s->log_sum = log1pl(s->others);
 }
 
@@ -137,7 +135,7 @@ static void expect_gradient(const problem *p, const softmax_row *s, long double 
         size_of_mass += fabsl(s->q[c]);
     }
     for (int64_t c = 0; c < p->classes; ++c) {
-        const long double probability = exponential(s, c, p->temperature) / sum;
+        const long double probability = s->exponentials[c] / sum;
         const long double rest = c == s->largest ? s->others / sum : 1 - probability;
         const int has_all = p->has_labels && p->kind == XENT_INDEX_TARGETS && s->q[c] == mass;
         long double value = mass * probability - s->q[c], size = size_of_mass * probability + fabsl(s->q[c]);
@@ -154,7 +152,7 @@ static void expect_gradient(const problem *p, const softmax_row *s, long double 
 
 static void expect_probabilities(const problem *p, const softmax_row *s, expected_row *e) {
     for (int64_t c = 0; c < p->classes; ++c) {
-        long double value = exponential(s, c, p->temperature) / (1 + s->others);
+        long double value = s->exponentials[c] / (1 + s->others);
         if (p->output == XENT_LOG_PROBABILITIES)
             value = -cost(s, c, p->temperature);
         e->grad[c].value = value;

@@ -76,11 +76,12 @@ static int64_t take_classes(choices *c) {
     return lengths[number % 10] + (int)(number / 16 % 9) - 4;
 }
 
+/* Mostly few logits in all, so that inputs are quick. */
 static int64_t take_rows(choices *c, int64_t classes) {
     const unsigned byte = take_byte(c);
     const int64_t rows = byte < 192 ? 1 + byte % 40 : 1 + (byte - 192) * MOST_ROWS / 64;
-    const int64_t most = MOST_LOGITS / classes;
-    return rows < most ? rows : most;
+    const int64_t most = (byte < 224 ? MOST_LOGITS / 8 : MOST_LOGITS) / classes;
+    return most < 1 ? 1 : rows < most ? rows : most;
 }
 
 /* An ordinary number, an unusual one, or any. */
