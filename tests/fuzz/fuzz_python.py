@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """The public functions under atheris; the arguments are libFuzzer's.
 
 Knows: atheris.   Must not know: what a call is, or when it is wrong.
