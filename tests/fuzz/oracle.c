@@ -134,6 +134,9 @@ static void expect_gradient(const problem *p, const softmax_row *s, long double 
         mass += s->q[c];
         size_of_mass += fabsl(s->q[c]);
     }
+    /* a probability below the smallest number is 0 */
+    const long double of_subnormals =
+        4 * smallest(p->dtype) * (1 + size_of_mass + fabsl(scale)) * (1 + fabsl(scale) * (size_of_mass + fabsl(slope)));
     for (int64_t c = 0; c < p->classes; ++c) {
         const long double probability = s->exponentials[c] / sum;
         const long double rest = c == s->largest ? s->others / sum : 1 - probability;
@@ -145,8 +148,7 @@ static void expect_gradient(const problem *p, const softmax_row *s, long double 
         }
         size += fabsl(slope) * probability;
         e->grad[c].value = scale * (value + slope * probability);
-        e->grad[c].bound = fabsl(scale) * (unit_of(p->dtype) * ROUNDINGS * size + of_lse * probability) +
-                           smallest(p->dtype) * (4 + 4 * size_of_mass + 4 * fabsl(scale));
+        e->grad[c].bound = fabsl(scale) * (unit_of(p->dtype) * ROUNDINGS * size + of_lse * probability) + of_subnormals;
     }
 }
 

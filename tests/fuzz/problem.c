@@ -194,7 +194,7 @@ static void fill_labels(problem *p, uint64_t *state) {
 
 /* What chance has filled, changed here and there. */
 static void take_edit(choices *c, problem *p) {
-    const int array = take_choice(c, 6);
+    const int array = take_choice(c, 8);
     const int64_t position = take_short(c);
     if (array == 2)
         set_real(p->class_weight, p->dtype, position % p->classes, take_value(c, p->dtype));
@@ -202,6 +202,8 @@ static void take_edit(choices *c, problem *p) {
         p->sample_weight[position % p->rows] = take_value(c, XENT_FLOAT64);
     else if (array == 4)
         set_label(p, position % p->rows, take_bits(c, label_size(p->label_type)));
+    else if (array == 5)
+        set_label(p, position % p->rows, (uint64_t)p->classes + take_byte(c) % 3 - 1); /* on either side of the last */
     else if (array == 1)
         set_real(p->targets, p->dtype, position % (p->rows * p->classes), take_value(c, p->dtype));
     else
