@@ -106,7 +106,8 @@ static void take_options(choices *c, problem *p) {
     const double smoothing = within(take_option(c, smoothings, 5), 0, 1);
     const double temperature = take_option(c, temperatures, 8);
     const double z_loss = take_option(c, z_losses, 7);
-    p->temperature = temperature > 0 && isfinite(temperature) ? temperature : 1;
+    /* below this, 1 / T overflows in float32 */
+    p->temperature = temperature >= 0x1p-120 && isfinite(temperature) ? temperature : 1;
     p->z_loss = isnan(z_loss) ? 0 : z_loss;
     p->label_smoothing = p->kind == XENT_SHAPED_TARGETS ? smoothing : 0;
 }
