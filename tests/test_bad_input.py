@@ -309,6 +309,12 @@ def test_axis_that_is_no_integer(axis: object) -> None:
     assert_rejected(TypeError, "integer", make_logits(), make_labels(), axis=axis)
 
 
+@pytest.mark.parametrize("option", ["label_smoothing", "temperature", "z_loss", "scale"])
+def test_numbers_beyond_a_float(option: str) -> None:
+    message = f"{option} is too large for a float"
+    assert_rejected(ValueError, message, make_logits(), make_labels(), **{option: 10**400})
+
+
 @pytest.mark.parametrize("value", [-0.1, 1.1, np.nan, np.inf])
 def test_label_smoothing_out_of_range(value: float) -> None:
     message = f"label_smoothing must be in [0, 1], not {value}"

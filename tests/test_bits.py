@@ -242,3 +242,15 @@ def test_portable_path(dtype: type, kind: str, shape: tuple[int, int]) -> None:
     below = logits.max(axis=1, keepdims=True) - logits
     magnitude = (mass * (np.log(shape[1]) + below)).sum(axis=1)
     assert_within(portable.loss, best.loss, 8 * epsilon * magnitude)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_one_column_for_all_classes(isa: str, dtype: type, rows: int) -> None:
+    """Classes 0 bytes apart are not side by side."""
+    column = np.arange(rows, dtype=dtype)[:, np.newaxis]
+    repeated = np.broadcast_to(column, (rows, 5))
+    labels = np.zeros(rows, np.int64)
+    got = softmax_cross_entropy_grad(repeated, labels, reduction="none")
+    want = softmax_cross_entropy_grad(repeated.copy(), labels, reduction="none")
+    assert_same_bits(got.loss, want.loss)
+    assert_same_bits(got.grad, want.grad)

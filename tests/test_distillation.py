@@ -220,3 +220,9 @@ def test_bad_input(error: type[Exception], words: str, arguments: dict[str, Any]
     with pytest.raises(error, match=words):
         distillation_loss_grad(**arguments)
     np.testing.assert_array_equal(arguments.get("out", 0.0), before)
+
+
+@pytest.mark.parametrize(("axis", "error"), [(None, TypeError), (2**70, np.exceptions.AxisError)])
+def test_no_axis_without_targets(axis: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        distillation_loss_grad(np.zeros((2, 3)), np.zeros((2, 3)), axis=axis)

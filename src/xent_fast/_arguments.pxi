@@ -325,7 +325,10 @@ cdef double unusual_real(object given, str name) except? -1.0:
         given = given[()]
     if isinstance(given, (bool, np.bool_)) or not isinstance(given, numbers.Real):
         raise TypeError(f"{name} must be a real number, not {type(given).__name__}")
-    return float(given)
+    try:
+        return float(given)
+    except OverflowError:
+        raise ValueError(f"{name} is too large for a float") from None
 
 
 cdef inline double as_label_smoothing(object given) except? -1.0:

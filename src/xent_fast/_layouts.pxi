@@ -27,7 +27,9 @@ cdef inline bint is_for_kernels(cnp.ndarray array) noexcept:
     cdef int last = cnp.PyArray_NDIM(array) - 1
     if not cnp.PyArray_ISALIGNED(array) or not cnp.PyArray_ISNOTSWAPPED(array):
         return False
-    if class_stride_of(array) == 0:
+    if cnp.PyArray_DIM(array, last) <= 1:
+        return True
+    if cnp.PyArray_STRIDE(array, last) == cnp.PyArray_ITEMSIZE(array):
         return True
     return (
         cnp.PyArray_STRIDE(array, last) != 0

@@ -362,14 +362,16 @@ KERNEL_INLINE NAME(pair) NAME(log_of_ratio)(NAME(pair) rest, NAME(pair) top) {
 }
 
 /* lse - x_y of lanes whose target is so far below the maximum that the quotient of the formula above would overflow:
- * (m - x_y) + log1p(((T - e_m) + e_y) / e_m). */
-KERNEL_INLINE NAME(pair) NAME(losses_of_distant_targets)(const NAME(lane_sums) * sums, vec shifted_maximum,
-                                                         NAME(exponential_reference) reference, vec temperature) {
+ * (m - x_y) + log1p(((T - e_m) + e_y) / e_m).  `lse` is taken from m, since adding x_y back would cancel. */
+KERNEL_INLINE NAME(pair)
+    NAME(losses_of_distant_targets)(const NAME(lane_sums) * sums, vec shifted_maximum,
+                                    NAME(exponential_reference) reference, vec temperature, vec *lse) {
     const NAME(pair) top = NAME(scaled_exponential_pair)(shifted_maximum, reference), target = sums->exp_of_pivot;
     NAME(pair) rest = NAME(accurate_others)(sums), distance = {sums->maximum, v_splat(0)};
     rest.high = v_add(v_sub(rest.high, top.high), target.high);
     rest.low = v_add(v_sub(rest.low, top.low), target.low);
     NAME(pair) loss = NAME(log_of_ratio)(rest, top);
+    *lse = v_add(v_div(sums->maximum, temperature), NAME(pair_total)(loss));
     NAME(pair_add)(&distance, v_sub(v_splat(0), sums->pivot_logit));
     NAME(pair_add)(&loss, v_div(distance.high, temperature));
     loss.low = v_add(loss.low, v_div(distance.low, temperature));
@@ -396,12 +398,15 @@ KERNEL_INLINE NAME(pair)
         NAME(pair_add)(&loss, v_div(sums->distance, temperature));
     } else {
         const vec_mask is_distant = v_greater(v_splat(DISTANT_TARGET), sums->exp_of_pivot.high);
+        sums->lse = v_add(v_div(sums->pivot_logit, temperature), NAME(pair_total)(loss));
         if (v_mask_bits(is_distant)) {
-            const NAME(pair) distant = NAME(losses_of_distant_targets)(sums, shifted_maximum, reference, temperature);
+            vec lse;
+            const NAME(pair) distant =
+                NAME(losses_of_distant_targets)(sums, shifted_maximum, reference, temperature, &lse);
             loss.high = v_select(is_distant, distant.high, loss.high);
             loss.low = v_select(is_distant, distant.low, loss.low);
+            sums->lse = v_select(is_distant, lse, sums->lse);
         }
-        sums->lse = v_add(v_div(sums->pivot_logit, temperature), NAME(pair_total)(loss));
     }
     if (settings->row.z_loss != 0)
         NAME(add_z_loss)(sums, &loss, (REAL)settings->row.z_loss);

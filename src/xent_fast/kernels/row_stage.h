@@ -95,20 +95,22 @@ KERNEL_INLINE vec log_of_ratio(vec numerator, NAME(pair) denominator) {
     return NAME(pair_total)(NAME(log_of_1_plus)(NAME(pair_total)(ratio)));
 }
 
-/* lse - x_y, index targets. */
+/* lse - x_y, index targets; `lse` is taken from the maximum where x_y lies so far below that adding it back would cancel. */
 KERNEL_INLINE vec index_losses(const row_sums *rows, vec others, vec exp_of_target,
-                               NAME(exponential_reference) reference, vec temperature) {
-    const vec zero = v_splat(0);
+                               NAME(exponential_reference) reference, vec temperature, vec *lse) {
+    const vec zero = v_splat(0), target_logit = v_load(rows->target_logit);
     const NAME(pair) target = {exp_of_target, zero};
     const vec loss = log_of_ratio(others, target);
     const vec_mask is_distant = v_greater(v_splat(DISTANT_TARGET), exp_of_target);
+    *lse = v_add(v_div(target_logit, temperature), loss);
     if (v_mask_bits(is_distant) == 0)
         return loss;
     const vec maximum = v_load(rows->maximum);
     const NAME(pair) top = {NAME(scaled_exponential)(v_sub(maximum, v_load(rows->shift)), reference), zero};
     const vec rest = v_add(v_sub(others, top.high), exp_of_target);
-    const vec distance = v_div(v_sub(maximum, v_load(rows->target_logit)), temperature);
-    return v_select(is_distant, v_add(distance, log_of_ratio(rest, top)), loss);
+    const vec distance = v_div(v_sub(maximum, target_logit), temperature), log_sum = log_of_ratio(rest, top);
+    *lse = v_select(is_distant, v_add(v_div(maximum, temperature), log_sum), *lse);
+    return v_select(is_distant, v_add(distance, log_sum), loss);
 }
 
 /* The lanes from `count` on become what the first one is: numbers, and none that take longer. */
@@ -141,8 +143,7 @@ KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *setting
         const vec target_logit = v_load(rows->target_logit);
         const NAME(exponential_reference) reference = NAME(reference_for)(v_load(rows->reference), &settings->scale);
         exp_of_pivot = NAME(scaled_exponential)(v_sub(target_logit, v_load(rows->shift)), reference);
-        loss = index_losses(rows, others, exp_of_pivot, reference, temperature);
-        lse = v_add(v_div(target_logit, temperature), loss);
+        loss = index_losses(rows, others, exp_of_pivot, reference, temperature, &lse);
     }
     if (settings->z_loss != 0) {
         const vec slope = v_mul(v_splat(2 * settings->z_loss), lse);

@@ -1,0 +1,238 @@
+/* Laying out, calling, collecting: see compute.h. */
+#include "compute.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "memory.h"
+
+/* The arrays of a batch, one place each. */
+enum { LOGITS, GRAD, TARGETS, CLASS_WEIGHT, LABELS, SAMPLE_WEIGHT, ROW_LOSS, LSE, PREDICTION, WORKSPACE };
+
+typedef struct {
+    strip at[PLACE_COUNT];
+    int is_used[PLACE_COUNT], is_turned[PLACE_COUNT];
+} arrays;
+
+static int bit(int bits, int k) { return bits >> k & 1; }
+
+static const strip *lay(arrays *a, int k, const layout *l, int64_t rows, size_t row_bytes, size_t gap, int is_reversed,
+                        size_t offset) {
+    a->at[k] = lay_out(k, rows, row_bytes, gap, is_reversed, bit(l->at_end, k % 8), offset);
+    a->is_used[k] = 1;
+    return &a->at[k];
+}
+
+/* A matrix of the batch's dtype with the layout's gap and direction number `j`; a turned one has its columns as rows. */
+static void lay_matrix(arrays *a, int k, const problem *p, const layout *l, int64_t rows, int j) {
+    const size_t item = (size_t)item_size(p->dtype);
+    a->is_turned[k] = bit(l->is_turned, j) && rows == p->rows;
+    const int64_t count = a->is_turned[k] ? p->classes : rows, length = a->is_turned[k] ? rows : p->classes;
+    lay(a, k, l, count, (size_t)length * item, (size_t)l->gap[j] * item, bit(l->is_reversed, j), 0);
+}
+
+/* (rows, columns) to (columns, rows) */
+static void turn(const char *values, int64_t rows, int64_t columns, size_t item, char *turned) {
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t column = 0; column < columns; ++column)
+            memcpy(turned + (size_t)(column * rows + row) * item, values + (size_t)(row * columns + column) * item,
+                   item);
+}
+
+static char turned_values[MOST_LOGITS * 8];
+
+static void put_matrix(const arrays *a, int k, const problem *p, const char *values) {
+    if (a->is_turned[k])
+        turn(values, p->rows, p->classes, (size_t)item_size(p->dtype), turned_values);
+    put_rows(&a->at[k], a->is_turned[k] ? turned_values : values);
+}
+
+static void get_matrix(const arrays *a, int k, const problem *p, char *values) {
+    get_rows(&a->at[k], a->is_turned[k] ? turned_values : values);
+    if (a->is_turned[k])
+        turn(turned_values, p->classes, p->rows, (size_t)item_size(p->dtype), values);
+}
+
+static ptrdiff_t row_stride(const arrays *a, int k, const problem *p) {
+    return a->is_turned[k] ? item_size(p->dtype) : a->at[k].rows == 1 ? 0 : a->at[k].stride;
+}
+
+static ptrdiff_t class_stride(const arrays *a, int k) { return a->is_turned[k] ? a->at[k].stride : 0; }
+
+static char *lay_row_numbers(arrays *a, int k, const problem *p, const layout *l, size_t item) {
+    return lay(a, k, l, p->rows, item, 0, 0, 0)->first;
+}
+
+/* The memory of a batch, and the values in it. */
+static void lay_inputs(const problem *p, const layout *l, arrays *a) {
+    const size_t item = (size_t)item_size(p->dtype);
+    const size_t label_bytes = (size_t)label_size(p->label_type);
+    lay_matrix(a, LOGITS, p, l, p->rows, 0);
+    put_matrix(a, LOGITS, p, p->logits);
+    if (!p->has_labels) {
+        lay_matrix(a, TARGETS, p, l, p->shares_targets ? 1 : p->rows, 2);
+        put_matrix(a, TARGETS, p, p->targets);
+    } else {
+        const int is_reversed = l->label_gap & 1;
+        put_rows(lay(a, LABELS, l, p->rows, label_bytes, (size_t)l->label_gap, is_reversed, (size_t)l->label_offset),
+                 p->labels);
+    }
+    if (p->has_class_weight)
+        put_rows(lay(a, CLASS_WEIGHT, l, 1, (size_t)p->classes * item, 0, 0, 0), p->class_weight);
+    if (p->has_sample_weight)
+        put_rows(lay(a, SAMPLE_WEIGHT, l, p->rows, sizeof(double), 0, 0, 0), (const char *)p->sample_weight);
+    if (l->with_grad && !l->in_place)
+        lay_matrix(a, GRAD, p, l, p->rows, 1);
+}
+
+static xent_batch describe(const problem *p, const layout *l, arrays *a) {
+    const size_t item = (size_t)item_size(p->dtype);
+    const int grad = l->in_place ? LOGITS : GRAD;
+    xent_batch batch = {
+        .rows = p->rows,
+        .classes = p->classes,
+        .logits = a->at[LOGITS].first,
+        .logits_row_stride = row_stride(a, LOGITS, p),
+        .logits_class_stride = class_stride(a, LOGITS),
+        .grad = l->with_grad ? a->at[grad].first : NULL,
+        .grad_row_stride = l->with_grad ? row_stride(a, grad, p) : 0,
+        .grad_class_stride = l->with_grad ? class_stride(a, grad) : 0,
+        .dense_targets = a->is_used[TARGETS] ? a->at[TARGETS].first : NULL,
+        .dense_targets_row_stride = a->is_used[TARGETS] ? row_stride(a, TARGETS, p) : 0,
+        .dense_targets_class_stride = a->is_used[TARGETS] ? class_stride(a, TARGETS) : 0,
+        .sample_weight = p->has_sample_weight ? (const double *)(void *)a->at[SAMPLE_WEIGHT].first : NULL,
+        .weight_factor = p->weight_factor,
+        .class_weight = p->has_class_weight ? a->at[CLASS_WEIGHT].first : NULL,
+        .label_smoothing = p->label_smoothing,
+        .temperature = p->temperature,
+        .z_loss = p->z_loss,
+        .output = p->output,
+    };
+    if (p->has_labels)
+        batch.labels = (xent_labels){a->at[LABELS].first, a->at[LABELS].stride, p->label_type, p->has_ignore_index,
+                                     p->ignore_index};
+    if (l->with_row_loss)
+        batch.row_loss = lay_row_numbers(a, ROW_LOSS, p, l, item);
+    if (l->with_statistics) {
+        batch.lse = lay_row_numbers(a, LSE, p, l, item);
+        batch.prediction = (int64_t *)(void *)lay_row_numbers(a, PREDICTION, p, l, sizeof(int64_t));
+    }
+    return batch;
+}
+
+/* --- the calls ----------------------------------------------------------------------------------------------------- */
+
+static void *lay_workspace(arrays *a, const layout *l, size_t bytes) {
+    return lay(a, WORKSPACE, l, 1, (bytes + 63) / 64 * 64, 0, 0, 0)->first;
+}
+
+static int64_t at_most(int64_t number, int64_t most) { return number < most ? number : most; }
+
+static int64_t rows_a_call(const problem *p, const layout *l) {
+    const int64_t rows = l->order == ALL_ROWS ? p->rows : l->order == SOME_ROWS_A_CALL ? l->rows_a_call : 1;
+    return at_most(rows, XENT_MAX_ROWS_PER_CALL);
+}
+
+static double process_in_calls(const xent_row_kernels *kernels, const xent_batch *batch, int64_t step,
+                               void *workspace) {
+    double sum = 0;
+    for (int64_t row = 0; row < batch->rows; row += step)
+        sum += kernels->process_rows(batch, row, at_most(batch->rows - row, step), workspace);
+    return sum;
+}
+
+/* A row's blocks in parts, the last part first. */
+static void sweep(void (*blocks)(int64_t, int64_t, void *), int64_t count, int64_t part, void *workspace) {
+    for (int64_t first = (count - 1) / part * part; first >= 0; first -= part)
+        blocks(first, at_most(count - first, part), workspace);
+}
+
+static double process_shared(const xent_row_kernels *kernels, const xent_batch *batch, int64_t part, void *workspace) {
+    const int64_t blocks = kernels->blocks_to_share(batch->classes);
+    double sum = 0;
+    for (int64_t row = 0; row < batch->rows; ++row) {
+        kernels->begin_row(batch, row, workspace);
+        sweep(kernels->forward_blocks, blocks, part, workspace);
+        sum += kernels->finish_row(batch, row, workspace);
+        if (batch->grad)
+            sweep(kernels->backward_blocks, blocks, part, workspace);
+    }
+    return sum;
+}
+
+static size_t bytes_of_calls(const problem *p, const layout *l, const xent_row_kernels *kernels) {
+    const size_t bytes = (kernels->workspace_bytes(p->classes) + 63) / 64 * 64;
+    return bytes + (l->is_turned ? kernels->turning_bytes(p->classes) : 0);
+}
+
+static void compute_rows(const problem *p, const layout *l, arrays *a, results *r) {
+    const xent_row_kernels *kernels = &l->isa->kernels[p->dtype][p->kind];
+    const xent_batch batch = describe(p, l, a);
+    if (l->order == SHARED_ROWS)
+        r->sum = process_shared(kernels, &batch, 1 + l->rows_a_call % 4,
+                                lay_workspace(a, l, kernels->shared_row_bytes(p->classes)));
+    else
+        r->sum =
+            process_in_calls(kernels, &batch, rows_a_call(p, l), lay_workspace(a, l, bytes_of_calls(p, l, kernels)));
+}
+
+static void compute_vjp(const problem *p, const layout *l, const arrays *a) {
+    const xent_vjp_kernels *kernels = &l->isa->vjp_kernels[p->dtype];
+    const strip *grad = &a->at[l->in_place ? LOGITS : GRAD];
+    const xent_vjp_batch batch = {
+        .rows = p->rows,
+        .classes = p->classes,
+        .values = a->at[LOGITS].first,
+        .values_row_stride = a->at[LOGITS].stride,
+        .slopes = a->at[TARGETS].first,
+        .slopes_row_stride = p->shares_targets ? 0 : a->at[TARGETS].stride,
+        .grad = grad->first,
+        .grad_row_stride = grad->stride,
+    };
+    const int64_t step = rows_a_call(p, l);
+    for (int64_t row = 0; row < p->rows; row += step)
+        (p->family == SOFTMAX_VJP ? kernels->softmax_rows : kernels->log_softmax_rows)(&batch, row,
+                                                                                       at_most(p->rows - row, step));
+}
+
+/* --- afterwards ---------------------------------------------------------------------------------------------------- */
+
+static int is_unchanged(const arrays *a, int k, const problem *p, const char *values) {
+    static char now[MOST_LOGITS * 8];
+    if (!a->is_used[k])
+        return 1;
+    get_matrix(a, k, p, now);
+    return memcmp(now, values, (size_t)a->at[k].rows * a->at[k].row_bytes) == 0;
+}
+
+static const char *what_was_spoilt(const problem *p, const layout *l, const arrays *a) {
+    for (int k = 0; k < PLACE_COUNT; ++k)
+        if (a->is_used[k] && !has_clean_gaps(&a->at[k], k))
+            return "memory around an array";
+    if (!l->in_place && !is_unchanged(a, LOGITS, p, p->logits))
+        return "the logits";
+    if (!is_unchanged(a, TARGETS, p, p->targets) || !is_unchanged(a, LABELS, p, p->labels))
+        return "the targets";
+    if (!is_unchanged(a, CLASS_WEIGHT, p, p->class_weight) ||
+        !is_unchanged(a, SAMPLE_WEIGHT, p, (const char *)p->sample_weight))
+        return "the weights";
+    return NULL;
+}
+
+const char *compute(const problem *p, const layout *l, results *r) {
+    arrays a = {0};
+    lay_inputs(p, l, &a);
+    if (p->family == ROW_KERNELS)
+        compute_rows(p, l, &a, r);
+    else
+        compute_vjp(p, l, &a);
+    if (l->with_grad)
+        get_matrix(&a, l->in_place ? LOGITS : GRAD, p, r->grad);
+    if (a.is_used[ROW_LOSS])
+        get_rows(&a.at[ROW_LOSS], r->row_loss);
+    if (a.is_used[LSE]) {
+        get_rows(&a.at[LSE], r->lse);
+        get_rows(&a.at[PREDICTION], (char *)r->prediction);
+    }
+    return what_was_spoilt(p, l, &a);
+}
