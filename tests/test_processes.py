@@ -15,11 +15,11 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes.second_libgomp import build_second_libgomp, compiler
 
 from xent_fast import show_config
 
@@ -65,43 +65,15 @@ def test_beside_another_library(order: list[str]) -> None:
     assert figures["right"] == figures["results"] > 0
 
 
-def second_libgomp(directory: Path) -> Path:
-    """A library that brings a libgomp of its own: the compiler's, under another name."""
-    compiler = sysconfig.get_config_var("CC").split()
-    found = subprocess.run(
-        [*compiler, "-print-file-name=libgomp.so.1"], check=True, stdout=subprocess.PIPE, text=True
-    )
-    contents = Path(found.stdout.strip()).read_bytes()
-    assert contents.count(b"libgomp.so.1\0") == 1
-    copy = directory / "libgomq.so.1"
-    copy.write_bytes(contents.replace(b"libgomp.so.1\0", b"libgomq.so.1\0"))
-    library = directory / "nested.so"
-    subprocess.run(
-        [
-            *(*compiler, "-shared", "-fPIC", str(TESTS / "threads" / "nested.c")),
-            *("-fopenmp", "-c", "-o", str(directory / "nested.o")),
-        ],
-        check=True,
-    )
-    subprocess.run(
-        [
-            *(*compiler, "-shared", str(directory / "nested.o"), "-o", str(library)),
-            *(str(copy), f"-Wl,-rpath,{directory}"),
-        ],
-        check=True,
-    )
-    return library
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the mapped files of /proc")
 @pytest.mark.skipif(not has_openmp, reason="needs a build with OpenMP")
 @pytest.mark.skipif(
-    shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0]) is None,
+    shutil.which(compiler()[0]) is None,
     reason="needs a C compiler",
 )
 @pytest.mark.parametrize("is_first", [False, True])
 def test_two_libgomps(tmp_path: Path, is_first: bool) -> None:
-    library = str(second_libgomp(tmp_path))
+    library = str(build_second_libgomp(tmp_path))
     figures = run(
         "neighbours.py", *([library, "xent_fast"] if is_first else ["xent_fast", library])
     )

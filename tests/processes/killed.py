@@ -1,4 +1,4 @@
-"""Workers killed in the midst of a call: the parent and the others live, and their results are right.
+"""Workers killed in the midst of a call: the parent and the others live, their results are right.
 
     python killed.py ROUNDS
 
