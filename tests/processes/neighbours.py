@@ -1,7 +1,9 @@
 """Beside another library's OpenMP in one process: no hang, the right bits, before and after a fork.
 
-    python neighbours.py MODULE...     imported and used in this order: xent_fast, sklearn, torch,
-                                       or a path to a library built of tests/threads/nested.c
+    python neighbours.py [--rounds N] MODULE...
+
+MODULEs are imported and used in this order: xent_fast, sklearn, torch, or a path to a library built
+of tests/threads/nested.c.
 
 Each computes with two threads, all of them in turn and then at once from several Python threads;
 a forked child then calls xent_fast. The libgomps that are mapped are counted.
@@ -11,6 +13,7 @@ Knows how to make each library start its threads. Must not know how xent_fast st
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import faulthandler
 import json
@@ -23,7 +26,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 TIME_LIMIT = 60
-ROUNDS = 20
 
 
 def xent_fast() -> Callable[[], bool]:
@@ -68,7 +70,7 @@ def libgomps() -> list[str]:
     files = {
         line.split(maxsplit=5)[5].strip()
         for line in Path("/proc/self/maps").read_text().splitlines()
-        if "libgom" in line
+        if Path(line.split(maxsplit=5)[-1].strip()).name.startswith("libgom")
     }
     return sorted(files)
 
@@ -92,11 +94,11 @@ def right_in_child(work: Callable[[], bool]) -> bool:
     return False
 
 
-def all_at_once(neighbours: list[Callable[[], bool]]) -> list[bool]:
+def all_at_once(neighbours: list[Callable[[], bool]], rounds: int) -> list[bool]:
     right: list[bool] = []
 
     def repeat(work: Callable[[], bool]) -> None:
-        right.extend([work() for _ in range(ROUNDS)])
+        right.extend([work() for _ in range(rounds)])
 
     threads = [threading.Thread(target=repeat, args=(work,)) for work in neighbours]
     for thread in threads:
@@ -108,16 +110,20 @@ def all_at_once(neighbours: list[Callable[[], bool]]) -> list[bool]:
 
 def main() -> int:
     faulthandler.dump_traceback_later(2 * TIME_LIMIT, exit=True)
-    names = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("modules", nargs="+")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    names, rounds = arguments.modules, arguments.rounds
     neighbours = [KNOWN[name]() if name in KNOWN else library(name) for name in names]
     ours = neighbours[names.index("xent_fast")]
-    results = [work() for _ in range(ROUNDS) for work in neighbours]
+    results = [work() for _ in range(rounds) for work in neighbours]
     results.append(right_in_child(ours))
-    at_once = all_at_once(neighbours)
+    at_once = all_at_once(neighbours, rounds)
     results += at_once
     results.append(right_in_child(lambda: ours() and right_in_child(ours)))
     results += [work() for work in neighbours]
-    expected = ROUNDS * len(neighbours) * 2 + 2 + len(neighbours)
+    expected = rounds * len(neighbours) * 2 + 2 + len(neighbours)
     print(
         json.dumps(
             {"results": expected, "right": sum(results), "libgomps": libgomps()},

@@ -1,6 +1,6 @@
 """Pools of processes, started in every way after a threaded call, compute the parent's bits.
 
-    python pools.py METHOD [--jobs N]     METHOD: fork, forkserver or spawn
+    python pools.py METHOD [--jobs N] [--ways N]     METHOD: fork, forkserver or spawn
 
 Knows multiprocessing, concurrent.futures and the work. Must not know how a fork is noticed.
 """
@@ -58,13 +58,14 @@ def in_executor_of_a_child(context: multiprocessing.context.BaseContext, jobs: i
     return got
 
 
-WAYS = (in_pool, in_executor, in_executor_of_a_thread, in_executor_of_a_child)
+WAYS = (in_executor, in_executor_of_a_child, in_executor_of_a_thread, in_pool)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("method")
     parser.add_argument("--jobs", type=int, default=4)
+    parser.add_argument("--ways", type=int, default=len(WAYS), help="only the first of them")
     arguments = parser.parse_args()
     context = multiprocessing.get_context(arguments.method)
     if arguments.method == "forkserver":
@@ -73,7 +74,7 @@ def main() -> int:
         context.set_forkserver_preload(["preloaded"])
     want = all_digests(4)
     results = right = 0
-    for way in WAYS:
+    for way in WAYS[: arguments.ways]:
         got = way(context, arguments.jobs)
         results += arguments.jobs
         right += sum(result == want[0] for result in got)
