@@ -35,6 +35,7 @@ CYTHON_DIRECTIVES = {
     "autotestdict": False,
     "boundscheck": False,
     "cdivision": True,
+    "freethreading_compatible": True,
     "initializedcheck": False,
     "wraparound": False,
 }

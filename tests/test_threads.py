@@ -83,6 +83,15 @@ def test_limits_of_threadpoolctl_hold_and_change_no_bit() -> None:
         assert all(pool.map(under, [1, 2, 3] * 4))
 
 
+@pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has its lock"
+)
+def test_free_threaded_python_stays_free() -> None:
+    """Importing the package alone does not bring the global lock back."""
+    script = "import sys, xent_fast; sys.exit(sys._is_gil_enabled())"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=TIME_LIMIT)
+
+
 def compiler() -> list[str] | None:
     """The C compiler that builds extensions here, if it is there."""
     command = (sysconfig.get_config_var("CC") or "cc").split()

@@ -847,7 +847,7 @@ cdef inline void sweep_part(const Plan *plan, int64_t part, block_sweep sweep) n
 
 
 # libgomp's threads do not survive a fork, and a parallel region in the child would wait for them
-# for ever: a child runs serially, and so do its children.
+# for ever: a child runs serially, and so do its children. Written where there is one thread.
 cdef bint is_forked = False
 
 
@@ -863,6 +863,7 @@ if hasattr(os, "register_at_fork"):
 # --- instruction sets and configuration -----------------------------------------------------------
 
 
+# Written by use_isa alone, which only a program's start and tests call: never while others compute.
 cdef const xent_isa *active_isa = xent_best_isa()
 
 
