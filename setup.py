@@ -41,6 +41,7 @@ CYTHON_DIRECTIVES = {
     "autotestdict": False,
     "boundscheck": CYTHON_CHECKS,
     "cdivision": True,
+    "freethreading_compatible": True,
     "initializedcheck": CYTHON_CHECKS,
     "nonecheck": CYTHON_CHECKS,
     "wraparound": CYTHON_CHECKS,

@@ -952,7 +952,7 @@ cdef inline double finish_shared_row(const Plan *plan, int64_t row) noexcept nog
 
 
 # libgomp's threads do not survive a fork, and a parallel region in the child would wait for them
-# for ever: a child runs serially, and so do its children.
+# for ever: a child runs serially, and so do its children. Written where there is one thread.
 cdef bint is_forked = False
 
 
@@ -968,6 +968,7 @@ if hasattr(os, "register_at_fork"):
 # --- instruction sets and configuration -----------------------------------------------------------
 
 
+# Written by use_isa alone, which only a program's start and tests call: never while others compute.
 cdef const xent_isa *active_isa = xent_best_isa()
 
 

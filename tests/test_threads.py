@@ -1,0 +1,121 @@
+"""Any number of threads may call at once, whoever started them and whatever else they are doing.
+
+Knows the public functions and the ways in which threads meet. Must not know what the right result
+is: it is that of the same call alone.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from threadpoolctl import threadpool_limits
+from threads.calls import CALLS, Inputs, bits, public_functions
+
+from xent_fast import show_config
+
+ROOM = Path(__file__).parent / "threads"
+TIME_LIMIT = 120
+SHAPES = ((4000, 10), (60, 1000), (2, 70_000))
+CALLERS = 6
+
+
+def run(script: str, *arguments: str) -> dict[str, int]:
+    """The figures that a script of the room prints last."""
+    done = subprocess.run(
+        [sys.executable, str(ROOM / script), *arguments],
+        check=True,
+        timeout=TIME_LIMIT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_every_public_function_is_called() -> None:
+    assert set(CALLS) == public_functions()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", CALLS)
+def test_many_threads_with_shared_inputs(name: str, shape: tuple[int, int], dtype: type) -> None:
+    inputs = Inputs.of(*shape, dtype)
+    want = bits(CALLS[name](inputs, 1))
+    together = threading.Barrier(CALLERS)
+
+    def caller(number: int) -> list[bool]:
+        together.wait(TIME_LIMIT)
+        threads = (None, 1, 2)[number % 3]
+        return [bits(CALLS[name](inputs, threads)) == want for _ in range(2)]
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        assert all(all(right) for right in pool.map(caller, range(CALLERS)))
+
+
+def test_different_functions_at_once() -> None:
+    inputs = [Inputs.of(*shape) for shape in SHAPES]
+    jobs = [(name, i) for name in CALLS for i in inputs]
+    want = [bits(CALLS[name](i, 1)) for name, i in jobs]
+    with ThreadPoolExecutor(CALLERS) as pool:
+        got = list(pool.map(lambda job: bits(CALLS[job[0]](job[1], None)), jobs))
+    assert got == want
+
+
+def test_limits_of_threadpoolctl_hold_and_change_no_bit() -> None:
+    inputs = Inputs.of(*SHAPES[0])
+    want = bits(CALLS["softmax_cross_entropy_grad"](inputs, 1))
+
+    def under(limit: int) -> bool:
+        with threadpool_limits(limit):
+            return bits(CALLS["softmax_cross_entropy_grad"](inputs, None)) == want
+
+    for limit in (1, 2):
+        with threadpool_limits(limit):
+            assert show_config("dicts")["threads"]["default"] <= limit
+    with ThreadPoolExecutor(CALLERS) as pool:
+        assert all(pool.map(under, [1, 2, 3] * 4))
+
+
+@pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has its lock"
+)
+def test_free_threaded_python_stays_free() -> None:
+    """Importing the package alone does not bring the global lock back."""
+    script = "import sys, xent_fast; sys.exit(sys._is_gil_enabled())"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=TIME_LIMIT)
+
+
+def compiler() -> list[str] | None:
+    """The C compiler that builds extensions here, if it is there."""
+    command = (sysconfig.get_config_var("CC") or "cc").split()
+    return command if shutil.which(command[0]) else None
+
+
+@pytest.mark.skipif(compiler() is None, reason="needs a C compiler")
+@pytest.mark.skipif(
+    show_config("dicts")["threads"]["openmp"] is None, reason="needs a build with OpenMP"
+)
+def test_inside_a_parallel_region_of_the_caller(tmp_path: Path) -> None:
+    """Its threads call every function, with regions of one level and of two."""
+    library = tmp_path / "nested.so"
+    subprocess.run(
+        [*compiler(), "-fopenmp", "-shared", "-fPIC", str(ROOM / "nested.c"), "-o", str(library)],
+        check=True,
+        timeout=TIME_LIMIT,
+    )
+    figures = run("nested.py", str(library))
+    assert figures["right"] == figures["calls"] > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="protects pages with mprotect")
+def test_labels_that_change_during_a_call() -> None:
+    figures = run("changing_labels.py", "--quick", "--calls", "3")
+    assert figures["faults"] == 0
+    assert figures["changed_after_the_check"] > 0

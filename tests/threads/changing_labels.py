@@ -1,0 +1,177 @@
+"""Labels that another thread changes during a call: the process lives, and touches no byte outside.
+
+Every array lies against a page that cannot be touched, behind it or before it. Labels of some rows
+are switched between a valid class and numbers such as -1 and INT64_MAX while calls read them.
+Allowed are an IndexError and garbage in those rows; the others must keep their bits, and the next
+call must be right.
+
+    python changing_labels.py [--calls N] [--quick] [--json FILE]     N calls a case
+
+Knows the public functions and how memory is protected. Must not know how labels are read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import itertools
+import json
+import mmap
+import random
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xent_fast import _core, softmax_cross_entropy_grad
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_PROT_NONE = 0
+
+# Both kernels, blocks, and rows that threads share.
+SHAPES = ((6000, 3), (4000, 10), (2500, 33), (300, 1000), (3, 70_000))
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "weighted": {"weight": True},
+    "shaped": {"weight": True, "label_smoothing": 0.1, "z_loss": 1e-3},
+    "ignoring": {"ignore_index": -1},
+    "statistics": {"return_statistics": True},
+}
+LABEL_TYPES = (np.int64, np.int32, np.uint64)
+
+
+def guarded(values: np.ndarray, at_end: bool) -> np.ndarray:
+    """A copy whose last byte, or first, has a page beside it that ends the process if touched."""
+    page = mmap.PAGESIZE
+    inner = -(-values.nbytes // page) * page
+    memory = mmap.mmap(-1, inner + 2 * page)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    for guard in (address, address + page + inner):
+        if _libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), _PROT_NONE) != 0:
+            raise OSError(ctypes.get_errno(), "mprotect")
+    offset = page + (inner - values.nbytes if at_end else 0)
+    copy = np.frombuffer(memory, values.dtype, values.size, offset).reshape(values.shape)
+    copy[...] = values
+    return copy
+
+
+@dataclass
+class Figures:
+    cases: int = 0
+    calls: int = 0
+    refused: int = 0  # a bad label was seen when the labels were checked
+    changed_after_the_check: int = 0  # seen by the garbage in those rows
+    faults: int = 0
+
+
+@contextmanager
+def switching(labels: np.ndarray, rows: slice, bad: int) -> Iterator[None]:
+    """Another thread switches the labels of some rows to and fro."""
+    good, stop = labels[rows].copy(), threading.Event()
+
+    def switch() -> None:
+        while not stop.is_set():
+            labels[rows] = bad
+            labels[rows] = good
+
+    thread = threading.Thread(target=switch)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def bad_labels(label_type: type, classes: int) -> list[int]:
+    limits = np.iinfo(label_type)
+    return [
+        label
+        for label in (int(limits.max), int(limits.min), -1, classes, 2**31, 2**32 + 1, 2**63)
+        if limits.min <= label <= limits.max and not 0 <= label < classes
+    ]
+
+
+def check_case(
+    shape: tuple[int, int], label_type: type, at_end: bool, options: dict[str, Any], calls: int
+) -> Figures:
+    rng = np.random.default_rng(shape)
+    rows, classes = shape
+    logits = guarded(rng.standard_normal(shape).astype(np.float32), at_end)
+    labels = guarded(np.full(rows, classes // 2, label_type), at_end)
+    out = guarded(np.zeros(shape, np.float32), at_end)
+    given = dict(options)
+    if given.pop("weight", False):
+        given["weight"] = guarded(np.ones(classes, np.float32), at_end)
+    if label_type is np.uint64:
+        given.pop("ignore_index", None)
+
+    def call() -> np.ndarray:
+        return softmax_cross_entropy_grad(
+            logits, labels, reduction="sum", out=out, num_threads=2, **given
+        )[1]
+
+    want = call().copy()
+    figures = Figures(cases=1)
+    some = max(rows // 50, 1)
+    for number in range(calls):
+        changing = slice(rows - some, rows) if at_end else slice(0, some)
+        steady = slice(0, rows - some) if at_end else slice(some, rows)
+        bad = random.choice(bad_labels(label_type, classes))
+        out.fill(np.nan)
+        with switching(labels, changing, bad):
+            try:
+                got = call()
+            except IndexError:
+                figures.refused += 1
+                got = None
+        figures.calls += 1
+        if got is None:
+            figures.faults += not np.isnan(out).all()
+        else:
+            figures.changed_after_the_check += not np.array_equal(got[changing], want[changing])
+            figures.faults += not np.array_equal(got[steady], want[steady])
+        if number % 16 == 0:
+            figures.faults += not np.array_equal(call(), want)
+    return figures
+
+
+def check(calls: int, quick: bool) -> Figures:
+    total = Figures()
+    sys.setswitchinterval(1e-5)
+    for isa in _core.available_isas()[: 1 if quick else None]:
+        _core.use_isa(isa)
+        for shape, label_type, at_end, options in itertools.product(
+            SHAPES, LABEL_TYPES[: 1 if quick else None], (True, False), OPTIONS.values()
+        ):
+            figures = check_case(shape, label_type, at_end, options, calls)
+            for name, value in vars(figures).items():
+                setattr(total, name, getattr(total, name) + value)
+    return total
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--calls", type=int, default=4, help="of each case")
+    parser.add_argument("--quick", action="store_true", help="one instruction set and label type")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    random.seed(0)
+    figures = check(arguments.calls, arguments.quick)
+    text = json.dumps(vars(figures))
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(text, encoding="utf-8")
+    if figures.changed_after_the_check == 0:
+        print("no label changed between check and use: nothing was shown")
+        return 1
+    return int(figures.faults > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
