@@ -27,7 +27,12 @@ ISAS = ("avx512", "avx2", "portable")
 
 # What setup.py gives the extension, but for the optimisation.
 FLAGS = ("-ffp-contract=off", "-fvisibility=hidden", "-fPIC", "-fopenmp")
-CYTHON_DIRECTIVES = ("boundscheck=False", "cdivision=True", "initializedcheck=False", "wraparound=False")
+CYTHON_DIRECTIVES = (
+    "boundscheck=False",
+    "cdivision=True",
+    "initializedcheck=False",
+    "wraparound=False",
+)
 
 ABSENT_ISA = """#include "isa_tables.h"
 static int never(void) { return 0; }
@@ -93,8 +98,7 @@ class Extension:
     def compile(self, source: Path) -> None:
         flags = [*self.flags, *FLAGS]
         if source.suffix == ".pyx":
-            directives = [word for directive in CYTHON_DIRECTIVES for word in ("-X", directive)]
-            self.run([sys.executable, "-m", "cython", "-3", *directives, str(source)])
+            self.translate(source)
             flags += [f"-I{PACKAGE}", f"-I{numpy.get_include()}"]
             flags += [f"-I{sysconfig.get_paths()['include']}", f'-DXENT_FAST_VERSION="{version()}"']
             flags += ["-DNPY_NO_DEPRECATED_API=NPY_2_0_API_VERSION"]
@@ -102,6 +106,11 @@ class Extension:
             flags += ["-std=c11"]
         command = [*compiler("cc"), *flags, "-c", str(source.with_suffix(".c"))]
         self.run([*command, "-o", str(source.with_suffix(".o"))])
+
+    def translate(self, source: Path, *options: str) -> None:
+        """Cython to C."""
+        directives = [word for directive in CYTHON_DIRECTIVES for word in ("-X", directive)]
+        self.run([sys.executable, "-m", "cython", "-3", *directives, *options, str(source)])
 
     def run(self, command: list[str]) -> None:
         subprocess.run(command, cwd=self.directory, check=True)
@@ -114,4 +123,5 @@ class Extension:
 
 def version() -> str:
     """The package's version."""
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return metadata["project"]["version"]
