@@ -51,9 +51,7 @@ def case(dtype: type, classes: int, temperature: float, offset: float) -> tuple:
 @pytest.mark.parametrize("is_offset", [False, True], ids=["around 0", "offset"])
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("classes", [7, 100])
-def test_bounds(
-    isa: str, dtype: type, classes: int, temperature: float, is_offset: bool
-) -> None:
+def test_bounds(isa: str, dtype: type, classes: int, temperature: float, is_offset: bool) -> None:
     logits, labels, exact_loss, exact_gradient = case(
         dtype, classes, temperature, OFFSETS[dtype][is_offset]
     )

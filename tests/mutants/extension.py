@@ -34,7 +34,7 @@ CYTHON_DIRECTIVES = (
     "wraparound=False",
 )
 
-# Functions of their own compile in a third of the time and are counted apart; the bits are the same.
+# Functions of their own compile in a third of the time and are counted apart: to the same bits.
 INLINED = "#define ALWAYS_INLINE inline __attribute__((always_inline))"
 NOT_INLINED = "#define ALWAYS_INLINE __attribute__((noinline))"
 
