@@ -16,6 +16,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
@@ -89,6 +90,7 @@ class BuildExtension(build_ext):
                 compiler_directives=CYTHON_DIRECTIVES,
                 force=True,
             )[0].sources
+        self.compiler.compile = in_parallel(self.compiler.compile)
         super().build_extensions()
 
     def choose_openmp_flags(self, candidates):
@@ -127,6 +129,19 @@ class BuildExtension(build_ext):
             objects, str(library), export_symbols=["probe"], extra_postargs=link_flags
         )
         return library
+
+
+def in_parallel(compile_sources):
+    """Give a compiler's method that compiles as many sources at once as there are processors."""
+
+    def compile_all(sources, **options):
+        def compile_one(source):
+            return compile_sources([source], **options)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return [name for names in pool.map(compile_one, sources) for name in names]
+
+    return compile_all
 
 
 def probe_runs(library):

@@ -87,8 +87,7 @@ cdef object second_order(
         batch.vector = cnp.PyArray_BYTES(problem.other)
         batch.vector_row_stride = cnp.PyArray_STRIDE(problem.other, 0)
     batch.batch.weight_factor = weight_factor_of(options, denominator)
-    compute_problem(problem, options, &batch.batch, XENT_SECOND_ORDER, denominator)
-    return problem.final if out is None else out
+    return compute_problem(problem, options, &batch.batch, XENT_SECOND_ORDER, denominator, out)
 
 
 def distillation(
@@ -126,11 +125,8 @@ def distillation(
         batch.target_kernels = NULL
         if target_share > 0:
             batch.target_kernels = kernels_for(&batch.batch, problem.rows)
-        loss = compute_problem(problem, &options, &batch.batch, XENT_DISTILLATION, denominator)
-        if options.reduction == NONE:
-            loss = problem.row_loss.reshape(problem.row_shape)
-        return xent_new_pair(
-            <PyTypeObject *>LossAndGrad, loss, problem.final if out is None else out
+        return compute_problem(
+            problem, &options, &batch.batch, XENT_DISTILLATION, denominator, out
         )
     finally:
         xent_restore_mode(mode)
@@ -197,10 +193,15 @@ cdef double add_targets(
     """
     cdef cnp.ndarray working = problem.working if problem.is_final else None
     cdef cnp.ndarray class_weight
+    cdef Rearrangement rearrangement = Rearrangement()
     targets = as_any_targets(given_targets, problem.logits, problem.row_shape, logits_name)
     if out is not None and shares_memory(targets, problem.final):
         raise ValueError("out shares memory with targets")
-    axes = (*without_axis(tuple(range(problem.logits.ndim)), problem.axis), problem.axis)
+    rearrangement.targets = targets
+    rearrangement.axis = problem.axis
+    rearrangement.axes = (
+        *without_axis(tuple(range(problem.logits.ndim)), problem.axis), problem.axis
+    )
     if targets.ndim == problem.logits.ndim and not cnp.PyArray_ISINTEGER(targets):
         rows_of_targets = plain_rows(targets, problem.axis)
     else:
@@ -218,9 +219,7 @@ cdef double add_targets(
     )
     if not has_targets:
         batch.label_smoothing = 0.0
-    return check_labels_and_sum_weights(
-        batch, problem.targets, problem.weight, (targets, problem.axis, axes)
-    )
+    return check_labels_and_sum_weights(batch, problem.targets, problem.weight, rearrangement)
 
 
 cdef double weight_factor_of(const Options *options, double denominator) noexcept:
@@ -236,16 +235,32 @@ cdef object compute_problem(
     xent_batch *batch,
     xent_softmax_function function,
     double denominator,
+    object out,
 ):
-    """Write the result to `problem.final`, and losses to `problem.row_loss`; return their sum."""
+    """What the caller gets: the gradient or, of distillation, the loss too.
+
+    It is made before its numbers are known, so that nothing can fail once they are written.
+    """
     cdef Groups groups
     cdef Plan plan
+    cdef cnp.ndarray last_copy_to = None
+    cdef cnp.ndarray last_copy_from = None
     cdef bint is_void = options.reduction == MEAN and denominator == 0
     cdef double loss_sum = NAN
+    cdef object loss = None
 
     # Every allocation that is left.
-    if options.reduction == NONE and function == XENT_DISTILLATION:
-        problem.row_loss = empty_rows(batch.rows, cnp.PyArray_TYPE(problem.rows))
+    result = problem.final if out is None else out
+    if function == XENT_DISTILLATION:
+        if options.reduction == NONE:
+            problem.row_loss = empty_rows(batch.rows, cnp.PyArray_TYPE(problem.rows))
+            loss = problem.row_loss.reshape(problem.row_shape)
+        else:
+            loss = NAN  # a float that nobody else has seen
+        result = xent_new_pair(<PyTypeObject *>LossAndGrad, loss, result)
+    if not problem.is_final:
+        last_copy_to = classes_last(problem.final, problem.axis)
+        last_copy_from = problem.working.reshape((<object>last_copy_to).shape)
     point_batch_at(batch, problem.rows, problem.working, problem.row_loss, None, None)
     describe_groups(&groups, problem.rows, problem.working, problem.targets)
     make_plan(
@@ -258,12 +273,13 @@ cdef object compute_problem(
             problem.working.fill(0)
         else:
             loss_sum = process_rows(&plan)
+        if loss is not None and options.reduction != NONE:
+            (<PyFloatObject *>loss).ob_fval = loss_sum
+        if last_copy_to is not None:
+            cnp.PyArray_CopyInto(last_copy_to, last_copy_from)
     finally:
         free(plan.memory)
-    if not problem.is_final:
-        moved = classes_last(problem.final, problem.axis)
-        np.copyto(moved, (<object>problem.working).reshape(moved.shape))
-    return loss_sum
+    return result
 
 
 cdef const xent_row_kernels *softmax_function(
