@@ -6,16 +6,16 @@ Knows the two formulas, exactly. Must not know how a kernel adds or takes expone
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import mpmath
 import numpy as np
 import pytest
 from helpers import LAYOUTS, OUTPUT_LAYOUTS, GuardedArray, aligned_bytes, assert_same_bits, poisoned
+from instruction_sets import FMA_ISAS, forced
 
-from xent_fast import _core, log_softmax_vjp, reference, softmax_vjp
+from xent_fast import log_softmax_vjp, reference, softmax_vjp
 
 inf, nan = np.inf, np.nan
 
@@ -26,7 +26,6 @@ NAMES = {
 }
 # Vectors of 8 and 16 numbers, parts of them, several at once.
 CLASS_COUNTS = (1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 48, 64, 65, 130, 1000)
-FMA_ISAS = tuple(name for name in _core.available_isas() if name != "portable")
 
 as_strided = np.lib.stride_tricks.as_strided
 
@@ -45,15 +44,6 @@ def make_inputs(
     logits, slopes = spread * rng.standard_normal(shape), rng.standard_normal(shape)
     values = getattr(reference, of)(logits, axis=axis)
     return values.astype(dtype), slopes.astype(dtype)
-
-
-@contextmanager
-def forced(name: str) -> Iterator[None]:
-    previous = _core.use_isa(name)
-    try:
-        yield
-    finally:
-        _core.use_isa(previous)
 
 
 # --- values ---

@@ -6,10 +6,7 @@ Must not know what the right result is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from itertools import combinations_with_replacement
 
 import numpy as np
 import pytest
@@ -22,8 +19,9 @@ from helpers import (
     make_logits,
     make_targets,
 )
+from instruction_sets import AVAILABLE, SAME_BITS_PAIRS, forced
 
-from xent_fast import LossAndGrad, _core, softmax_cross_entropy, softmax_cross_entropy_grad
+from xent_fast import LossAndGrad, softmax_cross_entropy, softmax_cross_entropy_grad
 
 # Both kernels, every border between them, one and several blocks; enough work for several threads.
 SHAPES = (
@@ -31,21 +29,6 @@ SHAPES = (
     *((150, 1_000), (40, 5_000), (33, 40_000), (3, 70_000), (1, 200_000)),
 )
 SMALL_SHAPES = ((70, 3), (70, 10), (40, 32), (40, 33), (20, 1_000), (9, 5_000), (3, 40_000))
-
-AVAILABLE = tuple(_core.available_isas())
-FMA_ISAS = tuple(name for name in AVAILABLE if name != "portable")
-# A pair of an instruction set with itself: two calls agree.
-SAME_BITS_PAIRS = tuple(combinations_with_replacement(FMA_ISAS, 2)) or (("portable", "portable"),)
-
-
-@contextmanager
-def forced(name: str) -> Iterator[None]:
-    """Run with one instruction set."""
-    previous = _core.use_isa(name)
-    try:
-        yield
-    finally:
-        _core.use_isa(previous)
 
 
 def make_case(kind: str, shape: tuple[int, int], dtype: type) -> tuple[np.ndarray, np.ndarray]:

@@ -6,16 +6,15 @@ not know how the kernels share out rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers import assert_same_bits
+from instruction_sets import SAME_BITS_PAIRS, forced
 
 from xent_fast import (
-    _core,
     distillation_loss_grad,
     reference,
     softmax_cross_entropy_hessian_diagonal,
@@ -27,7 +26,6 @@ Results = tuple[np.ndarray, ...]
 # Rows of few and of many classes, of one and of several blocks; the last two for several threads.
 SHAPES = ((70, 1), (70, 3), (70, 10), (40, 32), (40, 33), (20, 1_000), (9, 5_000), (3, 40_000))
 LARGE_SHAPES = ((20_000, 5), (300, 1_000), (5, 40_000))
-FMA_ISAS = tuple(name for name in _core.available_isas() if name != "portable")
 
 
 def hvp(x: np.ndarray, other: np.ndarray, targets: np.ndarray, **options: Any) -> Results:
@@ -53,16 +51,6 @@ FUNCTIONS = [hvp, diagonal, distillation]
 def function(request: pytest.FixtureRequest) -> Callable[..., Results]:
     """One of the functions made of the softmax."""
     return request.param
-
-
-@contextmanager
-def forced(name: str) -> Iterator[None]:
-    """Run with one instruction set."""
-    previous = _core.use_isa(name)
-    try:
-        yield
-    finally:
-        _core.use_isa(previous)
 
 
 def make_case(
@@ -128,18 +116,20 @@ def test_places(
         assert_all_same(got, tuple(part[alone] for part in want))
 
 
-@pytest.mark.skipif(len(FMA_ISAS) < 2, reason="one instruction set with FMA here")
+@pytest.mark.parametrize("names", SAME_BITS_PAIRS, ids="-".join)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_instruction_sets(
-    function: Callable[..., Results], dtype: type[np.floating], shape: tuple[int, int]
+    function: Callable[..., Results],
+    dtype: type[np.floating],
+    shape: tuple[int, int],
+    names: tuple[str, str],
 ) -> None:
     case = make_case(shape, dtype, is_dense=True)
     results = []
-    for name in FMA_ISAS:
+    for name in names:
         with forced(name):
             results.append(function(*case))
-    for got in results[1:]:
-        assert_all_same(got, results[0])
+    assert_all_same(*results)
 
 
 @pytest.mark.parametrize("classes", [3, 40, 3_000])

@@ -27,9 +27,7 @@ cdef inline bint is_for_kernels(cnp.ndarray array) noexcept:
     cdef int last = cnp.PyArray_NDIM(array) - 1
     if not cnp.PyArray_ISALIGNED(array) or not cnp.PyArray_ISNOTSWAPPED(array):
         return False
-    if cnp.PyArray_DIM(array, last) <= 1:
-        return True
-    if cnp.PyArray_STRIDE(array, last) == cnp.PyArray_ITEMSIZE(array):
+    if has_classes_side_by_side(array):
         return True
     return (
         cnp.PyArray_STRIDE(array, last) != 0
@@ -38,15 +36,18 @@ cdef inline bint is_for_kernels(cnp.ndarray array) noexcept:
     )
 
 
+cdef inline bint has_classes_side_by_side(cnp.ndarray array) noexcept:
+    cdef int last = cnp.PyArray_NDIM(array) - 1
+    return (
+        cnp.PyArray_DIM(array, last) <= 1
+        or cnp.PyArray_STRIDE(array, last) == cnp.PyArray_ITEMSIZE(array)
+    )
+
+
 cdef inline Py_ssize_t class_stride_of(cnp.ndarray array) noexcept:
     """Bytes from class to class, 0 where they are side by side."""
     cdef int last = cnp.PyArray_NDIM(array) - 1
-    if (
-        cnp.PyArray_DIM(array, last) <= 1
-        or cnp.PyArray_STRIDE(array, last) == cnp.PyArray_ITEMSIZE(array)
-    ):
-        return 0
-    return cnp.PyArray_STRIDE(array, last)
+    return 0 if has_classes_side_by_side(array) else cnp.PyArray_STRIDE(array, last)
 
 
 cdef inline Py_ssize_t row_stride_of(cnp.ndarray array) noexcept:
@@ -199,5 +200,5 @@ cdef inline bint has_plain_classes(cnp.ndarray array) noexcept:
     return (
         cnp.PyArray_ISALIGNED(array)
         and cnp.PyArray_ISNOTSWAPPED(array)
-        and class_stride_of(array) == 0
+        and has_classes_side_by_side(array)
     )

@@ -218,6 +218,31 @@ def _softmax_case(batch: Batch, name: str, layout: str, prefix: str) -> Case:
     return Case(f"{prefix} {name}, {layout}", run)
 
 
+def _derived_case(batch: Batch, name: str, kind: str, prefix: str) -> Case:
+    """The second order, and distillation with the slopes as the teacher's logits."""
+    function = getattr(xent_fast, name)
+    targets = batch.labels if kind == "index" else batch.dense
+
+    def run(threads: int | None, in_place: bool) -> list[np.ndarray]:
+        given = batch.logits.copy() if in_place else batch.logits
+        options = {"num_threads": threads, "label_smoothing": 0.125, "weight": batch.weight}
+        if in_place:
+            options["out"] = given
+        if name == "distillation_loss_grad":
+            options.update(temperature=2.0, alpha=0.375, reduction="none")
+            return _flat(function(given, batch.slopes, targets, **options))
+        if name == "softmax_cross_entropy_hvp":
+            return [function(given, targets, batch.slopes, z_loss=0.01, **options)]
+        return [function(given, targets, z_loss=0.01, **options)]
+
+    return Case(f"{prefix} {name}, {kind}", run)
+
+
+DERIVED_FUNCTIONS = (
+    "softmax_cross_entropy_hvp",
+    "softmax_cross_entropy_hessian_diagonal",
+    "distillation_loss_grad",
+)
 SOFTMAX_FUNCTIONS = ("softmax", "log_softmax", "logsumexp", "softmax_vjp", "log_softmax_vjp")
 KINDS = ("index", "index, ignored", "dense")
 
@@ -229,6 +254,9 @@ def _cases_of(batch: Batch, classes: int, prefix: str) -> Iterator[Case]:
                 yield _loss_case(batch, kind, option, "contiguous", prefix)
     for name in SOFTMAX_FUNCTIONS:
         yield _softmax_case(batch, name, "contiguous", prefix)
+    for name in DERIVED_FUNCTIONS:
+        for kind in ("index", "dense"):
+            yield _derived_case(batch, name, kind, prefix)
     if classes in LAYOUT_CLASSES:
         for layout in list(LAYOUTS)[1:]:
             for kind in ("index", "dense"):

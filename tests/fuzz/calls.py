@@ -6,6 +6,7 @@ Must not know: what a call should give.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -180,7 +181,11 @@ def listed(values: np.ndarray) -> Any:
 
 
 def as_subclass(values: np.ndarray) -> np.ndarray:
-    return np.asmatrix(values) if values.ndim == 2 else values.view(np.recarray)
+    if values.ndim != 2:
+        return values.view(np.recarray)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        return np.asmatrix(values)
 
 
 class Duck:
