@@ -193,9 +193,9 @@ def test_equal_logits(classes: int, dtype: type, isa: str) -> None:
 
 
 @pytest.mark.parametrize("classes", [10, 100, 5000])
-@pytest.mark.parametrize("power", [-66, 66])
+@pytest.mark.parametrize("power", [-95, -66, 66])
 def test_scale_far_from_1(power: int, classes: int, dtype: type, isa: str) -> None:
-    scale = 2.0 ** (power if dtype == np.float32 else 10 * power) / 3
+    scale = 2.0 ** (power if dtype == np.float32 else 9 * power) / 3
     logits, labels = next(draw("standard normal", classes, dtype, QUICK_ENTRIES))
     mass = effective_mass(labels, classes, np.full(labels.size, scale))
     exact = evaluate(logits, mass, arithmetic_for(dtype))
@@ -203,6 +203,18 @@ def test_scale_far_from_1(power: int, classes: int, dtype: type, isa: str) -> No
     case = f"scale {scale}, {logits.shape}, {logits.dtype}, {isa}"
     tallies = judge_index_targets(loss, gradient, exact, labels)
     assert_within_bounds(tallies, INDEX_BOUNDS, case)
+
+
+def test_weights_are_not_rounded_to_the_logits_dtype(isa: str) -> None:
+    """Of three equal classes each has the probability 1/3: w / 3 is rounded once."""
+    weights = np.random.default_rng(3).uniform(0.5, 1, 4000)
+    gradient = softmax_cross_entropy_grad(
+        np.zeros((4000, 3), np.float32),
+        np.zeros(4000, np.int64),
+        sample_weight=weights,
+        reduction="sum",
+    ).grad
+    assert ulp_errors(gradient[:, 1], weights / 3).max() <= 0.6
 
 
 # The share of an ulp that the judge itself may be wrong by.

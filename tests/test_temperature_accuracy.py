@@ -21,7 +21,7 @@ from xent_fast import softmax_cross_entropy_grad
 LOSS_ULPS = 3
 GRADIENT_ULPS = 4
 ROWS = 6
-TEMPERATURES = (0.01, 0.7, 3.7)
+TEMPERATURES = (1e-4, 0.7, 3.7)
 # Just below the logits that are taken relative to the maximum first, where the temperature is 1.
 OFFSETS = {np.float32: (0.0, 6e4), np.float64: (0.0, 5e8)}
 

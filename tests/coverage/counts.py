@@ -122,7 +122,7 @@ def cython_counts(object_file: Path, text: str) -> Counts:
                 continue
             for line in file["lines"]:
                 place = places.get(line["line_number"])
-                if place is None or place[0].endswith(".pxd"):
+                if place is None or not place[0].endswith((".pyx", ".pxi")):
                     continue
                 counts.lines[place] = max(counts.lines.get(place, 0), line["count"])
                 statement = code[line["line_number"] - 1]

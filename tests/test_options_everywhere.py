@@ -1,0 +1,161 @@
+"""Every option on every way that a row can take, held to the definition.
+
+Short rows side by side, long rows of one block and of several, rows that threads share; with the
+gradient and without; rows that are ignored among them; statistics too.
+
+Knows the definition, and how many classes choose a way.
+Must not know how any of these ways computes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import assert_within
+
+from xent_fast import (
+    log_softmax,
+    reference,
+    softmax_cross_entropy,
+    softmax_cross_entropy_grad,
+    softmax_cross_entropy_hvp,
+)
+
+# rows, classes, threads: the last two share rows, in one part of a row and in several.
+WAYS = ((5, 10, 1), (5, 100, 1), (5, 5_000, 1), (2, 40_000, 2), (3, 70_001, 2))
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "z_loss": {"z_loss": 0.01},
+    "z_loss and temperature": {"z_loss": 0.01, "temperature": 2.5},
+    "smoothing": {"label_smoothing": 0.1},
+    "z_loss and smoothing": {"z_loss": 0.01, "label_smoothing": 0.1},
+    "weight": {"weight": True},
+    "weight and z_loss": {"weight": True, "z_loss": 0.01},
+}
+TOLERANCE = {np.float32: 2e-6, np.float64: 1e-13}
+
+
+def make_case(rows: int, classes: int, dtype: type, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(classes)
+    logits = (3 * rng.standard_normal((rows, classes))).astype(dtype)
+    if kind == "dense":
+        return logits, rng.random((rows, classes)).astype(dtype)
+    labels = rng.integers(0, classes, rows)
+    labels[0] = logits[0].argmax()
+    if kind == "ignoring":
+        labels[1] = -1
+    return logits, labels
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("kind", ["index", "dense", "ignoring"])
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_against_the_definition(
+    isa: str, dtype: type, way: tuple[int, int, int], kind: str, option: str
+) -> None:
+    rows, classes, threads = way
+    logits, targets = make_case(rows, classes, dtype, kind)
+    options = dict(OPTIONS[option])
+    if "weight" in options:
+        options["weight"] = np.random.default_rng(1).uniform(0.5, 2, classes).astype(dtype)
+    if kind == "ignoring":
+        options["ignore_index"] = -1
+    arguments: dict[str, Any] = options | {"reduction": "none", "return_statistics": True}
+    want = reference.softmax_cross_entropy_grad(logits, targets, **arguments)
+    got = softmax_cross_entropy_grad(logits, targets, num_threads=threads, **arguments)
+    alone = softmax_cross_entropy(logits, targets, num_threads=threads, **arguments)
+    tolerance = TOLERANCE[dtype]
+    assert_within(got.loss, want.loss, tolerance * np.abs(want.loss))
+    largest = np.abs(want.grad).max(axis=1, keepdims=True)
+    assert_within(got.grad, want.grad, tolerance * np.broadcast_to(largest, logits.shape))
+    np.testing.assert_array_equal(alone.loss, got.loss)
+    for statistics in (got.statistics, alone.statistics):
+        np.testing.assert_allclose(statistics.lse, want.statistics.lse, rtol=tolerance)
+        np.testing.assert_array_equal(statistics.prediction, want.statistics.prediction)
+        np.testing.assert_array_equal(statistics.is_correct, want.statistics.is_correct)
+    if kind == "ignoring":
+        assert not got.grad[1].any()
+        assert not got.statistics.is_correct[1]
+
+
+@pytest.mark.parametrize("kind", ["index", "dense"])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_statistics_along_any_axis(isa: str, dtype: type, axis: int, kind: str) -> None:
+    rng = np.random.default_rng(axis)
+    logits = rng.standard_normal((4, 5, 6)).astype(dtype)
+    targets = rng.random((4, 5, 6)).astype(dtype)
+    if kind == "index":
+        targets = targets.argmax(axis=axis)
+    arguments: dict[str, Any] = {"axis": axis, "reduction": "none", "return_statistics": True}
+    want = reference.softmax_cross_entropy_grad(logits, targets, **arguments)
+    got = softmax_cross_entropy_grad(logits, targets, **arguments)
+    for value, wanted in zip(got.statistics, want.statistics, strict=True):
+        np.testing.assert_allclose(value, wanted, rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_statistics_of_rows_without_a_softmax(isa: str, dtype: type, rows: int) -> None:
+    logits = np.full((rows, 100), -np.inf, dtype)
+    result = softmax_cross_entropy(logits, np.ones((rows, 100), dtype), return_statistics=True)
+    assert np.isnan(result.statistics.lse).all()
+    np.testing.assert_array_equal(result.statistics.prediction, [-1] * rows)
+    assert not result.statistics.is_correct.any()
+
+
+def test_dense_targets_that_share_memory_with_out_along_another_axis(dtype: type) -> None:
+    logits = np.zeros((4, 5, 6), dtype)
+    out = np.zeros((4, 5, 6), dtype)
+    with pytest.raises(ValueError, match="out shares memory with targets"):
+        softmax_cross_entropy_grad(logits, out, axis=1, out=out)
+    assert not out.any()
+
+
+@pytest.mark.parametrize("targets_dtype", [np.float16, np.float32, np.float64])
+def test_dense_targets_of_another_dtype_along_another_axis(
+    isa: str, dtype: type, targets_dtype: type
+) -> None:
+    rng = np.random.default_rng(5)
+    logits = rng.standard_normal((4, 5, 6)).astype(dtype)
+    targets = rng.random((4, 5, 6)).astype(targets_dtype)
+    want = reference.softmax_cross_entropy_grad(logits, targets.astype(dtype), axis=1)
+    got = softmax_cross_entropy_grad(logits, targets, axis=1)
+    assert_within(got.grad, want.grad, TOLERANCE[dtype])
+
+
+def test_log_softmax_of_long_rows_without_a_number(isa: str, dtype: type) -> None:
+    logits = np.zeros((2, 100), dtype)
+    logits[0, 3] = np.nan
+    result = log_softmax(logits)
+    assert np.isnan(result[0]).all()
+    np.testing.assert_allclose(result[1], -np.log(100), rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.0, np.inf, 1e300, 1e-300])
+def test_hessian_of_any_scale(isa: str, dtype: type, scale: float) -> None:
+    logits = np.linspace(-1, 1, 40, dtype=dtype).reshape(1, 40)
+    vector = np.linspace(1, 2, 40, dtype=dtype).reshape(1, 40)
+    arguments: dict[str, Any] = {"scale": scale, "reduction": "sum"}
+    with np.errstate(all="ignore"):
+        want = reference.softmax_cross_entropy_hvp(logits, [3], vector, **arguments).astype(dtype)
+    got = softmax_cross_entropy_hvp(logits, np.array([3]), vector, **arguments)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=float(np.finfo(dtype).tiny))
+
+
+@pytest.mark.parametrize("weight", [None, [1.0, 2.0, 0.5]], ids=["", "weight"])
+@pytest.mark.parametrize("sample_weight", [None, [1.0, 2.0, 3.0, 4.0]], ids=["", "sample_weight"])
+@pytest.mark.parametrize("ignore_index", [-100, 1])
+def test_mean_divides_by_the_rows_that_count(
+    dtype: type, ignore_index: int, sample_weight: list[float] | None, weight: list[float] | None
+) -> None:
+    logits = np.arange(12, dtype=dtype).reshape(4, 3) % 5
+    labels = np.array([0, ignore_index, 2, ignore_index])
+    arguments: dict[str, Any] = {
+        "ignore_index": ignore_index,
+        "sample_weight": sample_weight,
+        "weight": weight,
+    }
+    want = reference.softmax_cross_entropy(logits, labels, **arguments)
+    got = softmax_cross_entropy(logits, labels, **arguments)
+    assert_within(got, want, TOLERANCE[dtype] * want)
