@@ -132,7 +132,7 @@ def test_log_softmax_of_long_rows_without_a_number(isa: str, dtype: type) -> Non
     np.testing.assert_allclose(result[1], -np.log(100), rtol=1e-6)
 
 
-@pytest.mark.parametrize("scale", [0.0, np.inf, 1e300, 1e-300])
+@pytest.mark.parametrize("scale", [0.0, 1e300, 1e-300])
 def test_hessian_of_any_scale(isa: str, dtype: type, scale: float) -> None:
     logits = np.linspace(-1, 1, 40, dtype=dtype).reshape(1, 40)
     vector = np.linspace(1, 2, 40, dtype=dtype).reshape(1, 40)
