@@ -43,6 +43,7 @@ def test_calls_over_guarded_pages() -> None:
     run_program("guard_pages.py")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc" or shutil.which("cc") is None,
     reason="needs glibc and a C compiler",

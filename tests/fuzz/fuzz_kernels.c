@@ -20,7 +20,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const char *const kind_names[] = {"index", "dense", "shaped"};
+static const char *const kind_names[] = {"index", "dense", "shaped", "smoothed"};
 
 static void describe_layout(const layout *l) {
     fprintf(stderr,

@@ -109,14 +109,14 @@ static void take_options(choices *c, problem *p) {
     /* below this, 1 / T overflows in float32 */
     p->temperature = temperature >= 0x1p-120 && isfinite(temperature) ? temperature : 1;
     p->z_loss = isnan(z_loss) ? 0 : z_loss;
-    p->label_smoothing = p->kind == XENT_SHAPED_TARGETS ? smoothing : 0;
+    p->label_smoothing = p->kind == XENT_SHAPED_TARGETS || p->kind == XENT_SMOOTHED_TARGETS ? smoothing : 0;
 }
 
 /* What the contract lets go together. */
 static void take_targets(choices *c, problem *p) {
     const unsigned flags = take_byte(c);
     p->kind = (xent_target_kind)take_choice(c, XENT_TARGET_KIND_COUNT);
-    p->has_labels = p->kind == XENT_INDEX_TARGETS || (p->kind == XENT_SHAPED_TARGETS && (flags & 1));
+    p->has_labels = p->kind == XENT_INDEX_TARGETS || p->kind == XENT_SMOOTHED_TARGETS;
     p->has_class_weight = p->kind != XENT_DENSE_TARGETS && (flags >> 1 & 1);
     p->has_sample_weight = flags >> 2 & 1;
     p->shares_targets = !p->has_labels && (flags >> 3 & 1);

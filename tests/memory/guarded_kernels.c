@@ -31,7 +31,7 @@ static const int64_t wide_row_counts[] = {1, 2};
 static const int64_t class_counts[] = {1,  2,  3,  4,  5,  7,  8,  9,  10, 11, 15, 16, 17, 21, 23,  24,  25,  31,
                                        32, 33, 39, 40, 41, 47, 48, 49, 63, 64, 65, 79, 80, 81, 100, 127, 128, 129};
 static const int64_t wide_class_counts[] = {1023, 1024, 1025, 2047, 2048, 2049, 5000, 40001};
-static const char *const kind_names[] = {"index", "dense", "shaped"};
+static const char *const kind_names[] = {"index", "dense", "shaped", "smoothed"};
 static const char *const side_names[] = {"before", "behind", "around rows", "around columns"};
 static const char *const place_names[] = {"apart", "in place", "loss only"};
 #define LENGTH(array) (sizeof(array) / sizeof((array)[0]))
@@ -186,7 +186,7 @@ typedef struct {
 } request;
 
 static void point_at_targets(xent_batch *batch, request r) {
-    if (r.kind == XENT_DENSE_TARGETS || (r.kind == XENT_SHAPED_TARGETS && r.rows % 2)) {
+    if (r.kind == XENT_DENSE_TARGETS || r.kind == XENT_SHAPED_TARGETS) {
         const buffer targets = kept(r.rows, r.classes, real_bytes(r.dtype), r.side);
         fill_reals(targets, r.dtype, r.rows, r.classes, 1);
         batch->dense_targets = targets.first;
@@ -232,7 +232,7 @@ static xent_batch make_batch(request r) {
         .grad_row_stride = r.place == LOSS_ONLY ? 0 : grad.row_stride,
         .grad_class_stride = r.place == LOSS_ONLY ? 0 : grad.class_stride,
         .weight_factor = 0.5,
-        .label_smoothing = r.kind == XENT_SHAPED_TARGETS ? 0.1 : 0,
+        .label_smoothing = r.kind == XENT_SHAPED_TARGETS || r.kind == XENT_SMOOTHED_TARGETS ? 0.1 : 0,
         .temperature = r.has_options ? 1.5 : 1,
         .z_loss = r.has_options ? 0.01 : 0,
         .output = r.output,

@@ -81,10 +81,12 @@
 
 #if defined(_MSC_VER) && !defined(__clang__)
 #define ALWAYS_INLINE __forceinline
+#define NEVER_INLINE __declspec(noinline)
 #define MAYBE_UNUSED
 #define ALIGNED_64 __declspec(align(64))
 #else
 #define ALWAYS_INLINE inline __attribute__((always_inline))
+#define NEVER_INLINE __attribute__((noinline))
 #define MAYBE_UNUSED __attribute__((unused))
 #define ALIGNED_64 __attribute__((aligned(64)))
 #endif

@@ -262,9 +262,13 @@ KERNEL_INLINE void NAME(plain_rows)(const xent_batch *batch, int64_t first_row, 
         NAME(many_short_rows)(batch, first_row, row_count, labels, row_loss, kind);
 }
 
-/* The same where some matrix has a class stride: it turns in the workspace.  `labels` has whole vectors. */
-KERNEL_INLINE void NAME(turned_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                     const int64_t *labels, REAL *row_loss, void *workspace, int kind) {
+typedef void (*NAME(rows_function))(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                    const int64_t *labels, REAL *row_loss, void *workspace);
+
+/* The same by `compute`, where some matrix has a class stride: it turns in the workspace.  `labels` has whole vectors. */
+static NEVER_INLINE void NAME(turned_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                           const int64_t *labels, REAL *row_loss, void *workspace,
+                                           NAME(rows_function) compute) {
     const int64_t classes = batch->classes, at_once = NAME(rows_per_turn)(classes);
     char *after_summaries = (char *)workspace + NAME(workspace_bytes)(classes);
     const NAME(matrix) place = NAME(place_for_turned)(after_summaries, classes);
@@ -296,23 +300,23 @@ KERNEL_INLINE void NAME(turned_rows)(const xent_batch *batch, int64_t first_row,
             turned.grad_row_stride = place.row_stride;
             turned.grad_class_stride = place.class_stride;
         }
-        NAME(plain_rows)(&turned, 0, count, labels + k, row_loss + k, workspace, kind);
+        compute(&turned, 0, count, labels + k, row_loss + k, workspace);
         if (turned.grad == place.data && grad.data)
             NAME(turn)(place, grad, count, classes);
     }
 }
 
 KERNEL_INLINE double NAME(rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace,
-                                int kind) {
+                                NAME(rows_function) compute, int kind) {
     int64_t labels[XENT_MAX_ROWS_PER_CALL];
     REAL losses[XENT_MAX_ROWS_PER_CALL];
     REAL *row_loss = batch->row_loss ? (REAL *)(void *)batch->row_loss + first_row : losses;
     if (HAS_LABELS(kind))
         xent_read_labels(&batch->labels, first_row, row_count, labels);
     if (NAME(is_turned)(batch))
-        NAME(turned_rows)(batch, first_row, row_count, labels, row_loss, workspace, kind);
+        NAME(turned_rows)(batch, first_row, row_count, labels, row_loss, workspace, compute);
     else
-        NAME(plain_rows)(batch, first_row, row_count, labels, row_loss, workspace, kind);
+        compute(batch, first_row, row_count, labels, row_loss, workspace);
     return NAME(sum_of_losses)(row_loss, row_count);
 }
 
@@ -392,8 +396,12 @@ KERNEL_INLINE void NAME(backward_shared)(int64_t first_block, int64_t count, voi
 /* The functions of the contract for one target kind. */
 #ifndef ROW_KERNELS
 #define ROW_KERNELS(name, kind)                                                                                       \
+    static NEVER_INLINE void NAME(plain_##name##_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, \
+                                                       const int64_t *labels, REAL *row_loss, void *workspace) {      \
+        NAME(plain_rows)(batch, first_row, row_count, labels, row_loss, workspace, kind);                             \
+    }                                                                                                                 \
     static double NAME(name##_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace) { \
-        return NAME(rows)(batch, first_row, row_count, workspace, kind);                                              \
+        return NAME(rows)(batch, first_row, row_count, workspace, NAME(plain_##name##_rows), kind);                   \
     }                                                                                                                 \
     static void NAME(begin_##name##_row)(const xent_batch *batch, int64_t row, void *workspace) {                     \
         NAME(begin_row)(batch, row, workspace, kind);                                                                 \

@@ -119,7 +119,8 @@ KERNEL_INLINE void NAME(store_squares)(REAL (*columns)[LANES], char *destination
 /* Whether half a square's width from row `row` on lies within a vector of rows of `count` numbers. */
 KERNEL_INLINE int NAME(has_half_row)(ptrdiff_t row_stride, int row, int count) {
     const int follow_one_another = row_stride == count * (ptrdiff_t)sizeof(REAL);
-    return count == HALF_WIDTH || (follow_one_another && row * count + HALF_WIDTH <= LANES * count);
+    const int rows_left = LANES - row;
+    return count == HALF_WIDTH || (follow_one_another && (rows_left >= HALF_WIDTH || rows_left * count >= HALF_WIDTH));
 }
 
 /* Row `row` of a vector of rows that have `count` numbers: half a square's width of it, beyond the count only what belongs
