@@ -717,7 +717,8 @@ def distillation_loss_grad(
         is_defined = softened_teacher.is_defined & student.is_defined
         q = masses.mass * hard_share
         row_loss = _weighted(
-            soft_share * temperature**2, _divergence(softened_teacher, softened_student)
+            soft_share * (temperature * temperature),
+            _divergence(softened_teacher, softened_student),
         ) + _sum_of_products(q, student.lse_minus_x)
         grad = soft_share * temperature * (softened_student.p - softened_teacher.p)
         grad += _mass_times_p_minus_mass(q, student)
@@ -1210,7 +1211,10 @@ def _curvature(problem: _Problem) -> Float64Array:
 def _second_order(problem: _Problem, values: Float64Array) -> Float64Array:
     """What was computed for T = 1 and the row weight 1, weighted and in its place."""
     with np.errstate(all="ignore"):
-        values *= problem.targets.row_weight[:, np.newaxis] / problem.temperature**2
+        squared = (
+            problem.temperature * problem.temperature
+        )  # a float's ** would raise where it is inf
+        values *= problem.targets.row_weight[:, np.newaxis] / squared
     return problem.place.restored(problem.targets.finished(values, problem.softmax.is_defined))
 
 
