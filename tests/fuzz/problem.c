@@ -108,7 +108,8 @@ static void take_options(choices *c, problem *p) {
     const double z_loss = take_option(c, z_losses, 7);
     /* below this, 1 / T overflows in float32 */
     p->temperature = temperature >= 0x1p-120 && isfinite(temperature) ? temperature : 1;
-    p->z_loss = isnan(z_loss) ? 0 : z_loss;
+    /* beyond this z lse may overflow in float32, and an ignored row's 0 times infinity is NaN */
+    p->z_loss = fabs(z_loss) <= 0x1p100 ? z_loss : 0;
     p->label_smoothing = p->kind == XENT_SHAPED_TARGETS || p->kind == XENT_SMOOTHED_TARGETS ? smoothing : 0;
 }
 
