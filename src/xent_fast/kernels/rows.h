@@ -313,6 +313,8 @@ KERNEL_INLINE double NAME(rows)(const xent_batch *batch, int64_t first_row, int6
     REAL *row_loss = batch->row_loss ? (REAL *)(void *)batch->row_loss + first_row : losses;
     if (HAS_LABELS(kind))
         xent_read_labels(&batch->labels, first_row, row_count, labels);
+    else
+        memset(labels, 0, sizeof labels);
     if (NAME(is_turned)(batch))
         NAME(turned_rows)(batch, first_row, row_count, labels, row_loss, workspace, compute);
     else
