@@ -349,6 +349,25 @@ def test_all_ignored(isa: str, dtype: type, classes: int) -> None:
         assert_same_bits(grad, np.zeros((5, classes), dtype))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"weight": np.nan}, {"weight": np.inf, "label_smoothing": 0.1}, {"z_loss": np.inf}],
+    ids=["NaN as weight", "infinite mass", "infinite z_loss"],
+)
+@pytest.mark.parametrize("classes", (3, 40))
+def test_ignored_rows_have_no_mass(isa: str, dtype: type, classes: int, options: dict) -> None:
+    """Gradient and loss of ignored rows are 0 where those of the others are not numbers."""
+    if "weight" in options:
+        options = options | {"weight": np.full(classes, options["weight"])}
+    logits = np.full((3, classes), -5, dtype)
+    loss, grad = softmax_cross_entropy_grad(
+        logits, [1, -100, 2], ignore_index=-100, reduction="none", **options
+    )
+    assert not np.isfinite(loss[[0, 2]]).any()
+    assert_same_bits(loss[1], dtype(0))
+    assert_same_bits(grad[1], np.zeros(classes, dtype))
+
+
 @pytest.mark.parametrize("classes", (1, 3, 40))
 def test_empty_batch(isa: str, dtype: type, kind: str, classes: int) -> None:
     """No rows: mean NaN, sum 0, no row losses, a gradient without rows."""

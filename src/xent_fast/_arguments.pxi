@@ -340,8 +340,9 @@ cdef inline double as_label_smoothing(object given) except? -1.0:
 
 cdef inline double as_temperature(object given) except? -1.0:
     cdef double value = as_real(given, "temperature")
-    if not 0 < value < INFINITY:
-        raise ValueError(f"temperature must be positive and finite, not {value}")
+    # from here log2(e) / T is finite in float32
+    if not 2.0**-126 <= value < INFINITY:
+        raise ValueError(f"temperature must be finite and at least 2**-126, not {value}")
     return value
 
 

@@ -1002,8 +1002,8 @@ def _labels(
 
 
 def _check_temperature(temperature: float) -> None:
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be positive and finite, not {temperature}")
+    if not 2**-126 <= temperature < math.inf:
+        raise ValueError(f"temperature must be finite and at least 2**-126, not {temperature}")
 
 
 # --- a row's softmax and the sums made with it ----------------------------------------------------

@@ -106,10 +106,8 @@ static void take_options(choices *c, problem *p) {
     const double smoothing = within(take_option(c, smoothings, 5), 0, 1);
     const double temperature = take_option(c, temperatures, 8);
     const double z_loss = take_option(c, z_losses, 7);
-    /* below this, 1 / T overflows in float32 */
-    p->temperature = temperature >= 0x1p-120 && isfinite(temperature) ? temperature : 1;
-    /* beyond this z lse may overflow in float32, and an ignored row's 0 times infinity is NaN */
-    p->z_loss = fabs(z_loss) <= 0x1p100 ? z_loss : 0;
+    p->temperature = temperature >= 0x1p-126 && isfinite(temperature) ? temperature : 1;
+    p->z_loss = isfinite(z_loss) ? z_loss : 0;
     p->label_smoothing = p->kind == XENT_SHAPED_TARGETS || p->kind == XENT_SMOOTHED_TARGETS ? smoothing : 0;
 }
 

@@ -637,6 +637,14 @@ KERNEL_INLINE NAME(pair) NAME(keep_pair)(vec_mask where, NAME(pair) a) {
     return a;
 }
 
+/* Zeros in the rows whose label is -1. */
+KERNEL_INLINE void NAME(clear_rows_without_label)(REAL (*columns)[LANES], int classes, vec labels) {
+    const vec_mask counts = v_not_less(labels, v_splat(0));
+    if (v_mask_bits(counts) != (1u << LANES) - 1)
+        for (int k = 0; k < classes; ++k)
+            v_store(columns[k], v_keep(counts, v_load(columns[k])));
+}
+
 /* Labels as lanes, -1 where there is no row; ignored rows become -1 with a weight of 0, and their logits 0. */
 KERNEL_INLINE vec NAME(lane_labels)(const xent_labels *labels, const int64_t *values, int row_count, int classes,
                                     NAME(tile) * tile, NAME(lane_weights) * weights) {
@@ -654,8 +662,7 @@ KERNEL_INLINE vec NAME(lane_labels)(const xent_labels *labels, const int64_t *va
     if (v_mask_bits(counts) != (1u << LANES) - 1) {
         weights->weight = NAME(keep_pair)(counts, weights->weight);
         weights->gradient_weight = NAME(keep_pair)(counts, weights->gradient_weight);
-        for (int k = 0; k < classes; ++k)
-            v_store(tile->columns[k], v_keep(counts, v_load(tile->columns[k])));
+        NAME(clear_rows_without_label)(tile->columns, classes, lanes);
     }
     return lanes;
 }
@@ -722,6 +729,9 @@ KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, 
         v_store_first(row_loss, row_count, results.loss);
     if (batch->lse || batch->prediction)
         NAME(tell_lanes)(batch, first_row, row_count, lanes, &results, HAS_LABELS(kind));
+    /* their weight of 0 alone gives NaN where a mass overflows */
+    if (has_grad && HAS_LABELS(kind) && batch->labels.has_ignore_index)
+        NAME(clear_rows_without_label)(tile.columns, classes, lanes);
     if (has_grad)
         NAME(store_columns)(tile.columns, batch->grad + first_row * batch->grad_row_stride, batch->grad_row_stride,
                             batch->grad_class_stride, row_count, classes);
