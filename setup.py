@@ -48,9 +48,10 @@ CYTHON_DIRECTIVES = {
     "wraparound": CYTHON_CHECKS,
 }
 # The kernels ask for every fused multiply-add themselves; a compiler that contracts or reorders
-# others would give each instruction set bits of its own.
+# others would give each instruction set bits of its own. Debug information, for which Python's own
+# flags may ask, takes as long as all the rest, so much is inlined.
 FLAGS = {
-    "unix": ["-O3", "-ffp-contract=off", "-fvisibility=hidden"],
+    "unix": ["-O3", "-ffp-contract=off", "-fvisibility=hidden", "-g0"],
     "msvc": ["/O2", "/fp:precise", "/std:c11"],
 }
 # (to compile, to link), tried in this order; the second is for Apple's clang.
