@@ -21,7 +21,7 @@ import xent_fast
 pytestmark = pytest.mark.skipif(not float_mode.IS_KNOWN, reason="fenv_t of this platform unknown")
 
 # Rows side by side, classes side by side, several blocks, rows that threads share.
-SHAPES = ((17, 3), (17, 10), (17, 33), (40, 1_000), (1, 35_000))
+SHAPES = ((17, 10), (40, 1_000), (1, 35_000))
 OPTIONS = (
     {},
     {"label_smoothing": 0.1, "z_loss": 1e-4, "temperature": 1.7, "reduction": "none"},

@@ -1,7 +1,7 @@
 # The backward passes of softmax and log_softmax, included by _core.pyx.
 #
-# Knows: what a caller may hand over, arrays of any shape as rows, OpenMP over chunks of rows.
-# Must not know: the mathematics, what any instruction set can do.
+# Knows: which rows of which arrays a backward pass takes, OpenMP over chunks of them.
+# Must not know: the mathematics, what any instruction set can do, how arguments are checked.
 
 from xent_fast._kernels cimport xent_vjp_batch, xent_vjp_kernels
 
@@ -119,53 +119,3 @@ cdef inline void process_vjp_chunk(
     cdef xent_float_mode mode = xent_use_default_mode()
     process(batch, first_row, min(chunk_rows, batch.rows - first_row))
     xent_restore_mode(mode)
-
-
-cdef int check_alike(object array, str name, object other, str other_name) except -1:
-    """Two arrays must have one shape and one dtype, whatever the byte order."""
-    if array.dtype.type is not other.dtype.type:
-        raise TypeError(
-            f"{name} must have the dtype {other.dtype} of {other_name}, not {array.dtype}"
-        )
-    if array.shape != other.shape:
-        raise ValueError(
-            f"{name} must have the shape {other.shape} of {other_name}, not {array.shape}"
-        )
-    return 0
-
-
-# --- checks for functions that are written in Python ----------------------------------------------
-
-
-def checked_floats(given, name, out):
-    """An array of float32 or float64; one that is not an array only without `out`."""
-    return as_float_array(given, name, out)
-
-
-def checked_axis(given, array, name):
-    """An axis that has a class, counted from the first."""
-    return as_axis(given, array, name)
-
-
-def checked_output(out, array, name):
-    """`out` as an array that can take a result with the shape and dtype of an input."""
-    destination = as_output(out, array, name)
-    check_overlap(destination, array, name)
-    return destination
-
-
-def checked_scale(reduction, scale, num_threads):
-    """The scale as a float, all three having been checked."""
-    as_reduction(reduction)
-    as_thread_count(num_threads)
-    return as_real(scale, "scale")
-
-
-def checked_number(given, name):
-    """A float from any real number but a bool."""
-    return as_real(given, name)
-
-
-def checked_integer(given, name):
-    """A Python int from any integer but a bool."""
-    return as_integer(given, name)
