@@ -81,11 +81,13 @@ KERNEL_INLINE int NAME(has_columns)(ptrdiff_t class_stride) {
     return class_stride != 0 && class_stride != (ptrdiff_t)sizeof(REAL);
 }
 
-/* Columns that lie in memory as such. */
+/* Columns that lie in memory as such.  Those of later rows are asked for: they are further apart than a processor looks by
+ * itself. */
 KERNEL_INLINE void NAME(load_lying_columns)(REAL (*columns)[LANES], const char *source, ptrdiff_t class_stride,
                                             int row_count, int classes) {
     for (int k = 0; k < classes; ++k) {
         const REAL *column = (const REAL *)(const void *)(source + k * class_stride);
+        PREFETCH(column + 2 * LANES);
         v_store(columns[k], row_count == LANES ? v_load(column) : v_load_first(column, row_count, 0));
     }
 }
@@ -539,8 +541,8 @@ KERNEL_INLINE NAME(lane_results)
     sums.pivot = labels;
     sums.slope = zero;
     NAME(columns_maximum)(tile->columns, classes, &sums, kind);
-    results.prediction = labels;
-    if (settings->wants_prediction)
+    results.prediction = sums.pivot;
+    if (settings->wants_prediction && !HAS_MASS(kind))
         results.prediction = NAME(columns_first_maximum)(tile->columns, classes);
     const vec base = NAME(finite_maximum)(sums.maximum);
     if (kind == XENT_SMOOTHED_TARGETS && smoothed->class_weight)

@@ -235,23 +235,21 @@ KERNEL_INLINE int NAME(rows_per_turn)(int64_t classes) {
     return classes * (4 * LANES) * (int64_t)sizeof(REAL) <= BYTES_PER_TURN ? 4 * LANES : LANES;
 }
 
-/* A place for them that the kernels like: columns in a tile's way, or rows of contiguous classes. */
+/* A place for them where their classes are contiguous. */
 KERNEL_INLINE NAME(matrix) NAME(place_for_turned)(char *place, int64_t classes) {
-    const int64_t rows = NAME(rows_per_turn)(classes);
-    const ptrdiff_t one = (ptrdiff_t)sizeof(REAL);
-    if (classes <= MOST_CLASSES_ALONG_ROWS)
-        return NAME(matrix_of)(place, one, (ptrdiff_t)rows * one);
-    return NAME(matrix_of)(place, (ptrdiff_t)classes * one, 0);
+    return NAME(matrix_of)(place, (ptrdiff_t)classes * (ptrdiff_t)sizeof(REAL), 0);
 }
 
 KERNEL_INLINE size_t NAME(bytes_of_turned)(int64_t classes) {
     return (size_t)(classes * NAME(rows_per_turn)(classes)) * sizeof(REAL);
 }
 
-KERNEL_INLINE int NAME(is_turned)(const xent_batch *batch) {
-    return NAME(has_columns)(batch->logits_class_stride) ||
-           (batch->grad && NAME(has_columns)(batch->grad_class_stride)) ||
-           (batch->dense_targets && NAME(has_columns)(batch->dense_targets_class_stride));
+/* Whether rows must be turned: a few classes are read and written as they lie. */
+KERNEL_INLINE int NAME(must_turn)(const xent_batch *batch) {
+    return batch->classes > MOST_CLASSES_ALONG_ROWS &&
+           (NAME(has_columns)(batch->logits_class_stride) ||
+            (batch->grad && NAME(has_columns)(batch->grad_class_stride)) ||
+            (batch->dense_targets && NAME(has_columns)(batch->dense_targets_class_stride)));
 }
 
 KERNEL_INLINE void NAME(plain_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
@@ -315,14 +313,16 @@ KERNEL_INLINE double NAME(rows)(const xent_batch *batch, int64_t first_row, int6
         xent_read_labels(&batch->labels, first_row, row_count, labels);
     else
         memset(labels, 0, sizeof labels);
-    if (NAME(is_turned)(batch))
+    if (NAME(must_turn)(batch))
         NAME(turned_rows)(batch, first_row, row_count, labels, row_loss, workspace, compute);
     else
         compute(batch, first_row, row_count, labels, row_loss, workspace);
     return NAME(sum_of_losses)(row_loss, row_count);
 }
 
-static size_t NAME(turning_bytes)(int64_t classes) { return 2 * NAME(bytes_of_turned)(classes); }
+static size_t NAME(turning_bytes)(int64_t classes) {
+    return classes > MOST_CLASSES_ALONG_ROWS ? 2 * NAME(bytes_of_turned)(classes) : 0;
+}
 
 /* What the threads that share a row leave for each other; its blocks' summaries and sums of class weights follow. */
 typedef struct {
