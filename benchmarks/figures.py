@@ -13,8 +13,10 @@ from benchmarks.implementations import BASELINE, OURS
 from benchmarks.implementations.contract import LIMIT, PEER
 
 GOAL_OVER_PEERS = 5  # times faster than the fastest peer
+GOAL_OF_ISA = {"avx2": 3, "portable": 1}  # the same, of one instruction set
 GOAL_OF_LIMIT = 0.9  # of the speed of the limit
 GOAL_OF_OPTIONS = 1.3  # times the plain call
+GOAL_OF_AXIS = 5  # times faster than PyTorch
 ONE_THREAD = f"{OURS}, 1 thread"
 
 # Arithmetic floors, in cycles per 16 float32 elements on one thread, with 16 lanes a register: what
@@ -23,6 +25,8 @@ LANES = {"avx512": 16, "avx2": 8}
 ROW_FLOOR = (5.0, 7.5)  # rows longer than a few registers, in cache; newest to older processors
 FEW_CLASSES_FLOOR = (10.0, 15.0)  # 2 to 16 classes, logarithm included
 FEW_CLASSES = 16
+CLASSES_SIDE_BY_SIDE = 32  # of as many rows as fill a register
+SMALLEST = 1024  # logits; below, a call is mostly its own cost
 
 
 def fastest(cell: dict, role: str) -> str | None:
@@ -79,18 +83,37 @@ def without_variants(results: dict) -> list[dict]:
     return [cell for cell in results["workloads"] if not cell["variant"]]
 
 
-def below_peer_goal(results: dict) -> list[dict]:
-    ratios = [(cell, over_fastest_peer(cell)) for cell in results["workloads"]]
-    return [cell for cell, value in ratios if value is not None and value < GOAL_OVER_PEERS]
+def of_isa(cell: dict, isa: str, machine: dict) -> float | None:
+    """How many times faster than the fastest peer one instruction set is."""
+    name = OURS if isa == machine["isa"]["active"] else f"{OURS}, {isa}"
+    return ratio(cell, fastest(cell, PEER), name)
 
 
-def below_limit_goal(results: dict) -> list[dict]:
-    found = []
-    for cell in results["workloads"]:
-        share = share_of_limit(cell)
-        if share is not None and share < GOAL_OF_LIMIT and beyond_cache(cell, results["machine"]):
-            found.append(cell)
-    return found
+def judged(cell: dict, machine: dict) -> list[tuple[float, float] | None]:
+    """What the goals are held to, each with its goal: peers, each instruction set, the limit."""
+    pairs = [(over_fastest_peer(cell), GOAL_OVER_PEERS)]
+    pairs += [(of_isa(cell, isa, machine), goal) for isa, goal in GOAL_OF_ISA.items()]
+    pairs.append((share_of_limit(cell) if beyond_cache(cell, machine) else None, GOAL_OF_LIMIT))
+    return [None if value is None else (value, goal) for value, goal in pairs]
+
+
+def missing_goals(results: dict) -> list[dict]:
+    """The workloads that miss at least one."""
+    return [
+        cell
+        for cell in results["workloads"]
+        if any(pair and pair[0] < pair[1] for pair in judged(cell, results["machine"]))
+    ]
+
+
+def bound(cell: dict) -> str:
+    """What bounds a workload, in the words of a paragraph of docs/benchmarks.md."""
+    if cell["rows"] * cell["classes"] < SMALLEST:
+        return "the call"
+    for variant in ("dense targets", "new array", "loss only"):
+        if variant in cell["variant"]:
+            return variant
+    return "few classes" if cell["classes"] <= CLASSES_SIDE_BY_SIDE else "long rows"
 
 
 def slower_than_one_thread(results: dict) -> list[dict]:

@@ -780,6 +780,7 @@ logits = np.ones((rows, 2 * classes))[:, ::2]  # of no layout that the kernels t
 out = np.full((rows, 2 * classes), 7.0)[:, ::2]
 swapped = logits.astype(logits.dtype.newbyteorder())
 labels = np.zeros(rows, np.int64)
+apart = np.ones((2_000_000, 8)).T  # whose rows the kernels turn, twice as many bytes
 softmax_cross_entropy_grad(logits[:64], labels[:64], num_threads=1)
 
 with open("/proc/self/statm") as status:
@@ -793,6 +794,9 @@ calls = {
     "place to work in place": lambda: softmax_cross_entropy_grad(
         logits, labels, out=logits, num_threads=1
     ),
+    "place for turned rows": lambda: softmax_cross_entropy_grad(
+        apart, labels[:8], out=apart, num_threads=1
+    ),
     "native targets": lambda: softmax_cross_entropy_grad(logits, swapped, out=out, num_threads=1),
 }
 for name, call in calls.items():
@@ -804,6 +808,7 @@ for name, call in calls.items():
         raise SystemExit(f"{name}: enough memory")
     assert (logits == 1.0).all(), name
     assert (out == 7.0).all(), name
+    assert (apart == 1.0).all(), name
 """
 
 

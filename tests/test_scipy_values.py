@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 DIGITS = 200
-# What SciPy asks of itself; the library's own bounds are narrower and stand in test_accuracy.py.
+# What SciPy asks of itself.
 RELATIVE_TOLERANCE = 1e-13
 
 ROWS = {

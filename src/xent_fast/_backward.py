@@ -39,7 +39,7 @@ def softmax_vjp(
     grad_probabilities : array_like of the same shape and dtype
         Gradient of a loss with respect to the probabilities, in the loss's unit.
     axis : int, default -1
-        The axis of the classes. Along the last one nothing is copied, along another the inputs are.
+        The axis of the classes. Inputs whose classes do not lie side by side are copied.
     out : ndarray of the same shape and dtype, optional
         Where the result is written: one of the two inputs, or an array that shares no memory with
         them. Both inputs must then be ndarrays. By default a new array.

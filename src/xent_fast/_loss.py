@@ -140,7 +140,8 @@ def softmax_cross_entropy(
         targets, floating-point numbers of the logits' shape, which need not sum to 1 and are
         converted to the logits' dtype.
     axis : int, default -1
-        The class axis. Rows that do not lie one after another in memory are copied.
+        The class axis. Logits are copied only where their classes lie neither side by side nor
+        some distance apart with at least eight rows side by side, as in (N, C, H, W).
     weight : array_like of shape (classes,), optional
         Real numbers that multiply the targets of each class; converted to the logits' dtype.
     sample_weight : array_like of the logits' shape without the class axis, optional

@@ -34,10 +34,11 @@ class RowStatistics(NamedTuple):
     ----------
     lse : ndarray of the logits' dtype
         In nats: logarithm of the sum of the exponentials of the row's logits, which are divided by
-        the temperature first. NaN where the row is ignored or its loss is NaN.
+        the temperature first. NaN where the row is ignored or has no softmax: its logits have a NaN
+        or plus infinity, or are all minus infinity.
     prediction : ndarray of intp
-        The class of the largest logit, the first of several; -1 where the row is ignored or its
-        loss is NaN.
+        The class of the largest logit, the first of several; -1 where the row is ignored or has no
+        softmax.
     is_correct : ndarray of bool
         Whether the prediction is the row's class index or, for dense targets, the class of the
         row's first largest target. False where the prediction is -1.

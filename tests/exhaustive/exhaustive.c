@@ -80,15 +80,18 @@ typedef struct {
     double worst_argument, worst_reference;
 } tally;
 
+/* NaN is as wrong as can be. */
+static double known(double error) { return isnan(error) ? INFINITY : error; }
+
 static void note(tally *seen, double error, double error_of_pair, double argument, double reference) {
     ++seen->count;
-    if (!(error <= seen->worst)) {
-        seen->worst = error;
+    if (known(error) > seen->worst) {
+        seen->worst = known(error);
         seen->worst_argument = argument;
         seen->worst_reference = reference;
     }
-    if (!(error_of_pair <= seen->worst_of_pair))
-        seen->worst_of_pair = error_of_pair;
+    if (known(error_of_pair) > seen->worst_of_pair)
+        seen->worst_of_pair = known(error_of_pair);
 }
 
 static void print_tally(const char *function, const tally *seen) {
@@ -130,7 +133,8 @@ static void judge_exponentials_32(const float *arguments, double c, tally *seen)
             c == 0 ? exp(x) * SCALE_32 : (double)(expl((long double)x - c * 0.6931471805599453094172321L) * SCALE_32);
         double error = 0, error_of_pair = 0;
         if (exact < 0x1p-126) {
-            error = plain[lane] == 0 || exact > 0x1.6ap-127 ? 0 : INFINITY;
+            const int may_be_smallest = exact > 0x1.6ap-127 && plain[lane] <= 0x1p-126f;
+            error = plain[lane] == 0 || may_be_smallest ? 0 : INFINITY;
         } else {
             const double inverse = inverse_spacing_32(exact);
             error = fabs((double)plain[lane] - exact) * inverse;

@@ -312,7 +312,8 @@ static void run_vjp(const xent_isa *isa, request r, int of_logarithm) {
 
 /* --- all of them --- */
 
-/* Every target kind, output and set of options of one shape; label types and, in the quick form, sides take turns. */
+/* Every target kind, output and set of options of one shape; label types and, in the quick form, sides take turns.  There the
+ * side that is taken depends on rows and classes so that either beside each other number of the other meets every side. */
 static int64_t run_shape(const xent_isa *isa, request r, int quick) {
     static int64_t turn;
     int64_t cases = 0;
@@ -320,7 +321,7 @@ static int64_t run_shape(const xent_isa *isa, request r, int quick) {
         r.side = (guard_side)side;
         if (side == AROUND_COLUMNS && r.classes > MOST_COLUMNS)
             continue;
-        if (quick && (turn++ + r.classes) % SIDE_COUNT)
+        if (quick && side != (r.rows + r.classes) % SIDE_COUNT)
             continue;
         for (int place = 0; place < OUTPUT_COUNT; ++place) {
             r.place = (output_place)place;

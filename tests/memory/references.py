@@ -188,11 +188,16 @@ def bad_calls(call: calls.Call) -> Iterator[calls.Call]:
             arguments[position] = change(given)
             yield spoiled(call, f"argument {position}, {number}", arguments=tuple(arguments))
     if call.out is not None:
-        for out in (read_only(call.out), call.out[:, ::-1], call.out[:1].repeat(2, axis=0)):
-            aliased = np.broadcast_to(out[:1], call.out.shape) if out.shape[0] == 2 else out
-            if aliased.flags.writeable and not np.shares_memory(aliased, call.arguments[0]):
-                continue
-            yield spoiled(call, "out", options={**call.options, "out": aliased})
+        for what, out in bad_outputs(call):
+            yield spoiled(call, what, options={**call.options, "out": out})
+
+
+def bad_outputs(call: calls.Call) -> Iterator[tuple[str, np.ndarray]]:
+    """Outputs of the right shape and dtype that a call must not write to."""
+    given, out = call.arguments[0], call.out
+    yield "read-only out", read_only(out)
+    yield "out over the input backwards", given[::-1]
+    yield "out over itself", np.lib.stride_tricks.as_strided(out, strides=(0, out.itemsize))
 
 
 def spoiled(call: calls.Call, what: str, **changes: Any) -> calls.Call:
