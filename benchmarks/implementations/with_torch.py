@@ -61,7 +61,7 @@ def _compile(function: Callable) -> Callable:
 def cross_entropy(*, compiled: bool) -> Callable[[Case], Step]:
     def make(case: Case) -> Step:
         torch, targets = _torch(), tensor(case.targets)
-        function = _compile(_mean_loss) if compiled else _mean_loss
+        function = _compile(_mean_loss()) if compiled else _mean_loss()
 
         def loss_step(x):
             with torch.no_grad():
@@ -74,11 +74,11 @@ def cross_entropy(*, compiled: bool) -> Callable[[Case], Step]:
 
 def eager_loss_and_grad(targets: np.ndarray) -> Step:
     """Of logits with the classes on axis 1, any number of dimensions."""
-    return _with_backward_pass(_mean_loss, tensor(targets))
+    return _with_backward_pass(_mean_loss(), tensor(targets))
 
 
-def _mean_loss(x, targets):
-    return _torch().nn.functional.cross_entropy(x, targets)
+def _mean_loss() -> Callable:
+    return _torch().nn.functional.cross_entropy
 
 
 def _with_backward_pass(loss_of: Callable, targets) -> Step:

@@ -614,10 +614,14 @@ KERNEL_INLINE NAME(lane_weights)
     NAME(weights_of_rows)(const xent_batch *batch, int64_t first_row, int row_count, const int64_t *labels, int kind) {
     double weight[LANES];
     NAME(lane_weights) weights;
-    for (int row = 0; row < LANES; ++row) {
-        const int64_t label = HAS_MASS(kind) || row >= row_count ? 0 : clamped_label(labels[row], batch->classes);
-        weight[row] = row < row_count ? NAME(weight_of_row)(batch, first_row + row, label, kind) : 0;
-    }
+    for (int row = 0; row < LANES; ++row)
+        weight[row] = row < row_count ? batch->weight_factor : 0;
+    if (batch->sample_weight)
+        for (int row = 0; row < row_count; ++row)
+            weight[row] *= batch->sample_weight[first_row + row];
+    if (batch->class_weight && !HAS_MASS(kind))
+        for (int row = 0; row < row_count; ++row)
+            weight[row] *= NAME(class_weight)(batch, clamped_label(labels[row], batch->classes));
     weights.is_rescaled = 0;
     for (int row = 0; row < LANES; ++row)
         weights.is_rescaled |= NAME(is_small_weight)(weight[row]);
@@ -676,13 +680,12 @@ KERNEL_INLINE void NAME(tell_lanes)(const xent_batch *batch, int64_t first_row, 
     v_store(numbers, labels);
     v_store(lse, results->lse);
     v_store(prediction, results->prediction);
-    for (int row = 0; row < row_count; ++row) {
-        const int counts = !has_labels || numbers[row] >= 0;
-        if (batch->lse)
-            ((REAL *)(void *)batch->lse)[first_row + row] = counts ? lse[row] : (REAL)NAN;
-        if (batch->prediction)
-            batch->prediction[first_row + row] = counts ? (int64_t)prediction[row] : -1;
-    }
+    if (batch->lse)
+        for (int row = 0; row < row_count; ++row)
+            ((REAL *)(void *)batch->lse)[first_row + row] = has_labels && numbers[row] < 0 ? (REAL)NAN : lse[row];
+    if (batch->prediction)
+        for (int row = 0; row < row_count; ++row)
+            batch->prediction[first_row + row] = has_labels && numbers[row] < 0 ? -1 : (int64_t)prediction[row];
 }
 
 /* log p = (x - m) / T - log of the sum, in place of the logits. */
