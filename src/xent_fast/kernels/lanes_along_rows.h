@@ -184,29 +184,6 @@ KERNEL_INLINE void NAME(shape_masses)(NAME(tile) * tile, const xent_batch *batch
     }
 }
 
-/* Mass and distance (see lanes_along_classes.h), four columns in a tree at a time. */
-KERNEL_INLINE void NAME(columns_masses)(const NAME(tile) * tile, int classes, vec base, NAME(lane_sums) * sums) {
-    const vec zero = v_splat(0);
-    NAME(pair) mass = NAME(zero_pair)(), distance = NAME(zero_pair)();
-    vec pivot_target = zero;
-    for (int first = 0; first < classes; first += 4) {
-        vec targets[4] = {zero, zero, zero, zero}, terms[4] = {zero, zero, zero, zero};
-        for (int j = 0; j < 4 && first + j < classes; ++j) {
-            const int k = first + j;
-            targets[j] = v_load(tile->masses[k]);
-            const vec term = v_mul(targets[j], v_sub(base, v_load(tile->columns[k])));
-            terms[j] = v_select(v_equal(targets[j], zero), zero, term);
-            pivot_target = v_select(v_equal(sums->pivot, v_splat((REAL)k)), targets[j], pivot_target);
-        }
-        NAME(pair_add)(&mass, v_add(v_add(targets[0], targets[1]), v_add(targets[2], targets[3])));
-        NAME(pair_add)(&distance, v_add(v_add(terms[0], terms[1]), v_add(terms[2], terms[3])));
-    }
-    sums->target_mass = sums->other_mass = mass;
-    NAME(pair_add)(&sums->other_mass, v_sub(zero, pivot_target));
-    sums->distance = NAME(pair_total)(distance);
-    sums->pivot_target = pivot_target;
-}
-
 /* A double as two numbers of the dtype in every lane. */
 KERNEL_INLINE NAME(pair) NAME(pair_of)(double number) {
     const REAL high = (REAL)number;
@@ -251,52 +228,76 @@ KERNEL_INLINE void NAME(smooth_labels)(NAME(smoothed_masses) * masses, const int
     NAME(weigh_labels)(masses, v_load(label_weight));
 }
 
-/* Up to four columns' distances w (base - x), added in a tree; at the label without its weight, and the pivot's weight. */
-KERNEL_INLINE void NAME(distances_of_four)(REAL (*columns)[LANES], int first, int count,
-                                           const NAME(smoothed_masses) * masses, vec base, vec pivot,
-                                           NAME(pair) * distance, vec *label_distance, vec *pivot_weight,
-                                           int is_weighted) {
+/* What a sweep over the columns finds of the masses: the sums of q and of q (base - x), or of w (base - x) for smoothed
+ * targets, and what is the label's and the pivot's own. */
+typedef struct {
+    NAME(pair) mass, distance;
+    vec label_distance, pivot_mass; /* base - x of the label, smoothed targets; q of the pivot, or its w */
+} NAME(column_sums);
+
+/* Adds up to four columns in a tree.  0 * inf = 0. */
+KERNEL_INLINE void NAME(add_four_columns)(const NAME(tile) * tile, int first, int count,
+                                          const NAME(smoothed_masses) * smoothed, vec base, vec pivot,
+                                          NAME(column_sums) * sums, int is_weighted, int kind) {
     const vec zero = v_splat(0);
-    vec terms[4] = {zero, zero, zero, zero};
+    vec masses[4] = {zero, zero, zero, zero}, terms[4] = {zero, zero, zero, zero};
     for (int j = 0; j < count; ++j) {
         const vec number = v_splat((REAL)(first + j));
-        terms[j] = v_sub(base, v_load(columns[first + j]));
-        *label_distance = v_select(v_equal(masses->labels, number), terms[j], *label_distance);
-        if (!is_weighted)
-            continue;
-        const REAL weight = masses->class_weight[first + j];
-        terms[j] = weight == 0 ? zero : v_mul(v_splat(weight), terms[j]);
-        *pivot_weight = v_select(v_equal(pivot, number), v_splat(weight), *pivot_weight);
+        terms[j] = v_sub(base, v_load(tile->columns[first + j]));
+        if (kind == XENT_SMOOTHED_TARGETS) {
+            sums->label_distance = v_select(v_equal(smoothed->labels, number), terms[j], sums->label_distance);
+            if (!is_weighted)
+                continue;
+            const REAL weight = smoothed->class_weight[first + j];
+            masses[j] = v_splat(weight);
+            terms[j] = weight == 0 ? zero : v_mul(masses[j], terms[j]);
+        } else {
+            masses[j] = v_load(tile->masses[first + j]);
+            terms[j] = v_select(v_equal(masses[j], zero), zero, v_mul(masses[j], terms[j]));
+        }
+        sums->pivot_mass = v_select(v_equal(pivot, number), masses[j], sums->pivot_mass);
     }
-    NAME(pair_add)(distance, v_add(v_add(terms[0], terms[1]), v_add(terms[2], terms[3])));
+    if (kind != XENT_SMOOTHED_TARGETS)
+        NAME(pair_add)(&sums->mass, v_add(v_add(masses[0], masses[1]), v_add(masses[2], masses[3])));
+    NAME(pair_add)(&sums->distance, v_add(v_add(terms[0], terms[1]), v_add(terms[2], terms[3])));
 }
 
-/* Mass and distance of smoothed targets. */
-KERNEL_INLINE void NAME(columns_smoothed_masses)(REAL (*columns)[LANES], int classes,
-                                                 const NAME(smoothed_masses) * masses, vec base, NAME(lane_sums) * sums,
-                                                 int is_weighted) {
-    const vec zero = v_splat(0), smoothing = masses->smoothing.high;
-    NAME(pair) distance = NAME(zero_pair)();
-    vec label_distance = zero, pivot_weight = v_splat(1);
-    int first = 0;
-    for (; first + 4 <= classes; first += 4)
-        NAME(distances_of_four)(columns, first, 4, masses, base, sums->pivot, &distance, &label_distance, &pivot_weight,
-                                is_weighted);
-    if (first < classes)
-        NAME(distances_of_four)(columns, first, classes - first, masses, base, sums->pivot, &distance, &label_distance,
-                                &pivot_weight, is_weighted);
+/* Mass and distance of smoothed targets; no mass is the difference of two. */
+KERNEL_INLINE void NAME(smooth_lanes)(const NAME(smoothed_masses) * smoothed, const NAME(column_sums) * found,
+                                      NAME(lane_sums) * sums) {
+    const vec zero = v_splat(0), smoothing = smoothed->smoothing.high, label_mass = smoothed->label_mass;
+    const vec_mask is_label = v_equal(sums->pivot, smoothed->labels);
+    const vec other_weight = v_add(v_sub(smoothed->weight_sum.high, found->pivot_mass), smoothed->weight_sum.low);
     /* 0 * inf = 0 */
-    const vec label_mass = masses->label_mass;
-    sums->distance = v_drop(v_equal(label_mass, zero), v_mul(label_mass, label_distance));
+    sums->distance = v_drop(v_equal(label_mass, zero), v_mul(label_mass, found->label_distance));
     if (v_first(smoothing) != 0)
-        sums->distance = v_fma(smoothing, NAME(pair_total)(distance), sums->distance);
-    /* no mass is the difference of two */
-    const vec_mask is_label = v_equal(sums->pivot, masses->labels);
-    const vec other_weight = v_add(v_sub(masses->weight_sum.high, pivot_weight), masses->weight_sum.low);
-    sums->target_mass = masses->target_mass;
-    sums->pivot_target = v_select(is_label, masses->label_target.high, v_mul(smoothing, pivot_weight));
+        sums->distance = v_fma(smoothing, NAME(pair_total)(found->distance), sums->distance);
+    sums->target_mass = smoothed->target_mass;
+    sums->pivot_target = v_select(is_label, smoothed->label_target.high, v_mul(smoothing, found->pivot_mass));
     sums->other_mass.high = v_fma(smoothing, other_weight, v_drop(is_label, label_mass));
     sums->other_mass.low = zero;
+}
+
+/* Mass and distance (see lanes_along_classes.h). */
+KERNEL_INLINE void NAME(columns_masses)(const NAME(tile) * tile, int classes, const NAME(smoothed_masses) * smoothed,
+                                        vec base, NAME(lane_sums) * sums, int is_weighted, int kind) {
+    const vec zero = v_splat(0);
+    const int has_unit_mass = kind == XENT_SMOOTHED_TARGETS && !is_weighted;
+    NAME(column_sums)
+    found = {NAME(zero_pair)(), NAME(zero_pair)(), zero, v_splat(has_unit_mass ? 1 : 0)};
+    int first = 0;
+    for (; first + 4 <= classes; first += 4)
+        NAME(add_four_columns)(tile, first, 4, smoothed, base, sums->pivot, &found, is_weighted, kind);
+    if (first < classes)
+        NAME(add_four_columns)(tile, first, classes - first, smoothed, base, sums->pivot, &found, is_weighted, kind);
+    if (kind == XENT_SMOOTHED_TARGETS) {
+        NAME(smooth_lanes)(smoothed, &found, sums);
+        return;
+    }
+    sums->target_mass = sums->other_mass = found.mass;
+    NAME(pair_add)(&sums->other_mass, v_sub(zero, found.pivot_mass));
+    sums->distance = NAME(pair_total)(found.distance);
+    sums->pivot_target = found.pivot_mass;
 }
 
 /* Subtracts the maximum from the lanes where it is huge; returns what was subtracted. */
@@ -441,39 +442,36 @@ KERNEL_INLINE vec NAME(gradient_of_pivot)(const NAME(lane_sums) * sums, NAME(pai
     return v_sub(v_splat(0), v_fma(ratio.high, weight.high, low));
 }
 
-/* The gradient in place of the exponentials. */
-KERNEL_INLINE void NAME(columns_gradient)(NAME(tile) * tile, int classes, vec pivot, NAME(pair) factor,
-                                          vec pivot_gradient, vec weight, int kind) {
-    const vec minus_weight = v_sub(v_splat(0), weight);
-    REAL number = 0;
-    for (int k = 0; k < classes; ++k, ++number) {
-        const vec e = v_load(tile->columns[k]);
-        vec grad = NAME(product_with_pair)(e, factor);
-        if (HAS_MASS(kind))
-            grad = v_fma(minus_weight, v_load(tile->masses[k]), grad);
-        v_store(tile->columns[k], v_select(v_equal(pivot, v_splat(number)), pivot_gradient, grad));
-    }
-}
-
 /* a b, rounded once but for terms that do not show. */
 KERNEL_INLINE vec NAME(rounded_product)(NAME(pair) a, NAME(pair) b) {
     const NAME(pair) product = NAME(pair_product)(a, b);
     return v_add(product.high, product.low);
 }
 
-/* The same for smoothed targets: e * factor - a q. */
-KERNEL_INLINE void NAME(columns_smoothed_gradient)(REAL (*columns)[LANES], int classes, vec pivot, NAME(pair) factor,
-                                                   vec pivot_gradient, NAME(pair) weight,
-                                                   const NAME(smoothed_masses) * masses, int is_weighted) {
+/* The gradient in place of the exponentials: e * factor - a q, and the pivot's. */
+KERNEL_INLINE void NAME(columns_gradient)(NAME(tile) * tile, int classes, vec pivot, NAME(pair) factor,
+                                          vec pivot_gradient, NAME(pair) weight, const NAME(smoothed_masses) * smoothed,
+                                          int is_weighted, int kind) {
     const vec zero = v_splat(0);
-    const vec minus_label = v_sub(zero, NAME(rounded_product)(weight, masses->label_target));
-    const vec minus_unit = v_sub(zero, NAME(rounded_product)(weight, masses->smoothing));
+    vec minus_weight = v_sub(zero, weight.high), minus_label = zero;
+    if (kind == XENT_SMOOTHED_TARGETS) {
+        minus_weight = v_sub(zero, NAME(rounded_product)(weight, smoothed->smoothing));
+        minus_label = v_sub(zero, NAME(rounded_product)(weight, smoothed->label_target));
+    }
     REAL number = 0;
     for (int k = 0; k < classes; ++k, ++number) {
-        vec mass = is_weighted ? v_mul(minus_unit, v_splat(masses->class_weight[k])) : minus_unit;
-        mass = v_select(v_equal(masses->labels, v_splat(number)), minus_label, mass);
-        const vec grad = NAME(product_with_pair_plus)(v_load(columns[k]), factor, mass);
-        v_store(columns[k], v_select(v_equal(pivot, v_splat(number)), pivot_gradient, grad));
+        const vec e = v_load(tile->columns[k]);
+        vec grad;
+        if (kind == XENT_SMOOTHED_TARGETS) {
+            const vec mass = is_weighted ? v_mul(minus_weight, v_splat(smoothed->class_weight[k])) : minus_weight;
+            const vec_mask is_label = v_equal(smoothed->labels, v_splat(number));
+            grad = NAME(product_with_pair_plus)(e, factor, v_select(is_label, minus_label, mass));
+        } else {
+            grad = NAME(product_with_pair)(e, factor);
+            if (HAS_MASS(kind))
+                grad = v_fma(minus_weight, v_load(tile->masses[k]), grad);
+        }
+        v_store(tile->columns[k], v_select(v_equal(pivot, v_splat(number)), pivot_gradient, grad));
     }
 }
 
@@ -512,13 +510,9 @@ KERNEL_INLINE void NAME(gradient_of_tile)(NAME(tile) * tile, int classes, const 
             v_store(tile->columns[k], v_select(is_number, v_load(tile->columns[k]), not_a_number));
     }
     if (kind == XENT_SMOOTHED_TARGETS && smoothed->class_weight)
-        NAME(columns_smoothed_gradient)(tile->columns, classes, sums->pivot, factor, pivot_gradient, weight, smoothed,
-                                        1);
-    else if (kind == XENT_SMOOTHED_TARGETS)
-        NAME(columns_smoothed_gradient)(tile->columns, classes, sums->pivot, factor, pivot_gradient, weight, smoothed,
-                                        0);
+        NAME(columns_gradient)(tile, classes, sums->pivot, factor, pivot_gradient, weight, smoothed, 1, kind);
     else
-        NAME(columns_gradient)(tile, classes, sums->pivot, factor, pivot_gradient, weight.high, kind);
+        NAME(columns_gradient)(tile, classes, sums->pivot, factor, pivot_gradient, weight, smoothed, 0, kind);
     if (weights->is_rescaled)
         for (int k = 0; k < classes; ++k)
             v_store(tile->columns[k], v_mul(v_load(tile->columns[k]), weights->last_factor));
@@ -546,11 +540,9 @@ KERNEL_INLINE NAME(lane_results)
         results.prediction = NAME(columns_first_maximum)(tile->columns, classes);
     const vec base = NAME(finite_maximum)(sums.maximum);
     if (kind == XENT_SMOOTHED_TARGETS && smoothed->class_weight)
-        NAME(columns_smoothed_masses)(tile->columns, classes, smoothed, base, &sums, 1);
-    else if (kind == XENT_SMOOTHED_TARGETS)
-        NAME(columns_smoothed_masses)(tile->columns, classes, smoothed, base, &sums, 0);
+        NAME(columns_masses)(tile, classes, smoothed, base, &sums, 1, kind);
     else if (HAS_MASS(kind))
-        NAME(columns_masses)(tile, classes, base, &sums);
+        NAME(columns_masses)(tile, classes, smoothed, base, &sums, 0, kind);
     const vec shift = NAME(shift_huge_columns)(tile->columns, classes, base, settings->scale.huge_logit);
     const vec shifted_maximum = v_sub(base, shift);
     const NAME(exponential_reference) reference =
