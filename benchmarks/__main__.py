@@ -142,14 +142,18 @@ def measure(workloads: list[Workload], implementations: list[Implementation], ro
 
 
 def measure_options(rounds: int, most_bytes: float) -> dict:
-    """What options and the class axis cost, on batches of at most so many bytes."""
+    """What options, the class axis and the functions cost, on batches of at most so many bytes."""
     tables = {
         name: [
             (batch, [one for one in batch.implementations if not one.missing])
             for batch in batches
             if batch.bytes <= most_bytes
         ]
-        for name, batches in (("options", options.OPTION_BATCHES), ("axis", options.AXIS_BATCHES))
+        for name, batches in (
+            ("options", options.OPTION_BATCHES),
+            ("axis", options.AXIS_BATCHES),
+            ("functions", options.FUNCTION_BATCHES),
+        )
     }
     every = [one for batches in tables.values() for _, able in batches for one in able]
     turns = sum(len(able) * rounds for batches in tables.values() for _, able in batches)

@@ -1,4 +1,4 @@
-"""What options and another class axis cost: calls on one batch that differ in that alone.
+"""What options, another class axis and the other functions cost, in turns with the plain call.
 
 On every batch the calls take turns. Before that, each is made on the batch's first rows and its
 result held against the reference, which is given the same arguments.
@@ -20,6 +20,7 @@ from benchmarks.timing import Contestant, WrongResultError, copies
 from benchmarks.workloads import LOGITS_SPREAD, SEED
 
 CHECKED_LOGITS = 2**20
+FUNCTIONS_TOLERANCE = 1e-5  # of the largest entry; their accuracy is the tests' business
 PLAIN = "plain"
 CLASSES_LAST, CLASS_AXIS_1, PYTORCH = "xent_fast, classes last", "xent_fast, axis=1", "PyTorch"
 
@@ -31,6 +32,7 @@ class Question:
     logits: np.ndarray = field(repr=False)
     targets: np.ndarray = field(repr=False)
     options: dict[str, Any] = field(default_factory=dict, repr=False)
+    other: np.ndarray | None = field(default=None, repr=False)  # of a function that takes two
 
     @property
     def axis(self) -> int:
@@ -42,7 +44,8 @@ class Question:
         options = dict(self.options)
         if "sample_weight" in options:
             options["sample_weight"] = options["sample_weight"][:count]
-        return Question(self.logits[:count], self.targets[:count], options)
+        other = None if self.other is None else self.other[:count]
+        return Question(self.logits[:count], self.targets[:count], options, other)
 
     def exact(self) -> tuple[float, np.ndarray]:
         result = xent_fast.reference.softmax_cross_entropy_grad(
@@ -81,6 +84,9 @@ class Batch:
 
 def check(implementation: Implementation, question: Question) -> None:
     """Hold a result against the reference; the gradient relative to |gradient| + mass."""
+    if question.other is not None:
+        check_function(implementation, question)
+        return
     step = implementation.make(question)
     loss, grad = step(implementation.adopt(question.logits.copy()))
     exact_loss, exact_grad = question.exact()
@@ -89,6 +95,14 @@ def check(implementation: Implementation, question: Question) -> None:
     worst = max(abs(float(loss) - exact_loss) / abs(exact_loss), float(error.max()))
     if not worst <= implementation.tolerance * np.finfo(question.logits.dtype).eps:
         raise WrongResultError(f"{implementation.name}: relative error {worst:.1e}")
+
+
+def check_function(implementation: Implementation, question: Question) -> None:
+    got = implementation.make(question)(question.logits.copy())
+    exact = FUNCTIONS[implementation.name](xent_fast.reference, question.logits, question)
+    error = np.abs(np.asarray(got) - exact).max() / np.abs(exact).max()
+    if not error <= FUNCTIONS_TOLERANCE:
+        raise WrongResultError(f"{implementation.name}: relative error {error:.1e}")
 
 
 # --- steps ----------------------------------------------------------------------------------------
@@ -144,7 +158,14 @@ def option_questions(rows: int, classes: int) -> dict[str, Question]:
         "ignore_index": {"ignore_index": -100},
     }
     questions = {name: Question(logits, labels, given) for name, given in options.items()}
-    return {**questions, "dense targets": Question(logits, dense)}
+    dense_options: dict[str, dict[str, Any]] = {
+        "dense targets": {},
+        "dense targets, weight": {"weight": weight},
+        "dense targets, label_smoothing": {"label_smoothing": 0.1},
+    }
+    return questions | {
+        name: Question(logits, dense, given) for name, given in dense_options.items()
+    }
 
 
 OPTION_NAMES = tuple(option_questions(1, 1))
@@ -216,6 +237,59 @@ def axis_batch(*shape: int) -> Batch:
 AXIS_BATCHES = (axis_batch(16, 21, 256, 256),)
 
 
+# --- the other functions --------------------------------------------------------------------------
+
+# Of the library or the reference, given the logits, the rest, and where the result goes.
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    PLAIN: lambda of, x, q, **out: of.softmax_cross_entropy_grad(x, q.targets, **out).grad,
+    "softmax": lambda of, x, q, **out: of.softmax(x, **out),
+    "log_softmax": lambda of, x, q, **out: of.log_softmax(x, **out),
+    "logsumexp": lambda of, x, q, **out: of.logsumexp(x),
+    "softmax_vjp": lambda of, x, q, **out: of.softmax_vjp(x, q.other, **out),
+    "log_softmax_vjp": lambda of, x, q, **out: of.log_softmax_vjp(x, q.other, **out),
+    "softmax_cross_entropy_hvp": lambda of, x, q, **out: of.softmax_cross_entropy_hvp(
+        x, q.targets, q.other, **out
+    ),
+    "softmax_cross_entropy_hessian_diagonal": (
+        lambda of, x, q, **out: of.softmax_cross_entropy_hessian_diagonal(x, q.targets, **out)
+    ),
+    "distillation_loss_grad": lambda of, x, q, **out: (
+        of.distillation_loss_grad(x, q.other, q.targets, temperature=2.0, **out).grad
+    ),
+}
+FUNCTION_NAMES = tuple(FUNCTIONS)
+
+
+def function_questions(rows: int, classes: int) -> dict[str, Question]:
+    rng = np.random.default_rng(SEED)
+    logits, other = _normal(rng, rows, classes), _normal(rng, rows, classes)
+    question = Question(logits, rng.integers(0, classes, rows), other=other)
+    return dict.fromkeys(FUNCTION_NAMES, question)
+
+
+def _function(name: str) -> Implementation:
+    def make(question: Question) -> Step:
+        return lambda x: FUNCTIONS[name](xent_fast, x, question, out=x)
+
+    return _xent_fast(name, make)
+
+
+def function_batch(rows: int, classes: int) -> Batch:
+    return Batch(
+        f"functions, {rows:,} x {classes:,}",
+        8 * rows * classes,
+        tuple(map(_function, FUNCTION_NAMES)),
+        partial(function_questions, rows, classes),
+    )
+
+
+FUNCTION_BATCHES = (
+    function_batch(256, 1_000),
+    function_batch(512, 32_000),
+    function_batch(65_536, 10),
+)
+
+
 # --- in the process of one runtime ----------------------------------------------------------------
 
 
@@ -227,7 +301,8 @@ class Bench:
 
     def prepare(self, label: str, names: list[str]) -> dict[str, str]:
         """Get ready what is named; the reason of each that cannot be."""
-        (batch,) = [one for one in (*OPTION_BATCHES, *AXIS_BATCHES) if one.label == label]
+        every = (*OPTION_BATCHES, *AXIS_BATCHES, *FUNCTION_BATCHES)
+        (batch,) = [one for one in every if one.label == label]
         self.ready.clear()
         questions, failures = batch.draw(), {}
         buffers: dict[int, list[np.ndarray]] = {}

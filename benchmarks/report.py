@@ -11,7 +11,7 @@ from benchmarks.figures import fastest, over_baseline, over_fastest_peer, share_
 from benchmarks.implementations import BASELINE, OURS
 from benchmarks.implementations.contract import LIBRARY, LIMIT, PEER
 from benchmarks.machine import in_words
-from benchmarks.options import CLASSES_LAST, OPTION_NAMES, PLAIN, PYTORCH
+from benchmarks.options import CLASSES_LAST, FUNCTION_NAMES, OPTION_NAMES, PLAIN, PYTORCH
 
 
 def microseconds(seconds: float | None) -> str:
@@ -163,8 +163,8 @@ def failures(results: dict) -> str:
     return "\n".join(lines)
 
 
-def cost_of_options(cells: list[dict]) -> str:
-    """One row an option; of every batch the time, and its ratio to that of the plain call."""
+def cost_of(what: str, names: Iterable[str], cells: list[dict]) -> str:
+    """One row a name; of every batch the time, and its ratio to that of the plain call."""
     rows = [
         [
             name,
@@ -177,10 +177,11 @@ def cost_of_options(cells: list[dict]) -> str:
                 )
             ),
         ]
-        for name in OPTION_NAMES
+        for name in names
     ]
-    columns = [text for cell in cells for text in (f"{cell['label']}, µs", "/ plain")]
-    return table(["option", *columns], rows)
+    labels = [cell["label"].removeprefix("functions, ") for cell in cells]
+    columns = [text for label in labels for text in (f"{label}, µs", "/ plain")]
+    return table([what, *columns], rows)
 
 
 def hundredths(value: float | None) -> str:
@@ -218,8 +219,12 @@ def cost_of_axis(cell: dict) -> str:
 def options_tables(results: dict) -> str:
     parts = []
     if results["options"]:
-        parts += [cost_of_options(results["options"]), dear_options(results["options"])]
-    return "\n\n".join([*parts, *map(cost_of_axis, results["axis"])])
+        parts += [cost_of("option", OPTION_NAMES, results["options"])]
+        parts += [dear_options(results["options"])]
+    parts += map(cost_of_axis, results["axis"])
+    if results.get("functions"):
+        parts.append(cost_of("function", FUNCTION_NAMES, results["functions"]))
+    return "\n\n".join(parts)
 
 
 def options_block(results: dict) -> str:
