@@ -18,14 +18,18 @@ torch = pytest.importorskip("torch", exc_type=ModuleNotFoundError)
 TOLERANCE = 1e-12
 REDUCTIONS = ("mean", "sum", "none")
 CLASSES = 4
-# PyTorch has the classes on axis 1, or 0 of a single sample.
-SHAPES = {
-    1: (CLASSES,),
-    2: (6, CLASSES),
-    3: (3, CLASSES, 5),
-    4: (2, CLASSES, 3, 2),
-    5: (2, CLASSES, 2, 1, 3),
-}
+# As few as the kernels take side by side with other rows, and more than those.
+FEW_AND_MANY = (CLASSES, 40)
+DIMENSIONS = (1, 2, 3, 4, 5)
+
+
+def shape_of(dimensions: int, classes: int = CLASSES) -> tuple[int, ...]:
+    """PyTorch has the classes on axis 1, or 0 of a single sample.
+
+    Three dimensions and more have at least eight rows side by side, which are not copied.
+    """
+    positions = {1: (), 2: (6,), 3: (3, 9), 4: (2, 5, 2), 5: (2, 2, 1, 4)}[dimensions]
+    return (*positions[:1], classes, *positions[1:])
 
 
 def tensor(values: np.ndarray | None, *, requires_grad: bool = False) -> Any:
@@ -45,14 +49,16 @@ def torch_loss_and_grad(
     return loss.detach().numpy(), x.grad.numpy()
 
 
-def random_problem(dimensions: int, kind: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def random_problem(
+    dimensions: int, kind: str, classes: int = CLASSES, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Logits and targets; dense ones do not sum to 1."""
     rng = np.random.default_rng(seed + dimensions)
-    shape = SHAPES[dimensions]
+    shape = shape_of(dimensions, classes)
     logits = 3 * rng.standard_normal(shape)
     if kind == "dense":
         return logits, rng.random(shape)
-    return logits, rng.integers(0, CLASSES, np.delete(shape, class_axis(dimensions)))
+    return logits, rng.integers(0, classes, np.delete(shape, class_axis(dimensions)))
 
 
 def class_axis(dimensions: int) -> int:
@@ -67,12 +73,15 @@ def assert_agree(got: Any, want: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["index", "dense"])
-@pytest.mark.parametrize("dimensions", SHAPES)
+@pytest.mark.parametrize("classes", FEW_AND_MANY)
+@pytest.mark.parametrize("dimensions", DIMENSIONS)
 def test_every_combination_of_options(
-    implementation: ModuleType, dimensions: int, kind: str
+    implementation: ModuleType, dimensions: int, classes: int, kind: str
 ) -> None:
-    logits, targets = random_problem(dimensions, kind)
-    weights = (None, np.array([0.5, 2.0, 0.0, 1.25]))
+    logits, targets = random_problem(dimensions, kind, classes)
+    some_weights = np.resize([0.5, 2.0, 0.75, 1.25], classes)
+    some_weights[(int(targets.flat[0]) + 1) % classes] = 0
+    weights = (None, some_weights)
     ignored = (-100,) if kind == "dense" else (-100, 1)
     for weight, ignore_index, smoothing, reduction in itertools.product(
         weights, ignored, (0.0, 0.2, 1.0), REDUCTIONS
@@ -98,16 +107,22 @@ def test_every_combination_of_options(
 
 
 @pytest.mark.parametrize("kind", ["index", "dense"])
-@pytest.mark.parametrize("dimensions", SHAPES)
+@pytest.mark.parametrize("classes", FEW_AND_MANY)
+@pytest.mark.parametrize("dimensions", DIMENSIONS)
 def test_options_that_pytorch_users_write_out(
-    implementation: ModuleType, dimensions: int, kind: str
+    implementation: ModuleType, dimensions: int, classes: int, kind: str
 ) -> None:
     """Temperature, z-loss and weights of rows, composed from what autograd differentiates."""
-    logits, targets = random_problem(dimensions, kind, seed=10)
-    axis = class_axis(dimensions)
+    logits, targets = random_problem(dimensions, kind, classes, seed=10)
+    axis, scale = class_axis(dimensions), -3.0
     rng = np.random.default_rng(dimensions)
-    weight, row_weight = rng.random(CLASSES), rng.random(np.delete(SHAPES[dimensions], axis))
-    for temperature, z_loss, smoothing in itertools.product((1.0, 2.5), (0.0, 0.1), (0.0, 0.2)):
+    weights = (None, rng.random(classes))
+    row_weight = rng.random(np.delete(logits.shape, axis)) + 0.1
+    ignored = (None,) if kind == "dense" else (None, int(np.max(targets)))
+    for temperature, z_loss, smoothing, weight, ignore_index, reduction in itertools.product(
+        (1.0, 2.5), (0.0, 0.1), (0.0, 0.2), weights, ignored, REDUCTIONS
+    ):
+        counted = np.ones(row_weight.shape) if ignore_index is None else targets != ignore_index
         x = tensor(logits, requires_grad=True)
         row_loss = torch.nn.functional.cross_entropy(
             x / temperature,
@@ -117,25 +132,36 @@ def test_options_that_pytorch_users_write_out(
             reduction="none",
         )
         row_loss = row_loss + z_loss * torch.logsumexp(x / temperature, axis) ** 2
-        loss = -3.0 * (tensor(row_weight) * row_loss).sum()
-        loss.backward()
+        loss = scale * tensor(row_weight * counted) * row_loss
+        if reduction == "mean":
+            of_class = np.ones(counted.shape)
+            if kind == "index" and weight is not None:
+                of_class = weight[targets]
+            denominator = (row_weight * counted * of_class).sum()
+            if denominator == 0:  # the only row is ignored: a difference on purpose, below
+                continue
+            loss = loss.sum() / denominator
+        elif reduction == "sum":
+            loss = loss.sum()
+        loss.sum().backward()
         got = implementation.softmax_cross_entropy_grad(
             logits,
             targets,
             axis=axis,
             weight=weight,
             sample_weight=row_weight,
+            ignore_index=ignore_index,
             label_smoothing=smoothing,
             temperature=temperature,
             z_loss=z_loss,
-            reduction="sum",
-            scale=-3.0,
+            reduction=reduction,
+            scale=scale,
         )
         assert_agree(got, (loss.detach().numpy(), x.grad.numpy()))
 
 
 @pytest.mark.parametrize("kind", ["index", "dense"])
-@pytest.mark.parametrize("dimensions", SHAPES)
+@pytest.mark.parametrize("dimensions", DIMENSIONS)
 def test_second_order(implementation: ModuleType, dimensions: int, kind: str) -> None:
     """The Hessian times a vector and its diagonal, from autograd applied twice."""
     logits, targets = random_problem(dimensions, kind, seed=20)
@@ -167,11 +193,11 @@ def test_second_order(implementation: ModuleType, dimensions: int, kind: str) ->
     assert_agree([got], [want])
 
 
-@pytest.mark.parametrize("dimensions", SHAPES)
+@pytest.mark.parametrize("dimensions", DIMENSIONS)
 def test_softmax_and_its_relatives(implementation: ModuleType, dimensions: int) -> None:
     """Forward and backward passes along every axis."""
     rng = np.random.default_rng(dimensions)
-    logits, grad = rng.standard_normal((2, *SHAPES[dimensions]))
+    logits, grad = rng.standard_normal((2, *shape_of(dimensions)))
     for axis in range(-dimensions, dimensions):
         for function, backward, theirs in (
             (implementation.softmax, implementation.softmax_vjp, torch.softmax),
