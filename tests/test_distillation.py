@@ -60,7 +60,7 @@ def problem(
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("place", SHAPES)
 def test_against_the_definition(
-    place: str, option: str, kind: str, dtype: type[np.floating]
+    place: str, option: str, kind: str, isa: str, dtype: type[np.floating]
 ) -> None:
     """A gradient within 64 eps of its row's largest number; no term of a loss is negative."""
     student, teacher, targets, options = problem(place, kind, option, dtype)

@@ -75,7 +75,7 @@ def assert_close(got: np.ndarray, want: np.ndarray, dtype: type[np.floating], ax
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("place", SHAPES)
 def test_against_the_definition(
-    place: str, option: str, kind: str, dtype: type[np.floating]
+    place: str, option: str, kind: str, isa: str, dtype: type[np.floating]
 ) -> None:
     logits, targets, vector, options = problem(place, kind, option, dtype)
     originals = [array.copy() for array in (logits, targets, vector)]
