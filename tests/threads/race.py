@@ -40,14 +40,18 @@ def calls_at_once(inputs: Inputs) -> list[bool]:
 
 
 def one_output_for_two() -> None:
-    inputs = Inputs.of(*SHAPES[2])
+    """Calls longer than a processor's turn: one after the other they would be in order."""
+    inputs = Inputs.of(2000, 1000)
     out = np.empty_like(inputs.logits)
+    together = threading.Barrier(2)
 
     def caller(_: int) -> None:
-        softmax_cross_entropy_grad(inputs.logits, inputs.labels, out=out, num_threads=1)
+        for _ in range(10):
+            together.wait()
+            softmax_cross_entropy_grad(inputs.logits, inputs.labels, out=out, num_threads=1)
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(caller, range(40)))
+        list(pool.map(caller, range(2)))
 
 
 def main() -> int:
