@@ -3,8 +3,8 @@
     python -m benchmarks               every workload and implementation (minutes), printed
     python -m benchmarks --write       the same, into docs/benchmarks.md, README.md and the pictures
     python -m benchmarks --quick       small workloads, few rounds, printed
-    python -m benchmarks --options     only what options and another class axis cost (two minutes),
-                                       printed; with --write into docs/benchmarks.md
+    python -m benchmarks --options     only what options, another class axis and the other functions
+                                       cost (minutes), printed; with --write into docs/benchmarks.md
 
 Needs the extra `benchmark`; the extra `peers` adds Numba, PyTorch, JAX and TensorFlow, and
 torch.compile needs a C++ compiler. Run it on a quiet machine, without OMP_NUM_THREADS. The figures
@@ -58,7 +58,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--options",
         action="store_true",
-        help="only the tables of what options and another class axis cost",
+        help="only what options, another class axis and the other functions cost",
     )
     parser.add_argument(
         "--rounds", type=int, help=f"turns of each; half of them for variants (default: {ROUNDS})"

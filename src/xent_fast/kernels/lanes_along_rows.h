@@ -570,13 +570,6 @@ KERNEL_INLINE double NAME(class_weight)(const xent_batch *batch, int64_t label) 
     return batch->class_weight ? (double)((const REAL *)(const void *)batch->class_weight)[label] : 1;
 }
 
-/* A row's weight: that of its class, too, where no mass carries it. */
-KERNEL_INLINE double NAME(weight_of_row)(const xent_batch *batch, int64_t row, int64_t label, int kind) {
-    const double weight =
-        batch->sample_weight ? batch->weight_factor * batch->sample_weight[row] : batch->weight_factor;
-    return HAS_MASS(kind) || !batch->class_weight ? weight : weight * NAME(class_weight)(batch, label);
-}
-
 /* A vector of numbers, each as two of the dtype. */
 KERNEL_INLINE NAME(pair) NAME(pairs_of)(const double *numbers) {
     ALIGNED_64 REAL high[LANES], low[LANES];
@@ -601,7 +594,8 @@ KERNEL_INLINE void NAME(rescale_weights)(double *weight, NAME(lane_weights) * we
     weights->last_factor = v_load(last_factor);
 }
 
-/* Weights of the rows from `first_row`; 0 beyond `row_count`.  `labels` has a whole vector where the kind has class indices. */
+/* Weights of the rows from `first_row`: sample_weight times weight_factor and, where no mass carries it, the class's; 0 beyond
+ * `row_count`.  `labels` has a whole vector where the kind has class indices. */
 KERNEL_INLINE NAME(lane_weights)
     NAME(weights_of_rows)(const xent_batch *batch, int64_t first_row, int row_count, const int64_t *labels, int kind) {
     double weight[LANES];

@@ -61,6 +61,13 @@ KERNEL_INLINE NAME(masses)
     return masses;
 }
 
+/* A row's weight: that of its class, too, where no mass carries it. */
+KERNEL_INLINE double NAME(weight_of_row)(const xent_batch *batch, int64_t row, int64_t label, int kind) {
+    const double weight =
+        batch->sample_weight ? batch->weight_factor * batch->sample_weight[row] : batch->weight_factor;
+    return HAS_MASS(kind) || !batch->class_weight ? weight : weight * NAME(class_weight)(batch, label);
+}
+
 /* Where row `row` lies; `blocks` is its part of the workspace. */
 KERNEL_INLINE NAME(long_row) NAME(long_row_at)(const xent_batch *batch, int64_t row, int64_t label,
                                                NAME(block_summary) * blocks, const double *weight_sums, int kind) {
