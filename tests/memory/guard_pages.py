@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +90,19 @@ def guarded(call: calls.Call, arena: pages.Arena, side: str) -> calls.Call:
     )
 
 
-def bits(result: Any) -> list[bytes]:
+def arrays_of(result: Any) -> list[np.ndarray]:
     if isinstance(result, tuple):
-        return [part for value in result for part in bits(value)]
-    return [np.asarray(result).tobytes()]
+        return [part for value in result for part in arrays_of(value)]
+    return [np.array(result)]
+
+
+def agree(call: calls.Call, got: list[np.ndarray], want: list[np.ndarray]) -> bool:
+    """The same bits, but for the sampled softmax: its matrix products are those of NumPy's BLAS,
+    which may depend on where arrays lie.
+    """
+    if call.name.startswith("sampled_softmax"):
+        return all(map(partial(np.allclose, rtol=1e-5, atol=1e-6), got, want))
+    return all(a.tobytes() == b.tobytes() for a, b in zip(got, want, strict=True))
 
 
 def run(quick: bool, isa: str, dtype: type, progress: Path) -> int:
@@ -104,9 +114,9 @@ def run(quick: bool, isa: str, dtype: type, progress: Path) -> int:
             count += 1
             name_of_case[:] = name.encode().ljust(len(name_of_case))
             arena.reset()
-            result = bits(guarded(call, arena, side)())
+            result = arrays_of(guarded(call, arena, side)())
             arena.assert_nothing_else_written()
-            assert result == bits(call()), "other bits than in ordinary memory"
+            assert agree(call, result, arrays_of(call())), "other bits than in ordinary memory"
     return count
 
 
