@@ -318,6 +318,29 @@ def test_no_out_gives_a_new_array_in_the_order_of_the_logits(
     np.testing.assert_array_equal(logits, before)
 
 
+@pytest.mark.parametrize("keepdims", [False, True])
+@pytest.mark.parametrize(("shape", "axis"), [((7,), 0), ((4, 7), -1), ((3, 7, 5), 1), ((0, 7), 1)])
+def test_logsumexp_into_out(shape: tuple[int, ...], axis: int, keepdims: bool) -> None:
+    """One number a row, where the class axis was, in any layout."""
+    logits = np.random.default_rng(0).standard_normal(shape)
+    want = xent_fast.logsumexp(logits, axis=axis, keepdims=keepdims)
+    assert want.shape == np.sum(logits, axis=axis, keepdims=keepdims).shape
+    for place in (
+        np.full(want.shape, 9.0),
+        np.full(want.shape, 9.0, order="F"),
+        np.full((*want.shape, 2), 9.0)[..., 1],
+        np.full(want.shape, 9.0, dtype=">f8"),
+    ):
+        out = np.asarray(place)
+        got = xent_fast.logsumexp(logits, axis=axis, keepdims=keepdims, out=out)
+        assert got is out
+        np.testing.assert_array_equal(out, want)
+    if logits.size > 0:
+        inside = logits.reshape(-1)[: want.size].reshape(want.shape)
+        with pytest.raises(ValueError, match="out shares memory with logits"):
+            xent_fast.logsumexp(logits, axis=axis, keepdims=keepdims, out=inside)
+
+
 @pytest.mark.parametrize("layout", ["C", "F", "padded", "reversed", "byte-swapped", "misaligned"])
 @pytest.mark.parametrize("kind", ["index", "dense"])
 def test_in_place_in_any_layout(

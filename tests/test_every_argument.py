@@ -105,13 +105,25 @@ BAD_DENSE_TARGETS = [
     *each(TypeError, *(np.zeros(SHAPE, dtype) for dtype in (int, bool, complex, object, "U1"))),
     *each(ValueError, np.zeros((ROWS - 1, CLASSES)), np.zeros((ROWS, 1)), np.zeros((*SHAPE, 1))),
 ]
+
+
+def bad_out(*shape: int) -> list[tuple[type[Exception], object]]:
+    good = np.ones(shape)
+    others = (np.float32, np.int64, object)
+    no_arrays = [good.tolist(), 0.0, np.ma.masked_array(good)]
+    wrong_shapes = [np.ones((*shape, 1)), np.ones(shape[0] + 1), np.ones((CLASSES, ROWS))]
+    one_number = as_strided(np.ones(shape[-1]), shape, (0,) * len(shape))
+    return each(TypeError, *no_arrays, *(good.astype(dtype) for dtype in others)) + each(
+        ValueError, *wrong_shapes, np.broadcast_to(1.0, shape), one_number
+    )
+
+
 BAD_OUT = [
-    *each(TypeError, floats().tolist(), 0.0, np.ma.masked_array(floats())),
-    *each(TypeError, *(np.ones(SHAPE, dtype) for dtype in (np.float32, np.int64, object))),
-    *each(ValueError, floats(CLASSES, ROWS), floats(ROWS, CLASSES, 1), floats(ROWS)),
-    *each(ValueError, np.broadcast_to(1.0, SHAPE), as_strided(np.ones(40), SHAPE, (16, 8))),
+    *bad_out(*SHAPE),
+    *each(ValueError, as_strided(np.ones(40), SHAPE, (16, 8))),
     *each(ValueError, as_strided(np.ones(4), SHAPE, (0, 8))),
 ]
+OUT_SHAPES = {"logsumexp": (ROWS,)}  # where it is not the logits'
 BAD_LOGITS = no_floats(*SHAPE) + each(ValueError, np.ones((ROWS, 0)))
 BAD_REAL = each(TypeError, *NO_REAL_NUMBERS)
 
@@ -142,6 +154,7 @@ REFUSED: dict[str, list[tuple[type[Exception], object]]] = {
 }
 # Arguments that only one function has, or has in another sense.
 REFUSED_BY: dict[tuple[str, str], list[tuple[type[Exception], object]]] = {
+    ("logsumexp", "out"): bad_out(ROWS),
     ("sampled_softmax_loss_grad", "hidden"): no_floats(ROWS, FEATURES)
     + each(ValueError, floats(ROWS)),
     ("sampled_softmax_loss_grad", "weight"): no_floats(CLASSES, FEATURES)
@@ -208,7 +221,7 @@ def test_bad_argument(function: str, argument: str) -> None:
     for error, value in refused(function, argument):
         arguments = {**GOOD_CALLS[function]}
         if takes_out:
-            arguments["out"] = np.full(SHAPE, 7.0)
+            arguments["out"] = np.full(OUT_SHAPES.get(function, SHAPE), 7.0)
         arguments[argument] = value
         arrays = [array for array in arguments.values() if isinstance(array, np.ndarray)]
         before = [array.tobytes() for array in arrays]

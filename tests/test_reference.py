@@ -460,6 +460,9 @@ def test_one_sample() -> None:
     row_loss = reference.softmax_cross_entropy([0.0, 0.0], np.array(1), reduction="none")
     assert row_loss.shape == ()
     assert reference.logsumexp([0.0, 0.0]).shape == ()
+    out = np.zeros(1, np.float32)
+    assert reference.logsumexp([0.0, 0.0], keepdims=True, out=out) is out
+    assert out == np.float32(np.log(2))
     with pytest.raises(IndexError, match=r"index 2 is .* axis 0 with size 2 \(targets\[\(\)\]\)"):
         reference.softmax_cross_entropy([0.0, 0.0], 2)
 

@@ -204,13 +204,18 @@ cdef int as_axis(object given, object array, str name) except -1:
 
 cdef object as_output(object out, object other, str name):
     """`out` as a plain ndarray of the other's shape and dtype that can be written."""
+    return as_output_of_shape(out, other, name, other.shape, f"the {name}' shape")
+
+
+cdef object as_output_of_shape(object out, object other, str name, tuple shape, str shape_name):
+    """The same for another shape."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be an ndarray, not {type(out).__name__}")
     destination = as_plain_array(out, "out")
     if destination.dtype.type is not other.dtype.type:
         raise TypeError(f"out must have the {name}' dtype {other.dtype}, not {destination.dtype}")
-    if destination.shape != other.shape:
-        raise ValueError(f"out must have the {name}' shape {other.shape}, not {destination.shape}")
+    if destination.shape != shape:
+        raise ValueError(f"out must have {shape_name} {shape}, not {destination.shape}")
     if not destination.flags.writeable:
         raise ValueError("output array is read-only (out)")
     if may_repeat_itself(destination):
@@ -395,6 +400,12 @@ cdef object unusual_integer(object given, str name):
 
 cdef int axis_of(object given, int ndim) except -1:
     """An axis counted from the first."""
+    cdef int overflow = 0
+    cdef long long axis
+    if PyLong_CheckExact(given):
+        axis = PyLong_AsLongLongAndOverflow(given, &overflow)
+        if not overflow and -ndim <= axis < ndim:
+            return <int>(axis + ndim if axis < 0 else axis)
     if isinstance(given, (bool, np.bool_)) or not hasattr(given, "__index__"):
         raise TypeError(f"axis must be an integer, not {type(given).__name__}")
     number = operator.index(given)
@@ -448,18 +459,20 @@ cdef AddressRange address_range(cnp.ndarray array) noexcept:
     return bounds
 
 
-cdef bint has_same_entries(object first, object second) except -1:
+cdef bint has_same_entries(cnp.ndarray first, cnp.ndarray second) except -1:
     """Whether two arrays of one shape have the same bytes for every entry."""
-    return (
-        cnp.PyArray_DATA(first) == cnp.PyArray_DATA(second)
-        and first.dtype == second.dtype
-        and all([
-            length <= 1 or step == other_step
-            for length, step, other_step in zip(
-                first.shape, first.strides, second.strides, strict=True
-            )
-        ])
-    )
+    cdef int axis
+    if first is second:
+        return True
+    if cnp.PyArray_DATA(first) != cnp.PyArray_DATA(second):
+        return False
+    for axis in range(cnp.PyArray_NDIM(first)):
+        if (
+            cnp.PyArray_DIM(first, axis) > 1
+            and cnp.PyArray_STRIDE(first, axis) != cnp.PyArray_STRIDE(second, axis)
+        ):
+            return False
+    return (<object>first).dtype == (<object>second).dtype
 
 
 cdef bint may_repeat_itself(object array) except -1:
@@ -469,7 +482,7 @@ cdef bint may_repeat_itself(object array) except -1:
     shorter ones reach. Arrays made by slicing and transposing pass; of those made by as_strided
     some that interleave without overlapping do not.
     """
-    if array.size <= 1:
+    if cnp.PyArray_IS_C_CONTIGUOUS(array) or cnp.PyArray_IS_F_CONTIGUOUS(array):
         return False
     reach = array.itemsize
     for step, length in sorted([

@@ -42,7 +42,7 @@ def probabilities(
     given_logits: object, given_axis: object, logarithms: bool, out: object, num_threads: object
 ) -> Any: ...
 def log_sum_of_exponentials(
-    given_logits: object, given_axis: object, num_threads: object
+    given_logits: object, given_axis: object, keepdims: object, out: object, num_threads: object
 ) -> Any: ...
 def softmax_vjp(
     probabilities: object,

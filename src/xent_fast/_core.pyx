@@ -50,6 +50,7 @@ from xent_fast._kernels cimport (
     xent_batch_from,
     xent_best_isa,
     xent_check_labels,
+    xent_dtype,
     xent_isa,
     xent_isa_at,
     xent_isa_count,
@@ -60,6 +61,7 @@ from xent_fast._kernels cimport (
     xent_output,
     xent_read_labels,
     xent_row_kernels,
+    xent_target_kind,
 )
 
 cnp.import_array()
@@ -544,53 +546,74 @@ cdef object any_probabilities(
     return destination if out is None else out
 
 
-def log_sum_of_exponentials(given_logits, given_axis, num_threads):
-    """Return `xent_fast.logsumexp` without keepdims."""
+def log_sum_of_exponentials(given_logits, given_axis, keepdims, out, num_threads):
+    """Return `xent_fast.logsumexp`; the arguments are the same."""
     cdef xent_float_mode mode = xent_use_default_mode()
     try:
-        return any_log_sum_of_exponentials(given_logits, given_axis, num_threads)
+        return any_log_sum_of_exponentials(given_logits, given_axis, keepdims, out, num_threads)
     finally:
         xent_restore_mode(mode)
 
 
 cdef object any_log_sum_of_exponentials(
-    object given_logits, object given_axis, object num_threads
+    object given_logits, object given_axis, bint keepdims, object out, object num_threads
 ):
     cdef int threads = as_thread_count(num_threads)
-    logits = as_float_array(given_logits, "logits", None)
+    logits = as_float_array(given_logits, "logits", out)
     axis = as_axis(given_axis, logits, "logits")
+    row_shape = without_axis(logits.shape, axis)
+    shape = (*row_shape[:axis], 1, *row_shape[axis:]) if keepdims else row_shape
+    if out is not None:
+        destination = as_output_of_shape(out, logits, "logits", shape, "the result's shape")
+        if shares_memory(destination, logits):
+            raise ValueError("out shares memory with logits")
     axes = axes_by_stride(logits, axis)
     moved = logits.transpose(axes)
     grouped = as_groups([moved])
     rows = copied_rows(moved, logits.dtype) if grouped is None else grouped[0]
     lse = compute_softmax(rows, None, XENT_PROBABILITIES, threads)
-    undefined = np.isnan(lse).reshape(moved.shape[:moved.ndim - 1])
-    if undefined.any():  # NaN, +inf or nothing but -inf: the largest logit is the answer
+    if has_nan(lse):  # NaN, +inf or nothing but -inf: the largest logit is the answer
+        undefined = np.isnan(lse).reshape(moved.shape[:moved.ndim - 1])
         lse.reshape(undefined.shape)[undefined] = moved[undefined].max(axis=1)
-    return rows_as_given(lse, axes, axis, without_axis(logits.shape, axis))
+    result = rows_as_given(lse, axes, axis, row_shape).reshape(shape)
+    if out is None:
+        return result
+    cnp.PyArray_CopyInto(destination, result)
+    return out
+
+
+cdef bint has_nan(cnp.ndarray values) noexcept:
+    """Of one contiguous axis of float32 or float64."""
+    cdef const float *singles = <const float *>cnp.PyArray_DATA(values)
+    cdef const double *doubles = <const double *>cnp.PyArray_DATA(values)
+    cdef bint is_single = cnp.PyArray_TYPE(values) == cnp.NPY_FLOAT32
+    cdef cnp.npy_intp i
+    for i in range(cnp.PyArray_SIZE(values)):
+        if singles[i] != singles[i] if is_single else doubles[i] != doubles[i]:
+            return True
+    return False
 
 
 cdef object compute_softmax(cnp.ndarray rows, cnp.ndarray out, xent_output output, int threads):
     """Write probabilities or their logarithms to `out`, unless it is None; return every lse.
 
-    Both are as `as_groups` gives them. The kernels see targets without mass: one row of zeros.
+    Both are as `as_groups` gives them. The kernels see smoothed targets of no weight, all of
+    class 0: they leave the largest exponential out of the sum, which keeps small differences.
     """
     cdef Options options
     cdef xent_batch batch
     cdef Groups groups
     cdef Plan plan
-    cdef int64_t classes = cnp.PyArray_DIM(rows, cnp.PyArray_NDIM(rows) - 1)
-    cdef cnp.ndarray no_targets = np.zeros((1, classes), dtype=rows.dtype)
+    cdef cnp.ndarray first_class = np.zeros(1, dtype=np.int8)
     read_options(&options, 0.0, 1.0, 0.0, "sum", 1.0, False, None)
-    describe_rows(&batch, &options, rows, no_targets, None, None, None)
+    describe_rows(&batch, &options, rows, first_class, None, None, None)
     cdef cnp.ndarray lse = empty_rows(batch.rows, cnp.PyArray_TYPE(rows))
-    cdef cnp.ndarray row_loss = empty_rows(batch.rows, cnp.PyArray_TYPE(rows))
-    batch.dense_targets_row_stride = 0
-    batch.weight_factor = 1.0
+    batch.labels.stride = 0
+    batch.weight_factor = 0.0
     batch.output = output
-    point_batch_at(&batch, rows, out, row_loss, lse, None)
-    describe_groups(&groups, rows, out, no_targets)
-    make_plan(&plan, &batch, &groups, kernels_for(&batch, rows), threads)
+    point_batch_at(&batch, rows, out, None, lse, None)
+    describe_groups(&groups, rows, out, first_class)
+    make_plan(&plan, &batch, &groups, kernels_of(rows, XENT_SMOOTHED_TARGETS), threads)
     try:
         process_rows(&plan)
     finally:
@@ -975,18 +998,24 @@ cdef const xent_isa *active_isa = xent_best_isa()
 cdef inline const xent_row_kernels *kernels_for(
     const xent_batch *batch, cnp.ndarray logits
 ) noexcept:
-    cdef int dtype = XENT_FLOAT64
     cdef bint is_shaped
-    cdef int target_kind = XENT_INDEX_TARGETS
-    if cnp.PyArray_TYPE(logits) == cnp.NPY_FLOAT32:
-        dtype = XENT_FLOAT32
+    cdef xent_target_kind target_kind = XENT_INDEX_TARGETS
     if batch.dense_targets != NULL:
         is_shaped = batch.label_smoothing != 0 or batch.class_weight != NULL
         target_kind = XENT_SHAPED_TARGETS if is_shaped else XENT_DENSE_TARGETS
     elif batch.label_smoothing != 0 or (batch.z_loss != 0 and batch.class_weight != NULL):
         # The z-loss of a row carries no class weight, so that the weight belongs to the mass.
         target_kind = XENT_SMOOTHED_TARGETS
-    return &active_isa.kernels[dtype][target_kind]
+    return kernels_of(logits, target_kind)
+
+
+cdef inline const xent_row_kernels *kernels_of(
+    cnp.ndarray logits, xent_target_kind target_kind
+) noexcept:
+    cdef xent_dtype dtype = XENT_FLOAT64
+    if cnp.PyArray_TYPE(logits) == cnp.NPY_FLOAT32:
+        dtype = XENT_FLOAT32
+    return &active_isa.kernels[<int>dtype][<int>target_kind]
 
 
 def available_isas():

@@ -61,6 +61,8 @@ cdef tuple without_axis(tuple shape, int axis):
 cdef tuple axes_by_stride(object array, int axis):
     """All axes, that of the classes last, those before it from the largest step to the smallest."""
     others = without_axis(tuple(range(array.ndim)), axis)
+    if len(others) < 2:
+        return (*others, axis)
     strides = array.strides
     return (*sorted(others, key=lambda other: -abs(strides[other])), axis)
 

@@ -146,6 +146,7 @@ def logsumexp(
     *,
     axis: SupportsIndex = -1,
     keepdims: bool = False,
+    out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> FloatArray:
     r"""Logarithm of the sum of the logits' exponentials: softmax's denominator.
@@ -160,17 +161,20 @@ def logsumexp(
         As for `softmax`.
     keepdims : bool, default False
         Whether the class axis stays, with length 1.
+    out : ndarray of the result's shape and the logits' dtype, optional
+        Where the result is written; it shares no memory with the logits, which must then be an
+        ndarray. By default a new array.
 
     Returns
     -------
     ndarray of the logits' dtype
-        In nats, of the logits' shape without the class axis. NaN for a row with a NaN, otherwise
-        +inf for one with a +inf, -inf for one of nothing but -inf.
+        In nats, of the logits' shape without the class axis; `out` if it was given. NaN for a row
+        with a NaN, otherwise +inf for one with a +inf, -inf for one of nothing but -inf.
 
     Raises
     ------
     TypeError, ValueError, MemoryError, numpy.exceptions.AxisError
-        As for `softmax`.
+        As for `softmax`, and ValueError if `out` shares memory with the logits.
 
     See Also
     --------
@@ -195,5 +199,5 @@ def logsumexp(
     >>> logsumexp(np.array([[0.0, -40.0], [1000.0, 1000.0]]))
     array([4.24835426e-18, 1.00069315e+03])
     """
-    lse: FloatArray = _core.log_sum_of_exponentials(logits, axis, num_threads)
-    return np.expand_dims(lse, int(axis)) if keepdims else lse
+    lse: FloatArray = _core.log_sum_of_exponentials(logits, axis, keepdims, out, num_threads)
+    return lse

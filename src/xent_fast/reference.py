@@ -393,8 +393,9 @@ def logsumexp(
     *,
     axis: SupportsIndex = -1,
     keepdims: bool = False,
+    out: NDArray[np.floating[Any]] | None = None,
     num_threads: SupportsIndex | None = None,
-) -> Float64Array:
+) -> NDArray[np.floating[Any]]:
     """`xent_fast.logsumexp` in float64: lse = log sum exp(x).
 
     Parameters
@@ -403,12 +404,14 @@ def logsumexp(
         As for `softmax`.
     keepdims : bool, default False
         Whether the class axis stays, with length 1.
+    out : ndarray of the result's shape, optional
+        Where the result is written, rounded to its dtype.
 
     Returns
     -------
-    ndarray, float64
-        Of the logits' shape without the class axis. NaN for a row with a NaN, otherwise +inf for
-        one with a +inf, -inf for one of nothing but -inf.
+    ndarray
+        A new float64 array, or `out`, of the logits' shape without the class axis. NaN for a row
+        with a NaN, otherwise +inf for one with a +inf, -inf for one of nothing but -inf.
 
     Raises
     ------
@@ -420,7 +423,8 @@ def logsumexp(
         rows = _softmax_of(x)
         # The largest value of a row without a softmax, NaN if there is one, is the answer.
         lse = np.where(rows.is_defined, rows.lse, x.max(axis=1, initial=-np.inf))
-    return np.expand_dims(place.per_row(lse), place.axis) if keepdims else place.per_row(lse)
+    per_row = place.per_row(lse)
+    return _written(np.expand_dims(per_row, place.axis) if keepdims else per_row, out)
 
 
 def softmax_vjp(

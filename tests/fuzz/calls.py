@@ -241,6 +241,9 @@ def take_out(call: Call, c: Choices, rows: Rows) -> Any:
         return shifted(inputs[c.below(len(inputs))], c)
     if way == 7:
         return c.one_of((0.0, [0.0], "out", np.zeros(3), np.zeros(rows.shape, "i8"), object()))
+    if call.name == "logsumexp":
+        shape = take_shape_near(c, rows.row_shape)
+        return laid_out(call, c, take_values(c, shape, rows.dtype, positive=False))
     return take_floats(call, c, rows)
 
 
@@ -310,7 +313,7 @@ SIGNATURES: dict[str, tuple[tuple[Callable[[Call, Choices, Rows], Any], ...], tu
     "softmax_loss": ((logits, take_targets), ()),
     "softmax": ((logits,), ("axis", "out", "num_threads")),
     "log_softmax": ((logits,), ("axis", "out", "num_threads")),
-    "logsumexp": ((logits,), ("axis", "keepdims", "num_threads")),
+    "logsumexp": ((logits,), ("axis", "keepdims", "out", "num_threads")),
     "softmax_vjp": ((probabilities, logits), ("axis", "out", "num_threads")),
     "log_softmax_vjp": ((logits, logits), ("axis", "out", "num_threads")),
     "cross_entropy": ((probabilities, take_targets), (*OF_LOSS, "clip")),

@@ -120,8 +120,8 @@ static void take_targets(choices *c, problem *p) {
     p->has_sample_weight = flags >> 2 & 1;
     p->shares_targets = !p->has_labels && (flags >> 3 & 1);
     p->output = XENT_GRADIENT;
-    if (p->kind == XENT_DENSE_TARGETS && (flags >> 4 & 1))
-        p->output = flags >> 5 & 1 ? XENT_PROBABILITIES : XENT_LOG_PROBABILITIES;
+    if (p->has_labels && (flags >> 4 & 1))
+        p->output = p->kind == XENT_INDEX_TARGETS || (flags >> 5 & 1) ? XENT_PROBABILITIES : XENT_LOG_PROBABILITIES;
     p->label_type = (xent_label_type)take_choice(c, 8);
     take_options(c, p);
     if (p->kind == XENT_INDEX_TARGETS && p->has_class_weight)
@@ -279,12 +279,11 @@ static void take_layouts(choices *c, const problem *p, layout layouts[2]) {
     layouts[0].with_grad = layouts[0].with_row_loss = layouts[0].with_statistics = 1;
 }
 
-/* Probabilities are asked for with no mass and the row weight 1. */
-static void clear_masses(problem *p) {
-    memset(p->targets, 0, sizeof p->targets);
-    p->has_sample_weight = 0;
-    p->weight_factor = 1;
-    p->z_loss = 0;
+/* Probabilities are asked for without options, and of smoothed targets without weight. */
+static void clear_options(problem *p) {
+    p->has_class_weight = p->has_sample_weight = 0;
+    p->weight_factor = p->kind == XENT_INDEX_TARGETS;
+    p->label_smoothing = p->z_loss = 0;
 }
 
 void take_case(choices *c, problem *p, layout layouts[2]) {
@@ -296,5 +295,5 @@ void take_case(choices *c, problem *p, layout layouts[2]) {
     while (has_choices(c))
         take_edit(c, p);
     if (p->output != XENT_GRADIENT)
-        clear_masses(p);
+        clear_options(p);
 }

@@ -27,7 +27,7 @@ OF_TARGETS = (
 )
 OF_LOGITS = ("softmax", "log_softmax", "logsumexp")
 OF_TWO_ARRAYS = ("softmax_vjp", "log_softmax_vjp")
-WITHOUT_OUT = ("softmax_cross_entropy", "cross_entropy", "logsumexp")
+WITHOUT_OUT = ("softmax_cross_entropy", "cross_entropy")
 WITH_STATISTICS = ("softmax_cross_entropy", "softmax_cross_entropy_grad")
 OF_PROBABILITIES = ("cross_entropy", "cross_entropy_grad", "softmax_vjp")
 PUBLIC_FUNCTIONS = (
@@ -131,6 +131,8 @@ class _Maker:
     ) -> Iterator[Call]:
         if name in WITHOUT_OUT and output != "new":
             return
+        if name == "logsumexp" and output == "in_place":
+            return
         numbers = self.probabilities() if name in OF_PROBABILITIES else self.logits()
         arguments: list[Any] = [numbers]
         if name in ("distillation_loss_grad", *OF_TWO_ARRAYS):
@@ -139,7 +141,8 @@ class _Maker:
             arguments.append(self.targets(targets))
         if name == "softmax_cross_entropy_hvp":
             arguments.append(self.logits())
-        out = {"new": {}, "apart": {"out": self.logits()}, "in_place": {"out": numbers}}[output]
+        apart = self.row_numbers() if name == "logsumexp" else self.logits()
+        out = {"new": {}, "apart": {"out": apart}, "in_place": {"out": numbers}}[output]
         words = (name, str(targets), self.layout, output, "+".join(options) or "plain")
         yield Call(
             " ".join(words),
@@ -159,6 +162,9 @@ class _Maker:
         if kind == "dense":
             return self.probabilities()
         return self.rng.integers(0, self.classes, self.row_shape)
+
+    def row_numbers(self) -> np.ndarray:
+        return np.zeros(self.row_shape, self.dtype)
 
     def row_weights(self) -> np.ndarray:
         return self.rng.random(self.row_shape) + 0.5

@@ -217,6 +217,8 @@ static void point_at_options(xent_batch *batch, request r) {
 }
 
 static xent_batch make_batch(request r) {
+    const int has_smoothing = r.kind == XENT_SHAPED_TARGETS || r.kind == XENT_SMOOTHED_TARGETS;
+    const int is_gradient = r.output == XENT_GRADIENT;
     const buffer logits = kept(r.rows, r.classes, real_bytes(r.dtype), r.side);
     fill_reals(logits, r.dtype, r.rows, r.classes, 8);
     buffer grad = logits;
@@ -231,8 +233,8 @@ static xent_batch make_batch(request r) {
         .grad = r.place == LOSS_ONLY ? NULL : grad.first,
         .grad_row_stride = r.place == LOSS_ONLY ? 0 : grad.row_stride,
         .grad_class_stride = r.place == LOSS_ONLY ? 0 : grad.class_stride,
-        .weight_factor = 0.5,
-        .label_smoothing = r.kind == XENT_SHAPED_TARGETS || r.kind == XENT_SMOOTHED_TARGETS ? 0.1 : 0,
+        .weight_factor = is_gradient ? 0.5 : 0,
+        .label_smoothing = is_gradient && has_smoothing ? 0.1 : 0,
         .temperature = r.has_options ? 1.5 : 1,
         .z_loss = r.has_options ? 0.01 : 0,
         .output = r.output,
@@ -335,9 +337,13 @@ static int64_t run_shape(const xent_isa *isa, request r, int quick) {
             }
             if (r.place == LOSS_ONLY)
                 continue;
+            r.has_options = 0;
+            r.kind = XENT_INDEX_TARGETS;
+            r.output = XENT_PROBABILITIES;
+            run_rows(isa, r);
+            ++cases;
             for (int of_logarithm = 0; of_logarithm < 2; ++of_logarithm) {
-                r.kind = XENT_DENSE_TARGETS;
-                r.has_options = 0;
+                r.kind = XENT_SMOOTHED_TARGETS;
                 r.output = of_logarithm ? XENT_LOG_PROBABILITIES : XENT_PROBABILITIES;
                 run_rows(isa, r);
                 ++cases;

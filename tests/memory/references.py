@@ -197,7 +197,7 @@ def bad_outputs(call: calls.Call) -> Iterator[tuple[str, np.ndarray]]:
     given, out = call.arguments[0], call.out
     yield "read-only out", read_only(out)
     yield "out over the input backwards", given[::-1]
-    yield "out over itself", np.lib.stride_tricks.as_strided(out, strides=(0, out.itemsize))
+    yield "out over itself", np.lib.stride_tricks.as_strided(out, strides=(0,) * out.ndim)
 
 
 def spoiled(call: calls.Call, what: str, **changes: Any) -> calls.Call:

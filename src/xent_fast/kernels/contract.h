@@ -35,7 +35,8 @@ typedef enum {
     XENT_TARGET_KIND_COUNT = 4
 } xent_target_kind;
 
-/* What takes the gradient's place: the gradient; or, whatever the labels are, p; or p or log p for dense targets of 0. */
+/* What takes the gradient's place: the gradient; or p, whatever the class indices are; or p or log p, for smoothed targets whose
+ * rows have no weight. */
 typedef enum { XENT_GRADIENT = 0, XENT_PROBABILITIES = 1, XENT_LOG_PROBABILITIES = 2 } xent_output;
 
 /* Integer labels are read as they lie in memory, whatever their width. */

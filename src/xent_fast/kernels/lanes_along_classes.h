@@ -279,15 +279,17 @@ KERNEL_INLINE double NAME(sum_of_distances)(const REAL *logits, const REAL *clas
 /* Mass and distance of a block of smoothed targets, in units of E / C. */
 KERNEL_INLINE void NAME(smoothed_block)(const REAL *logits, const NAME(masses) * masses, int64_t first, int64_t count,
                                         vec base, NAME(block_summary) * summary) {
+    summary->target_mass = masses->class_weight ? masses->weight_sums[first / BLOCK] : (double)count;
+    summary->distance = 0;
+    if (masses->smoothing == 0)
+        return;
     if (masses->class_weight) {
-        summary->target_mass = masses->weight_sums[first / BLOCK];
         const REAL *class_weight = masses->class_weight + first;
         summary->distance = NAME(sum_of_distances)(logits, class_weight, count, base, 1, 0);
         /* 0 * inf = 0, which is rare enough for another sweep */
         if (summary->distance != summary->distance)
             summary->distance = NAME(sum_of_distances)(logits, class_weight, count, base, 1, 1);
     } else {
-        summary->target_mass = (double)count;
         summary->distance = NAME(sum_of_distances)(logits, NULL, count, base, 0, 0);
     }
 }

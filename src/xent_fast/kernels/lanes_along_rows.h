@@ -7,6 +7,13 @@
  * one block. Column k of the tile holds class k of every row.  The pivot, the class left out of the sum, is the target
  * (index targets) or the first maximum (targets with mass at every class).
  */
+#undef SET_PERIOD
+#undef SET_LINES
+
+/* Lines of memory this many bytes apart share a set of that many places in the nearest caches. */
+#define SET_PERIOD 4096
+#define SET_LINES 8
+
 typedef struct {
     ALIGNED_64 REAL columns[MOST_CLASSES_ALONG_ROWS][LANES]; /* logits, then exponentials, then the gradient */
     ALIGNED_64 REAL masses[MOST_CLASSES_ALONG_ROWS][LANES];  /* q for a row weight of 1 */
@@ -92,6 +99,21 @@ KERNEL_INLINE void NAME(load_lying_columns)(REAL (*columns)[LANES], const char *
     }
 }
 
+/* Copies `count` numbers, at most a vector of them, in two steps that may overlap. */
+KERNEL_INLINE void NAME(copy_some)(REAL *destination, const REAL *source, int count) {
+    enum { HALF = LANES / 2, QUARTER = LANES / 4 };
+    if (count >= HALF) {
+        memcpy(destination, source, HALF * sizeof(REAL));
+        memcpy(destination + count - HALF, source + count - HALF, HALF * sizeof(REAL));
+    } else if (count >= QUARTER) {
+        memcpy(destination, source, QUARTER * sizeof(REAL));
+        memcpy(destination + count - QUARTER, source + count - QUARTER, QUARTER * sizeof(REAL));
+    } else {
+        for (int k = 0; k < count; ++k)
+            destination[k] = source[k];
+    }
+}
+
 KERNEL_INLINE void NAME(store_lying_columns)(REAL (*columns)[LANES], char *destination, ptrdiff_t class_stride,
                                              int row_count, int classes) {
     for (int k = 0; k < classes; ++k) {
@@ -99,7 +121,7 @@ KERNEL_INLINE void NAME(store_lying_columns)(REAL (*columns)[LANES], char *desti
         if (row_count == LANES)
             v_store(column, v_load(columns[k]));
         else
-            v_store_first(column, row_count, v_load(columns[k]));
+            NAME(copy_some)(column, columns[k], row_count);
     }
 }
 
@@ -298,6 +320,12 @@ KERNEL_INLINE void NAME(columns_masses)(const NAME(tile) * tile, int classes, co
     NAME(pair_add)(&sums->other_mass, v_sub(zero, found.pivot_mass));
     sums->distance = NAME(pair_total)(found.distance);
     sums->pivot_target = found.pivot_mass;
+}
+
+/* Targets of no mass, for probabilities. */
+KERNEL_INLINE void NAME(forget_masses)(NAME(lane_sums) * sums) {
+    sums->target_mass = sums->other_mass = NAME(zero_pair)();
+    sums->distance = sums->pivot_target = v_splat(0);
 }
 
 /* Subtracts the maximum from the lanes where it is huge; returns what was subtracted. */
@@ -539,7 +567,9 @@ KERNEL_INLINE NAME(lane_results)
     if (settings->wants_prediction && !HAS_MASS(kind))
         results.prediction = NAME(columns_first_maximum)(tile->columns, classes);
     const vec base = NAME(finite_maximum)(sums.maximum);
-    if (kind == XENT_SMOOTHED_TARGETS && smoothed->class_weight)
+    if (HAS_MASS(kind) && settings->row.output != XENT_GRADIENT)
+        NAME(forget_masses)(&sums);
+    else if (kind == XENT_SMOOTHED_TARGETS && smoothed->class_weight)
         NAME(columns_masses)(tile, classes, smoothed, base, &sums, 1, kind);
     else if (HAS_MASS(kind))
         NAME(columns_masses)(tile, classes, smoothed, base, &sums, 0, kind);
@@ -728,7 +758,17 @@ KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, 
                             batch->grad_class_stride, row_count, classes);
 }
 
-/* All of them, a vector of rows at a time.  `labels` has whole vectors. */
+/* Rows of the first vector: all of it or, where so many classes lie so far apart that their lines push each other out of the
+ * cache, those before the next line, so that each vector takes one line of a class instead of parts of two. */
+KERNEL_INLINE int NAME(rows_of_first_vector)(const xent_batch *batch, int64_t first_row) {
+    const char *first = batch->logits + first_row * batch->logits_row_stride;
+    if (!NAME(has_columns)(batch->logits_class_stride) || batch->logits_class_stride % SET_PERIOD != 0 ||
+        batch->classes <= SET_LINES)
+        return LANES;
+    return LANES - (int)((uintptr_t)first / sizeof(REAL) % LANES);
+}
+
+/* All of them, a vector of rows at a time.  `labels` has a whole vector from each row on. */
 KERNEL_INLINE void NAME(many_short_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
                                          const int64_t *labels, REAL *row_loss, int kind) {
     const int has_own_weights = batch->sample_weight != NULL || (batch->class_weight != NULL && !HAS_MASS(kind));
@@ -739,8 +779,10 @@ KERNEL_INLINE void NAME(many_short_rows)(const xent_batch *batch, int64_t first_
         smoothed = NAME(smoothed_masses_of)(batch);
     if (!has_own_weights)
         weights = NAME(weights_of_rows)(batch, first_row, LANES, labels, kind);
-    for (int64_t k = 0; k < row_count; k += LANES) {
-        const int count = row_count - k < LANES ? (int)(row_count - k) : LANES;
+    int count = NAME(rows_of_first_vector)(batch, first_row);
+    for (int64_t k = 0; k < row_count; k += count, count = LANES) {
+        if (row_count - k < count)
+            count = (int)(row_count - k);
         if (has_own_weights)
             weights = NAME(weights_of_rows)(batch, first_row + k, count, labels + k, kind);
         NAME(short_rows)(batch, first_row + k, count, labels + k, weights, &smoothed, row_loss + k, &settings, kind);

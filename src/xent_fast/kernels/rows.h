@@ -313,7 +313,7 @@ static NEVER_INLINE void NAME(turned_rows)(const xent_batch *batch, int64_t firs
 
 KERNEL_INLINE double NAME(rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace,
                                 NAME(rows_function) compute, int kind) {
-    int64_t labels[XENT_MAX_ROWS_PER_CALL];
+    int64_t labels[XENT_MAX_ROWS_PER_CALL + LANES];
     REAL losses[XENT_MAX_ROWS_PER_CALL];
     REAL *row_loss = batch->row_loss ? (REAL *)(void *)batch->row_loss + first_row : losses;
     if (HAS_LABELS(kind))
