@@ -271,12 +271,6 @@ cdef object as_any_targets(object given, object logits, tuple row_shape, str nam
     return targets
 
 
-cdef int check_row_shape(object array, tuple shape, str name) except -1:
-    if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, not {array.shape}")
-    return 0
-
-
 # --- the other arguments --------------------------------------------------------------------------
 
 
@@ -299,15 +293,21 @@ cdef inline cnp.ndarray as_sample_weight(object given, cnp.ndarray logits, cnp.n
 
 
 cdef cnp.ndarray unusual_sample_weight(object given, object logits):
-    weights = as_plain_array(given, "sample_weight")
-    check_row_shape(weights, logits.shape[:1], "sample_weight")
-    return as_sample_weights(weights)
+    return copied_doubles(as_weights(given, logits.shape[:1], "sample_weight"))
 
 
-cdef cnp.ndarray as_sample_weights(object weights):
+cdef object as_weights(object given, tuple shape, str name):
+    """Real numbers of that shape as a plain ndarray."""
+    weights = as_plain_array(given, name)
     if weights.dtype.kind not in "fiu":
-        raise TypeError(f"sample_weight must hold real numbers, not {weights.dtype}")
-    return np.array(weights, dtype=np.float64, order="C")
+        raise TypeError(f"{name} must hold real numbers, not {weights.dtype}")
+    if weights.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, not {weights.shape}")
+    return weights
+
+
+cdef inline cnp.ndarray copied_doubles(object values):
+    return np.array(values, dtype=np.float64, order="C")
 
 
 cdef inline Reduction as_reduction(object given) except UNKNOWN_REDUCTION:
@@ -364,12 +364,7 @@ cdef inline cnp.ndarray as_class_weight(object given, cnp.ndarray logits):
 
 
 cdef cnp.ndarray copied_class_weight(object given, object logits):
-    weights = as_plain_array(given, "weight")
-    if weights.dtype.kind not in "fiu":
-        raise TypeError(f"weight must hold real numbers, not {weights.dtype}")
-    classes = logits.shape[logits.ndim - 1:]
-    if weights.shape != classes:
-        raise ValueError(f"weight must have shape {classes}, not {weights.shape}")
+    weights = as_weights(given, logits.shape[logits.ndim - 1:], "weight")
     return np.array(weights, dtype=logits.dtype.type, order="C")
 
 
@@ -527,6 +522,26 @@ def checked_output(out, array, name):
     destination = as_output(out, array, name)
     check_overlap(destination, array, name)
     return destination
+
+
+def checked_array(given, name):
+    """An array of no subclass."""
+    return as_plain_array(given, name)
+
+
+def checked_weights(given, shape, name):
+    """Real numbers of a shape."""
+    return as_weights(given, shape, name)
+
+
+def checked_targets(given, array, row_shape, name):
+    """Integers of the rows' shape, or floating-point numbers of the array's, called `name`."""
+    return as_any_targets(given, array, row_shape, name)
+
+
+def checked_label_smoothing(given):
+    """A float in [0, 1]."""
+    return as_label_smoothing(given)
 
 
 def checked_scale(reduction, scale, num_threads):

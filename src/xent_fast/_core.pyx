@@ -467,9 +467,8 @@ cdef object compute_rearranged(
     weight = as_class_weight(given_weight, np.moveaxis(logits, axis, logits.ndim - 1))
     axes = axes_by_stride(logits, axis)
     if given_sample_weight is not None:
-        weights = as_plain_array(given_sample_weight, "sample_weight")
-        check_row_shape(weights, row_shape, "sample_weight")
-        sample_weight = as_sample_weights(rows_in_order(weights, axes, axis))
+        weights = as_weights(given_sample_weight, row_shape, "sample_weight")
+        sample_weight = copied_doubles(rows_in_order(weights, axes, axis))
 
     if destination is None and options.with_grad:
         destination = np.empty_like(logits, dtype=logits.dtype.type, subok=False)

@@ -396,9 +396,7 @@ def _checked(
     p = _core.checked_floats(probabilities, "probabilities", out)
     place = _Place(p.shape, _core.checked_axis(axis, p, "probabilities"))
     scale = _core.checked_scale(reduction, scale, num_threads)
-    smoothing = _core.checked_number(label_smoothing, "label_smoothing")
-    if not 0 <= smoothing <= 1:
-        raise ValueError(f"label_smoothing must be in [0, 1], not {label_smoothing}")
+    smoothing = _core.checked_label_smoothing(label_smoothing)
     clip = _core.checked_number(clip, "clip")
     if not 0 <= clip < 0.5:
         raise ValueError(f"clip must be in [0, 0.5), not {clip}")
@@ -409,7 +407,7 @@ def _checked(
 
     labels, dense_targets = None, None
     counted, count = np.ones(row_weight.shape, dtype=bool), row_weight
-    given = _targets(targets, place)
+    given = _core.checked_targets(targets, p, place.row_shape, "probabilities")
     if given.dtype.kind != "f":
         labels, counted = _labels(given, place, ignore_index)
         count = row_weight[counted] * class_weight[labels[counted]]
@@ -433,49 +431,11 @@ def _checked(
     )
 
 
-def _plain(given: ArrayLike, name: str) -> NDArray[Any]:
-    """An array of no subclass."""
-    if isinstance(given, np.ma.MaskedArray):
-        raise TypeError(f"{name} must not be a masked array")
-    return np.asarray(given)
-
-
 def _weights(given: ArrayLike | None, shape: tuple[int, ...], name: str) -> Float64Array:
     """Real numbers of a given shape, 1 by default."""
     if given is None:
         return np.ones(shape)
-    weights = _plain(given, name)
-    if weights.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must hold real numbers, not {weights.dtype}")
-    if weights.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, not {weights.shape}")
-    return weights.astype(np.float64)
-
-
-def _targets(given: ArrayLike, place: _Place) -> NDArray[Any]:
-    """Integers of the rows' shape, or floating-point numbers of the probabilities'."""
-    targets = _plain(given, "targets")
-    if not isinstance(given, np.ndarray) and targets.shape == (0,) == place.row_shape:
-        targets = targets.astype(np.intp)  # NumPy makes float64 of an empty list
-    if targets.dtype.kind in "iu":
-        if targets.shape == place.shape:
-            raise TypeError(f"dense targets must be floating-point, not {targets.dtype}")
-        if targets.shape != place.row_shape:
-            raise ValueError(
-                f"class indices must have shape {place.row_shape}, not {targets.shape} (targets)"
-            )
-        return targets
-    if targets.ndim < len(place.shape):
-        raise TypeError(f"class indices must be integers, not {targets.dtype} (targets)")
-    if targets.dtype.kind != "f":
-        raise TypeError(
-            f"targets must be integers or, if dense, floating-point, not {targets.dtype}"
-        )
-    if targets.shape != place.shape:
-        raise ValueError(
-            f"dense targets must have the probabilities' shape {place.shape}, not {targets.shape}"
-        )
-    return targets
+    return _core.checked_weights(given, shape, name).astype(np.float64)
 
 
 def _labels(

@@ -9,6 +9,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xent_fast import _core
 from xent_fast._loss import softmax_cross_entropy_grad
 from xent_fast._result import SampledLossAndGrad
 from xent_fast._sampler import ClassArray, Sampler, as_classes, draw_candidates
@@ -204,9 +205,7 @@ def _layer(
 
 def _plain(given: ArrayLike, name: str) -> NDArray[Any]:
     """An array of no subclass, in the processor's byte order."""
-    if isinstance(given, np.ma.MaskedArray):
-        raise TypeError(f"{name} must not be a masked array")
-    array = np.asarray(given)
+    array = _core.checked_array(given, name)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 

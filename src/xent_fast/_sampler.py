@@ -12,6 +12,8 @@ from typing import NamedTuple, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xent_fast import _core
+
 Float64Array = NDArray[np.float64]
 ClassArray = NDArray[np.intp]
 
@@ -160,11 +162,7 @@ def _given_candidates(
     samples = as_classes(given_samples, num_classes, "samples")
     if samples.shape != (count,):
         raise ValueError(f"samples must have shape ({count},) as num_sampled, not {samples.shape}")
-    counts = np.asarray(given_counts)
-    if counts.dtype.kind not in "fiu":
-        raise TypeError(f"expected_counts must hold real numbers, not {counts.dtype}")
-    if counts.shape != (num_classes,):
-        raise ValueError(f"expected_counts must have shape ({num_classes},), not {counts.shape}")
+    counts = _core.checked_weights(given_counts, (num_classes,), "expected_counts")
 
     def expected_count(classes: ClassArray) -> Float64Array:
         expected = counts[classes].astype(np.float64)
@@ -202,9 +200,7 @@ def as_classes(given: ArrayLike, num_classes: int, name: str) -> ClassArray:
     TypeError
         If they are not integers.
     """
-    if isinstance(given, np.ma.MaskedArray):
-        raise TypeError(f"{name} must not be a masked array")
-    classes = np.asarray(given)
+    classes = _core.checked_array(given, name)
     if classes.size == 0 and not isinstance(given, np.ndarray):
         classes = classes.astype(np.intp)  # NumPy makes float64 of an empty list
     if classes.dtype.kind not in "iu":

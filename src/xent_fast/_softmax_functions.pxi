@@ -210,9 +210,8 @@ cdef double add_targets(
     class_weight = as_class_weight(given_weight, problem.rows)
     problem.weight = class_weight if has_targets else None
     if given_sample_weight is not None:
-        sample_weight = as_plain_array(given_sample_weight, "sample_weight")
-        check_row_shape(sample_weight, problem.row_shape, "sample_weight")
-        problem.sample_weight = as_sample_weights(sample_weight.reshape(-1))
+        sample_weight = as_weights(given_sample_weight, problem.row_shape, "sample_weight")
+        problem.sample_weight = copied_doubles(sample_weight.reshape(-1))
     describe_rows(
         batch, options, problem.rows, problem.targets, problem.weight, problem.sample_weight,
         ignore_index

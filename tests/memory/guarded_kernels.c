@@ -312,7 +312,47 @@ static void run_vjp(const xent_isa *isa, request r, int of_logarithm) {
     give_regions_back();
 }
 
+typedef enum { HESSIAN_PRODUCT, HESSIAN_DIAGONAL, DISTILLATION, SOFTMAX_USE_COUNT } softmax_use;
+static const char *const use_names[] = {"Hessian-vector product", "Hessian's diagonal", "distillation"};
+
+/* A function of the softmax: its batch begins with one of the loss. */
+static void run_softmax_function(const xent_isa *isa, request r, softmax_use use) {
+    snprintf(case_name, sizeof case_name, "%s %s, %s, %s targets, %s, options %d, guards %s, %" PRId64 " x %" PRId64,
+             isa->name, r.dtype == XENT_FLOAT32 ? "float32" : "float64", use_names[use], kind_names[r.kind],
+             place_names[r.place], r.has_options, side_names[r.side], r.rows, r.classes);
+    const xent_batch batch = make_batch(r);
+    const buffer other = kept(r.rows, r.classes, real_bytes(r.dtype), r.side);
+    fill_reals(other, r.dtype, r.rows, r.classes, 8);
+    const xent_second_order_batch second_order = {batch, use == HESSIAN_PRODUCT ? other.first : NULL, other.row_stride,
+                                                  1};
+    const xent_distillation_batch distillation = {
+        batch, &isa->kernels[r.dtype][r.kind], other.first, other.row_stride, 2, 0.5};
+    const int is_distillation = use == DISTILLATION;
+    const xent_row_kernels *kernels =
+        &isa->softmax_functions[r.dtype][is_distillation ? XENT_DISTILLATION : XENT_SECOND_ORDER];
+    void *workspace = kept_column(1, round_up(kernels->workspace_bytes(r.classes)), r.side);
+    kernels->process_rows(is_distillation ? &distillation.batch : &second_order.batch, 0, r.rows, workspace);
+    give_regions_back();
+}
+
 /* --- all of them --- */
+
+static int64_t run_softmax_functions(const xent_isa *isa, request r) {
+    int64_t cases = 0;
+    if (r.side == AROUND_COLUMNS)
+        return cases;
+    for (int place = APART; place <= IN_PLACE; ++place)
+        for (int kind = 0; kind < XENT_TARGET_KIND_COUNT; ++kind)
+            for (int use = 0; use < SOFTMAX_USE_COUNT; ++use) {
+                r.place = (output_place)place;
+                r.kind = (xent_target_kind)kind;
+                r.has_options = kind == XENT_SHAPED_TARGETS || kind == XENT_SMOOTHED_TARGETS;
+                r.output = XENT_GRADIENT;
+                run_softmax_function(isa, r, (softmax_use)use);
+                ++cases;
+            }
+    return cases;
+}
 
 /* Every target kind, output and set of options of one shape; label types and, in the quick form, sides take turns.  There the
  * side that is taken depends on rows and classes so that either beside each other number of the other meets every side. */
@@ -353,6 +393,7 @@ static int64_t run_shape(const xent_isa *isa, request r, int quick) {
                 ++cases;
             }
         }
+        cases += run_softmax_functions(isa, r);
         unmap_regions();
     }
     return cases;

@@ -613,6 +613,18 @@ KERNEL_INLINE NAME(pair) NAME(pairs_of)(const double *numbers) {
 
 KERNEL_INLINE int NAME(is_small_weight)(double weight) { return (fabs(weight) < SMALL_WEIGHT) & (weight != 0); }
 
+/* Whether any of a vector of weights is, eight doubles at a time. */
+KERNEL_INLINE int NAME(has_small_weight)(const double *weight) {
+    const vec_f64 zero = v_splat_f64(0), limit = v_splat_f64(SMALL_WEIGHT);
+    unsigned found = 0;
+    for (int row = 0; row < LANES; row += 8) {
+        const vec_f64 w = v_load_f64(weight + row);
+        const vec_f64 magnitude = v_max_f64(v_sub_f64(zero, w), w);
+        found |= v_mask_bits_f64(v_greater_f64(limit, magnitude)) & ~v_mask_bits_f64(v_equal_f64(w, zero));
+    }
+    return found != 0;
+}
+
 /* Makes small weights RESCALE times larger; `last_factor` takes that back. */
 KERNEL_INLINE void NAME(rescale_weights)(double *weight, NAME(lane_weights) * weights) {
     ALIGNED_64 REAL last_factor[LANES];
@@ -624,23 +636,29 @@ KERNEL_INLINE void NAME(rescale_weights)(double *weight, NAME(lane_weights) * we
     weights->last_factor = v_load(last_factor);
 }
 
-/* Weights of the rows from `first_row`: sample_weight times weight_factor and, where no mass carries it, the class's; 0 beyond
- * `row_count`.  `labels` has a whole vector where the kind has class indices. */
-KERNEL_INLINE NAME(lane_weights)
-    NAME(weights_of_rows)(const xent_batch *batch, int64_t first_row, int row_count, const int64_t *labels, int kind) {
-    double weight[LANES];
-    NAME(lane_weights) weights;
-    for (int row = 0; row < LANES; ++row)
-        weight[row] = row < row_count ? batch->weight_factor : 0;
+/* Weights of `row_count` rows from `first_row`: sample_weight times weight_factor and, where no mass carries it, the class's. */
+KERNEL_INLINE void NAME(weigh_rows)(const xent_batch *batch, int64_t first_row, int row_count, const int64_t *labels,
+                                    double *weight, int kind) {
+    for (int row = 0; row < row_count; ++row)
+        weight[row] = batch->weight_factor;
     if (batch->sample_weight)
         for (int row = 0; row < row_count; ++row)
             weight[row] *= batch->sample_weight[first_row + row];
     if (batch->class_weight && !HAS_MASS(kind))
         for (int row = 0; row < row_count; ++row)
             weight[row] *= NAME(class_weight)(batch, clamped_label(labels[row], batch->classes));
-    weights.is_rescaled = 0;
-    for (int row = 0; row < LANES; ++row)
-        weights.is_rescaled |= NAME(is_small_weight)(weight[row]);
+}
+
+/* The same as a vector, 0 beyond `row_count`.  `labels` has a whole vector where the kind has class indices. */
+KERNEL_INLINE NAME(lane_weights)
+    NAME(weights_of_rows)(const xent_batch *batch, int64_t first_row, int row_count, const int64_t *labels, int kind) {
+    ALIGNED_64 double weight[LANES] = {0};
+    NAME(lane_weights) weights;
+    if (row_count == LANES)
+        NAME(weigh_rows)(batch, first_row, LANES, labels, weight, kind);
+    else
+        NAME(weigh_rows)(batch, first_row, row_count, labels, weight, kind);
+    weights.is_rescaled = NAME(has_small_weight)(weight);
     weights.last_factor = v_splat(1);
     if (weights.is_rescaled)
         NAME(rescale_weights)(weight, &weights);
