@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from distributions import DISTRIBUTIONS, draw, soft_targets
-from judgement import Tally, judge_dense_targets, judge_index_targets
+from judgement import Tally, judge_dense_targets, judge_functions, judge_index_targets
 from oracle import (
     EXTENDED,
     FLOAT64,
@@ -27,7 +27,7 @@ from oracle import (
     ulp_errors,
 )
 
-from xent_fast import softmax_cross_entropy_grad
+from xent_fast import log_softmax, logsumexp, softmax, softmax_cross_entropy_grad
 
 LOSS_ULPS = 3
 GRADIENT_ULPS = 4
@@ -38,6 +38,12 @@ INDEX_BOUNDS = {
     "subnormal": GRADIENT_ULPS,
 }
 DENSE_BOUNDS = {"loss": LOSS_ULPS, "gradient": GRADIENT_ULPS}
+FUNCTION_BOUNDS = {
+    "p": GRADIENT_ULPS,
+    "small p": GRADIENT_ULPS,
+    "log p": LOSS_ULPS,
+    "lse": LOSS_ULPS,
+}
 
 # Rows side by side up to 32 classes, classes side by side beyond, several blocks from 2048 on.
 QUICK_CLASSES = (2, 3, 10, 32, 33, 1000, 5000)
@@ -135,6 +141,11 @@ def check_dense_targets(logits: np.ndarray, mass: np.ndarray, exact: Exact, case
     assert_within_bounds(judge_dense_targets(loss, gradient, exact, mass), DENSE_BOUNDS, case)
 
 
+def check_functions(logits: np.ndarray, exact: Exact, case: str) -> None:
+    results = softmax(logits), log_softmax(logits), logsumexp(logits)
+    assert_within_bounds(judge_functions(*results, exact, logits), FUNCTION_BOUNDS, case)
+
+
 @functools.lru_cache(maxsize=2)
 def quick_cases(distribution: str, dtype: type) -> list[tuple]:
     """Rows of each width with their exact results, shared by the instruction sets."""
@@ -155,6 +166,7 @@ def test_bounds(distribution: str, dtype: type, isa: str) -> None:
         case = f"{distribution}, {logits.shape}, {logits.dtype}, {isa}"
         check_index_targets(logits, labels, exact, case)
         check_dense_targets(logits, dense, exact_dense, case)
+        check_functions(logits, exact, case)
 
 
 @pytest.mark.slow

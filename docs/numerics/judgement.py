@@ -10,6 +10,9 @@ Quantities, all in ulps (see oracle.py):
     others      gradient of the other classes where p is normal      index targets
     subnormal   gradient of the other classes where p is subnormal   index targets
     gradient    every entry, in ulps of max(|Q p|, |q|)              dense targets
+    p, small p  probabilities that are normal numbers, and the rest  functions of the softmax
+    log p       of finite logits                                     the same
+    lse         in ulps of max(|m|, |lse|)                           the same
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from oracle import Exact, ulp_errors
+from oracle import Exact, lse_scale, ulp_errors
 
 
 @dataclass
@@ -93,4 +96,25 @@ def judge_dense_targets(
     return {
         "loss": _entries(np.ones(len(loss), bool), loss, exact.loss).tally(),
         "gradient": _entries(every_entry, gradient, exact.gradient, larger_term).tally(),
+    }
+
+
+def judge_functions(
+    probabilities: np.ndarray,
+    log_probabilities: np.ndarray,
+    lse: np.ndarray,
+    exact: Exact,
+    logits: np.ndarray,
+) -> dict[str, Tally]:
+    """Tallies of "p", "small p", "log p" and "lse"."""
+    is_normal = exact.probabilities >= np.finfo(logits.dtype).tiny
+    is_finite = np.isfinite(logits)
+    if not np.isneginf(log_probabilities[~is_finite]).all():
+        raise AssertionError("the logarithm of an exact 0 is not -inf")
+    every_row = np.ones(len(lse), bool)
+    return {
+        "p": _entries(is_normal, probabilities, exact.probabilities).tally(),
+        "small p": _entries(~is_normal, probabilities, exact.probabilities).tally(),
+        "log p": _entries(is_finite, log_probabilities, exact.log_probabilities).tally(),
+        "lse": _entries(every_row, lse, exact.lse, lse_scale(logits, exact)).tally(),
     }

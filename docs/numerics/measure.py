@@ -22,13 +22,15 @@ from pathlib import Path
 
 import numpy as np
 from distributions import DISTRIBUTIONS, draw, soft_targets
-from judgement import Tally, judge_dense_targets, judge_index_targets
+from judgement import Tally, judge_dense_targets, judge_functions, judge_index_targets
 from oracle import arithmetic_for, disagreement_with_definition, effective_mass, evaluate
-from peers import Peer, installed_peers
+from peers import Functions, Peer, installed_peers, scipy_functions
 from tables import (
+    FUNCTIONS,
     Cell,
     Results,
     distribution_by_classes,
+    functions,
     other_targets,
     overall,
     worst_by,
@@ -70,6 +72,18 @@ def library_on(isa: str) -> Peer:
     return loss_and_gradient
 
 
+def functions_on(isa: str) -> Functions:
+    """softmax, log_softmax and logsumexp on one ISA."""
+
+    def all_three(logits):
+        with forced_isa(isa):
+            return tuple(
+                f(logits) for f in (xent_fast.softmax, xent_fast.log_softmax, xent_fast.logsumexp)
+            )
+
+    return all_three
+
+
 def check_oracle(dtype: str) -> float:
     """Largest error of the oracle on a sample of every distribution; raises if too large."""
     worst = 0.0
@@ -87,9 +101,12 @@ def check_oracle(dtype: str) -> float:
 class Measurement:
     """Tallies by cell, filled chunk by chunk."""
 
-    def __init__(self, libraries: dict[str, Peer], peers: dict[str, Peer]) -> None:
+    def __init__(
+        self, libraries: dict[str, Peer], peers: dict[str, Peer], functions: dict[str, Functions]
+    ) -> None:
         self.libraries = libraries
         self.everyone = libraries | peers
+        self.functions = functions
         self.results: Results = {}
 
     def measure_cell(self, dtype: str, distribution: str, classes: int, entries: int) -> None:
@@ -116,6 +133,9 @@ class Measurement:
         for name, implementation in self.everyone.items():
             tallies = judge_index_targets(*implementation(logits, labels), exact, labels)
             self._add(name, "index", distribution, logits, tallies)
+        for name, all_three in self.functions.items():
+            tallies = judge_functions(*all_three(logits), exact, logits)
+            self._add(name, FUNCTIONS, distribution, logits, tallies)
 
     def _measure_weighted(self, distribution, logits, labels) -> None:
         weights = np.random.default_rng(labels.size).uniform(0.1, 1, labels.size)
@@ -163,6 +183,7 @@ def report(results: Results, libraries: list[str]) -> str:
     for dtype in ENTRIES:
         parts += [f"### {dtype}\n", overall(results, dtype)]
         parts += ["Other targets:\n", other_targets(results, dtype, libraries)]
+        parts += ["softmax, log_softmax, logsumexp:\n", functions(results, dtype)]
         parts += ["Worst loss / target / others by distribution:\n"]
         parts += [worst_by(results, dtype, "distribution")]
         parts += ["Worst loss / target / others by number of classes:\n"]
@@ -191,7 +212,9 @@ def main() -> None:
     oracle_errors = {dtype: check_oracle(dtype) for dtype in ENTRIES}
     libraries = {f"xent_fast, {isa}": library_on(isa) for isa in _core.available_isas()}
     peers, left_out = installed_peers()
-    measurement = Measurement(libraries, peers)
+    all_functions = {f"xent_fast, {isa}": functions_on(isa) for isa in _core.available_isas()}
+    all_functions[f"SciPy {importlib.metadata.version('scipy')}"] = scipy_functions
+    measurement = Measurement(libraries, peers, all_functions)
     entries = QUICK_ENTRIES if arguments.quick else ENTRIES
     cells = [
         (dtype, distribution, classes)

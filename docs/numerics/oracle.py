@@ -6,7 +6,7 @@ Must not know: which library is measured, or where the rows come from.
 A row has logits x and effective mass q (one number a class), m = max x, k* its place,
 e_c = exp(x_c - m), rest = sum of e_c over c != k*, S = 1 + rest, Q = sum of q. Then
 
-    p_c    = e_c / S
+    p_c    = e_c / S              log p_c = (x_c - m) - log1p(rest)         lse = m + log1p(rest)
     loss   = sum of q_c ((m - x_c) + log1p(rest))
     grad_c = Q p_c - q_c = ((Q - q_c) e_c - q_c S_without_c) / S
 
@@ -68,12 +68,14 @@ def arithmetic_for(dtype: np.dtype) -> Arithmetic:
 
 @dataclass(frozen=True)
 class Exact:
-    """Loss (rows,); probabilities p, gradient and Q p (rows, classes), in a wider arithmetic."""
+    """Loss and lse (rows,); p, gradient, Q p and log p (rows, classes), in a wider arithmetic."""
 
     loss: np.ndarray
     probabilities: np.ndarray
     gradient: np.ndarray
     scaled_probabilities: np.ndarray
+    log_probabilities: np.ndarray
+    lse: np.ndarray
 
 
 def effective_mass(labels: np.ndarray, classes: int, weights: np.ndarray) -> np.ndarray:
@@ -102,7 +104,8 @@ def evaluate(logits: np.ndarray, mass: np.ndarray, arithmetic: Arithmetic) -> Ex
     """Loss and gradient of finite or -inf logits (rows, classes) under effective mass q."""
     rows = np.arange(len(logits))
     place_of_max = logits.argmax(axis=1)
-    difference, remainder = _differences(logits, logits.max(axis=1, keepdims=True), arithmetic)
+    row_max = logits.max(axis=1, keepdims=True)
+    difference, remainder = _differences(logits, row_max, arithmetic)
     exponentials = arithmetic.exp(difference) * (1 + remainder)
 
     without_max = exponentials.copy()
@@ -116,11 +119,14 @@ def evaluate(logits: np.ndarray, mass: np.ndarray, arithmetic: Arithmetic) -> Ex
     q_sum = q.sum(axis=1, keepdims=True)
     depth = np.where(mass == 0, 0, -difference)
     probabilities = exponentials / total
+    log_of_total = arithmetic.log1p(rest)
     return Exact(
-        loss=(q * (depth + arithmetic.log1p(rest))).sum(axis=1),
+        loss=(q * (depth + log_of_total)).sum(axis=1),
         probabilities=probabilities,
         gradient=((q_sum - q) * exponentials - q * total_without_class) / total,
         scaled_probabilities=q_sum * probabilities,
+        log_probabilities=difference + (remainder - log_of_total),
+        lse=(arithmetic.convert(row_max) + log_of_total)[:, 0],
     )
 
 
@@ -131,7 +137,7 @@ def evaluate_by_definition(logits: np.ndarray, mass: np.ndarray) -> Exact:
     over a thousand.
     """
     context = _DEFINITION
-    loss, probabilities, gradient, scaled = [], [], [], []
+    loss, probabilities, gradient, scaled, log_probabilities, lse = [], [], [], [], [], []
     for row, row_mass in zip(logits.tolist(), mass.tolist(), strict=True):
         exponentials = [context.exp(x) for x in row]
         total = context.fsum(exponentials)
@@ -144,9 +150,10 @@ def evaluate_by_definition(logits: np.ndarray, mass: np.ndarray) -> Exact:
         probabilities.append([e / total for e in exponentials])
         scaled.append([mass_sum * p for p in probabilities[-1]])
         gradient.append([s - q for s, q in zip(scaled[-1], row_mass, strict=True)])
-    return Exact(
-        *(np.array(part, dtype=object) for part in (loss, probabilities, gradient, scaled))
-    )
+        lse.append(context.log(total))
+        log_probabilities.append([x - lse[-1] for x in row])
+    parts = (loss, probabilities, gradient, scaled, log_probabilities, lse)
+    return Exact(*(np.array(part, dtype=object) for part in parts))
 
 
 def exactly(number: object) -> mpmath.mpf:
@@ -157,6 +164,11 @@ def exactly(number: object) -> mpmath.mpf:
     high = float(mantissa)
     low = float(mantissa - np.longdouble(high))
     return _DEFINITION.ldexp(_DEFINITION.mpf(high) + _DEFINITION.mpf(low), int(exponent))
+
+
+def lse_scale(logits: np.ndarray, exact: Exact) -> np.ndarray:
+    """max(|m|, |lse|): lse is a sum of which m is one term."""
+    return np.maximum(np.abs(exact.lse), np.abs(logits.max(axis=1)).astype(exact.lse.dtype))
 
 
 def ulp_errors(
@@ -196,15 +208,20 @@ def ulp_errors(
 def disagreement_with_definition(
     logits: np.ndarray, mass: np.ndarray, arithmetic: Arithmetic
 ) -> float:
-    """The largest error of `evaluate` over loss, p and gradient, in ulps of the logits' dtype.
+    """The largest error of `evaluate` over its results, in ulps of the logits' dtype.
 
-    Where q is no multiple of a one-hot row, the gradient counts in ulps of max(|Q p|, |q|).
+    Where q is no multiple of a one-hot row, the gradient counts in ulps of max(|Q p|, |q|); lse
+    counts in ulps of max(|m|, |lse|).
     """
     ours, definition = evaluate(logits, mass, arithmetic), evaluate_by_definition(logits, mass)
     one_hot_rows = np.count_nonzero(mass, axis=1) == 1
     larger_term = np.maximum(ours.scaled_probabilities, np.abs(arithmetic.convert(mass)))
     gradient_scale = np.where(one_hot_rows[:, None], ours.gradient, larger_term)
+    is_finite = np.isfinite(logits)
+    log_probabilities = (ours.log_probabilities[is_finite], definition.log_probabilities[is_finite])
     errors = [
+        ulp_errors(*log_probabilities, dtype=logits.dtype),
+        ulp_errors(ours.lse, definition.lse, lse_scale(logits, ours), logits.dtype),
         ulp_errors(ours.loss, definition.loss, dtype=logits.dtype),
         ulp_errors(ours.probabilities, definition.probabilities, dtype=logits.dtype),
         ulp_errors(ours.gradient, definition.gradient, gradient_scale, logits.dtype),

@@ -16,6 +16,7 @@ import numpy as np
 import scipy.special
 
 Peer = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+Functions = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 def numpy_log_softmax(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -33,6 +34,15 @@ def scipy_special(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, n
     gradient = scipy.special.softmax(logits, axis=1)
     gradient[rows, labels] -= 1
     return -scipy.special.log_softmax(logits, axis=1)[rows, labels], gradient
+
+
+def scipy_functions(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities, their logarithms and lse."""
+    return (
+        scipy.special.softmax(logits, axis=1),
+        scipy.special.log_softmax(logits, axis=1),
+        scipy.special.logsumexp(logits, axis=1),
+    )
 
 
 def _torch_cross_entropy() -> Peer:

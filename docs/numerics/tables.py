@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from judgement import Tally
 
 INDEX_QUANTITIES = ("loss", "target", "others")
+FUNCTIONS = "functions of the softmax"
+FUNCTION_QUANTITIES = ("p", "small p", "log p", "lse")
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,25 @@ def other_targets(results: Results, dtype: str, implementations: list[str]) -> s
                 gradient.merge(gather(results, quantity, **of_kind))
             tallies = (gather(results, "loss", **of_kind), gradient)
             lines.append([f"{implementation}, {kind}", *_worst_and_mean(tallies)])
+    return _table(header, lines)
+
+
+def functions(results: Results, dtype: str) -> str:
+    """softmax, log_softmax and logsumexp: worst and mean over all rows."""
+    of_functions = {
+        cell: tallies for cell, tallies in results.items() if cell.target_kind == FUNCTIONS
+    }
+    header = ["", *(f"{q}, {s}" for q in FUNCTION_QUANTITIES for s in ("worst", "mean"))]
+    lines = (
+        [
+            implementation,
+            *_worst_and_mean(
+                gather(of_functions, quantity, dtype=dtype, implementation=implementation)
+                for quantity in FUNCTION_QUANTITIES
+            ),
+        ]
+        for implementation in distinct(of_functions, "implementation")
+    )
     return _table(header, lines)
 
 

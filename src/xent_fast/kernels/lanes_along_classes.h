@@ -150,8 +150,11 @@ KERNEL_INLINE void NAME(forward_group)(const REAL *logits, const NAME(masses) * 
                                        int excluded, const NAME(block_frame) * frame, NAME(block_sums) * sums,
                                        int kind) {
     vec x[4], exponentials[4], mass[4];
-    for (int line = 0; line < GROUP; line += LANES)
+    for (int line = 0; line < GROUP; line += LANES) {
         PREFETCH(logits + BLOCK + line);
+        if (HAS_OWN_MASSES(kind))
+            PREFETCH(masses->targets + at + BLOCK + line);
+    }
     EACH_OF(4, x[j] = v_load(logits + j * LANES));
     if (HAS_OWN_MASSES(kind)) {
         EACH_OF(4, mass[j] = NAME(mass_of_vector)(masses, at + j * LANES, kind));
