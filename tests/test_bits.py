@@ -143,6 +143,25 @@ def test_position_in_batch(isa: str, dtype: type, kind: str, classes: int) -> No
         assert_same_bits(part.grad, whole.grad[:size])
 
 
+@pytest.mark.parametrize("classes", (8, 9, 21, 32, 33))
+@pytest.mark.parametrize("pages", (1, 2))
+def test_planes_whole_pages_apart(
+    isa: str, dtype: type, kind: str, classes: int, pages: int
+) -> None:
+    """Rows side by side from any offset, classes a multiple of 4096 bytes apart."""
+    rows = pages * 4096 // np.dtype(dtype).itemsize
+    count = 300
+    logits, targets = make_case(kind, (count, classes), dtype)
+    want = softmax_cross_entropy_grad(logits, targets, reduction="none")
+    buffer = aligned_bytes((rows * classes + 17) * logits.itemsize).view(dtype)
+    for offset in (0, 1, 4, 15, 16):
+        planes = buffer[offset : offset + rows * classes].reshape(classes, rows).T[:count]
+        planes[...] = logits
+        got = softmax_cross_entropy_grad(planes, targets, reduction="none", out=planes)
+        assert_same_bits(got.loss, want.loss)
+        assert_same_bits(np.ascontiguousarray(got.grad), want.grad)
+
+
 @pytest.mark.parametrize("classes", (3, 10, 32, 33, 100, 2049))
 def test_alignment(isa: str, dtype: type, kind: str, classes: int) -> None:
     """Logits and output at every offset, in items, from a cache line's border."""

@@ -168,6 +168,7 @@ REFUSED_BY: dict[tuple[str, str], list[tuple[type[Exception], object]]] = {
     + each(TypeError, *NO_INTEGERS, None),
     ("sampled_softmax_loss_grad", "sampler"): each(ValueError, "normal", "")
     + each(TypeError, None, 3, ([0, 1],), ([0.0, 1.0], np.ones(CLASSES)))
+    + each(TypeError, ([0, 1], np.ma.masked_array(np.ones(CLASSES))))
     + each(IndexError, ([0, CLASSES], np.ones(CLASSES)), ([0, -1], np.ones(CLASSES)))
     + each(ValueError, ([0], np.ones(CLASSES)), ([0, 1], np.ones(2)), ([0, 1], np.zeros(CLASSES)))
     + each(ValueError, ([0, 1], np.full(CLASSES, nan)))

@@ -6,6 +6,8 @@ Knows the formulas and the reference. Must not know the compiled module, which i
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -450,6 +452,26 @@ def test_axis(axis: int) -> None:
     got = reference.distillation_loss_grad(logits, other, labels, axis=axis)
     want = reference.distillation_loss_grad(flat(logits), flat(other), labels.ravel())
     np.testing.assert_array_equal(flat(got.grad), want.grad)
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float16, lambda value: np.array(value, "f4")])
+def test_options_of_any_precision(number: Callable[[float], Any]) -> None:
+    """A number counts as the float that it is: nothing is computed in its own precision."""
+    logits = np.random.default_rng(0).standard_normal((7, 3))
+    labels = [2, 2, 1, 2, 0, 0, 0]
+    probabilities = reference.softmax(logits)
+    distillation = functools.partial(reference.distillation_loss_grad, -logits)
+    for function, numbers, options in (
+        (reference.softmax_cross_entropy_grad, logits, ("temperature", "z_loss")),
+        (reference.cross_entropy_grad, probabilities, ("clip",)),
+        (distillation, logits, ("temperature", "alpha")),
+    ):
+        for option in ("label_smoothing", "scale", *options):
+            given = number(0.3)
+            got = function(numbers, labels, **{option: given})
+            want = function(numbers, labels, **{option: float(given)})
+            np.testing.assert_array_equal(got.loss, want.loss, option)
+            np.testing.assert_array_equal(got.grad, want.grad, option)
 
 
 def test_one_sample() -> None:

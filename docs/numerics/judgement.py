@@ -12,7 +12,7 @@ Quantities, all in ulps (see oracle.py):
     gradient    every entry, in ulps of max(|Q p|, |q|)              dense targets
     p, small p  probabilities that are normal numbers, and the rest  functions of the softmax
     log p       of finite logits                                     the same
-    lse         in ulps of max(|m|, |lse|)                           the same
+    lse         in ulps of max(|lse|, |m|, lse - m)                  the same
 """
 
 from __future__ import annotations

@@ -167,8 +167,9 @@ def exactly(number: object) -> mpmath.mpf:
 
 
 def lse_scale(logits: np.ndarray, exact: Exact) -> np.ndarray:
-    """max(|m|, |lse|): lse is a sum of which m is one term."""
-    return np.maximum(np.abs(exact.lse), np.abs(logits.max(axis=1)).astype(exact.lse.dtype))
+    """max(|lse|, |m|, lse - m): lse is the sum of m and a logarithm."""
+    row_max = logits.max(axis=1).astype(exact.lse.dtype)
+    return np.maximum(np.maximum(np.abs(exact.lse), np.abs(row_max)), exact.lse - row_max)
 
 
 def ulp_errors(
@@ -211,7 +212,7 @@ def disagreement_with_definition(
     """The largest error of `evaluate` over its results, in ulps of the logits' dtype.
 
     Where q is no multiple of a one-hot row, the gradient counts in ulps of max(|Q p|, |q|); lse
-    counts in ulps of max(|m|, |lse|).
+    counts in ulps of its largest term.
     """
     ours, definition = evaluate(logits, mass, arithmetic), evaluate_by_definition(logits, mass)
     one_hot_rows = np.count_nonzero(mass, axis=1) == 1

@@ -81,37 +81,14 @@ cdef inline cnp.ndarray as_targets(object given, cnp.ndarray logits, cnp.ndarray
 
 
 cdef cnp.ndarray unusual_targets(object given, object logits, object destination):
-    targets = as_plain_array(given, "targets")
-    if not isinstance(given, np.ndarray) and targets.shape == (0,):
-        targets = targets.astype(np.intp)  # NumPy makes float64 of an empty list
-    is_dense = check_targets_kind(targets, logits)
+    targets = as_any_targets(given, logits, logits.shape[:1])
     if destination is not None and shares_memory(targets, destination):
         raise ValueError("out shares memory with targets")
-    if not is_dense:
+    if cnp.PyArray_ISINTEGER(targets):
         return targets.astype(targets.dtype.newbyteorder("="), copy=False)
     if targets.dtype.type is logits.dtype.type and is_for_kernels(targets):
         return targets
     return np.array(targets, dtype=logits.dtype.type, order="C")
-
-
-cdef bint check_targets_kind(object targets, object logits) except -1:
-    """Whether the targets are dense; raises where dtype or shape is wrong."""
-    dtype, shape = targets.dtype, targets.shape
-    if cnp.PyArray_ISINTEGER(targets):
-        if shape == logits.shape:
-            raise TypeError(f"dense targets must be floating-point, not {dtype}")
-        if shape != logits.shape[:1]:
-            raise ValueError(
-                f"class indices must have shape {logits.shape[:1]}, not {shape} (targets)"
-            )
-        return False
-    if targets.ndim < 2:
-        raise TypeError(f"class indices must be integers, not {dtype} (targets)")
-    if dtype.kind != "f":
-        raise TypeError(f"targets must be integers or, if dense, floating-point, not {dtype}")
-    if shape != logits.shape:
-        raise ValueError(f"dense targets must have the logits' shape {logits.shape}, not {shape}")
-    return True
 
 
 cdef int describe_labels(xent_labels *labels, cnp.ndarray targets, object ignore_index) except -1:
@@ -247,8 +224,9 @@ cdef object as_numbers_alike(object given, str name, object other, str other_nam
 
 
 cdef object as_any_targets(object given, object logits, tuple row_shape, str name="logits"):
+    """Integers of the rows' shape or, dense, floats of the logits', which errors call `name`."""
     targets = as_plain_array(given, "targets")
-    if not isinstance(given, np.ndarray) and targets.shape == (0,) == row_shape:
+    if not isinstance(given, np.ndarray) and targets.shape == (0,):
         targets = targets.astype(np.intp)  # NumPy makes float64 of an empty list
     if cnp.PyArray_ISINTEGER(targets):
         if targets.shape == row_shape:

@@ -404,7 +404,7 @@ def logsumexp(
         As for `softmax`.
     keepdims : bool, default False
         Whether the class axis stays, with length 1.
-    out : ndarray of the result's shape, optional
+    out : ndarray of the result's shape that shares no memory with `logits`, optional
         Where the result is written, rounded to its dtype.
 
     Returns
@@ -626,6 +626,7 @@ def cross_entropy_grad(
         As for `cross_entropy`.
     """
     p, place = _rows_of(probabilities, axis, "probabilities")
+    clip = _number(clip, "clip")
     if not 0 <= clip < 0.5:
         raise ValueError(f"clip must be in [0, 0.5), not {clip}")
     masses = _targets_of(
@@ -707,7 +708,7 @@ def distillation_loss_grad(
     """
     x, place = _rows_of(student_logits, axis, "student_logits")
     teacher = _alike(teacher_logits, place, "teacher_logits", "student_logits")
-    _check_temperature(temperature)
+    temperature, alpha = _temperature(temperature), _number(alpha, "alpha")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in [0, 1], not {alpha}")
     masses = _targets_of(
@@ -922,6 +923,7 @@ def _targets_of(
     """Mass and weight of every row; without targets no class has any mass."""
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', not {reduction!r}")
+    scale, label_smoothing = _number(scale, "scale"), _number(label_smoothing, "label_smoothing")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be in [0, 1], not {label_smoothing}")
     class_weight = _weights(weight, (place.classes,), "weight")
@@ -1005,9 +1007,19 @@ def _labels(
     return labels.reshape(place.rows), counted.reshape(place.rows)
 
 
-def _check_temperature(temperature: float) -> None:
+def _number(given: float, name: str) -> float:
+    """A float of any real number: float32 beside a Python number would make float32 of both."""
+    try:
+        return float(given)
+    except OverflowError:
+        raise ValueError(f"{name} is too large for a float") from None
+
+
+def _temperature(given: float) -> float:
+    temperature = _number(given, "temperature")
     if not 2**-126 <= temperature < math.inf:
         raise ValueError(f"temperature must be finite and at least 2**-126, not {temperature}")
+    return temperature
 
 
 # --- a row's softmax and the sums made with it ----------------------------------------------------
@@ -1184,7 +1196,7 @@ def _problem_of_logits(
     scale: float,
 ) -> _Problem:
     x, place = _rows_of(logits, axis, "logits")
-    _check_temperature(temperature)
+    temperature, z_loss = _temperature(temperature), _number(z_loss, "z_loss")
     if math.isnan(z_loss):
         raise ValueError("z_loss must not be NaN")
     masses = _targets_of(

@@ -109,19 +109,20 @@ static void expect_lse(const problem *p, int64_t row, const softmax_row *s, expe
 /* sum q (lse - x) + z lse^2, times the row's weight; 0 * inf = 0 */
 static void expect_loss(const problem *p, const softmax_row *s, long double weight, expected_row *e) {
     const long double z = p->z_loss;
-    long double loss = z * e->lse.value * e->lse.value, size = fabsl(loss);
+    long double loss = z * e->lse.value * e->lse.value, size = fabsl(loss), masses = 0;
     for (int64_t c = 0; c < p->classes; ++c) {
         if (s->q[c] == 0)
             continue;
         loss += s->q[c] * cost(s, c, p->temperature);
         size += fabsl(s->q[c] * cost(s, c, p->temperature));
+        masses += fabsl(s->q[c]); /* a logarithm that is subnormal is multiplied by them */
     }
     const long double of_lse = 2 * fabsl(z * e->lse.value) * e->lse.bound;
     e->loss.value = weight == 0 ? 0 : weight * loss;
     e->loss.bound = weight == 0   ? 0
                     : isinf(loss) ? 0
                                   : fabsl(weight) * (unit_of(p->dtype) * ROUNDINGS * size + of_lse) +
-                                        smallest(p->dtype) * (4 + 4 * fabsl(weight));
+                                        smallest(p->dtype) * (4 + fabsl(weight) * (4 + masses));
 }
 
 /* ((Q + 2 z lse) p - q) a / T.  At the class of all mass that is (2 z lse p - Q (1 - p)) a / T, and small if 1 - p is. */

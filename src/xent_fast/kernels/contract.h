@@ -25,8 +25,8 @@
 typedef enum { XENT_FLOAT32 = 0, XENT_FLOAT64 = 1, XENT_DTYPE_COUNT = 2 } xent_dtype;
 
 /* Shaped targets are dense ones with label smoothing or class weights; smoothed ones are class indices with label
- * smoothing, or with class weights and z_loss.  Class indices with class weights alone are index targets: w_y is part of
- * the row's weight. */
+ * smoothing, or with class weights and z_loss, or those of whatever asks for p and log p.  Class indices with class weights
+ * alone are index targets: w_y is part of the row's weight. */
 typedef enum {
     XENT_INDEX_TARGETS = 0,
     XENT_DENSE_TARGETS = 1,

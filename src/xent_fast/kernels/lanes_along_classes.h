@@ -556,13 +556,14 @@ KERNEL_INLINE void NAME(forward_block_of)(const NAME(long_row) * row, int64_t b,
 /* log p = (x - m) / T - log of the sum, in one block. */
 KERNEL_INLINE void NAME(log_probabilities)(const REAL *logits, REAL *destination, int64_t count, REAL maximum,
                                            double log_of_sum, REAL temperature) {
-    const REAL high = (REAL)log_of_sum, low = (REAL)(log_of_sum - (double)high);
+    /* what the logarithm's rounding dropped is below half a unit of every difference */
+    const vec logarithm = v_splat((REAL)log_of_sum);
     for (int64_t k = 0; k < count; k += LANES) {
         const int left = count - k < LANES ? (int)(count - k) : LANES;
         vec x = v_sub(NAME(load_up_to)(logits + k, left, 0), v_splat(maximum));
         if (temperature != 1)
             x = v_div(x, v_splat(temperature));
-        NAME(store_up_to)(destination + k, left, v_sub(v_sub(x, v_splat(high)), v_splat(low)));
+        NAME(store_up_to)(destination + k, left, v_sub(x, logarithm));
     }
 }
 

@@ -10,7 +10,8 @@
 #undef SET_PERIOD
 #undef SET_LINES
 
-/* Lines of memory this many bytes apart share a set of that many places in the nearest caches. */
+/* Lines of memory this many bytes apart share a set of that many places in the nearest cache of usual processors; those four times
+ * as far apart do in the next one too. */
 #define SET_PERIOD 4096
 #define SET_LINES 8
 
@@ -567,7 +568,7 @@ KERNEL_INLINE NAME(lane_results)
     if (settings->wants_prediction && !HAS_MASS(kind))
         results.prediction = NAME(columns_first_maximum)(tile->columns, classes);
     const vec base = NAME(finite_maximum)(sums.maximum);
-    if (HAS_MASS(kind) && settings->row.output != XENT_GRADIENT)
+    if (kind == XENT_SMOOTHED_TARGETS && settings->row.output != XENT_GRADIENT)
         NAME(forget_masses)(&sums);
     else if (kind == XENT_SMOOTHED_TARGETS && smoothed->class_weight)
         NAME(columns_masses)(tile, classes, smoothed, base, &sums, 1, kind);
@@ -777,7 +778,7 @@ KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, 
 }
 
 /* Rows of the first vector: all of it or, where so many classes lie so far apart that their lines push each other out of the
- * cache, those before the next line, so that each vector takes one line of a class instead of parts of two. */
+ * cache, those before the next line, so that each vector takes one line of a class's logits instead of parts of two. */
 KERNEL_INLINE int NAME(rows_of_first_vector)(const xent_batch *batch, int64_t first_row) {
     const char *first = batch->logits + first_row * batch->logits_row_stride;
     if (!NAME(has_columns)(batch->logits_class_stride) || batch->logits_class_stride % SET_PERIOD != 0 ||
