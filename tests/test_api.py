@@ -318,6 +318,20 @@ def test_no_out_gives_a_new_array_in_the_order_of_the_logits(
     np.testing.assert_array_equal(logits, before)
 
 
+@pytest.mark.parametrize("first", [0, 1, 4])
+def test_images_whose_planes_are_whole_pages(first: int) -> None:
+    """Pixels by classes, whatever their first one's place in a cache line: as with classes last."""
+    shape = (2, 10, 32, 32)
+    rng = np.random.default_rng(0)
+    buffer = rng.standard_normal(np.prod(shape) + first).astype(np.float32)
+    images = buffer[first:].reshape(shape)
+    labels = rng.integers(0, 10, (2, 32, 32))
+    want = softmax_cross_entropy_grad(np.moveaxis(images, 1, -1).copy(), labels, reduction="none")
+    got = softmax_cross_entropy_grad(images, labels, axis=1, reduction="none", out=images)
+    np.testing.assert_array_equal(got.loss, want.loss)
+    np.testing.assert_array_equal(np.moveaxis(images, 1, -1), want.grad)
+
+
 @pytest.mark.parametrize("keepdims", [False, True])
 @pytest.mark.parametrize(("shape", "axis"), [((7,), 0), ((4, 7), -1), ((3, 7, 5), 1), ((0, 7), 1)])
 def test_logsumexp_into_out(shape: tuple[int, ...], axis: int, keepdims: bool) -> None:
