@@ -322,6 +322,18 @@ def test_no_bias_and_no_example(sampled_loss: SampledLoss) -> None:
     assert sampled_loss(*empty.arguments, reduction="sum", **options).loss == 0
 
 
+def test_no_features(sampled_loss: SampledLoss) -> None:
+    """Only the biases are left, call after call: sums over nothing are 0, whatever memory holds."""
+    hidden, weight = np.ones((2, 3))[:, :0], np.ones((5, 3))[:, :0]
+    bias = np.array([0.125, -0.25, 0.5, 0.0, -0.5])
+    options = {"num_sampled": 5, "remove_accidental_hits": False, "reduction": "none"}
+    lse = np.log(np.exp(bias).sum() + np.exp(bias[[4, 3]]))
+    for _ in range(50):
+        result = sampled_loss(hidden, weight, bias, [4, 3], **options)
+        np.testing.assert_allclose(result.loss, lse - bias[[4, 3]], rtol=1e-12)
+        assert result.grad_weight.shape == (5, 0)
+
+
 def test_any_layout_and_nothing_is_written() -> None:
     layer = make_layer()
     options = {"num_sampled": 6, "rng": 2}

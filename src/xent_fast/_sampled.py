@@ -152,7 +152,8 @@ def sampled_softmax_loss_grad(
     target_shift = bias[labels] - np.log(expected_count(labels))
     sample_shift = bias[samples] - np.log(expected_count(samples))
     logits = np.empty((len(hidden), 1 + len(samples)), dtype=hidden.dtype)
-    logits[:, 0] = np.einsum("nd,nd->n", hidden, target_weight) + target_shift
+    # einsum's sums over no feature are not always 0
+    logits[:, 0] = np.vecdot(hidden, target_weight) + target_shift
     np.matmul(hidden, sample_weights.T, out=logits[:, 1:])
     logits[:, 1:] += sample_shift.astype(hidden.dtype)
     if remove_accidental_hits:
