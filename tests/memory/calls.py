@@ -30,10 +30,6 @@ OF_TWO_ARRAYS = ("softmax_vjp", "log_softmax_vjp")
 WITHOUT_OUT = ("softmax_cross_entropy", "cross_entropy")
 WITH_STATISTICS = ("softmax_cross_entropy", "softmax_cross_entropy_grad")
 OF_PROBABILITIES = ("cross_entropy", "cross_entropy_grad", "softmax_vjp")
-PUBLIC_FUNCTIONS = (
-    *(*OF_TARGETS, *OF_LOGITS, *OF_TWO_ARRAYS, "softmax_loss", "softmax_cross_entropy_hvp"),
-    *("distillation_loss_grad", "sampled_softmax_loss_grad"),
-)
 
 
 @dataclass(frozen=True)
