@@ -349,7 +349,9 @@ KERNEL_INLINE const NAME(block_summary) *
     for (int64_t b = 0; b < count; ++b) {
         const double steps = blocks[b].reference - highest->reference;
         const double shift = blocks[b].shift - highest->shift;
-        if (shift == 0)
+        if (blocks[b].maximum == -INFINITY) /* no class that counts: its shift and reference mean nothing */
+            blocks[b].weight = 0;
+        else if (shift == 0)
             blocks[b].weight = power_of_two(steps < 0 ? steps : 0);
         else
             blocks[b].weight = exponential_of_difference(shift, steps, temperature);

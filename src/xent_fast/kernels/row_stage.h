@@ -75,9 +75,11 @@ KERNEL_INLINE double scalar_product_residual(double a, double b, double c) {
     return v_first(NAME(product_residual)(v_splat(a), v_splat(b), v_splat(c)));
 }
 
-/* exp(a / T + n ln 2) for an integer n below 2^31 and a sum below 1: a / T and n ln 2 may cancel. */
+/* exp(a / T + n ln 2) for an integer n below 2^31 and a sum below 1: a / T and n ln 2 may cancel, a / T be -inf. */
 KERNEL_INLINE double exponential_of_difference(double a, double n, double temperature) {
     const double product = n * ln_2_f64, quotient = a / temperature;
+    if (quotient + product < -1000) /* below half the smallest number; beyond it the residuals may be no numbers */
+        return 0;
     const exponent_scale_f64 unit = unit_scale_f64();
     double sum = 0, error = 0;
     compensated_add(&sum, &error, quotient);
