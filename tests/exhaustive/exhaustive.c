@@ -43,9 +43,16 @@
 
 enum { LANES_32 = 16, LANES_64 = 8, CHUNK_BITS = 16 };
 
-/* Exponentials are kept times this. */
+/* Exponentials are kept times this, and times the unit K of exp.h. */
 #define SCALE_32 0x1p32
 #define SCALE_64 0x1p64L
+#if HAS_FMA
+#define UNIT_32 exp2_unit_f32
+#define UNIT_64 exp2_unit_f64
+#else
+#define UNIT_32 1.0
+#define UNIT_64 1.0
+#endif
 
 /* Every non-positive float32: 0x80000000 is -0, 0xff800000 -inf. */
 static const uint64_t first_negative = 0x80000000u, past_negative = 0xff800001u;
@@ -117,7 +124,7 @@ static long double spacing_64(long double exact) {
     return (long double)(nextafter(rounded, INFINITY) - rounded);
 }
 
-/* Exponentials relative to 2^c.  Those below 2^(c - 158) are an exact 0, and nothing else is. */
+/* Exponentials relative to 2^c.  Those below 2^(c - 158) are an exact 0, and nothing else is but for the border's rounding. */
 static void judge_exponentials_32(const float *arguments, double c, tally *seen) {
     ALIGNED_64 float plain[LANES_32], high[LANES_32], low[LANES_32];
     const exponent_scale_f32 scale = unit_scale_f32();
@@ -129,12 +136,12 @@ static void judge_exponentials_32(const float *arguments, double c, tally *seen)
     for (int lane = 0; lane < LANES_32; ++lane) {
         const double x = (double)arguments[lane];
         /* x - c ln 2 would cancel: exp in two pieces, |c| < 2^17 */
-        const double exact =
+        const double power =
             c == 0 ? exp(x) * SCALE_32 : (double)(expl((long double)x - c * 0.6931471805599453094172321L) * SCALE_32);
+        const double exact = power * UNIT_32, border = power / 0x1p-126;
         double error = 0, error_of_pair = 0;
-        if (exact < 0x1p-126) {
-            const int may_be_smallest = exact > 0x1.6ap-127 && plain[lane] <= 0x1p-126f;
-            error = plain[lane] == 0 || may_be_smallest ? 0 : INFINITY;
+        if (border < 0.99 || (border < 1.01 && plain[lane] == 0)) {
+            error = plain[lane] == 0 ? 0 : INFINITY;
         } else {
             const double inverse = inverse_spacing_32(exact);
             error = fabs((double)plain[lane] - exact) * inverse;
@@ -166,7 +173,7 @@ static void judge_exponentials_64(const double *arguments, tally *seen) {
     v_store_f64(high, pair.high);
     v_store_f64(low, pair.low);
     for (int lane = 0; lane < LANES_64; ++lane) {
-        const long double exact = expl((long double)arguments[lane]) * SCALE_64, spacing = spacing_64(exact);
+        const long double exact = expl((long double)arguments[lane]) * SCALE_64 * UNIT_64, spacing = spacing_64(exact);
         note(seen, (double)(fabsl((long double)plain[lane] - exact) / spacing),
              (double)(fabsl((long double)high[lane] + (long double)low[lane] - exact) / spacing), arguments[lane], 0);
     }

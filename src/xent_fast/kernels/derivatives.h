@@ -64,7 +64,7 @@ KERNEL_INLINE void NAME(softmax_vjp_row)(const REAL *p, const REAL *dp, REAL *gr
 /* What exp(l) s of one row is made of.
  *
  * With s = m 2^k, 1/2 <= |m| < 1, exponentials are taken relative to 2^c, c = SCALE_UP - SIGNIFICAND_SHIFT - k, and
- * multiplied by -m 2^-SIGNIFICAND_SHIFT: so every product down to the subnormal numbers comes out, whatever the size of s,
+ * multiplied by -m 2^-SIGNIFICAND_SHIFT / K: so every product down to the subnormal numbers comes out, whatever the size of s,
  * up to some 2^100 (float32) or 2^970 (float64).  Larger ones, which log-probabilities have only by mistake or with a huge s,
  * begin at l = `limit`: there the reference is 2^RAISED higher, and products beyond `highest` are infinite anyway. */
 typedef struct {
@@ -89,7 +89,9 @@ KERNEL_INLINE NAME(log_softmax_frame) NAME(frame_of_sum)(double total, double er
     const NAME(exponent_scale) scale = NAME(unit_scale)();
     frame.reference = NAME(reference_for)(v_splat(c), &scale);
     frame.raised_reference = NAME(reference_for)(v_splat(c + RAISED), &scale);
-    frame.minus_factor = NAME(splat_pair)(-total * unit, -error * unit);
+    const double factor = -total * unit / EXPONENTIAL_UNIT;
+    const double residual = scalar_product_residual(factor, EXPONENTIAL_UNIT, -total * unit);
+    frame.minus_factor = NAME(splat_pair)(factor, (-error * unit - residual) / EXPONENTIAL_UNIT);
     frame.limit = v_splat(most * REAL_CONSTANT(ln_2));
     frame.highest = v_splat((most + RAISED) * REAL_CONSTANT(ln_2));
     return frame;

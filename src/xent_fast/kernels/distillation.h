@@ -101,14 +101,14 @@ KERNEL_INLINE NAME(divergence_sums)
     NAME(divergence_sums) sums = {NAME(zero_wide)(), NAME(zero_wide)()};
     vec terms[4], differences[4], grads[4];
     int64_t k = 0;
-    for (; k + GROUP <= count; k += GROUP) {
+    for (; k + HALF_GROUP <= count; k += HALF_GROUP) {
         EACH_OF(4, const int64_t at = k + j * LANES;
                 grads[j] = NAME(distil_vector)(
                     v_load(big_p + at), v_load(big_q + at), v_load(teacher + at), v_load(student + at),
                     grad_of_targets ? v_load(grad_of_targets + at) : zero, frame, terms + j, differences + j);
                 v_store(grad + at, grads[j]));
-        NAME(add_group)(&sums.terms, terms);
-        NAME(add_group)(&sums.differences, differences);
+        NAME(add_four)(&sums.terms, terms);
+        NAME(add_four)(&sums.differences, differences);
     }
     for (; k < count; k += LANES) {
         const int left = count - k < LANES ? (int)(count - k) : LANES;

@@ -39,7 +39,7 @@
 #define SMALL_WEIGHT 0x1p-50 /* SMALL_FACTOR times what up to 32 exponentials add up to */
 /* An exponential of a target below this makes the quotient of the others by it too large. */
 #define DISTANT_TARGET 0x1p-60f
-#define EXP2_TERMS 6
+#define EXP2_TERMS (HAS_FMA ? 3 : 6)
 #define ATANH_TERMS 4
 #elif REAL_BITS == 64
 #define REAL double
@@ -56,7 +56,7 @@
 #define RESCALE 0x1p200
 #define SMALL_WEIGHT 0x1p-800
 #define DISTANT_TARGET 0x1p-500
-#define EXP2_TERMS 11
+#define EXP2_TERMS (HAS_FMA ? 7 : 11)
 #define ATANH_TERMS 8
 #else
 #error "define REAL_BITS as 32 or 64 before including dtype.h"
@@ -102,8 +102,9 @@
 #endif
 
 /* Classes of a group and of a block: see lanes_along_classes.h. */
-#define GROUP (4 * LANES)
-#define BLOCK (32 * GROUP)
+#define HALF_GROUP (4 * LANES)
+#define GROUP (2 * HALF_GROUP)
+#define BLOCK (16 * GROUP)
 
 /* Rows of no more classes than these go through lanes_along_rows.h. */
 #define MOST_CLASSES_ALONG_ROWS 32
@@ -141,6 +142,7 @@
 #define v_lane_numbers NAME(v_lane_numbers)
 #define v_bits_to_exponent NAME(v_bits_to_exponent)
 #define v_exponent NAME(v_exponent)
+#define v_power_of_eighths NAME(v_power_of_eighths)
 #define v_drop NAME(v_drop)
 #define v_largest NAME(v_largest)
 #define v_first NAME(v_first)

@@ -3,25 +3,35 @@
  * Knows: exp(x) = 2^(x L), L = log2(e), its reduction, its polynomial and its error.
  * Must not know: rows, blocks, what the exponentials are summed for.
  *
- *     2^(x L - c + SCALE_UP) = 2^f 2^(y - c + SCALE_UP)      y = round(x L)      f = x L - y
+ *     e = K 2^(x L - c + SCALE_UP)      K: EXPONENTIAL_UNIT, which cancels where two exponentials meet
  *
- * The usual exp(x - m) rounds x - m and so loses up to |x - m| / 2 units in the last place (u = half a unit at 1). Here
- * y is an exact integer and f is taken from the exact product x L:
+ * The usual exp(x - m) rounds x - m and so loses up to |x - m| / 2 units in the last place (u = half a unit at 1).
+ * Here n is an exact integer and f is taken from the exact product x L:
  *
- *     with FMA       f = fma(x, L_low, fma(x, L, -y))                  two roundings of a number below 1/2
- *     without        f = x_high L1 - y + x_low L1 + x_high L2 + x_low L2 + x L3   halves of a significand: but for the
- *                                                                         last, exact products
+ *     with FMA       n = round(8 x L)    f = fma(x, 8 L_low, fma(x, 8 L, -n))    j = n mod 8
+ *                    e = T_j 2^((n - j) / 8 - c) (1 + f P(f))                    T_j = K 2^(j/8) 2^SCALE_UP
+ *         relative error     u (1 [last rounding] + 0.31 [P] + 0.05 [T_j] + 0.1 [f, f T_j])  <= 1.5 u
+ *         (float64:          u (1 + 0.04 + 0.08 + 0.1))
+ *         K makes all eight T_j nearly numbers of the dtype; P has 3 terms (float64: 7).
  *
- * so that |error of f| <= 2^-25 (float32) and 2^f = 1 + f P(f) is off by at most
- *     u (1 [last rounding] + 0.35 [f] + 0.25 [P, times f] + 0.1 [approximation])  <= 1.7 u,  u = 2^-24 relative,
- * likewise in float64 with u = 2^-53.  coefficients.h holds P, make_coefficients.py makes it.
+ *     without        n = round(x L)      f = x_high L1 - n + x_low L1 + x_high L2 + x_low L2 + x L3
+ *                    e = 2^(n - c + SCALE_UP) (1 + f P(f))        halves of a significand: but for the last, exact products
+ *         relative error     u (1 [last rounding] + 0.35 [f] + 0.25 [P, times f] + 0.1 [P])  <= 1.7 u,  K = 1
  *
- * Domain: |c| below 2^17 (float32), 2^30 (float64), x L - c <= 2.  x is raised to the point where 2^(y - c + SCALE_UP)
- * has an exponent of 0 in its bits and so is an exact 0: smaller x, -inf included, give 0; NaN stays NaN.
+ * u is 2^-24 (float32) or 2^-53.  coefficients.h holds P and T, make_coefficients.py makes them.
  *
- * One exponential is a chain of about fifteen operations, each waiting for the one before: INTERLEAVED vectors (see the
+ * Domain: |c| below 2^17 (float32), 2^30 (float64), x L - c <= 2.  Where x L - c is below -(EXPONENT_BIAS + SCALE_UP - 1)
+ * the result is an exact 0, for -inf too; above that it is a normal number; NaN stays NaN.
+ *
+ * One exponential is a chain of about ten operations, each waiting for the one before: INTERLEAVED vectors (see the
  * vocabularies) go side by side, step by step, so that processors find enough to do.
  */
+#undef EXPONENTIAL_UNIT
+#if HAS_FMA
+#define EXPONENTIAL_UNIT REAL_CONSTANT(exp2_unit)
+#else
+#define EXPONENTIAL_UNIT 1.0
+#endif
 
 /* What a temperature T makes of the constants: x / T has the logarithm to base 2 of its exponential at x L / T. */
 typedef struct {
@@ -75,16 +85,22 @@ KERNEL_INLINE NAME(exponent_scale) NAME(scale_for)(double temperature) {
 
 /* What exponentials of one block, or of each lane, are relative to. */
 typedef struct {
-    vec magic;  /* adding it rounds x L to an integer and leaves y - c + SCALE_UP + EXPONENT_BIAS in the low bits */
-    vec lowest; /* this x and smaller ones give 0 */
+    vec magic;  /* adding it rounds 8 x L (x L) to an integer and leaves that, less 8 c (c), in the low bits */
+    vec lowest; /* smaller x give 0 */
     NAME(exponent_scale) scale;
 } NAME(exponential_reference);
 
 /* Reference for integer-valued c. */
 KERNEL_INLINE NAME(exponential_reference) NAME(reference_for)(vec c, const NAME(exponent_scale) * scale) {
     NAME(exponential_reference) r;
+#if HAS_FMA
+    r.magic = v_fma(c, v_splat(-8), v_splat(ROUNDING_MAGIC));
+#else
     r.magic = v_sub(v_splat(ROUNDING_MAGIC + (EXPONENT_BIAS + SCALE_UP)), c);
-    r.lowest = v_mul(v_sub(c, v_splat(EXPONENT_BIAS + SCALE_UP)), v_splat(scale->ln_2));
+#endif
+    /* -inf is below it at any temperature */
+    r.lowest =
+        v_max(v_mul(v_sub(c, v_splat(EXPONENT_BIAS + SCALE_UP - 1)), v_splat(scale->ln_2)), v_splat(-LARGEST_REAL));
     r.scale = *scale;
     return r;
 }
@@ -95,20 +111,19 @@ KERNEL_INLINE vec NAME(reference_exponent)(vec m, const NAME(exponent_scale) * s
     return v_sub(v_add(v_mul(m, v_splat(scale->log2_e)), magic), magic);
 }
 
-/* f of the head; `y` is round(x L). */
-KERNEL_INLINE vec NAME(reduced_argument)(vec x, vec y, const NAME(exponent_scale) * scale) {
-#if HAS_FMA
-    return v_fma(x, v_splat(scale->log2_e_low), v_fms(x, v_splat(scale->log2_e), y));
-#else
+#if !HAS_FMA
+/* f of the head; `n` is round(x L). */
+KERNEL_INLINE vec NAME(reduced_argument)(vec x, vec n, const NAME(exponent_scale) * scale) {
     const vec x_high = v_high_half(x);
     const vec x_low = v_sub(x, x_high);
     const vec first = v_splat(scale->log2_e_first), second = v_splat(scale->log2_e_second);
     const vec small = v_add(v_mul(x_low, second), v_mul(x, v_splat(scale->log2_e_third)));
-    const vec large = v_add(v_sub(v_mul(x_high, first), y), v_mul(x_low, first)), middle = v_mul(x_high, second);
+    const vec large = v_add(v_sub(v_mul(x_high, first), n), v_mul(x_low, first));
+    const vec middle = v_mul(x_high, second);
     const vec sum = v_add(large, middle);
     return v_add(sum, v_add(v_sub(middle, v_sub(sum, large)), small));
-#endif
 }
+#endif
 
 /* A statement for j = 0 ... count - 1, count a constant 1, 2 or 4. */
 #ifndef EACH_OF
@@ -135,12 +150,35 @@ KERNEL_INLINE vec NAME(reduced_argument)(vec x, vec y, const NAME(exponent_scale
     } while (0)
 #endif
 
-/* Of `count` vectors (1, 2 or 4); `dropped`, unless NULL, takes what the last rounding of 2^f dropped. */
+/* Of `count` vectors (1, 2 or 4); `dropped`, unless NULL, takes what the last rounding dropped. */
+#if HAS_FMA
+KERNEL_INLINE void NAME(scaled_exponentials)(const vec *x, int count, NAME(exponential_reference) reference,
+                                             vec *exponentials, vec *dropped) {
+    const REAL *p = REAL_CONSTANT(exp2_eighth_polynomial);
+    const vec eighths = v_splat(8 * reference.scale.log2_e), eighths_low = v_splat(8 * reference.scale.log2_e_low);
+    vec f[4], q[4], power[4];
+    vec_mask is_counted[4];
+    EACH_OF(count, is_counted[j] = v_not_less(x[j], reference.lowest));
+    EACH_OF(count, power[j] = v_fma(x[j], eighths, reference.magic));
+    EACH_OF(count, f[j] = v_fms(x[j], eighths, v_sub(power[j], reference.magic)));
+    EACH_OF(count, f[j] = v_fma(x[j], eighths_low, f[j]));
+    EACH_OF(count, power[j] = v_power_of_eighths(REAL_CONSTANT(exp2_table), power[j]));
+    EACH_OF(count, q[j] = v_splat(p[EXP2_TERMS - 1]));
+    for (int k = EXP2_TERMS - 2; k >= 0; --k)
+        EACH_OF(count, q[j] = v_fma(q[j], f[j], v_splat(p[k])));
+    EACH_OF(count, f[j] = v_mul(power[j], f[j]));
+    EACH_OF(count, exponentials[j] = v_keep(is_counted[j], v_fma(f[j], q[j], power[j])));
+    if (dropped)
+        EACH_OF(count, dropped[j] = v_keep(is_counted[j], v_fma(f[j], q[j], v_sub(power[j], exponentials[j]))));
+}
+#else
 KERNEL_INLINE void NAME(scaled_exponentials)(const vec *x, int count, NAME(exponential_reference) reference,
                                              vec *exponentials, vec *dropped) {
     const REAL *p = REAL_CONSTANT(exp2_polynomial);
     const vec one = v_splat(1);
     vec f[4], q[4], scale[4];
+    vec_mask is_counted[4];
+    EACH_OF(count, is_counted[j] = v_not_less(x[j], reference.lowest));
     EACH_OF(count, f[j] = v_max(reference.lowest, x[j]));
     EACH_OF(count, scale[j] = v_fma(f[j], v_splat(reference.scale.log2_e), reference.magic));
     EACH_OF(count, f[j] = NAME(reduced_argument)(f[j], v_sub(scale[j], reference.magic), &reference.scale));
@@ -148,6 +186,7 @@ KERNEL_INLINE void NAME(scaled_exponentials)(const vec *x, int count, NAME(expon
     EACH_OF(count, q[j] = v_splat(p[EXP2_TERMS - 1]));
     for (int k = EXP2_TERMS - 2; k >= 0; --k)
         EACH_OF(count, q[j] = v_fma(q[j], f[j], v_splat(p[k])));
+    EACH_OF(count, scale[j] = v_keep(is_counted[j], scale[j]));
     if (dropped) {
         EACH_OF(count, const vec power = v_fma(q[j], f[j], one); exponentials[j] = v_mul(power, scale[j]);
                 dropped[j] = v_mul(v_fma(q[j], f[j], v_sub(one, power)), scale[j]));
@@ -156,6 +195,7 @@ KERNEL_INLINE void NAME(scaled_exponentials)(const vec *x, int count, NAME(expon
         EACH_OF(count, exponentials[j] = v_mul(q[j], scale[j]));
     }
 }
+#endif
 
 KERNEL_INLINE vec NAME(scaled_exponential)(vec x, NAME(exponential_reference) reference) {
     vec result;

@@ -3,7 +3,7 @@
  * Knows: THE algorithm for rows longer than a few vectors.
  * Must not know: instruction sets, threads, Python.
  *
- * A row is cut into blocks of BLOCK classes, a block into groups of four vectors.
+ * A row is cut into blocks of BLOCK classes, a block into groups of eight vectors.
  *
  *   forward, a block    its maximum m_b, c_b = round(m_b log2 e), e = 2^(x log2 e - c_b) stored in the gradient's place,
  *                       and the sum of all e but one class's: the target's (index targets) or the block's first
@@ -12,7 +12,7 @@
  *                       several rows go through row_stage.h side by side
  *   backward, a block   grad = e * factor_b (- a q for targets with mass); the class left out is written last
  *
- * Sums: the four vectors of a group in a tree, groups in a wide sum (sums.h); blocks in their order, with compensation.  Padding and excluded lanes add an exact 0, so that the order is a function of the number
+ * Sums: the eight vectors of a group in a tree, groups in a wide sum (sums.h); blocks in their order, with compensation.  Padding and excluded lanes add an exact 0, so that the order is a function of the number
  * of classes alone.
  */
 
@@ -35,7 +35,7 @@ KERNEL_INLINE REAL NAME(block_maximum)(const REAL *logits, int64_t count) {
     const vec lowest = v_splat(-INFINITY);
     vec a = lowest, b = lowest, c = lowest, d = lowest;
     int64_t k = 0;
-    for (; k + GROUP <= count; k += GROUP) {
+    for (; k + HALF_GROUP <= count; k += HALF_GROUP) {
         a = v_max(v_load(logits + k), a);
         b = v_max(v_load(logits + k + LANES), b);
         c = v_max(v_load(logits + k + 2 * LANES), c);
@@ -51,7 +51,7 @@ KERNEL_INLINE REAL NAME(block_maximum)(const REAL *logits, int64_t count) {
 /* First position among `count` logits of their largest, or -1; where one of them is NaN any of the two. */
 KERNEL_INLINE int64_t NAME(first_position_of)(REAL value, const REAL *logits, int64_t count) {
     int64_t k = 0;
-    for (; k + GROUP <= count; k += GROUP) {
+    for (; k + HALF_GROUP <= count; k += HALF_GROUP) {
         const vec a = v_max(v_load(logits + k), v_load(logits + k + LANES));
         const vec b = v_max(v_load(logits + k + 2 * LANES), v_load(logits + k + 3 * LANES));
         if (v_mask_bits(v_equal(v_max(a, b), v_splat(value))))
@@ -120,37 +120,42 @@ typedef struct {
     vec base;  /* of the distances */
 } NAME(block_frame);
 
-/* Adds the four vectors of a group in a tree, then to the wide sum. */
-KERNEL_INLINE void NAME(add_group)(NAME(wide) * sum, const vec *summands) {
-    NAME(wide_add)(sum, v_add(v_add(summands[0], summands[1]), v_add(summands[2], summands[3])));
+/* Four vectors in a tree. */
+KERNEL_INLINE vec NAME(sum_of_four)(const vec *summands) {
+    return v_add(v_add(summands[0], summands[1]), v_add(summands[2], summands[3]));
 }
 
-/* Mass and distance of a group. */
+/* Adds four vectors in a tree, then to the wide sum. */
+KERNEL_INLINE void NAME(add_four)(NAME(wide) * sum, const vec *summands) {
+    NAME(wide_add)(sum, NAME(sum_of_four)(summands));
+}
+
+/* Mass and distance of half a group. */
 KERNEL_INLINE void NAME(add_masses)(const vec *x, const vec *masses, vec base, NAME(block_sums) * sums) {
     const vec zero = v_splat(0);
     vec distances[4];
     /* 0 * inf = 0: a class without mass adds nothing, whatever its logit */
     EACH_OF(4, distances[j] = v_drop(v_equal(masses[j], zero), v_mul(masses[j], v_sub(base, x[j]))));
-    NAME(add_group)(&sums->target_mass, masses);
-    NAME(add_group)(&sums->distance, distances);
+    NAME(add_four)(&sums->target_mass, masses);
+    NAME(add_four)(&sums->distance, distances);
 }
 
-/* Exponentials of a group. */
-KERNEL_INLINE void NAME(group_exponentials)(const vec *x, const NAME(block_frame) * frame, vec *e) {
+/* Exponentials of half a group. */
+KERNEL_INLINE void NAME(four_exponentials)(const vec *x, const NAME(block_frame) * frame, vec *e) {
     vec shifted[4];
     EACH_OF(4, shifted[j] = v_sub(x[j], frame->shift));
     for (int k = 0; k < 4; k += INTERLEAVED)
         NAME(scaled_exponentials)(shifted + k, INTERLEAVED, frame->reference, e + k, NULL);
 }
 
-/* One whole group from class `at`: exponentials to `e`.  `excluded`, a lane counted from the group's start, or -1 (a constant), is left out
- * of the sum.  Meanwhile the same group of the next block, or of the next row, comes from memory: without that the maximum's
- * sweep would wait for memory and the exponentials leave it idle. */
-KERNEL_INLINE void NAME(forward_group)(const REAL *logits, const NAME(masses) * masses, int64_t at, REAL *e,
-                                       int excluded, const NAME(block_frame) * frame, NAME(block_sums) * sums,
-                                       int kind) {
+/* Half of a whole group, from class `at`: exponentials to `e`, their sum is returned.  `excluded`, a lane counted from its
+ * start (a constant below 0 where there is none), is left out of the sum.  Meanwhile the same classes of the next block, or
+ * of the next row, come from memory: without that the maximum's sweep would wait for memory and the exponentials leave it
+ * idle. */
+KERNEL_INLINE vec NAME(forward_half)(const REAL *logits, const NAME(masses) * masses, int64_t at, REAL *e, int excluded,
+                                     const NAME(block_frame) * frame, NAME(block_sums) * sums, int kind) {
     vec x[4], exponentials[4], mass[4];
-    for (int line = 0; line < GROUP; line += LANES) {
+    for (int line = 0; line < HALF_GROUP; line += LANES) {
         PREFETCH(logits + BLOCK + line);
         if (HAS_OWN_MASSES(kind))
             PREFETCH(masses->targets + at + BLOCK + line);
@@ -160,12 +165,22 @@ KERNEL_INLINE void NAME(forward_group)(const REAL *logits, const NAME(masses) * 
         EACH_OF(4, mass[j] = NAME(mass_of_vector)(masses, at + j * LANES, kind));
         NAME(add_masses)(x, mass, frame->base, sums);
     }
-    NAME(group_exponentials)(x, frame, exponentials);
+    NAME(four_exponentials)(x, frame, exponentials);
     EACH_OF(4, v_store(e + j * LANES, exponentials[j]));
-    if (excluded >= 0)
+    if (excluded > -GROUP)
         EACH_OF(4, exponentials[j] =
                        v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(excluded - j * LANES))), exponentials[j]));
-    NAME(add_group)(&sums->exponentials, exponentials);
+    return NAME(sum_of_four)(exponentials);
+}
+
+/* One whole group; `excluded` counts from its start, or is -GROUP, a constant. */
+KERNEL_INLINE void NAME(forward_group)(const REAL *logits, const NAME(masses) * masses, int64_t at, REAL *e,
+                                       int excluded, const NAME(block_frame) * frame, NAME(block_sums) * sums,
+                                       int kind) {
+    const vec first = NAME(forward_half)(logits, masses, at, e, excluded, frame, sums, kind);
+    const vec second = NAME(forward_half)(logits + HALF_GROUP, masses, at + HALF_GROUP, e + HALF_GROUP,
+                                          excluded > -GROUP ? excluded - HALF_GROUP : excluded, frame, sums, kind);
+    NAME(wide_add)(&sums->exponentials, v_add(first, second));
 }
 
 KERNEL_INLINE vec NAME(load_up_to)(const REAL *source, int count, REAL fill) {
@@ -179,21 +194,31 @@ KERNEL_INLINE void NAME(store_up_to)(REAL *destination, int count, vec a) {
         v_store_first(destination, count, a);
 }
 
-/* A group that is cut short: the classes that are not there have the logit -inf and no target. */
-KERNEL_INLINE void NAME(forward_last_group)(const REAL *logits, const NAME(masses) * masses, int64_t at, REAL *e,
-                                            int count, int excluded, const NAME(block_frame) * frame,
-                                            NAME(block_sums) * sums, int kind) {
+/* Half of a group that is cut short: the classes that are not there have the logit -inf and no target. */
+KERNEL_INLINE vec NAME(forward_last_half)(const REAL *logits, const NAME(masses) * masses, int64_t at, REAL *e,
+                                          int count, int excluded, const NAME(block_frame) * frame,
+                                          NAME(block_sums) * sums, int kind) {
     vec x[4], exponentials[4], mass[4];
     EACH_OF(4, x[j] = NAME(load_up_to)(logits + j * LANES, count - j * LANES, -INFINITY));
     if (HAS_OWN_MASSES(kind)) {
         EACH_OF(4, mass[j] = NAME(mass_of_some)(masses, at + j * LANES, count - j * LANES, kind));
         NAME(add_masses)(x, mass, frame->base, sums);
     }
-    NAME(group_exponentials)(x, frame, exponentials);
+    NAME(four_exponentials)(x, frame, exponentials);
     EACH_OF(4, NAME(store_up_to)(e + j * LANES, count - j * LANES, exponentials[j]));
     EACH_OF(4, exponentials[j] =
                    v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(excluded - j * LANES))), exponentials[j]));
-    NAME(add_group)(&sums->exponentials, exponentials);
+    return NAME(sum_of_four)(exponentials);
+}
+
+KERNEL_INLINE void NAME(forward_last_group)(const REAL *logits, const NAME(masses) * masses, int64_t at, REAL *e,
+                                            int count, int excluded, const NAME(block_frame) * frame,
+                                            NAME(block_sums) * sums, int kind) {
+    vec sum = NAME(forward_last_half)(logits, masses, at, e, count, excluded, frame, sums, kind);
+    if (count > HALF_GROUP)
+        sum = v_add(sum, NAME(forward_last_half)(logits + HALF_GROUP, masses, at + HALF_GROUP, e + HALF_GROUP,
+                                                 count - HALF_GROUP, excluded - HALF_GROUP, frame, sums, kind));
+    NAME(wide_add)(&sums->exponentials, sum);
 }
 
 /* The reference of a block by its maximum, which may be infinite or absent (-inf): then 0, and NaN, if there is one,
@@ -226,13 +251,13 @@ KERNEL_INLINE void NAME(forward_groups)(const REAL *logits, const NAME(masses) *
     const int64_t special = excluded < 0 || excluded >= whole ? whole : excluded - excluded % GROUP;
     int64_t k = 0;
     for (; k < special; k += GROUP, place += step)
-        NAME(forward_group)(logits + k, masses, first + k, place, -1, frame, sums, kind);
+        NAME(forward_group)(logits + k, masses, first + k, place, -GROUP, frame, sums, kind);
     if (k < whole) {
         NAME(forward_group)(logits + k, masses, first + k, place, (int)(excluded - k), frame, sums, kind);
         k += GROUP, place += step;
     }
     for (; k < whole; k += GROUP, place += step)
-        NAME(forward_group)(logits + k, masses, first + k, place, -1, frame, sums, kind);
+        NAME(forward_group)(logits + k, masses, first + k, place, -GROUP, frame, sums, kind);
     if (k < count)
         NAME(forward_last_group)(logits + k, masses, first + k, place, (int)(count - k), (int)(excluded - k), frame,
                                  sums, kind);
@@ -254,27 +279,27 @@ KERNEL_INLINE double NAME(sum_of_distances)(const REAL *logits, const REAL *clas
     NAME(wide) sum = NAME(zero_wide)();
     vec near[4], far[4], weight[4] = {base, base, base, base};
     int64_t k = 0;
-    for (; k + 2 * GROUP <= count; k += 2 * GROUP) {
+    for (; k + GROUP <= count; k += GROUP) {
         if (is_weighted)
             EACH_OF(4, weight[j] = v_load(class_weight + k + j * LANES));
         EACH_OF(4, near[j] = NAME(weighted_distance)(v_load(logits + k + j * LANES), weight[j], base, is_weighted,
                                                      drops_zeros));
         if (is_weighted)
-            EACH_OF(4, weight[j] = v_load(class_weight + k + GROUP + j * LANES));
-        EACH_OF(4, far[j] = NAME(weighted_distance)(v_load(logits + k + GROUP + j * LANES), weight[j], base,
+            EACH_OF(4, weight[j] = v_load(class_weight + k + HALF_GROUP + j * LANES));
+        EACH_OF(4, far[j] = NAME(weighted_distance)(v_load(logits + k + HALF_GROUP + j * LANES), weight[j], base,
                                                     is_weighted, drops_zeros);
                 near[j] = v_add(near[j], far[j]));
-        NAME(add_group)(&sum, near);
+        NAME(add_four)(&sum, near);
     }
-    for (; k < count; k += GROUP) {
-        const int left = count - k < GROUP ? (int)(count - k) : GROUP;
+    for (; k < count; k += HALF_GROUP) {
+        const int left = count - k < HALF_GROUP ? (int)(count - k) : HALF_GROUP;
         if (is_weighted)
             EACH_OF(4, weight[j] = NAME(load_up_to)(class_weight + k + j * LANES, left - j * LANES, 0));
         /* classes that are not there are no distance away */
         EACH_OF(4, near[j] = NAME(weighted_distance)(
                        NAME(load_up_to)(logits + k + j * LANES, left - j * LANES, v_first(base)), weight[j], base,
                        is_weighted, drops_zeros));
-        NAME(add_group)(&sum, near);
+        NAME(add_four)(&sum, near);
     }
     return NAME(wide_total)(sum);
 }
@@ -305,8 +330,8 @@ typedef struct {
 } NAME(settings);
 
 KERNEL_INLINE NAME(settings) NAME(settings_of)(const xent_batch *batch) {
-    const NAME(settings)
-        settings = {NAME(scale_for)(batch->temperature), settings_of(batch), batch->prediction != NULL};
+    NAME(settings) settings = {NAME(scale_for)(batch->temperature), settings_of(batch), batch->prediction != NULL};
+    settings.row.unit = EXPONENTIAL_UNIT / double_unit;
     return settings;
 }
 
@@ -324,10 +349,12 @@ KERNEL_INLINE void NAME(forward_block)(const REAL *logits, const NAME(masses) * 
             excluded = position;
     }
     if (HAS_MASS(kind))
-        summary->exp_of_pivot = excluded < 0 ? 0
-                                             : scaled_exponential_of((double)maximum - summary->shift,
-                                                                     summary->reference + (FLOAT64_SCALE_UP - SCALE_UP),
-                                                                     &settings->row.scale);
+        summary->exp_of_pivot =
+            excluded < 0
+                ? 0
+                : settings->row.unit * scaled_exponential_of((double)maximum - summary->shift,
+                                                             summary->reference + (FLOAT64_SCALE_UP - SCALE_UP),
+                                                             &settings->row.scale);
     if (kind == XENT_SMOOTHED_TARGETS)
         NAME(smoothed_block)(logits, masses, first, count, frame.base, summary);
     NAME(forward_groups)(logits, masses, first, e, count, excluded, &frame, &sums, kind);
@@ -382,10 +409,10 @@ KERNEL_INLINE int64_t NAME(block_length)(int64_t classes, int64_t first) {
 KERNEL_INLINE double NAME(sum_of_weights)(const REAL *class_weight, int64_t count) {
     NAME(wide) sum = NAME(zero_wide)();
     vec weights[4];
-    for (int64_t k = 0; k < count; k += GROUP) {
-        const int left = count - k < GROUP ? (int)(count - k) : GROUP;
+    for (int64_t k = 0; k < count; k += HALF_GROUP) {
+        const int left = count - k < HALF_GROUP ? (int)(count - k) : HALF_GROUP;
         EACH_OF(4, weights[j] = NAME(load_up_to)(class_weight + k + j * LANES, left - j * LANES, 0));
-        NAME(add_group)(&sum, weights);
+        NAME(add_four)(&sum, weights);
     }
     return NAME(wide_total)(sum);
 }
@@ -460,22 +487,17 @@ KERNEL_INLINE void NAME(merge_blocks)(NAME(long_row) * row, const NAME(settings)
 
 /* What every vector of the backward sweep is multiplied by. */
 typedef struct {
-    NAME(pair) factor;
+    vec factor;
     vec last_factor, minus_weight; /* smoothed targets: minus_weight times E / C */
 } NAME(backward_frame);
 
-/* Gradient of smoothed targets from exponentials and -q. */
-KERNEL_INLINE vec NAME(smoothed_gradient)(vec e, vec minus_mass, const NAME(backward_frame) * frame, int in_two_steps) {
-    if (in_two_steps)
-        return v_fma(NAME(product_with_pair)(e, frame->factor), frame->last_factor, minus_mass);
-    return NAME(product_with_pair_plus)(e, frame->factor, minus_mass);
-}
-
 KERNEL_INLINE vec NAME(backward_vector)(vec e, vec mass, const NAME(backward_frame) * frame, int in_two_steps,
                                         int kind) {
+    if (kind == XENT_SMOOTHED_TARGETS && !in_two_steps)
+        return v_fma(e, frame->factor, mass);
+    vec grad = v_mul(e, frame->factor);
     if (kind == XENT_SMOOTHED_TARGETS)
-        return NAME(smoothed_gradient)(e, mass, frame, in_two_steps);
-    vec grad = NAME(product_with_pair)(e, frame->factor);
+        return v_fma(grad, frame->last_factor, mass);
     if (in_two_steps)
         grad = v_mul(grad, frame->last_factor);
     return HAS_MASS(kind) ? v_fma(frame->minus_weight, mass, grad) : grad;
@@ -515,16 +537,13 @@ KERNEL_INLINE void NAME(backward_vectors)(REAL *grad, const NAME(masses) * masse
 /* Backward sweep of one block: grad = e * factor * block weight (- weight * t).  `label` counts from its first class.  Where the factors would leave the normal
  * numbers they are RESCALE times larger, and that is taken back last. */
 KERNEL_INLINE void NAME(backward_block)(REAL *grad, const NAME(masses) * masses, int64_t first, int64_t count,
-                                        double row_factor, double row_factor_low, double block_weight, double weight,
-                                        int64_t label, int kind) {
+                                        double row_factor, double block_weight, double weight, int64_t label,
+                                        int kind) {
     const int is_smoothed = kind == XENT_SMOOTHED_TARGETS, has_label = is_smoothed && label >= 0 && label < count;
     const REAL exp_of_label = has_label ? grad[label] : 0;
     const int in_two_steps = fabs(row_factor * block_weight) < SMALL_FACTOR;
-    const double factor = row_factor * (in_two_steps ? RESCALE : 1) * block_weight;
-    const double factor_low = row_factor_low * (in_two_steps ? RESCALE : 1) * block_weight;
-    const REAL high = (REAL)factor;
-    const NAME(backward_frame) frame = {{v_splat(high), v_splat((REAL)((factor - (double)high) + factor_low))},
-                                        v_splat((REAL)(1 / RESCALE)),
+    const REAL factor = (REAL)(row_factor * (in_two_steps ? RESCALE : 1) * block_weight);
+    const NAME(backward_frame) frame = {v_splat(factor), v_splat((REAL)(1 / RESCALE)),
                                         v_splat(-(REAL)(is_smoothed ? weight * masses->smoothing : weight))};
     const int is_weighted = is_smoothed && masses->class_weight != NULL;
     if (in_two_steps)
@@ -537,7 +556,7 @@ KERNEL_INLINE void NAME(backward_block)(REAL *grad, const NAME(masses) * masses,
         const double class_weight = masses->class_weight ? (double)masses->class_weight[first + label] : 1;
         const double mass = masses->label_mass + masses->smoothing * class_weight;
         grad[label] = v_first(
-            NAME(smoothed_gradient)(v_splat(exp_of_label), v_splat(-(REAL)(weight * mass)), &frame, in_two_steps));
+            NAME(backward_vector)(v_splat(exp_of_label), v_splat(-(REAL)(weight * mass)), &frame, in_two_steps, kind));
     }
 }
 
@@ -583,8 +602,8 @@ KERNEL_INLINE void NAME(backward_block_of)(const NAME(long_row) * row, int64_t b
                                 (REAL)temperature);
         return;
     }
-    NAME(backward_block)(grad, &row->masses, first, count, results->factor[k], results->factor_low[k],
-                         row->blocks[b].weight, row->weight / temperature, row->label - first, kind);
+    NAME(backward_block)(grad, &row->masses, first, count, results->factor[k], row->blocks[b].weight,
+                         row->weight / temperature, row->label - first, kind);
     if (row->pivot >= first && row->pivot < first + count)
         row->grad[row->pivot] = (REAL)results->pivot_gradient[k];
 }

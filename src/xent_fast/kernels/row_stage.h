@@ -32,7 +32,7 @@ typedef struct {
 /* What goes back to them. */
 typedef struct {
     ALIGNED_64 double loss[LANES];
-    ALIGNED_64 double factor[LANES], factor_low[LANES]; /* a sum of two */
+    ALIGNED_64 double factor[LANES];
     ALIGNED_64 double pivot_gradient[LANES];
     ALIGNED_64 double lse[LANES];
     ALIGNED_64 double log_of_sum[LANES]; /* lse - m / T, targets with mass */
@@ -45,15 +45,19 @@ enum { ROWS_AT_ONCE = LANES, FLOAT64_SCALE_UP = SCALE_UP };
 typedef struct {
     exponent_scale_f64 scale;
     double temperature, z_loss;
+    double unit; /* of the row's exponentials, over that of float64's */
     xent_output output;
 } row_settings;
 
+static const double double_unit = EXPONENTIAL_UNIT;
+
 KERNEL_INLINE row_settings settings_of(const xent_batch *batch) {
-    const row_settings settings = {scale_for_f64(batch->temperature), batch->temperature, batch->z_loss, batch->output};
+    const row_settings settings = {scale_for_f64(batch->temperature), batch->temperature, batch->z_loss, 1,
+                                   batch->output};
     return settings;
 }
 
-/* 2^(x log2(e) / T - reference + SCALE_UP of float64) */
+/* K 2^(x log2(e) / T - reference + SCALE_UP), all of float64 */
 KERNEL_INLINE double scaled_exponential_of(double x, double reference, const exponent_scale_f64 *scale) {
     return v_first(NAME(scaled_exponential)(v_splat(x), NAME(reference_for)(v_splat(reference), scale)));
 }
@@ -87,7 +91,7 @@ KERNEL_INLINE double exponential_of_difference(double a, double n, double temper
     compensated_add(&sum, &error, -scalar_product_residual(quotient, temperature, a) / temperature);
     compensated_add(&sum, &error, scalar_product_residual(n, ln_2_f64, product));
     compensated_add(&sum, &error, n * ln_2_tail_f64);
-    const double exponential = scaled_exponential_of(sum, 0, &unit) * power_of_two(-SCALE_UP);
+    const double exponential = scaled_exponential_of(sum, 0, &unit) * power_of_two(-SCALE_UP) / double_unit;
     return exponential + exponential * error;
 }
 
@@ -99,7 +103,7 @@ KERNEL_INLINE vec log_of_ratio(vec numerator, NAME(pair) denominator) {
 
 /* lse - x_y, index targets; `lse` is taken from the maximum where x_y lies so far below that adding it back would cancel. */
 KERNEL_INLINE vec index_losses(const row_sums *rows, vec others, vec exp_of_target,
-                               NAME(exponential_reference) reference, vec temperature, vec *lse) {
+                               NAME(exponential_reference) reference, vec temperature, double unit, vec *lse) {
     const vec zero = v_splat(0), target_logit = v_load(rows->target_logit);
     const NAME(pair) target = {exp_of_target, zero};
     const vec loss = log_of_ratio(others, target);
@@ -108,7 +112,8 @@ KERNEL_INLINE vec index_losses(const row_sums *rows, vec others, vec exp_of_targ
     if (v_mask_bits(is_distant) == 0)
         return loss;
     const vec maximum = v_load(rows->maximum);
-    const NAME(pair) top = {NAME(scaled_exponential)(v_sub(maximum, v_load(rows->shift)), reference), zero};
+    const vec exp_of_maximum = NAME(scaled_exponential)(v_sub(maximum, v_load(rows->shift)), reference);
+    const NAME(pair) top = {v_mul(exp_of_maximum, v_splat(unit)), zero};
     const vec rest = v_add(v_sub(others, top.high), exp_of_target);
     const vec distance = v_div(v_sub(maximum, target_logit), temperature), log_sum = log_of_ratio(rest, top);
     *lse = v_select(is_distant, v_add(v_div(maximum, temperature), log_sum), *lse);
@@ -145,7 +150,8 @@ KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *setting
         const vec target_logit = v_load(rows->target_logit);
         const NAME(exponential_reference) reference = NAME(reference_for)(v_load(rows->reference), &settings->scale);
         exp_of_pivot = NAME(scaled_exponential)(v_sub(target_logit, v_load(rows->shift)), reference);
-        loss = index_losses(rows, others, exp_of_pivot, reference, temperature, &lse);
+        exp_of_pivot = v_mul(exp_of_pivot, v_splat(settings->unit));
+        loss = index_losses(rows, others, exp_of_pivot, reference, temperature, settings->unit, &lse);
     }
     if (settings->z_loss != 0) {
         const vec slope = v_mul(v_splat(2 * settings->z_loss), lse);
@@ -163,8 +169,7 @@ KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *setting
     const NAME(pair) factor = NAME(quotient)(numerator, sum, inverse);
     const vec ratio = NAME(pair_total)(NAME(quotient)(whole_down, sum, inverse));
     v_store(results->loss, v_select(v_equal(weight, zero), zero, v_mul(weight, loss)));
-    v_store(results->factor, factor.high);
-    v_store(results->factor_low, factor.low);
+    v_store(results->factor, NAME(pair_total)(factor));
     v_store(results->pivot_gradient, v_sub(zero, v_mul(gradient_weight, ratio)));
     v_store(results->lse, lse);
     results->is_number = v_mask_bits(v_greater(sum.high, zero));

@@ -182,6 +182,15 @@ KERNEL_INLINE vec v_exponent(vec a) {
                                                _mm256_set1_ps(8388608.0f + EXPONENT_BIAS)));
     return a;
 }
+
+KERNEL_INLINE vec v_power_of_eighths(const BITS_TYPE *table, vec a) {
+    const __m256i powers = _mm256_loadu_si256((const __m256i *)(const void *)table);
+    EACH_REGISTER(const __m256i bits = _mm256_castps_si256(a.part[part]);
+                  const __m256i power = _mm256_permutevar8x32_epi32(powers, bits);
+                  a.part[part] =
+                      _mm256_castsi256_ps(_mm256_add_epi32(power, _mm256_slli_epi32(bits, SIGNIFICAND_SHIFT - 3))));
+    return a;
+}
 #else
 KERNEL_INLINE vec v_lane_numbers(void) {
     vec r;
@@ -225,6 +234,22 @@ KERNEL_INLINE vec v_exponent(vec a) {
     EACH_REGISTER(__m256i biased = _mm256_srli_epi64(_mm256_castpd_si256(a.part[part]), SIGNIFICAND_SHIFT);
                   a.part[part] = _mm256_sub_pd(_mm256_castsi256_pd(_mm256_or_si256(biased, two_to_52)),
                                                _mm256_set1_pd(4503599627370496.0 + EXPONENT_BIAS)));
+    return a;
+}
+
+/* Two permutations of four numbers each, whose halves are taken by the index 2 j and 2 j + 1; bit 2 of j chooses. */
+KERNEL_INLINE vec v_power_of_eighths(const BITS_TYPE *table, vec a) {
+    const __m256i first = _mm256_loadu_si256((const __m256i *)(const void *)table);
+    const __m256i last = _mm256_loadu_si256((const __m256i *)(const void *)(table + 4));
+    const __m256i odd = _mm256_set1_epi64x(0x100000000);
+    EACH_REGISTER(
+        const __m256i bits = _mm256_castpd_si256(a.part[part]); const __m256i low = _mm256_shuffle_epi32(bits, 0xa0);
+        const __m256i halves = _mm256_or_si256(_mm256_add_epi32(low, low), odd);
+        const __m256d power = _mm256_blendv_pd(_mm256_castsi256_pd(_mm256_permutevar8x32_epi32(first, halves)),
+                                               _mm256_castsi256_pd(_mm256_permutevar8x32_epi32(last, halves)),
+                                               _mm256_castsi256_pd(_mm256_slli_epi64(bits, 61)));
+        a.part[part] = _mm256_castsi256_pd(
+            _mm256_add_epi64(_mm256_castpd_si256(power), _mm256_slli_epi64(bits, SIGNIFICAND_SHIFT - 3))));
     return a;
 }
 #endif

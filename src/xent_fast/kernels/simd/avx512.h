@@ -80,6 +80,13 @@ KERNEL_INLINE vec_f64 v_high_half_as_f64(vec a) { return _mm512_cvtps_pd(_mm512_
 
 KERNEL_INLINE REAL v_first(vec a) { return _mm512_cvtss_f32(a); }
 
+KERNEL_INLINE vec v_power_of_eighths(const BITS_TYPE *table, vec a) {
+    const __m512i bits = _mm512_castps_si512(a);
+    const __m512i twice = _mm512_broadcast_i32x8(_mm256_loadu_si256((const __m256i *)(const void *)table));
+    const __m512i power = _mm512_permutexvar_epi32(bits, twice);
+    return _mm512_castsi512_ps(_mm512_add_epi32(power, _mm512_slli_epi32(bits, SIGNIFICAND_SHIFT - 3)));
+}
+
 KERNEL_INLINE vec v_bits_to_exponent(vec a) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), SIGNIFICAND_SHIFT));
 }
@@ -87,6 +94,12 @@ KERNEL_INLINE vec v_bits_to_exponent(vec a) {
 KERNEL_INLINE vec v_lane_numbers(void) { return _mm512_setr_pd(0, 1, 2, 3, 4, 5, 6, 7); }
 
 KERNEL_INLINE REAL v_first(vec a) { return _mm512_cvtsd_f64(a); }
+
+KERNEL_INLINE vec v_power_of_eighths(const BITS_TYPE *table, vec a) {
+    const __m512i bits = _mm512_castpd_si512(a);
+    const __m512i power = _mm512_permutexvar_epi64(bits, _mm512_loadu_si512(table));
+    return _mm512_castsi512_pd(_mm512_add_epi64(power, _mm512_slli_epi64(bits, SIGNIFICAND_SHIFT - 3)));
+}
 
 KERNEL_INLINE vec v_bits_to_exponent(vec a) {
     return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(a), SIGNIFICAND_SHIFT));

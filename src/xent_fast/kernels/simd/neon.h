@@ -159,6 +159,29 @@ KERNEL_INLINE vec v_exponent(vec a) {
     return a;
 }
 
+/* The bytes of entry j lie at j times the size of a number. */
+KERNEL_INLINE vec v_power_of_eighths(const BITS_TYPE *table, vec a) {
+    const uint8_t *bytes = (const uint8_t *)(const void *)table;
+#if REAL_BITS == 32
+    const uint8x16x2_t powers = {{vld1q_u8(bytes), vld1q_u8(bytes + 16)}};
+    const uint32x4_t copies = vdupq_n_u32(0x04040404), each = vdupq_n_u32(0x03020100), seven = vdupq_n_u32(7);
+    EACH_REGISTER(const uint32x4_t bits = AS_BITS(a.part[part]);
+                  const uint32x4_t at = vmlaq_u32(each, vandq_u32(bits, seven), copies);
+                  const uint32x4_t power = vreinterpretq_u32_u8(vqtbl2q_u8(powers, vreinterpretq_u8_u32(at)));
+                  a.part[part] = AS_REAL(vaddq_u32(power, vshlq_n_u32(bits, SIGNIFICAND_SHIFT - 3))));
+#else
+    const uint8x16x4_t powers = {{vld1q_u8(bytes), vld1q_u8(bytes + 16), vld1q_u8(bytes + 32), vld1q_u8(bytes + 48)}};
+    const uint8x16_t copies = {0, 0, 0, 0, 0, 0, 0, 0, 8, 8, 8, 8, 8, 8, 8, 8};
+    const uint8x16_t each = {0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7};
+    EACH_REGISTER(const uint64x2_t bits = AS_BITS(a.part[part]);
+                  const uint8x16_t eighth =
+                      vshlq_n_u8(vandq_u8(vqtbl1q_u8(vreinterpretq_u8_u64(bits), copies), vdupq_n_u8(7)), 3);
+                  const uint64x2_t power = vreinterpretq_u64_u8(vqtbl4q_u8(powers, vaddq_u8(eighth, each)));
+                  a.part[part] = AS_REAL(vaddq_u64(power, vshlq_n_u64(bits, SIGNIFICAND_SHIFT - 3))));
+#endif
+    return a;
+}
+
 #if REAL_BITS == 32
 KERNEL_INLINE vec_f64 v_low_half_as_f64(vec a) {
     vec_f64 r;
