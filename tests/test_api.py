@@ -147,6 +147,20 @@ def test_nothing_in_the_package_imports_the_reference() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_import_brings_numpy_alone_and_not_its_random_numbers() -> None:
+    code = """
+import sys, numpy
+before = set(sys.modules)
+import xent_fast
+own = ("xent_fast", "numpy.typing", "numpy._typing", "cython_runtime", "_cython_")
+new = {name for name in set(sys.modules) - before if not name.startswith(own)}
+foreign = {name for name in new if name.partition(".")[0] not in sys.stdlib_module_names}
+sys.exit(str(foreign) if foreign else 0)
+"""
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+
+
 # --- results ---
 
 

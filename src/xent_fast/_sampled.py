@@ -4,6 +4,8 @@ Knows: how logits of targets and samples are made, corrected and differentiated,
 products. Must not know: how the loss of those logits is computed, or how classes are drawn.
 """
 
+from __future__ import annotations
+
 from typing import Any, SupportsIndex
 
 import numpy as np

@@ -4,6 +4,8 @@ Knows: distributions over class numbers, and what a caller may give in place of 
 logits, losses, gradients.
 """
 
+from __future__ import annotations
+
 import math
 import operator
 from collections.abc import Callable

@@ -22,6 +22,8 @@ Knows: the mathematics and its special cases. Must not know: the compiled module
 package imports it.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from typing import Any, Self, SupportsIndex, cast
