@@ -10,11 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import xent_fast
 
+Array = NDArray[Any]
 DTYPES = (np.float32, np.float64)
 LABEL_TYPES = ("int64", "int32", "uint16", "int8", "uint8", "int16", "uint32", "uint64")
 # On both sides of every border: a vector, rows or classes side by side, a block, a row for all
@@ -24,7 +27,7 @@ MANY_CLASSES = (127, 1000, 1024, 1025, 2047, 2048, 2049, 5000)
 SHARED_CLASSES = (40_000, 140_000)
 LAYOUT_CLASSES = (2, 3, 10, 32, 33, 100, 2049)
 SPECIAL_ROWS = 8
-OPTIONS: dict[str, dict[str, object]] = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "statistics": {"return_statistics": True},
     "sample_weight": {"sample_weight": True},
@@ -45,7 +48,7 @@ OPTIONS: dict[str, dict[str, object]] = {
 }
 
 
-def words(seed: int, count: int) -> np.ndarray:
+def words(seed: int, count: int) -> Array:
     """64-bit numbers by Vigna's SplitMix64, the generator's state being seed and position."""
     z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     z += np.uint64(seed) << np.uint64(32)
@@ -54,18 +57,19 @@ def words(seed: int, count: int) -> np.ndarray:
     return z ^ z >> np.uint64(31)
 
 
-def bell(seed: int, count: int, dtype: type) -> np.ndarray:
+def bell(seed: int, count: int, dtype: type[Any]) -> Array:
     """A bell of numbers over [-16, 16]: 18 bits each, in float64 45, so that none is rounded."""
     word = words(seed, count)
-    total = sum((word >> np.uint64(shift) & np.uint64(0xFFFF)) for shift in (0, 16, 32, 48))
-    number = total.astype(np.int64) - 2 * 0xFFFF
+    number = np.full(count, -2 * 0xFFFF, np.int64)
+    for shift in (0, 16, 32, 48):
+        number += (word >> np.uint64(shift) & np.uint64(0xFFFF)).astype(np.int64)
     if dtype == np.float32:
-        return number.astype(dtype) / dtype(2**13)
+        return np.asarray(number.astype(dtype) / dtype(2**13))
     low = (words(seed + 1, count) >> np.uint64(37)).astype(np.int64)
-    return (number * 2**27 + low).astype(dtype) / dtype(2**40)
+    return np.asarray((number * 2**27 + low).astype(dtype) / dtype(2**40))
 
 
-def special_rows(rows: np.ndarray) -> None:
+def special_rows(rows: Array) -> None:
     """Change the last rows into what goes wrong elsewhere."""
     classes = rows.shape[1]
     confident, masked, nan, infinite, offset, huge, far, nothing = rows[-SPECIAL_ROWS:]
@@ -85,18 +89,37 @@ def rows_for(classes: int) -> int:
 
 
 @dataclass(frozen=True)
+class Case:
+    """One function on one batch; `run(threads, in_place)` gives its results."""
+
+    line: str
+    classes: int
+    run: Callable[[int | None, bool], list[Array]]
+
+    @property
+    def name(self) -> str:
+        """The line of the record, and which of its batches."""
+        return f"{self.line}, {self.classes} classes"
+
+
+@dataclass(frozen=True)
 class Batch:
     """Inputs of one shape: logits, both kinds of targets, slopes, weights."""
 
-    logits: np.ndarray
-    labels: np.ndarray
-    dense: np.ndarray
-    slopes: np.ndarray
-    sample_weight: np.ndarray
-    weight: np.ndarray
+    logits: Array
+    labels: Array
+    dense: Array
+    slopes: Array
+    sample_weight: Array
+    weight: Array
+
+    def case(self, what: str, run: Callable[[int | None, bool], list[Array]]) -> Case:
+        """Of a function on this batch."""
+        dtype, classes = self.logits.dtype.name, self.logits.shape[1]
+        return Case(f"{dtype} {what}", classes, run)
 
 
-def make_batch(classes: int, dtype: type) -> Batch:
+def make_batch(classes: int, dtype: type[Any]) -> Batch:
     rows = rows_for(classes)
     seed = 64 * classes + 32 * (dtype == np.float64)
     logits = bell(seed, rows * classes, dtype).reshape(rows, classes)
@@ -115,22 +138,22 @@ def make_batch(classes: int, dtype: type) -> Batch:
 # --- layouts --------------------------------------------------------------------------------------
 
 
-def _placed(values: np.ndarray, view: np.ndarray) -> np.ndarray:
+def _placed(values: Array, view: Array) -> Array:
     view[...] = values
     return view
 
 
-def _empty(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
+def _empty(values: Array, rows: int, columns: int) -> Array:
     return np.zeros((values.shape[0] * rows, values.shape[1] * columns), values.dtype)
 
 
-def _misaligned(values: np.ndarray) -> np.ndarray:
+def _misaligned(values: Array) -> Array:
     memory = np.zeros(values.nbytes + 1, np.uint8)[1:]
     return _placed(values, memory.view(values.dtype).reshape(values.shape))
 
 
 # Each takes a matrix and gives (array, class axis).
-LAYOUTS: dict[str, Callable[[np.ndarray], tuple[np.ndarray, int]]] = {
+LAYOUTS: dict[str, Callable[[Array], tuple[Array, int]]] = {
     "contiguous": lambda a: (a, -1),
     "padded rows": lambda a: (_placed(a, _empty(a, 1, 2)[:, : a.shape[1]]), -1),
     "every second row": lambda a: (_placed(a, _empty(a, 2, 1)[::2]), -1),
@@ -148,7 +171,7 @@ LAYOUTS: dict[str, Callable[[np.ndarray], tuple[np.ndarray, int]]] = {
 ROW_LAYOUTS = ("contiguous", "padded rows", "every second row", "last row first")
 
 
-def _like(values: np.ndarray, layout: str) -> np.ndarray:
+def _like(values: Array, layout: str) -> Array:
     """Labels or dense targets in the shape that belongs to logits in that layout."""
     if values.ndim == 2:
         return LAYOUTS[layout](values)[0]
@@ -160,32 +183,24 @@ def _like(values: np.ndarray, layout: str) -> np.ndarray:
 # --- cases ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Case:
-    """One function on one batch; `run(threads, in_place)` gives its results."""
-
-    name: str
-    run: Callable[[int | None, bool], list[np.ndarray]]
-
-
-def _flat(result: object) -> list[np.ndarray]:
+def _flat(result: object) -> list[Array]:
     if isinstance(result, tuple):
         return [array for part in result for array in _flat(part)]
     return [np.asarray(result)]
 
 
-def _loss_case(batch: Batch, kind: str, option: str, layout: str, prefix: str) -> Case:
-    def run(threads: int | None, in_place: bool) -> list[np.ndarray]:
+def _loss_case(batch: Batch, kind: str, option: str, layout: str) -> Case:
+    def run(threads: int | None, in_place: bool) -> list[Array]:
         logits, axis = LAYOUTS[layout](batch.logits)
         targets = _like(batch.dense if kind == "dense" else batch.labels, layout)
-        options = dict(OPTIONS[option], axis=axis, num_threads=threads)
+        options: dict[str, Any] = {**OPTIONS[option], "axis": axis, "num_threads": threads}
         if "sample_weight" in options:
             options["sample_weight"] = _like(batch.sample_weight, layout)
         if "weight" in options:
             options["weight"] = batch.weight
         if kind == "index, ignored":
             options["ignore_index"] = int(batch.labels[0])
-        results = []
+        results: list[Array] = []
         for reduction in ("mean", "sum", "none"):
             given = logits.copy("K") if in_place else logits
             both = xent_fast.softmax_cross_entropy_grad(
@@ -197,15 +212,15 @@ def _loss_case(batch: Batch, kind: str, option: str, layout: str, prefix: str) -
             assert canonical(np.asarray(alone)) == canonical(np.asarray(both.loss)), "loss alone"
         return results
 
-    return Case(f"{prefix} loss, {kind}, {option}, {layout}", run)
+    return batch.case(f"loss, {kind}, {option}, {layout}", run)
 
 
-def _softmax_case(batch: Batch, name: str, layout: str, prefix: str) -> Case:
+def _softmax_case(batch: Batch, name: str, layout: str) -> Case:
     function = getattr(xent_fast, name)
 
-    def run(threads: int | None, in_place: bool) -> list[np.ndarray]:
+    def run(threads: int | None, in_place: bool) -> list[Array]:
         logits, axis = LAYOUTS[layout](batch.logits)
-        options = {"axis": axis, "num_threads": threads}
+        options: dict[str, Any] = {"axis": axis, "num_threads": threads}
         if name == "logsumexp":
             return [function(logits, **options)]
         given = logits.copy("K") if in_place else logits
@@ -215,17 +230,18 @@ def _softmax_case(batch: Batch, name: str, layout: str, prefix: str) -> Case:
             return [function(given, LAYOUTS[layout](batch.slopes)[0], **options)]
         return [function(given, **options)]
 
-    return Case(f"{prefix} {name}, {layout}", run)
+    return batch.case(f"{name}, {layout}", run)
 
 
-def _derived_case(batch: Batch, name: str, kind: str, prefix: str) -> Case:
+def _derived_case(batch: Batch, name: str, kind: str) -> Case:
     """The second order, and distillation with the slopes as the teacher's logits."""
     function = getattr(xent_fast, name)
     targets = batch.labels if kind == "index" else batch.dense
 
-    def run(threads: int | None, in_place: bool) -> list[np.ndarray]:
+    def run(threads: int | None, in_place: bool) -> list[Array]:
         given = batch.logits.copy() if in_place else batch.logits
-        options = {"num_threads": threads, "label_smoothing": 0.125, "weight": batch.weight}
+        options: dict[str, Any] = {"num_threads": threads, "weight": batch.weight}
+        options["label_smoothing"] = 0.125
         if in_place:
             options["out"] = given
         if name == "distillation_loss_grad":
@@ -235,7 +251,7 @@ def _derived_case(batch: Batch, name: str, kind: str, prefix: str) -> Case:
             return [function(given, targets, batch.slopes, z_loss=0.01, **options)]
         return [function(given, targets, z_loss=0.01, **options)]
 
-    return Case(f"{prefix} {name}, {kind}", run)
+    return batch.case(f"{name}, {kind}", run)
 
 
 DERIVED_FUNCTIONS = (
@@ -247,40 +263,40 @@ SOFTMAX_FUNCTIONS = ("softmax", "log_softmax", "logsumexp", "softmax_vjp", "log_
 KINDS = ("index", "index, ignored", "dense")
 
 
-def _cases_of(batch: Batch, classes: int, prefix: str) -> Iterator[Case]:
+def _cases_of(batch: Batch, classes: int) -> Iterator[Case]:
     for kind in KINDS:
         for option in OPTIONS if classes not in SHARED_CLASSES else ("plain", "every"):
             if kind != "index, ignored" or option in ("plain", "every"):
-                yield _loss_case(batch, kind, option, "contiguous", prefix)
+                yield _loss_case(batch, kind, option, "contiguous")
     for name in SOFTMAX_FUNCTIONS:
-        yield _softmax_case(batch, name, "contiguous", prefix)
+        yield _softmax_case(batch, name, "contiguous")
     for name in DERIVED_FUNCTIONS:
         for kind in ("index", "dense"):
-            yield _derived_case(batch, name, kind, prefix)
+            yield _derived_case(batch, name, kind)
     if classes in LAYOUT_CLASSES:
         for layout in list(LAYOUTS)[1:]:
             for kind in ("index", "dense"):
                 for option in ("plain", "every"):
-                    yield _loss_case(batch, kind, option, layout, prefix)
+                    yield _loss_case(batch, kind, option, layout)
             for name in SOFTMAX_FUNCTIONS:
-                yield _softmax_case(batch, name, layout, prefix)
+                yield _softmax_case(batch, name, layout)
 
 
 def all_cases(most_classes: int = max(SHARED_CLASSES)) -> Iterator[Case]:
-    """Every case, in the order of the record."""
+    """Every case; those of one line of the record in the order of its digests."""
     for dtype in DTYPES:
         for classes in (*FEW_CLASSES, *MANY_CLASSES, *SHARED_CLASSES):
             if classes <= most_classes:
-                prefix = f"{np.dtype(dtype).name} {classes} classes,"
-                yield from _cases_of(make_batch(classes, dtype), classes, prefix)
+                yield from _cases_of(make_batch(classes, dtype), classes)
 
 
 # --- digests --------------------------------------------------------------------------------------
 
 
-def canonical(array: np.ndarray) -> bytes:
-    """The array's bytes, little-endian, with one NaN for all: which of them an operation gives is
-    the processor's own business.
+def canonical(array: Array) -> bytes:
+    """The array's bytes, little-endian, with one NaN for all.
+
+    Which of them an operation gives is the processor's own business.
     """
     if array.dtype.kind == "f":
         array = np.where(np.isnan(array), np.asarray(np.nan, array.dtype), array)
@@ -289,13 +305,13 @@ def canonical(array: np.ndarray) -> bytes:
     return np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def digest(results: list[np.ndarray]) -> str:
-    """16 hexadecimal digits of the results' SHA-256, types and shapes included."""
+def digest(results: list[Array]) -> str:
+    """The first 16 bits of the results' SHA-256, types and shapes included."""
     whole = hashlib.sha256()
     for array in results:
         kind = f"{array.dtype.kind}{array.dtype.itemsize}"
         whole.update(f"{kind} {array.shape};".encode() + canonical(array))
-    return whole.hexdigest()[:16]
+    return whole.hexdigest()[:4]
 
 
 # What must not reach a result: (threads, in place).
