@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import xent_fast
 
 Array = NDArray[Any]
-DTYPES = (np.float32, np.float64)
+DTYPES: tuple[type[Any], ...] = (np.float32, np.float64)
 LABEL_TYPES = ("int64", "int32", "uint16", "int8", "uint8", "int16", "uint32", "uint64")
 # On both sides of every border: a vector, rows or classes side by side, a block, a row for all
 # threads.

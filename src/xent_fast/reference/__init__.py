@@ -1,0 +1,60 @@
+"""The definition: the public functions in plain float64 NumPy, clear and accurate, not fast.
+
+A row has logits x, a temperature T, and one number q_c a class, its effective mass, made of the
+targets t (of a class index y: 1 at y and 0 elsewhere), class weights w, label smoothing E among C
+classes, and a row weight a; z is the z-loss:
+
+    q = a w ((1 - E) t + E / C)     Q = sum q
+    m = max x     e = exp((x - m) / T)     S = sum e     lse = m / T + log S     p = e / S
+    loss = sum q_c (lse - x_c / T) + a z lse^2
+    grad = ((Q + 2 a z lse) p - q) / T
+
+Nothing is computed by subtracting nearly equal numbers where that can be helped. With R = S - 1 the
+exponentials of all classes but the largest logit's,
+
+    lse = m / T + log1p(R)     lse - x_c / T = (m - x_c) / T + log1p(R)
+    Q p_c - q_c = (e_c sum_{k != c} q_k - q_c sum_{k != c} e_k) / S
+
+so that a loss and a gradient stay accurate to a few units in the last place however small they are
+(as far as the terms of these sums do not cancel by themselves).
+
+Knows: which functions there are. Must not know: the compiled module, as nothing here does. Nothing
+in the package imports this one.
+"""
+
+from xent_fast.reference._distillation import distillation_loss_grad
+from xent_fast.reference._logits import (
+    softmax_cross_entropy,
+    softmax_cross_entropy_grad,
+    softmax_cross_entropy_hessian_diagonal,
+    softmax_cross_entropy_hvp,
+    softmax_loss,
+)
+from xent_fast.reference._probabilities import cross_entropy, cross_entropy_grad
+from xent_fast.reference._sampled import sampled_softmax_loss_grad
+from xent_fast.reference._softmax import (
+    log_softmax,
+    log_softmax_vjp,
+    logsumexp,
+    softmax,
+    softmax_jacobian,
+    softmax_vjp,
+)
+
+__all__ = [
+    "cross_entropy",
+    "cross_entropy_grad",
+    "distillation_loss_grad",
+    "log_softmax",
+    "log_softmax_vjp",
+    "logsumexp",
+    "sampled_softmax_loss_grad",
+    "softmax",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_grad",
+    "softmax_cross_entropy_hessian_diagonal",
+    "softmax_cross_entropy_hvp",
+    "softmax_jacobian",
+    "softmax_loss",
+    "softmax_vjp",
+]

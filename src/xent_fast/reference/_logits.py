@@ -1,0 +1,386 @@
+"""The loss of logits: its gradient and its second order.
+
+Knows: how mass, weight and softmax become each of them. Must not know: how those are made.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, SupportsIndex, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xent_fast._result import (
+    LossAndGrad,
+    LossAndStatistics,
+    LossGradAndStatistics,
+    RowStatistics,
+)
+from xent_fast.reference._rows import (
+    Float64Array,
+    Place,
+    alike,
+    rows_of,
+    written,
+)
+from xent_fast.reference._softmax_rows import (
+    SoftmaxRows,
+    mass_times_p_minus_mass,
+    softmax_of,
+    sum_of_products,
+    weighted,
+)
+from xent_fast.reference._targets import (
+    Targets,
+    number,
+    targets_of,
+    temperature_of,
+)
+
+
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    scale: float = 1.0,
+    return_statistics: bool = False,
+    num_threads: SupportsIndex | None = None,
+) -> float | Float64Array | LossAndStatistics[Any]:
+    """`xent_fast.softmax_cross_entropy` in float64.
+
+    Parameters
+    ----------
+    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature, \
+    z_loss, reduction, scale, return_statistics
+        As for `xent_fast.softmax_cross_entropy`.
+    num_threads
+        Not used.
+
+    Returns
+    -------
+    float or ndarray of the logits' shape without the class axis, float64
+        The loss. Row losses are not rounded to the logits' dtype.
+    statistics : RowStatistics, only if `return_statistics`
+        ``lse`` in float64.
+
+    Raises
+    ------
+    IndexError, ValueError
+        If a class index is out of bounds, shapes do not fit together or an option is outside its
+        domain.
+    """
+    problem = _problem_of_logits(
+        logits,
+        targets,
+        axis,
+        weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        temperature,
+        z_loss,
+        reduction,
+        scale,
+    )
+    loss, _ = _loss_and_grad(problem)
+    return LossAndStatistics(loss, _statistics(problem)) if return_statistics else loss
+
+
+def softmax_cross_entropy_grad(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    scale: float = 1.0,
+    return_statistics: bool = False,
+    num_threads: SupportsIndex | None = None,
+    out: NDArray[np.floating[Any]] | None = None,
+) -> LossAndGrad[Any] | LossGradAndStatistics[Any]:
+    """`xent_fast.softmax_cross_entropy_grad` in float64.
+
+    Parameters
+    ----------
+    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature, \
+    z_loss, reduction, scale, return_statistics
+        As for `xent_fast.softmax_cross_entropy_grad`.
+    num_threads
+        Not used.
+    out : ndarray of the logits' shape, optional
+        Takes the gradient, rounded to its dtype. May be `logits`.
+
+    Returns
+    -------
+    loss : float or ndarray of the logits' shape without the class axis, float64
+        As of `softmax_cross_entropy`.
+    grad : ndarray of the logits' shape
+        A new float64 array, or `out`.
+    statistics : RowStatistics, only if `return_statistics`
+        ``lse`` in float64.
+
+    Raises
+    ------
+    IndexError, ValueError
+        As for `softmax_cross_entropy`.
+    """
+    problem = _problem_of_logits(
+        logits,
+        targets,
+        axis,
+        weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        temperature,
+        z_loss,
+        reduction,
+        scale,
+    )
+    loss, grad = _loss_and_grad(problem)
+    result = LossAndGrad[Any](loss, written(grad, out))
+    return LossGradAndStatistics(*result, _statistics(problem)) if return_statistics else result
+
+
+def softmax_loss(x: ArrayLike, y: ArrayLike) -> LossAndGrad[float]:
+    """`xent_fast.softmax_loss` in float64.
+
+    Parameters
+    ----------
+    x, y : array_like
+        As for `xent_fast.softmax_loss`.
+
+    Returns
+    -------
+    loss : float
+        Mean loss over the batch.
+    dx : ndarray of the shape of `x`, float64
+        Gradient of the loss with respect to `x`.
+
+    Raises
+    ------
+    IndexError, ValueError
+        As for `softmax_cross_entropy`.
+    """
+    return cast(LossAndGrad[float], softmax_cross_entropy_grad(x, y))
+
+
+def softmax_cross_entropy_hvp(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    vector: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    scale: float = 1.0,
+    out: NDArray[np.floating[Any]] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[np.floating[Any]]:
+    """`xent_fast.softmax_cross_entropy_hvp` in float64: the loss's Hessian times a vector.
+
+    With A = Q + 2 a z lse, (A p (v - p.v) + 2 a z p (p.v)) / T^2 in every row.
+
+    Parameters
+    ----------
+    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature, \
+    z_loss, reduction, scale
+        As for `softmax_cross_entropy_grad`.
+    vector : array_like of the logits' shape
+        What the Hessian is multiplied with.
+    num_threads
+        Not used.
+    out : ndarray of the logits' shape, optional
+        Takes the product, rounded to its dtype.
+
+    Returns
+    -------
+    ndarray of the logits' shape
+        A new float64 array, or `out`.
+
+    Raises
+    ------
+    IndexError, ValueError
+        As for `softmax_cross_entropy`; also if `vector` has another shape than the logits.
+    """
+    problem = _problem_of_logits(
+        logits,
+        targets,
+        axis,
+        weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        temperature,
+        z_loss,
+        reduction,
+        scale,
+    )
+    v = alike(vector, problem.place, "vector", "logits")
+    with np.errstate(all="ignore"):
+        rows, z = problem.softmax, 2 * z_loss
+        # v - p.v is the same for v and v + constant: it is taken from the likeliest class's entry,
+        # whose probability may be near 1, so that p.v does not round the others' shares away.
+        v_of_largest = np.take_along_axis(v, rows.largest, axis=1)
+        from_largest = v - v_of_largest
+        mean_from_largest = (rows.p * from_largest).sum(axis=1, keepdims=True)
+        product = _curvature(problem) * rows.p * (from_largest - mean_from_largest)
+        product += z * rows.p * (v_of_largest + mean_from_largest)
+    return written(_second_order(problem, product), out)
+
+
+def softmax_cross_entropy_hessian_diagonal(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    scale: float = 1.0,
+    out: NDArray[np.floating[Any]] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[np.floating[Any]]:
+    """`xent_fast.softmax_cross_entropy_hessian_diagonal` in float64.
+
+    With A = Q + 2 a z lse, (A p (1 - p) + 2 a z p^2) / T^2 in every row.
+
+    Parameters
+    ----------
+    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature, \
+    z_loss, reduction, scale
+        As for `softmax_cross_entropy_grad`.
+    num_threads
+        Not used.
+    out : ndarray of the logits' shape, optional
+        Takes the diagonal, rounded to its dtype.
+
+    Returns
+    -------
+    ndarray of the logits' shape
+        A new float64 array, or `out`.
+
+    Raises
+    ------
+    IndexError, ValueError
+        As for `softmax_cross_entropy`.
+    """
+    problem = _problem_of_logits(
+        logits,
+        targets,
+        axis,
+        weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        temperature,
+        z_loss,
+        reduction,
+        scale,
+    )
+    with np.errstate(all="ignore"):
+        rows = problem.softmax
+        diagonal = _curvature(problem) * rows.p * rows.one_minus_p + 2 * z_loss * rows.p**2
+    return written(_second_order(problem, diagonal), out)
+
+
+# --- once its arguments are rows ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The softmax of every row, and all that weighs it."""
+
+    place: Place
+    softmax: SoftmaxRows
+    targets: Targets
+    temperature: float
+    z_loss: float
+
+
+def _problem_of_logits(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    axis: SupportsIndex,
+    weight: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+    ignore_index: SupportsIndex | None,
+    label_smoothing: float,
+    temperature: float,
+    z_loss: float,
+    reduction: str,
+    scale: float,
+) -> _Problem:
+    x, place = rows_of(logits, axis, "logits")
+    temperature, z_loss = temperature_of(temperature), number(z_loss, "z_loss")
+    if math.isnan(z_loss):
+        raise ValueError("z_loss must not be NaN")
+    masses = targets_of(
+        place, targets, weight, sample_weight, ignore_index, label_smoothing, reduction, scale
+    )
+    with np.errstate(all="ignore"):
+        softmax = softmax_of(x, masses.counted, temperature)
+    return _Problem(place, softmax, masses, temperature, z_loss)
+
+
+def _loss_and_grad(problem: _Problem) -> tuple[float | Float64Array, Float64Array]:
+    rows, masses, z = problem.softmax, problem.targets, problem.z_loss
+    with np.errstate(all="ignore"):
+        row_loss = sum_of_products(masses.mass, rows.lse_minus_x) + weighted(z, rows.lse**2)
+        loss = masses.reduced(weighted(masses.row_weight, row_loss), rows.is_defined)
+        grad = mass_times_p_minus_mass(masses.mass, rows)
+        grad += weighted(2 * z, rows.lse)[:, np.newaxis] * rows.p
+        grad *= masses.row_weight[:, np.newaxis] / problem.temperature
+    return loss, problem.place.restored(masses.finished(grad, rows.is_defined))
+
+
+def _curvature(problem: _Problem) -> Float64Array:
+    """Q + 2 z lse of every row, for the row weight 1."""
+    total_mass: Float64Array = problem.targets.mass.sum(axis=1)
+    return (total_mass + weighted(2 * problem.z_loss, problem.softmax.lse))[:, np.newaxis]
+
+
+def _second_order(problem: _Problem, values: Float64Array) -> Float64Array:
+    """What was computed for T = 1 and the row weight 1, weighted and in its place."""
+    with np.errstate(all="ignore"):
+        squared = (
+            problem.temperature * problem.temperature
+        )  # a float's ** would raise where it is inf
+        values *= problem.targets.row_weight[:, np.newaxis] / squared
+    return problem.place.restored(problem.targets.finished(values, problem.softmax.is_defined))
+
+
+def _statistics(problem: _Problem) -> RowStatistics:
+    """lse, prediction and whether it is right, of rows that count and have a softmax."""
+    rows, masses = problem.softmax, problem.targets
+    is_known = rows.is_defined & masses.counted
+    prediction = np.where(is_known, rows.largest[:, 0], -1)
+    return RowStatistics(
+        problem.place.per_row(np.where(is_known, rows.lse, np.nan)),
+        problem.place.per_row(prediction),
+        problem.place.per_row(prediction == masses.target_class),
+    )

@@ -1,0 +1,229 @@
+"""Softmax and its relatives: logarithms, backward passes, the Jacobian.
+
+Knows: their formulas. Must not know: losses, targets.
+"""
+
+from __future__ import annotations
+
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xent_fast.reference._rows import (
+    Float64Array,
+    alike,
+    rows_of,
+    written,
+)
+from xent_fast.reference._softmax_rows import softmax_of
+
+
+def softmax(
+    logits: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    out: NDArray[np.floating[Any]] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[np.floating[Any]]:
+    """`xent_fast.softmax` in float64: p = exp(x - lse).
+
+    Parameters
+    ----------
+    logits : array_like
+        Any shape with at least one axis.
+    axis : int, default -1
+        The axis of the classes.
+    num_threads
+        Not used.
+    out : ndarray of the logits' shape, optional
+        Takes the probabilities, rounded to its dtype.
+
+    Returns
+    -------
+    ndarray of the logits' shape
+        A new float64 array, or `out`. NaN throughout a row that has a NaN, a +inf or nothing but
+        -inf.
+
+    Raises
+    ------
+    ValueError
+        If there are rows but no class.
+    """
+    x, place = rows_of(logits, axis, "logits")
+    with np.errstate(all="ignore"):
+        rows = softmax_of(x)
+        p = np.where(rows.is_defined[:, np.newaxis], rows.p, np.nan)
+    return written(place.restored(p), out)
+
+
+def log_softmax(
+    logits: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    out: NDArray[np.floating[Any]] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[np.floating[Any]]:
+    """`xent_fast.log_softmax` in float64: x - lse.
+
+    Parameters
+    ----------
+    logits, axis, num_threads, out
+        As for `softmax`.
+
+    Returns
+    -------
+    ndarray of the logits' shape
+        As of `softmax`.
+
+    Raises
+    ------
+    ValueError
+        As for `softmax`.
+    """
+    x, place = rows_of(logits, axis, "logits")
+    with np.errstate(all="ignore"):
+        rows = softmax_of(x)
+        log_p = np.where(rows.is_defined[:, np.newaxis], -rows.lse_minus_x, np.nan)
+    return written(place.restored(log_p), out)
+
+
+def logsumexp(
+    logits: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    keepdims: bool = False,
+    out: NDArray[np.floating[Any]] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[np.floating[Any]]:
+    """`xent_fast.logsumexp` in float64: lse = log sum exp(x).
+
+    Parameters
+    ----------
+    logits, axis, num_threads
+        As for `softmax`.
+    keepdims : bool, default False
+        Whether the class axis stays, with length 1.
+    out : ndarray of the result's shape that shares no memory with `logits`, optional
+        Where the result is written, rounded to its dtype.
+
+    Returns
+    -------
+    ndarray
+        A new float64 array, or `out`, of the logits' shape without the class axis. NaN for a row
+        with a NaN, otherwise +inf for one with a +inf, -inf for one of nothing but -inf.
+
+    Raises
+    ------
+    ValueError
+        As for `softmax`.
+    """
+    x, place = rows_of(logits, axis, "logits")
+    with np.errstate(all="ignore"):
+        rows = softmax_of(x)
+        # The largest value of a row without a softmax, NaN if there is one, is the answer.
+        lse = np.where(rows.is_defined, rows.lse, x.max(axis=1, initial=-np.inf))
+    per_row = place.per_row(lse)
+    return written(np.expand_dims(per_row, place.axis) if keepdims else per_row, out)
+
+
+def softmax_vjp(
+    probabilities: ArrayLike,
+    grad_probabilities: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    out: NDArray[np.floating[Any]] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[np.floating[Any]]:
+    """`xent_fast.softmax_vjp` in float64: p (dp - sum p dp), softmax's backward pass.
+
+    Parameters
+    ----------
+    probabilities : array_like
+        What `softmax` returned.
+    grad_probabilities : array_like of the same shape
+        Gradient of a loss with respect to the probabilities.
+    axis, num_threads, out
+        As for `softmax`.
+
+    Returns
+    -------
+    ndarray of the same shape
+        Gradient of the loss with respect to the logits: a new float64 array, or `out`.
+
+    Raises
+    ------
+    ValueError
+        As for `softmax`; also if the shapes differ.
+    """
+    p, place = rows_of(probabilities, axis, "probabilities")
+    dp = alike(grad_probabilities, place, "grad_probabilities", "probabilities")
+    with np.errstate(all="ignore"):
+        grad = p * (dp - (p * dp).sum(axis=1, keepdims=True))
+    return written(place.restored(grad), out)
+
+
+def log_softmax_vjp(
+    log_probabilities: ArrayLike,
+    grad_log_probabilities: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    out: NDArray[np.floating[Any]] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[np.floating[Any]]:
+    """`xent_fast.log_softmax_vjp` in float64: dl - exp(l) sum dl, log_softmax's backward pass.
+
+    Parameters
+    ----------
+    log_probabilities : array_like
+        What `log_softmax` returned.
+    grad_log_probabilities : array_like of the same shape
+        Gradient of a loss with respect to the log-probabilities.
+    axis, num_threads, out
+        As for `softmax`.
+
+    Returns
+    -------
+    ndarray of the same shape
+        Gradient of the loss with respect to the logits: a new float64 array, or `out`.
+
+    Raises
+    ------
+    ValueError
+        As for `softmax`; also if the shapes differ.
+    """
+    log_p, place = rows_of(log_probabilities, axis, "log_probabilities")
+    dl = alike(grad_log_probabilities, place, "grad_log_probabilities", "log_probabilities")
+    with np.errstate(all="ignore"):
+        grad = dl - np.exp(log_p) * dl.sum(axis=1, keepdims=True)
+    return written(place.restored(grad), out)
+
+
+def softmax_jacobian(logits: ArrayLike, *, axis: SupportsIndex = -1) -> Float64Array:
+    """The derivative of every probability of a row with respect to every logit of that row.
+
+    dp_c / dx_k = p_c (1 - p_c) if c = k, else -p_c p_k.
+
+    Parameters
+    ----------
+    logits, axis
+        As for `softmax`.
+
+    Returns
+    -------
+    ndarray, float64
+        The logits' shape without the class axis, then c, then k.
+
+    Raises
+    ------
+    ValueError
+        As for `softmax`.
+    """
+    x, place = rows_of(logits, axis, "logits")
+    with np.errstate(all="ignore"):
+        rows = softmax_of(x)
+        jacobian = -rows.p[:, :, np.newaxis] * rows.p[:, np.newaxis, :]
+        diagonal = np.arange(x.shape[1])
+        jacobian[:, diagonal, diagonal] = rows.p * rows.one_minus_p
+    jacobian[~rows.is_defined] = np.nan
+    return jacobian.reshape(*place.row_shape, *jacobian.shape[1:])

@@ -1,0 +1,168 @@
+"""Targets and options as mass and weight.
+
+Knows: labels, dense targets, weights, label smoothing, reductions. Must not know: logits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xent_fast.reference._rows import (
+    BoolArray,
+    Float64Array,
+    Place,
+)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Targets and options of a call.
+
+    `mass` is q for the row weight 1, and 0 in the rows that do not count; `row_weight` is a.
+    `target_class` is what a prediction must be. `is_void`: the mean has the denominator 0.
+    """
+
+    place: Place
+    reduction: str
+    mass: Float64Array
+    row_weight: Float64Array
+    counted: BoolArray
+    target_class: NDArray[np.intp]
+    is_void: bool
+
+    def reduced(
+        self, row_loss: Float64Array, is_defined: BoolArray | None = None
+    ) -> float | Float64Array:
+        """The loss of rows that are weighted already."""
+        row_loss = self._settled(row_loss, is_defined)
+        if self.reduction == "none":
+            return self.place.per_row(row_loss)
+        return math.nan if self.is_void else float(row_loss.sum())
+
+    def finished(self, grad: Float64Array, is_defined: BoolArray | None = None) -> Float64Array:
+        """A gradient: nothing comes from a mean without a denominator, not even NaN."""
+        return np.zeros_like(grad) if self.is_void else self._settled(grad, is_defined)
+
+    def _settled(self, values: Float64Array, is_defined: BoolArray | None) -> Float64Array:
+        """NaN in rows without a softmax, 0 in rows that do not count."""
+        if is_defined is not None:
+            values[~is_defined] = np.nan
+        values[~self.counted] = 0.0
+        return values
+
+
+def targets_of(
+    place: Place,
+    targets: ArrayLike | None,
+    weight: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+    ignore_index: SupportsIndex | None,
+    label_smoothing: float,
+    reduction: str,
+    scale: float,
+) -> Targets:
+    """Mass and weight of every row; without targets no class has any mass."""
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', not {reduction!r}")
+    scale, label_smoothing = number(scale, "scale"), number(label_smoothing, "label_smoothing")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be in [0, 1], not {label_smoothing}")
+    class_weight = weights(weight, (place.classes,), "weight")
+    a = weights(sample_weight, place.row_shape, "sample_weight").reshape(place.rows)
+
+    counted = np.ones(place.rows, dtype=bool)
+    if targets is None or np.ndim(targets) == len(place.shape):
+        if ignore_index is not None:
+            raise ValueError("ignore_index needs targets that are class indices")
+        mass, target_class = _dense_mass(targets, place, class_weight, label_smoothing)
+        count = a
+    else:
+        labels, counted = labels_of(np.asarray(targets), place, ignore_index)
+        mass = _index_mass(labels, counted, class_weight, label_smoothing)
+        target_class = labels
+        count = (a * class_weight[labels])[counted] if place.rows else a
+
+    denominator = float(count.sum()) if reduction == "mean" else 1.0
+    is_void = denominator == 0
+    row_weight = np.zeros_like(a) if is_void else a * (scale / denominator)
+    return Targets(place, reduction, mass, row_weight, counted, target_class, is_void)
+
+
+def weights(given: ArrayLike | None, shape: tuple[int, ...], name: str) -> Float64Array:
+    """Weights of a given shape, 1 by default."""
+    weights = np.ones(shape) if given is None else np.asarray(given, dtype=np.float64)
+    if weights.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, not {weights.shape}")
+    return weights
+
+
+def _dense_mass(
+    targets: ArrayLike | None, place: Place, class_weight: Float64Array, smoothing: float
+) -> tuple[Float64Array, NDArray[np.intp]]:
+    """w ((1 - E) t + E / C), and the class of the first largest target."""
+    if targets is None:
+        return np.zeros((place.rows, place.classes)), np.zeros(place.rows, dtype=np.intp)
+    if np.shape(targets) != place.shape:
+        raise ValueError(
+            f"dense targets must have the logits' shape {place.shape}, not {np.shape(targets)}"
+        )
+    t = place.as_rows(np.asarray(targets, dtype=np.float64))
+    mass = class_weight * ((1 - smoothing) * t + smoothing / max(place.classes, 1))
+    return mass, t.argmax(axis=1) if place.rows else np.zeros(0, dtype=np.intp)
+
+
+def _index_mass(
+    labels: NDArray[np.intp], counted: BoolArray, class_weight: Float64Array, smoothing: float
+) -> Float64Array:
+    """(1 - E) w_y at y, and E / C w everywhere; 0 in a row that does not count."""
+    rows, classes = len(labels), len(class_weight)
+    mass = np.zeros((rows, classes))
+    if rows and smoothing:
+        mass += class_weight * (smoothing / classes)
+    if rows:
+        mass[np.arange(rows), labels] += (1 - smoothing) * class_weight[labels]
+    mass[~counted] = 0.0
+    return mass
+
+
+def labels_of(
+    targets: NDArray[Any], place: Place, ignore_index: SupportsIndex | None
+) -> tuple[NDArray[np.intp], BoolArray]:
+    """Every row's class index, 0 where it does not count, and which rows count."""
+    if targets.shape != place.row_shape:
+        raise ValueError(
+            f"targets must have shape {place.row_shape} or {place.shape}, not {targets.shape}"
+        )
+    counted = np.ones(targets.shape, dtype=bool)
+    if ignore_index is not None:
+        counted = np.asarray(targets != int(ignore_index))
+    out_of_bounds = counted & ((targets < 0) | (targets >= place.classes))
+    if out_of_bounds.any():
+        position = tuple(int(i) for i in np.argwhere(out_of_bounds)[0])
+        where = ", ".join(map(str, position)) or "()"
+        raise IndexError(
+            f"index {targets[position]} is out of bounds for axis {place.axis} "
+            f"with size {place.classes} (targets[{where}])"
+        )
+    labels = np.where(counted, targets, 0).astype(np.intp)
+    return labels.reshape(place.rows), counted.reshape(place.rows)
+
+
+def number(given: float, name: str) -> float:
+    """A float of any real number: float32 beside a Python number would make float32 of both."""
+    try:
+        return float(given)
+    except OverflowError:
+        raise ValueError(f"{name} is too large for a float") from None
+
+
+def temperature_of(given: float) -> float:
+    temperature = number(given, "temperature")
+    if not 2**-126 <= temperature < math.inf:
+        raise ValueError(f"temperature must be finite and at least 2**-126, not {temperature}")
+    return temperature
