@@ -325,7 +325,7 @@ BAD_INPUTS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "complex": (lambda: good(dtype=complex), TypeError, "must be float32 or float64"),
     "object": (lambda: good().astype(object), TypeError, "must be float32 or float64, not object"),
     "text": (lambda: "abc", TypeError, "must be float32 or float64"),
-    "None": (lambda: None, TypeError, "must be float32 or float64, not object"),
+    "None": (lambda: None, TypeError, "must be float32 or float64, not None"),
     "masked": (lambda: np.ma.array(good()), TypeError, "must not be a masked array"),
     "ragged": (lambda: [[1.0], [1.0, 2.0]], ValueError, "inhomogeneous"),
 }

@@ -222,16 +222,10 @@ def test_labels_that_are_not_integers(targets: object) -> None:
     assert_rejected(TypeError, "class indices must be integers", make_logits(), targets)
 
 
-@pytest.mark.parametrize("dtype", [np.int64, np.uint8], ids=lambda dtype: np.dtype(dtype).name)
-def test_dense_targets_of_integers(dtype: type) -> None:
-    targets = np.eye(CLASSES, dtype=dtype)[make_labels()]
-    assert_rejected(TypeError, "dense targets must be floating-point", make_logits(), targets)
-
-
-@pytest.mark.parametrize("dtype", [bool, complex, object, "U1"], ids=str)
+@pytest.mark.parametrize("dtype", [complex, object, "U1", "m8[s]"], ids=str)
 def test_dense_targets_of_no_real_numbers(dtype: type) -> None:
     targets = np.zeros((ROWS, CLASSES), dtype)
-    message = "targets must be integers or, if dense, floating-point"
+    message = f"targets must be integers or, if dense, real numbers, not {targets.dtype}"
     assert_rejected(TypeError, message, make_logits(), targets)
 
 
@@ -556,8 +550,9 @@ def test_labels_between_the_gaps_of_out_are_disjoint() -> None:
 def test_sample_weight_that_shares_memory_with_out_is_read_first(dtype: type) -> None:
     logits = make_logits(300, 300, dtype)
     labels = make_labels(300)
-    want = softmax_cross_entropy_grad(logits, labels, sample_weight=logits[0].copy())
-    got = softmax_cross_entropy_grad(logits, labels, sample_weight=logits[0], out=logits)
+    options = {"reduction": "sum", "scale": 1 / 300}
+    want = softmax_cross_entropy_grad(logits, labels, sample_weight=logits[0].copy(), **options)
+    got = softmax_cross_entropy_grad(logits, labels, sample_weight=logits[0], out=logits, **options)
     assert got.loss == want.loss
     np.testing.assert_array_equal(logits, want.grad)
 

@@ -177,7 +177,9 @@ LABELS = np.arange(6) % 4
             ValueError,
             "class indices must have shape (6,), not (5,) (targets)",
         ),
-        (GOOD, GOOD.astype(int), {}, TypeError, "dense targets must be floating-point, not int64"),
+        (GOOD - 0.5, LABELS, {}, ValueError, "probabilities must be in [0, 1]; probabilities["),
+        (GOOD, LABELS, {"weight": [1, -1, 1, 1]}, ValueError, "weight must not be negative"),
+        (GOOD, LABELS, {"sample_weight": [1, -1] * 3}, ValueError, "sample_weight[1] is -1.0"),
         (GOOD, GOOD.astype(complex), {}, TypeError, "targets must be integers or, if dense"),
         (
             GOOD,

@@ -536,10 +536,14 @@ def test_reductions_weights_and_scale() -> None:
     )
     assert total == pytest.approx(want.sum(), rel=8 * EPS)
     np.testing.assert_array_equal(total_grads, grads)
+    with pytest.raises(ValueError, match="sample_weight must not be negative"):
+        reference.softmax_cross_entropy_grad(logits, labels, **options)
+    options["sample_weight"] = np.abs(weights)
     mean, mean_grads = reference.softmax_cross_entropy_grad(logits, labels, **options)
-    denominator = 0.5 + 2.0 - 1.0 + 3.0
-    assert mean == pytest.approx(want.sum() / denominator, rel=8 * EPS)
-    np.testing.assert_allclose(mean_grads, grads / denominator, rtol=4 * EPS)
+    denominator = 0.5 + 2.0 + 1.0 + 3.0
+    signs = np.where(weights < 0, -1.0, 1.0)
+    assert mean == pytest.approx((signs * want).sum() / denominator, rel=8 * EPS)
+    np.testing.assert_allclose(mean_grads, signs[:, None] * grads / denominator, rtol=4 * EPS)
 
 
 def test_mean_of_index_targets_divides_by_their_class_weights() -> None:
@@ -653,7 +657,7 @@ def test_ignored_rows_are_exact_zeros_over_nan() -> None:
     [
         (0, {}),
         (3, {"ignore_index": 1}),
-        (3, {"sample_weight": np.array([1.0, -2.0, 1.0])}),
+        (3, {"sample_weight": np.zeros(3)}),
     ],
     ids=["no rows", "all ignored", "weights that sum to zero"],
 )

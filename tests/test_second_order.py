@@ -14,8 +14,10 @@ from numpy.lib.stride_tricks import as_strided
 
 from xent_fast import (
     reference,
+    softmax,
     softmax_cross_entropy_hessian_diagonal,
     softmax_cross_entropy_hvp,
+    softmax_vjp,
 )
 
 # In units of eps, of the largest number of the row: sums of 7 to 500 terms, and a softmax.
@@ -242,3 +244,14 @@ def test_bad_vector() -> None:
         softmax_cross_entropy_hvp(
             LOGITS, LABELS, memory[1:].reshape(3, 4), out=memory[:12].reshape(3, 4)
         )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_plain_product_is_softmax_vjp_of_kept_probabilities(dtype: type) -> None:
+    rng = np.random.default_rng(8)
+    logits, vector = rng.standard_normal((2, 40, 17)).astype(dtype)
+    labels = rng.integers(0, 17, 40)
+    p = softmax(logits)
+    got = softmax_vjp(p, vector)
+    want = softmax_cross_entropy_hvp(logits, labels, vector, reduction="none")
+    np.testing.assert_allclose(got, want, atol=8 * np.finfo(dtype).eps * np.abs(vector).max())

@@ -29,8 +29,7 @@ cdef cnp.ndarray unusual_logits(object given, object out):
     if out is not None and not isinstance(given, np.ndarray):
         raise TypeError(f"logits must be an ndarray where out is given, not {type(given).__name__}")
     logits = as_plain_array(given, "logits")
-    if not is_supported_float(logits):
-        raise TypeError(f"logits must be float32 or float64, not {logits.dtype}")
+    check_supported_float(given, logits, "logits")
     if logits.ndim != 2:
         raise ValueError(f"logits must have shape (rows, classes), not {logits.shape}")
     if logits.shape[0] > 0 and logits.shape[1] == 0:
@@ -81,14 +80,14 @@ cdef inline cnp.ndarray as_targets(object given, cnp.ndarray logits, cnp.ndarray
 
 
 cdef cnp.ndarray unusual_targets(object given, object logits, object destination):
-    targets = as_any_targets(given, logits, logits.shape[:1])
+    targets = as_any_targets(given, logits, logits.shape[:1], 1)
     if destination is not None and shares_memory(targets, destination):
         raise ValueError("out shares memory with targets")
     if cnp.PyArray_ISINTEGER(targets):
         return targets.astype(targets.dtype.newbyteorder("="), copy=False)
     if targets.dtype.type is logits.dtype.type and is_for_kernels(targets):
         return targets
-    return np.array(targets, dtype=logits.dtype.type, order="C")
+    return cast_copy(targets, logits.dtype.type)
 
 
 cdef int describe_labels(xent_labels *labels, cnp.ndarray targets, object ignore_index) except -1:
@@ -132,18 +131,34 @@ cdef inline xent_label_type label_type(cnp.ndarray targets) noexcept:
 
 
 cdef int raise_label_error(
-    object targets, int64_t row, int64_t classes, Rearrangement rearrangement
+    object targets,
+    int64_t row,
+    int64_t classes,
+    bint has_ignore_index,
+    Rearrangement rearrangement,
 ) except -1:
     """Name the label in row `row` as the caller knows it."""
     axis, where = 1, (row,)
     if rearrangement is not None:
         targets, axis = rearrangement.targets, rearrangement.axis
         where = place_of_row(row, targets.shape, row_axes(rearrangement.axes, axis))
-    place = ", ".join(map(str, where)) or "()"
+    raise_index_error(targets[where], where, axis, classes, not has_ignore_index)
+    return -1
+
+
+cdef int raise_index_error(
+    object label, tuple where, int axis, int64_t classes, bint may_be_ignored
+) except -1:
     raise IndexError(
-        f"index {targets[where]} is out of bounds for axis {axis} with size {classes} "
-        f"(targets[{place}])"
+        f"index {label} is out of bounds for axis {axis} with size {classes} "
+        f"(targets[{as_written(where)}])"
+        f"{_remedies.for_label_out_of_bounds(label, classes, may_be_ignored)}"
     )
+
+
+cdef str as_written(tuple where):
+    """An index as one writes it between brackets."""
+    return ", ".join(map(str, where)) or "()"
 
 
 # --- any number of dimensions, any axis -----------------------------------------------------------
@@ -164,9 +179,17 @@ cdef object as_float_array(object given, str name, object out):
     if out is not None and not isinstance(given, np.ndarray):
         raise TypeError(f"{name} must be an ndarray where out is given, not {type(given).__name__}")
     array = as_plain_array(given, name)
-    if not is_supported_float(array):
-        raise TypeError(f"{name} must be float32 or float64, not {array.dtype}")
+    check_supported_float(given, array, name)
     return array
+
+
+cdef int check_supported_float(object given, cnp.ndarray array, str name) except -1:
+    if not is_supported_float(array):
+        raise TypeError(
+            f"{name} must be float32 or float64, not {_remedies.described(given, array)}"
+            f"{_remedies.for_numbers(given, array, name, 'np.float32')}"
+        )
+    return 0
 
 
 cdef int as_axis(object given, object array, str name) except -1:
@@ -194,7 +217,7 @@ cdef object as_output_of_shape(object out, object other, str name, tuple shape, 
     if destination.shape != shape:
         raise ValueError(f"out must have {shape_name} {shape}, not {destination.shape}")
     if not destination.flags.writeable:
-        raise ValueError("output array is read-only (out)")
+        raise ValueError("output array is read-only (out); a copy of it can be written")
     if may_repeat_itself(destination):
         raise ValueError(
             f"out overlaps itself: shape {destination.shape}, strides {destination.strides}"
@@ -214,8 +237,7 @@ cdef int check_overlap(object destination, object array, str name) except -1:
 cdef object as_numbers_alike(object given, str name, object other, str other_name):
     """Real numbers of the other's shape as a plain ndarray."""
     array = as_plain_array(given, name)
-    if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must hold real numbers, not {array.dtype}")
+    check_real(given, array, name)
     if array.shape != other.shape:
         raise ValueError(
             f"{name} must have the shape of {other_name} {other.shape}, not {array.shape}"
@@ -223,30 +245,106 @@ cdef object as_numbers_alike(object given, str name, object other, str other_nam
     return array
 
 
-cdef object as_any_targets(object given, object logits, tuple row_shape, str name="logits"):
-    """Integers of the rows' shape or, dense, floats of the logits', which errors call `name`."""
+cdef object as_any_targets(
+    object given, object logits, tuple row_shape, int axis, str name="logits"
+):
+    """Integers of the rows' shape or, dense, numbers of the logits', which errors call `name`.
+
+    Dense targets that are not floats of NumPy's become numbers of the logits' dtype.
+    """
     targets = as_plain_array(given, "targets")
     if not isinstance(given, np.ndarray) and targets.shape == (0,):
         targets = targets.astype(np.intp)  # NumPy makes float64 of an empty list
+    if targets.shape == logits.shape and is_real_or_bool(targets.dtype):
+        if targets.dtype.kind == "f":
+            return targets
+        if targets.ndim == 1:
+            raise TypeError(
+                f"targets of one row of {len(logits)} classes ({name} of shape {logits.shape}) are "
+                f"one class index or, if dense, floating-point, not {targets.dtype} of shape "
+                f"{targets.shape}; a binary loss takes two logits a row: [0, x]"
+            )
+        return cast_copy(targets, logits.dtype.type, "K")
     if cnp.PyArray_ISINTEGER(targets):
         if targets.shape == row_shape:
             return targets
-        if targets.shape == logits.shape:
-            raise TypeError(f"dense targets must be floating-point, not {targets.dtype}")
         raise ValueError(
-            f"class indices must have shape {row_shape}, not {targets.shape} (targets)"
+            f"class indices must have shape {row_shape}, not {targets.shape} (targets); "
+            f"{rows_and_classes(logits, row_shape, axis, name)}"
+            f"{remedy_for_shape(targets.shape, logits.shape, row_shape, axis)}"
         )
     if targets.ndim < logits.ndim:
-        raise TypeError(f"class indices must be integers, not {targets.dtype} (targets)")
-    if targets.dtype.kind != "f":
+        check_label_sizes(given, targets, logits.shape[axis], axis)
         raise TypeError(
-            f"targets must be integers or, if dense, floating-point, not {targets.dtype}"
+            f"class indices must be integers, not {_remedies.described(given, targets)} (targets)"
+            f"{_remedies.for_labels(given, targets)}"
         )
-    if targets.shape != logits.shape:
-        raise ValueError(
-            f"dense targets must have the {name}' shape {logits.shape}, not {targets.shape}"
+    if not is_real_or_bool(targets.dtype):
+        raise TypeError(
+            f"targets must be integers or, if dense, real numbers, not "
+            f"{_remedies.described(given, targets)}"
+            f"{_remedies.for_numbers(given, targets, 'targets')}"
         )
-    return targets
+    raise ValueError(
+        f"dense targets must have the {name}' shape {logits.shape}, not {targets.shape}; "
+        f"{rows_and_classes(logits, row_shape, axis, name)}"
+    )
+
+
+cdef str rows_and_classes(object logits, tuple row_shape, int axis, str name):
+    cdef object rows = 1
+    for length in row_shape:
+        rows *= length
+    return f"the {name} have {rows} rows of {logits.shape[axis]} classes"
+
+
+cdef str remedy_for_shape(tuple shape, tuple logits_shape, tuple row_shape, int axis):
+    """What may be behind class indices of another shape."""
+    cdef int other
+    for other in range(len(logits_shape)):
+        if other != axis and without_axis(logits_shape, other) == shape:
+            return f"; for classes along axis {other} pass axis={other}"
+    if without_ones(shape) == without_ones(row_shape) and 0 not in shape:
+        return f"; targets.reshape({row_shape}) has that shape"
+    return ""
+
+
+cdef tuple without_ones(tuple shape):
+    return tuple(filter((1).__ne__, shape))
+
+
+cdef int check_label_sizes(object given, object targets, object classes, int axis) except -1:
+    """An integer that no integer dtype holds is out of bounds whatever the classes are."""
+    place = _remedies.too_large_for_a_label(given, targets)
+    if place is not None:
+        label = np.array(given, dtype=object).reshape(-1)[place]
+        where = tuple(map(int, np.unravel_index(place, targets.shape)))
+        raise_index_error(label, where, axis, classes, False)
+    return 0
+
+
+cdef bint is_real(object dtype) except -1:
+    """Numbers that convert to floats; bfloat16 of ml_dtypes is known by its name."""
+    return dtype.kind in "fiu" or dtype.name == "bfloat16"
+
+
+cdef bint is_real_or_bool(object dtype) except -1:
+    return dtype.kind == "b" or is_real(dtype)
+
+
+cdef int check_real(object given, object array, str name) except -1:
+    if not is_real(array.dtype):
+        raise TypeError(
+            f"{name} must hold real numbers, not {_remedies.described(given, array)}"
+            f"{_remedies.for_numbers(given, array, name)}"
+        )
+    return 0
+
+
+cdef object cast_copy(object array, object dtype, str order="C"):
+    """A copy of that dtype; what it cannot hold becomes inf or 0, without a word."""
+    with np.errstate(all="ignore"):
+        return np.array(array, dtype=dtype, order=order)
 
 
 # --- the other arguments --------------------------------------------------------------------------
@@ -277,15 +375,14 @@ cdef cnp.ndarray unusual_sample_weight(object given, object logits):
 cdef object as_weights(object given, tuple shape, str name):
     """Real numbers of that shape as a plain ndarray."""
     weights = as_plain_array(given, name)
-    if weights.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must hold real numbers, not {weights.dtype}")
+    check_real(given, weights, name)
     if weights.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, not {weights.shape}")
     return weights
 
 
 cdef inline cnp.ndarray copied_doubles(object values):
-    return np.array(values, dtype=np.float64, order="C")
+    return cast_copy(values, np.float64)
 
 
 cdef inline Reduction as_reduction(object given) except UNKNOWN_REDUCTION:
@@ -343,7 +440,60 @@ cdef inline cnp.ndarray as_class_weight(object given, cnp.ndarray logits):
 
 cdef cnp.ndarray copied_class_weight(object given, object logits):
     weights = as_weights(given, logits.shape[logits.ndim - 1:], "weight")
-    return np.array(weights, dtype=logits.dtype.type, order="C")
+    return cast_copy(weights, logits.dtype.type)
+
+
+cdef int check_signs(
+    const xent_batch *batch, Reduction reduction, cnp.ndarray weight, Rearrangement rearrangement
+) except -1:
+    """A mean divides by the sum of weights: none of those may be negative."""
+    cdef int64_t place
+    cdef tuple where
+    if reduction != MEAN:
+        return 0
+    if batch.sample_weight != NULL:
+        with nogil:
+            place = first_negative(batch.sample_weight, batch.rows)
+        if place < batch.rows:
+            where = (place,)
+            if rearrangement is not None:
+                where = place_of_row(
+                    place,
+                    rearrangement.row_shape,
+                    row_axes(rearrangement.axes, rearrangement.axis),
+                )
+            raise_negative_weight("sample_weight", batch.sample_weight[place], where)
+    if weight is not None and batch.dense_targets == NULL:
+        check_sign(weight, "weight")
+    return 0
+
+
+cdef int check_sign(object weights, str name) except -1:
+    cdef cnp.ndarray doubles = copied_doubles(weights)
+    cdef int64_t place = first_negative(
+        <const double *>cnp.PyArray_DATA(doubles), cnp.PyArray_SIZE(doubles)
+    )
+    if place < cnp.PyArray_SIZE(doubles):
+        where = tuple(map(int, np.unravel_index(place, weights.shape)))
+        raise_negative_weight(name, doubles[where], where)
+    return 0
+
+
+cdef int64_t first_negative(const double *values, int64_t count) noexcept nogil:
+    """Its place, or `count`."""
+    cdef int64_t i
+    for i in range(count):
+        if values[i] < 0:
+            return i
+    return count
+
+
+cdef int raise_negative_weight(str name, double value, tuple where) except -1:
+    raise ValueError(
+        f"{name} must not be negative where reduction is 'mean', which divides by the sum of the "
+        f"weights: {name}[{as_written(where)}] is {value}; reduction=\"sum\", scale=1 / rows takes "
+        f"the weights as given, as policy gradients want"
+    )
 
 
 cdef inline int as_thread_count(object given) except -1:
@@ -391,7 +541,7 @@ cdef int axis_of(object given, int ndim) except -1:
 cdef object as_plain_array(object given, str name):
     """An ndarray of no subclass over the same memory; what is not an array is copied into one."""
     if isinstance(given, np.ma.MaskedArray):
-        raise TypeError(f"{name} must not be a masked array")
+        raise TypeError(f"{name} must not be a masked array{_remedies.for_masked(name)}")
     return np.asarray(given)
 
 
@@ -512,9 +662,14 @@ def checked_weights(given, shape, name):
     return as_weights(given, shape, name)
 
 
-def checked_targets(given, array, row_shape, name):
+def checked_signs(weights, name):
+    """No weight is negative."""
+    check_sign(weights, name)
+
+
+def checked_targets(given, array, row_shape, name, axis=-1):
     """Integers of the rows' shape, or floating-point numbers of the array's, called `name`."""
-    return as_any_targets(given, array, row_shape, name)
+    return as_any_targets(given, array, row_shape, axis_of(axis, array.ndim), name)
 
 
 def checked_label_smoothing(given):

@@ -71,9 +71,14 @@ def softmax_vjp(
     --------
     log_softmax_vjp : The same from log-probabilities.
     softmax_cross_entropy_grad : The fused gradient, for a cross-entropy of softmax.
+    softmax_cross_entropy_hvp : The same from logits, with every option of the loss.
 
     Notes
     -----
+    With a vector in place of the gradient, this is the product of the Hessian of a row's plain
+    cross-entropy with that vector. A Newton method that takes many vectors at the same logits keeps
+    the probabilities, and needs `softmax_cross_entropy_hvp` only for its options.
+
     The sum is taken in double for float32 and in twice the precision for float64, so that the
     result is accurate to 1.5 units in the last place as long as the sum's own terms do not cancel
     to less than that precision. A NaN, or an infinity times 0, makes its whole row NaN.

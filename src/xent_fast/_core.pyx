@@ -11,7 +11,7 @@ import os
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
-from xent_fast import _result
+from xent_fast import _remedies, _result
 
 cimport cython
 cimport numpy as cnp
@@ -343,6 +343,7 @@ cdef object compute_checked(
 
     # What the arguments say together.
     describe_rows(&batch, options, logits, targets, weight, sample_weight, ignore_index)
+    check_signs(&batch, options.reduction, weight, rearrangement)
     cdef double denominator = check_labels_and_sum_weights(
         &batch, targets, weight, rearrangement
     )
@@ -461,7 +462,7 @@ cdef object compute_rearranged(
     destination = None if out is None else as_output(out, logits, "logits")
     if out is not None:
         check_overlap(destination, logits, "logits")
-    targets = as_any_targets(given_targets, logits, row_shape)
+    targets = as_any_targets(given_targets, logits, row_shape, axis)
     if destination is not None and shares_memory(targets, destination):
         raise ValueError("out shares memory with targets")
     weight = as_class_weight(given_weight, np.moveaxis(logits, axis, logits.ndim - 1))
@@ -483,7 +484,7 @@ cdef object compute_rearranged(
         matrices.append(destination.transpose(axes))
     if is_dense:
         if targets.dtype != logits.dtype.type:
-            targets = targets.astype(logits.dtype.type)
+            targets = cast_copy(targets, logits.dtype.type, "K")
         matrices.append(targets.transpose(axes))
     else:
         targets = rows_in_order(targets, axes, axis)
@@ -685,7 +686,9 @@ cdef double check_labels_and_sum_weights(
             with nogil:
                 bad_row = check_labels(batch, weights, &counted_rows, &weight_sum)
         if bad_row >= 0:
-            raise_label_error(targets, bad_row, batch.classes, rearrangement)
+            raise_label_error(
+                targets, bad_row, batch.classes, batch.labels.has_ignore_index, rearrangement
+            )
     if batch.sample_weight == NULL and weights == NULL:
         return <double>counted_rows
     return weight_sum

@@ -134,18 +134,24 @@ def softmax_cross_entropy(
     ----------
     logits : array_like with a class axis, float32 or float64
         Unnormalised log-probabilities in nats, of any memory layout. Computed in their own
-        precision. A row is what lies along the class axis.
+        precision. A row is what lies along the class axis; one-dimensional logits are one row. For
+        a binary loss of one number x a row, give two logits, [0, x].
     targets : array_like
         Either class indices, integers of the logits' shape without the class axis, or dense
-        targets, floating-point numbers of the logits' shape, which need not sum to 1 and are
-        converted to the logits' dtype.
+        targets, numbers of the logits' shape, which need not sum to 1 and are converted to the
+        logits' dtype. Integers and booleans do as dense targets, as one-hot arrays often hold,
+        where the logits have two dimensions or more.
     axis : int, default -1
         The class axis. Logits are copied only where their classes lie neither side by side nor
         some distance apart with at least eight rows side by side, as in (N, C, H, W).
     weight : array_like of shape (classes,), optional
         Real numbers that multiply the targets of each class; converted to the logits' dtype.
+        Negative ones are refused for class indices with ``reduction="mean"``.
     sample_weight : array_like of the logits' shape without the class axis, optional
-        Real numbers that multiply each row's loss. Negative ones are used as given.
+        Real numbers that multiply each row's loss. ``reduction="mean"`` divides by their sum and
+        refuses negative ones. For the advantages of policy gradients use
+        ``reduction="sum", scale=1 / rows``, which takes them as given. The weight 0 does not hide a
+        NaN among a row's logits, as 0 * NaN is NaN; `ignore_index` does.
     ignore_index : int, optional
         Rows whose class index equals this number do not count, whatever their logits hold: their
         loss is 0, and they leave the mean's denominator. The number need not be a class. By
@@ -186,11 +192,12 @@ def softmax_cross_entropy(
         If a class index is neither in [0, classes) nor `ignore_index`.
     TypeError
         If an argument has the wrong type or dtype: logits that are not float32 or float64, class
-        indices that are not integers, dense targets that are not floating-point, a masked array.
+        indices that are not integers, dense targets that are no real numbers, a masked array.
     ValueError
         If shapes do not fit together, the logits have rows but no class, `ignore_index` is given
-        with dense targets, `label_smoothing` or `temperature` is out of its range, `z_loss` is NaN,
-        `reduction` is unknown or `num_threads` below 1.
+        with dense targets, a weight that ``reduction="mean"`` would divide by is negative,
+        `label_smoothing` or `temperature` is out of its range, `z_loss` is NaN, `reduction` is
+        unknown or `num_threads` below 1.
     numpy.exceptions.AxisError
         If `axis` is out of range.
     MemoryError

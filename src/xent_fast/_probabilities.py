@@ -13,7 +13,7 @@ from typing import Any, Literal, SupportsIndex, cast, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent_fast import _core
+from xent_fast import _core, _remedies
 from xent_fast._result import LossAndGrad
 
 FloatArray = NDArray[np.floating[Any]]
@@ -21,6 +21,9 @@ Float64Array = NDArray[np.float64]
 
 # Rows are taken so many at a time that a temporary array holds about this many numbers.
 _NUMBERS_AT_ONCE = 1 << 16
+
+# How far outside [0, 1] a probability may lie by rounding: half precision's is the coarsest.
+_ROUNDING = 1e-3
 
 
 @overload
@@ -99,17 +102,21 @@ def cross_entropy(
     Parameters
     ----------
     probabilities : array_like, float32 or float64
-        Numbers without a unit, of any shape with at least one axis and any memory layout. Rows need
-        not sum to 1.
+        Numbers in [0, 1], of any shape with at least one axis and any memory layout. Rows need not
+        sum to 1. What is more than 0.001 outside, as logits are, is an error: this is not PyTorch's
+        function of the same name, which takes logits; that is `softmax_cross_entropy` here.
     targets : array_like of the probabilities' shape, or that without the class axis
-        Either class indices, one integer a row, or dense targets, one floating-point number a
-        probability, which need not sum to 1.
+        Either class indices, one integer a row, or dense targets, one number a probability, which
+        need not sum to 1. Integers and booleans do as dense targets where there are two dimensions
+        or more.
     axis : int, default -1
         The axis of the classes.
     weight : array_like of shape (classes,), optional
-        Real numbers that multiply each class's share of the loss.
+        Real numbers that multiply each class's share of the loss. Negative ones are refused for
+        class indices with ``reduction="mean"``.
     sample_weight : array_like of the probabilities' shape without the class axis, optional
-        Real numbers that multiply each row's loss.
+        Real numbers that multiply each row's loss. Negative ones are refused with
+        ``reduction="mean"``; ``reduction="sum", scale=1 / rows`` takes them as given.
     ignore_index : int, optional
         Rows whose class index equals this number do not count: their loss is 0, and they leave the
         mean's denominator. By default no row is ignored.
@@ -140,12 +147,12 @@ def cross_entropy(
         If a class index is neither in [0, classes) nor `ignore_index`.
     TypeError
         If an argument has the wrong type or dtype: probabilities that are not float32 or float64,
-        class indices that are not integers, dense targets that are not floating-point, a masked
-        array.
+        class indices that are not integers, dense targets that are no real numbers, a masked array.
     ValueError
-        If shapes do not fit together, there are rows but no class, `ignore_index` is given with
-        dense targets, `reduction` is unknown, `num_threads` is below 1, or `label_smoothing` or
-        `clip` is outside its domain.
+        If a probability of a row that counts is outside [0, 1] by more than rounding, shapes do not
+        fit together, there are rows but no class, `ignore_index` is given with dense targets, a
+        weight that ``reduction="mean"`` would divide by is negative, `reduction` is unknown,
+        `num_threads` is below 1, or `label_smoothing` or `clip` is outside its domain.
     numpy.exceptions.AxisError
         If `axis` is out of range.
 
@@ -407,23 +414,33 @@ def _checked(
 
     labels, dense_targets = None, None
     counted, count = np.ones(row_weight.shape, dtype=bool), row_weight
-    given = _core.checked_targets(targets, p, place.row_shape, "probabilities")
+    given = _core.checked_targets(targets, p, place.row_shape, "probabilities", place.axis)
+    if reduction == "mean":
+        _core.checked_signs(row_weight.reshape(place.row_shape), "sample_weight")
     if given.dtype.kind != "f":
+        if reduction == "mean":
+            _core.checked_signs(class_weight, "weight")
         labels, counted = _labels(given, place, ignore_index)
-        count = row_weight[counted] * class_weight[labels[counted]]
+        with np.errstate(all="ignore"):
+            count = row_weight[counted] * class_weight[labels[counted]]
     elif ignore_index is not None:
         raise ValueError("ignore_index needs targets that are class indices, not dense targets")
     else:
         dense_targets = place.as_rows(given)
-    denominator = float(count.sum()) if reduction == "mean" else 1.0
-    is_void = denominator == 0
+    rows = place.as_rows(p)
+    _check_probabilities(rows, counted, place)
+    with np.errstate(all="ignore"):
+        denominator = float(count.sum()) if reduction == "mean" else 1.0
+        is_void = denominator == 0
+        factor = 0.0 if is_void else float(np.float64(scale) / denominator)
+        weights = np.zeros_like(row_weight) if is_void else row_weight * factor
     return _Problem(
         place,
-        place.as_rows(p),
+        rows,
         labels,
         dense_targets,
         class_weight,
-        np.zeros_like(row_weight) if is_void else row_weight * (scale / denominator),
+        weights,
         counted,
         smoothing,
         clip,
@@ -431,11 +448,29 @@ def _checked(
     )
 
 
+def _check_probabilities(rows: FloatArray, counted: NDArray[np.bool_], place: _Place) -> None:
+    """No probability of a row that counts is outside [0, 1]; NaN is not outside."""
+    for some in _some_rows_at_a_time(*rows.shape):
+        outside = (rows[some] < -_ROUNDING) | (rows[some] > 1 + _ROUNDING)
+        outside &= counted[some, np.newaxis]
+        if outside.any():
+            row, column = (int(i) for i in np.argwhere(outside)[0])
+            row += some.start
+            where = [int(i) for i in np.unravel_index(row, place.row_shape)]
+            where.insert(place.axis, column)
+            raise ValueError(
+                f"probabilities must be in [0, 1]; probabilities[{', '.join(map(str, where))}] is "
+                f"{rows[row, column]}; for logits use softmax_cross_entropy or "
+                "softmax_cross_entropy_grad"
+            )
+
+
 def _weights(given: ArrayLike | None, shape: tuple[int, ...], name: str) -> Float64Array:
     """Real numbers of a given shape, 1 by default."""
     if given is None:
         return np.ones(shape)
-    return _core.checked_weights(given, shape, name).astype(np.float64)
+    with np.errstate(all="ignore"):
+        return _core.checked_weights(given, shape, name).astype(np.float64)
 
 
 def _labels(
@@ -449,9 +484,11 @@ def _labels(
     if out_of_bounds.any():
         position = tuple(int(i) for i in np.argwhere(out_of_bounds)[0])
         where = ", ".join(map(str, position)) or "()"
+        label = targets[position]
         raise IndexError(
-            f"index {targets[position]} is out of bounds for axis {place.axis} "
+            f"index {label} is out of bounds for axis {place.axis} "
             f"with size {place.classes} (targets[{where}])"
+            f"{_remedies.for_label_out_of_bounds(label, place.classes, ignore_index is None)}"
         )
     labels = np.where(counted, targets, 0).astype(np.intp)
     return labels.reshape(-1), counted.reshape(-1)
@@ -485,7 +522,7 @@ def _add_targets_alone(
     labels = labels[rows]
     p = problem.probabilities[rows, labels].astype(np.float64)
     mass, held = problem.class_weight[labels], _held(p, problem.clip)
-    cost = np.where(mass == 0, 0.0, mass * -np.log(held))
+    cost = np.where(mass == 0, 0.0, mass * (0.0 - np.log(held)))
     row_loss[rows] = _weighted(problem.row_weight[rows], cost)
     if grad is not None:
         grad[rows, labels] = _slope(p, held, problem.row_weight[rows] * mass)
@@ -495,7 +532,7 @@ def _add_all_classes(problem: _Problem, row_loss: Float64Array, grad: FloatArray
     for rows in _some_rows_at_a_time(*problem.probabilities.shape):
         p = problem.probabilities[rows].astype(np.float64)
         mass, held = _mass(problem, rows), _held(p, problem.clip)
-        cost = np.where(mass == 0, 0.0, mass * -np.log(held)).sum(axis=1)
+        cost = np.where(mass == 0, 0.0, mass * (0.0 - np.log(held))).sum(axis=1)
         row_loss[rows] = _weighted(problem.row_weight[rows], cost)
         if grad is not None:
             row_weight = np.where(problem.counted[rows], problem.row_weight[rows], 0.0)

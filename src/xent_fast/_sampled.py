@@ -76,7 +76,8 @@ def sampled_softmax_loss_grad(
         if given, the sum of their sample weights. ``"none"`` returns one loss an example;
         ``grad_weight`` and ``grad_bias`` are then those of the losses' sum.
     sample_weight : array_like of shape (batch,), optional
-        Real numbers that multiply each example's loss.
+        Real numbers that multiply each example's loss. Negative ones are refused with
+        ``reduction="mean"``, as by `softmax_cross_entropy`.
     scale : float, default 1.0
         Multiplies loss and gradients.
     num_threads : int, optional
@@ -106,8 +107,9 @@ def sampled_softmax_loss_grad(
         `weight` or `bias` of another dtype, targets that are not integers, a masked array.
     ValueError
         If shapes do not fit together, `num_sampled` is below 1 or above the number of classes,
-        `sampler` is unknown, an expected count that is needed is not positive, `reduction` is
-        unknown or `num_threads` below 1.
+        `sampler` is unknown, an expected count that is needed is not positive and finite, a sample
+        weight is negative with ``reduction="mean"``, `reduction` is unknown or `num_threads` below
+        1.
     MemoryError
         If an array cannot be allocated.
 
@@ -117,8 +119,9 @@ def sampled_softmax_loss_grad(
 
     Notes
     -----
-    No array has a row for every class, so that the cost does not grow with their number. The logits
-    of an example and the sum of a row's gradients are rounded to the dtype of `hidden`.
+    No array has a row for every class, so that the cost does not grow with their number. Only where
+    nearly all classes are sampled, the named samplers keep a few numbers a class. The logits of an
+    example and the sum of a row's gradients are rounded to the dtype of `hidden`.
 
     For a log-uniform or uniform sample this is ``tf.nn.sampled_softmax_loss`` with one target, but
     that TensorFlow takes :math:`n P(k)` for :math:`E_k` where the first n draws were distinct.

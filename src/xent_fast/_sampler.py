@@ -14,7 +14,7 @@ from typing import NamedTuple, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent_fast import _core
+from xent_fast import _core, _remedies
 
 Float64Array = NDArray[np.float64]
 ClassArray = NDArray[np.intp]
@@ -113,6 +113,9 @@ def _uniform_quantile(uniform: Float64Array, num_classes: int) -> Float64Array:
     return uniform * num_classes
 
 
+# So many draws for each class that is wanted are made one by one.
+_MOST_DRAWS_A_SAMPLE = 8
+
 _DISTRIBUTIONS = {
     "log_uniform": _Distribution(_log_uniform_probability, _log_uniform_quantile),
     "uniform": _Distribution(_uniform_probability, _uniform_quantile),
@@ -126,6 +129,9 @@ def _draw_distinct(
 
     After n draws class k is expected among them 1 - (1 - P(k))^n times. Where every class is to be
     drawn, each is there once.
+
+    The last of nearly all classes would take very many draws, which are then not made one by one:
+    `_finish_drawing`.
     """
     if count == num_classes:
         return Candidates(np.arange(num_classes), lambda classes: np.ones(classes.shape))
@@ -135,17 +141,45 @@ def _draw_distinct(
         new = np.minimum(distribution.quantile(uniform, num_classes), num_classes - 1)
         drawn = np.concatenate([drawn, new.astype(np.intp)])
         _, first_places = np.unique(drawn, return_index=True)
-        if len(first_places) >= count:
+        if len(first_places) >= count or len(drawn) >= _MOST_DRAWS_A_SAMPLE * count:
             break
     places = np.sort(first_places)[:count]
+    samples = drawn[places]
     draws = int(places[-1]) + 1
+    if len(samples) < count:
+        samples, draws = _finish_drawing(distribution, samples, len(drawn), count, num_classes, rng)
 
     def expected_count(classes: ClassArray) -> Float64Array:
         probability = distribution.probability(classes, num_classes)
         expected: Float64Array = -np.expm1(draws * np.log1p(-probability))
         return expected
 
-    return Candidates(drawn[places], expected_count)
+    return Candidates(samples, expected_count)
+
+
+def _finish_drawing(
+    distribution: _Distribution,
+    seen: ClassArray,
+    draws: int,
+    count: int,
+    num_classes: int,
+    rng: np.random.Generator,
+) -> tuple[ClassArray, int]:
+    """The distinct classes and the number of draws, where `draws` draws have given those seen.
+
+    What further draws would give, by its distribution alone: classes not yet seen come in the order
+    of exponential numbers of rate P(k); and of the draws, each is one of a class not yet seen with
+    these classes' whole probability, so that the next of them takes a geometric number of draws.
+    """
+    unseen = np.ones(num_classes, dtype=bool)
+    unseen[seen] = False
+    classes = np.flatnonzero(unseen)
+    probability = distribution.probability(classes, num_classes)
+    order = np.argsort(rng.standard_exponential(len(classes)) / probability)
+    chance = np.minimum(np.cumsum(probability[order][::-1])[::-1], 1.0)
+    missing = count - len(seen)
+    draws += int(rng.geometric(chance[:missing]).sum())
+    return np.concatenate([seen, classes[order[:missing]]]), draws
 
 
 # --- classes that the caller drew -----------------------------------------------------------------
@@ -168,11 +202,12 @@ def _given_candidates(
 
     def expected_count(classes: ClassArray) -> Float64Array:
         expected = counts[classes].astype(np.float64)
-        not_positive = ~(expected > 0)
+        not_positive = ~((expected > 0) & (expected < np.inf))
         if not_positive.any():
             position = int(np.argmax(not_positive))
             raise ValueError(
-                f"expected_counts[{classes[position]}] must be positive, not {expected[position]}"
+                f"expected_counts[{classes[position]}] must be positive and finite, not "
+                f"{expected[position]}"
             )
         return expected
 
@@ -206,12 +241,16 @@ def as_classes(given: ArrayLike, num_classes: int, name: str) -> ClassArray:
     if classes.size == 0 and not isinstance(given, np.ndarray):
         classes = classes.astype(np.intp)  # NumPy makes float64 of an empty list
     if classes.dtype.kind not in "iu":
-        raise TypeError(f"class indices must be integers, not {classes.dtype} ({name})")
+        raise TypeError(
+            f"class indices must be integers, not {_remedies.described(given, classes)} ({name})"
+            f"{_remedies.for_labels(given, classes, name, may_be_ignored=False)}"
+        )
     out_of_bounds = (classes < 0) | (classes >= num_classes)
     if out_of_bounds.any():
         place = int(np.argmax(out_of_bounds))
         raise IndexError(
             f"index {classes.flat[place]} is out of bounds for axis 0 with size {num_classes} "
             f"({name}[{place}])"
+            f"{_remedies.for_label_out_of_bounds(classes.flat[place], num_classes, False)}"
         )
     return classes.astype(np.intp)

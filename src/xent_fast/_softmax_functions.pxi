@@ -169,8 +169,7 @@ cdef int add_other_matrix(
     if out is not None:
         check_overlap(problem.final, other, name)
     if other.dtype.type is not problem.logits.dtype.type:
-        with np.errstate(all="ignore"):
-            other = other.astype(problem.logits.dtype.type)
+        other = cast_copy(other, problem.logits.dtype.type)
     problem.other = plain_rows(other, problem.axis)
     return 0
 
@@ -194,11 +193,14 @@ cdef double add_targets(
     cdef cnp.ndarray working = problem.working if problem.is_final else None
     cdef cnp.ndarray class_weight
     cdef Rearrangement rearrangement = Rearrangement()
-    targets = as_any_targets(given_targets, problem.logits, problem.row_shape, logits_name)
+    targets = as_any_targets(
+        given_targets, problem.logits, problem.row_shape, problem.axis, logits_name
+    )
     if out is not None and shares_memory(targets, problem.final):
         raise ValueError("out shares memory with targets")
     rearrangement.targets = targets
     rearrangement.axis = problem.axis
+    rearrangement.row_shape = problem.row_shape
     rearrangement.axes = (
         *without_axis(tuple(range(problem.logits.ndim)), problem.axis), problem.axis
     )
@@ -218,6 +220,7 @@ cdef double add_targets(
     )
     if not has_targets:
         batch.label_smoothing = 0.0
+    check_signs(batch, options.reduction, problem.weight, rearrangement)
     return check_labels_and_sum_weights(batch, problem.targets, problem.weight, rearrangement)
 
 

@@ -139,6 +139,8 @@ class _Maker:
             arguments.append(self.logits())
         apart = self.row_numbers() if name == "logsumexp" else self.logits()
         out = {"new": {}, "apart": {"out": apart}, "in_place": {"out": numbers}}[output]
+        if name == "cross_entropy_grad" and output == "in_place":
+            out["scale"] = 0.0  # what it writes are probabilities again, for a second call
         words = (name, str(targets), self.layout, output, "+".join(options) or "plain")
         yield Call(
             " ".join(words),

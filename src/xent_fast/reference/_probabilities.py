@@ -126,6 +126,8 @@ def cross_entropy_grad(
     masses = targets_of(
         place, targets, weight, sample_weight, ignore_index, label_smoothing, reduction, scale
     )
+    if ((p < -1e-3) | (p > 1 + 1e-3))[masses.counted].any():
+        raise ValueError("probabilities must be in [0, 1]")
     with np.errstate(all="ignore"):
         held = np.clip(p, clip, 1 - clip) if clip > 0 else p
         row_loss = sum_of_products(masses.mass, -np.log(held))

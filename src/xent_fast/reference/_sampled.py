@@ -105,7 +105,7 @@ def _draw(
         return np.arange(num_classes), lambda classes: np.ones(classes.shape)
     distinct: list[int] = []
     draws, numbers = 0, 0
-    while len(distinct) < count:
+    while len(distinct) < count and numbers < 8 * count:
         some = rng.random(max(2 * count, numbers))
         numbers += len(some)
         for uniform in some:
@@ -114,6 +114,15 @@ def _draw(
                 drawn = _class_of(uniform, sampler, num_classes)
                 if drawn not in distinct:
                     distinct.append(drawn)
+    # Of further draws the distribution alone: which classes come next, and after how many draws.
+    rest = np.setdiff1d(np.arange(num_classes), distinct)
+    p = _probability(rest, sampler, num_classes)
+    missing = count - len(distinct)
+    if missing > 0:
+        order = np.argsort(rng.standard_exponential(len(rest)) / p)
+        chance_of_one = np.minimum(np.cumsum(p[order][::-1])[::-1], 1.0)
+        draws += int(rng.geometric(chance_of_one[:missing]).sum())
+        distinct += rest[order[:missing]].tolist()
 
     def expected_count(classes: ClassArray) -> Float64Array:
         """1 - (1 - P(k))^draws."""
@@ -156,8 +165,8 @@ def _given(
         raise IndexError(f"samples must be classes in range({num_classes})")
 
     def expected_count(classes: ClassArray) -> Float64Array:
-        if not (counts[classes] > 0).all():
-            raise ValueError("expected_counts must be positive")
+        if not ((counts[classes] > 0) & (counts[classes] < np.inf)).all():
+            raise ValueError("expected_counts must be positive and finite")
         return counts[classes]
 
     return classes.astype(np.intp), expected_count

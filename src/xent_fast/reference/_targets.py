@@ -81,12 +81,17 @@ def targets_of(
             raise ValueError("ignore_index needs targets that are class indices")
         mass, target_class = _dense_mass(targets, place, class_weight, label_smoothing)
         count = a
+        factors = [("sample_weight", a)]
     else:
         labels, counted = labels_of(np.asarray(targets), place, ignore_index)
         mass = _index_mass(labels, counted, class_weight, label_smoothing)
         target_class = labels
         count = (a * class_weight[labels])[counted] if place.rows else a
+        factors = [("sample_weight", a), ("weight", class_weight)]
 
+    for name, factor in factors if reduction == "mean" else ():
+        if (factor < 0).any():
+            raise ValueError(f"{name} must not be negative where reduction is 'mean'")
     denominator = float(count.sum()) if reduction == "mean" else 1.0
     is_void = denominator == 0
     row_weight = np.zeros_like(a) if is_void else a * (scale / denominator)
@@ -111,6 +116,8 @@ def _dense_mass(
         raise ValueError(
             f"dense targets must have the logits' shape {place.shape}, not {np.shape(targets)}"
         )
+    if len(place.shape) == 1 and np.asarray(targets).dtype.kind in "iub":
+        raise TypeError("dense targets of one-dimensional logits must be floating-point")
     t = place.as_rows(np.asarray(targets, dtype=np.float64))
     mass = class_weight * ((1 - smoothing) * t + smoothing / max(place.classes, 1))
     return mass, t.argmax(axis=1) if place.rows else np.zeros(0, dtype=np.intp)
