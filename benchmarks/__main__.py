@@ -184,7 +184,29 @@ def measure_options(rounds: int, most_bytes: float) -> dict:
 
 def save(results: dict, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(as_rows(results) + "\n", encoding="utf-8")
+
+
+def as_rows(value: object, indent: str = "") -> str:
+    """JSON with a line a timing: what holds no other object stands on one line."""
+    parts = list(value.values() if isinstance(value, dict) else value or ())
+    if not any(isinstance(part, (dict, list)) and part for part in parts) or (
+        isinstance(value, dict) and "samples" in value
+    ):
+        return json.dumps(value, ensure_ascii=False)
+    inner = indent + " "
+    texts = [
+        as_rows(part, inner)
+        if isinstance(part, (dict, list))
+        else json.dumps(part, ensure_ascii=False)
+        for part in parts
+    ]
+    if isinstance(value, dict):
+        keys = [json.dumps(key, ensure_ascii=False) for key in value]
+        texts = [f"{key}: {text}" for key, text in zip(keys, texts, strict=True)]
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    lines = f",\n{inner}".join(texts)
+    return f"{opening}\n{inner}{lines}\n{indent}{closing}"
 
 
 def publish(results: dict) -> None:
