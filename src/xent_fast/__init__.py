@@ -3,6 +3,7 @@
 Public names, nothing else.
 """
 
+from xent_fast import _loading  # noqa: F401  before any other module asks for the extension
 from xent_fast._backward import log_softmax_vjp, softmax_vjp
 from xent_fast._config import __version__, show_config
 from xent_fast._distillation import distillation_loss_grad

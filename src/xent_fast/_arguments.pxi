@@ -504,7 +504,26 @@ cdef inline int as_thread_count(object given) except -1:
 cdef int checked_thread_count(object count) except -1:
     if count < 1:
         raise ValueError(f"num_threads must be at least 1, not {count}")
+    if count > 1 and not XENT_OPENMP_VERSION:
+        warn_of_serial_build()
     return min(count, INT_MAX)
+
+
+cdef bint has_warned_of_serial_build = False
+
+
+cdef int warn_of_serial_build() except -1:
+    """Once in a process."""
+    global has_warned_of_serial_build
+    if not has_warned_of_serial_build:
+        has_warned_of_serial_build = True
+        warnings.warn(
+            "this build of xent_fast has no OpenMP: num_threads has no effect and every call uses "
+            "one thread (XENT_FAST_REQUIRE_OPENMP=1 makes a build without it fail)",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return 0
 
 
 cdef inline object as_integer(object given, str name):

@@ -41,8 +41,10 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
             chooses one.
         ``threads``
             The OpenMP specification the build follows, as yyyymm, or None for a build without
-            (``openmp``); the threads a large call takes by default (``default``); the machine's
-            processors (``processors``).
+            (``openmp``); the threads a large call takes by default (``default``); how a worker
+            waits for the next call (``waiting``: ``"briefly"``, then it sleeps; ``"as the
+            environment says"``; or ``"as the OpenMP library was loaded before"``, and then
+            ``default`` is 1); the machine's processors (``processors``).
         ``compiler``, ``numpy``, ``python``, ``platform``
             What it was built with and runs under.
 

@@ -7,6 +7,7 @@ Must not know: the mathematics, what any instruction set can do.
 import numbers
 import operator
 import os
+import warnings
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
@@ -92,6 +93,10 @@ cdef extern from "_threads.h" nogil:
     int xent_processor_count()
 
 
+cdef extern from "_team.h" nogil:
+    int xent_startable_threads(int threads)
+
+
 cdef enum:
     # Rows go to the kernels in chunks of about this many logits: enough to hide what a chunk costs,
     # few enough to share out evenly and to stay in a core's own cache.
@@ -100,12 +105,14 @@ cdef enum:
     # The same where classes lie apart, so that long runs of rows are read at a time.
     TURNED_CHUNK_LOGITS = 65536
 
-    # Fewer logits than these are not worth a parallel region, or giving up the GIL.
-    THREADED_LOGITS = 32768
+    # Fewer logits than these take one thread by default. Between two calls of a training step the
+    # workers sleep, and waking one costs as much as this many logits.
+    THREADED_LOGITS = 131072
+
+    # Fewer logits than these are not worth giving up the GIL.
     UNLOCKED_LOGITS = 2048
 
-    # An explicit num_threads counts up to this or the number of processors, whichever is more:
-    # OpenMP's run-time library ends the process where it cannot start a thread.
+    # An explicit num_threads counts up to this or the number of processors, whichever is more.
     MOST_THREADS = 64
 
     # Where classes lie apart and rows side by side, fewer rows than these are copied first.
@@ -794,10 +801,12 @@ cdef int make_plan(
     plan.group_chunks = (groups.rows - 1) // plan.chunk_rows + 1
     plan.chunk_count = groups.count * plan.group_chunks
     plan.parts = parts_per_row(plan, requested_threads)
-    plan.threads = thread_count(
-        max(plan.chunk_count, batch.rows * plan.parts),
-        batch.rows * batch.classes,
-        requested_threads,
+    plan.threads = xent_startable_threads(
+        thread_count(
+            max(plan.chunk_count, batch.rows * plan.parts),
+            batch.rows * batch.classes,
+            requested_threads,
+        )
     )
     if plan.parts > 0:
         plan.workspace_step = round_up(kernels.shared_row_bytes(batch.classes))
@@ -876,10 +885,17 @@ cdef int thread_count(int64_t chunk_count, int64_t logits, int requested) noexce
     if requested == 0 and logits < THREADED_LOGITS:
         return 1
     if requested == 0:
-        threads = min(xent_max_threads(), xent_processor_count())
+        threads = default_threads()
     else:
         threads = min(requested, max(xent_processor_count(), <int>MOST_THREADS))
     return <int>max(min(threads, chunk_count), 1)
+
+
+cdef int default_threads() noexcept:
+    """Of a call that is large enough for more than one."""
+    if is_forked or spins_freely:
+        return 1
+    return min(xent_max_threads(), xent_processor_count())
 
 
 cdef inline double process_rows(const Plan *plan) noexcept:
@@ -902,7 +918,8 @@ cdef double process_chunks(const Plan *plan) noexcept nogil:
         for chunk in range(plan.chunk_count):
             loss_sum += process_chunk(plan, chunk, 0)
         return loss_sum
-    for chunk in prange(plan.chunk_count, schedule="static", num_threads=plan.threads):
+    # A worker that wakes late, or finds its processor taken, leaves its chunks to the others.
+    for chunk in prange(plan.chunk_count, schedule="dynamic", num_threads=plan.threads):
         plan.chunk_losses[chunk] = process_chunk(plan, chunk, threadid())
     for chunk in range(plan.chunk_count):
         loss_sum += plan.chunk_losses[chunk]
@@ -945,12 +962,12 @@ cdef double process_shared_rows(const Plan *plan) noexcept nogil:
     for row in range(plan.batch.rows):
         kernels.begin_row(plan.batch, row, workspace_of(plan, row))
     with parallel(num_threads=plan.threads):
-        for part in prange(plan.batch.rows * plan.parts, schedule="static"):
+        for part in prange(plan.batch.rows * plan.parts, schedule="dynamic"):
             sweep_part(plan, part, kernels.forward_blocks)
-        for row in prange(plan.batch.rows, schedule="static"):
+        for row in prange(plan.batch.rows, schedule="dynamic"):
             plan.chunk_losses[row] = finish_shared_row(plan, row)
         if plan.batch.grad != NULL:
-            for part in prange(plan.batch.rows * plan.parts, schedule="static"):
+            for part in prange(plan.batch.rows * plan.parts, schedule="dynamic"):
                 sweep_part(plan, part, kernels.backward_blocks)
     for row in range(plan.batch.rows):
         loss_sum += plan.chunk_losses[row]
@@ -988,6 +1005,20 @@ def _note_fork():
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_note_fork)
+
+
+# Whether idle workers hold their processors for as long as the OpenMP library likes, which slows
+# down whatever computes between two calls: then a call takes one thread unless asked for more.
+# Written at import alone, and by tests.
+cdef bint spins_freely = False
+cdef object how_workers_wait = None
+
+
+def set_waiting(how, harmful):
+    """Note how idle workers wait, in a word for `configuration`, and whether it does harm."""
+    global spins_freely, how_workers_wait
+    how_workers_wait = how
+    spins_freely = harmful
 
 
 # --- instruction sets and configuration -----------------------------------------------------------
@@ -1051,7 +1082,8 @@ def configuration():
         "isa": {"active": active_isa.name.decode(), "supported": list(available_isas())},
         "threads": {
             "openmp": XENT_OPENMP_VERSION or None,
-            "default": 1 if is_forked else min(xent_max_threads(), xent_processor_count()),
+            "default": default_threads(),
+            "waiting": how_workers_wait,
             "processors": os.cpu_count(),
         },
         "compiler": XENT_COMPILER.decode(),

@@ -101,7 +101,7 @@ cdef void process_vjp_batch(
         return
     chunk_rows = rows_per_chunk(batch.rows, batch.classes, False)
     chunk_count = (batch.rows - 1) // chunk_rows + 1
-    threads = thread_count(chunk_count, size, requested_threads)
+    threads = xent_startable_threads(thread_count(chunk_count, size, requested_threads))
     if size < UNLOCKED_LOGITS and threads == 1:
         process(batch, 0, batch.rows)
         return
@@ -109,7 +109,7 @@ cdef void process_vjp_batch(
         if threads == 1:
             process(batch, 0, batch.rows)
         else:
-            for chunk in prange(chunk_count, schedule="static", num_threads=threads):
+            for chunk in prange(chunk_count, schedule="dynamic", num_threads=threads):
                 process_vjp_chunk(batch, process, chunk * chunk_rows, chunk_rows)
 
 

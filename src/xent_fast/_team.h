@@ -1,0 +1,109 @@
+/* A team of threads that can be started: fewer threads instead of the end of the process.
+ *
+ * OpenMP's run-time library ends the process where a thread cannot be started (a limit of processes or of memory),
+ * and a worker whose stack is too small for the kernels crashes. So before a calling thread's team grows, as many
+ * threads are started and ended by hand, and then the team's own stacks are looked at, once.
+ *
+ * Knows: POSIX threads, OpenMP's teams. Must not know: Python, kernels' names, how many threads a call would like.
+ */
+#ifndef XENT_FAST_TEAM_H
+#define XENT_FAST_TEAM_H
+
+#if defined(_OPENMP) && !defined(_WIN32)
+
+#include <limits.h>
+#include <omp.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+/* Bytes of stack that a worker must have. The kernels need 28 KiB by trial, and what libraries keep for every thread
+ * lies there too. */
+#define XENT_LEAST_STACK ((size_t)65536)
+
+/* What failed once is not tried again. */
+static int xent_most_threads = INT_MAX;
+
+/* Of this thread's last parallel region: libgomp ends the threads that a smaller team leaves over. */
+static _Thread_local int xent_team_size = 1;
+
+static void *xent_wait_for_gate(void *gate) {
+    pthread_mutex_lock(gate);
+    pthread_mutex_unlock(gate);
+    return NULL;
+}
+
+/* `wanted` if as many threads can live at once; else about half of what could, for the process needs some more. */
+static int xent_try_to_start(int wanted) {
+    pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+    pthread_t *workers = malloc((size_t)wanted * sizeof *workers);
+    int started = 0, i;
+    if (workers == NULL)
+        return 1;
+    pthread_mutex_lock(&gate);
+    while (started < wanted - 1 && pthread_create(&workers[started], NULL, xent_wait_for_gate, &gate) == 0)
+        started++;
+    pthread_mutex_unlock(&gate);
+    for (i = 0; i < started; i++)
+        pthread_join(workers[i], NULL);
+    free(workers);
+    return started == wanted - 1 ? wanted : started / 2 + 1;
+}
+
+/* Bytes of the calling thread's stack, or SIZE_MAX where the system does not tell. */
+static size_t xent_own_stack(void) {
+    size_t bytes = SIZE_MAX;
+#if defined(__linux__)
+    pthread_attr_t attributes;
+    if (pthread_getattr_np(pthread_self(), &attributes) == 0) {
+        if (pthread_attr_getstacksize(&attributes, &bytes) != 0)
+            bytes = SIZE_MAX;
+        pthread_attr_destroy(&attributes);
+    }
+#elif defined(__APPLE__)
+    bytes = pthread_get_stacksize_np(pthread_self());
+#endif
+    return bytes;
+}
+
+/* The smallest stack of the workers in a team of this size; the calling thread's own counts not. */
+static size_t xent_least_stack_of_team(int threads) {
+    size_t least = SIZE_MAX;
+#pragma omp parallel num_threads(threads) reduction(min : least)
+    if (omp_get_thread_num() != 0)
+        least = xent_own_stack();
+    return least;
+}
+
+static int xent_grow_team(int threads) {
+    int possible = xent_try_to_start(threads);
+    if (possible > 1 && xent_least_stack_of_team(possible) < XENT_LEAST_STACK)
+        possible = 1;
+    if (possible < threads)
+        __atomic_store_n(&xent_most_threads, possible, __ATOMIC_RELAXED);
+    return possible;
+}
+
+/* How many of `threads` the next region may have; that region must follow. */
+static inline int xent_startable_threads(int threads) {
+    int most = __atomic_load_n(&xent_most_threads, __ATOMIC_RELAXED);
+    if (threads > most)
+        threads = most;
+    if (threads <= 1)
+        return threads;
+    if (omp_get_active_level() >= omp_get_max_active_levels())
+        return threads; /* it starts none */
+    if (threads > xent_team_size)
+        threads = xent_grow_team(threads);
+    if (threads > 1)
+        xent_team_size = threads;
+    return threads;
+}
+
+#else
+
+static inline int xent_startable_threads(int threads) { return threads; }
+
+#endif
+
+#endif
