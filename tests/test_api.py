@@ -43,6 +43,7 @@ FUNCTIONS = [
     "logsumexp",
     "sampled_softmax_loss_grad",
     "softmax",
+    "softmax_cross_entropy_grad_hessian",
     "softmax_cross_entropy_hessian_diagonal",
     "softmax_cross_entropy_hvp",
     "softmax_vjp",
@@ -50,6 +51,7 @@ FUNCTIONS = [
 TUPLES = [
     "LossAndGrad",
     "LossAndStatistics",
+    "LossGradAndHessian",
     "LossGradAndStatistics",
     "RowStatistics",
     "SampledLossAndGrad",

@@ -41,6 +41,7 @@ GOOD_CALLS: dict[str, dict[str, Any]] = {
     "softmax_cross_entropy_grad": LOGITS_CALL,
     "softmax_cross_entropy_hvp": {**LOGITS_CALL, "vector": floats()},
     "softmax_cross_entropy_hessian_diagonal": LOGITS_CALL,
+    "softmax_cross_entropy_grad_hessian": LOGITS_CALL,
     "softmax_loss": {"x": floats(), "y": LABELS},
     "cross_entropy": {"probabilities": floats(), "targets": LABELS},
     "cross_entropy_grad": {"probabilities": floats(), "targets": LABELS},
@@ -148,9 +149,11 @@ REFUSED: dict[str, list[tuple[type[Exception], object]]] = {
     "alpha": each(ValueError, -0.1, 1.1, nan, inf) + BAD_REAL,
     "clip": each(ValueError, -0.1, 0.5, nan, inf) + BAD_REAL,
     "scale": BAD_REAL,
+    "factor": BAD_REAL,
+    "min_hessian": each(ValueError, nan, inf) + BAD_REAL,
     "reduction": each(ValueError, "average", "Mean", "", b"mean", None, 0, ["mean"]),
     "num_threads": each(ValueError, 0, -1, -(2**70)) + each(TypeError, *NO_INTEGERS),
-    "out": BAD_OUT,
+    **dict.fromkeys(("out", "grad_out", "hessian_out"), BAD_OUT),
 }
 # Arguments that only one function has, or has in another sense.
 REFUSED_BY: dict[tuple[str, str], list[tuple[type[Exception], object]]] = {
@@ -221,6 +224,8 @@ def test_bad_argument(function: str, argument: str) -> None:
     takes_out = "out" in arguments_of(function)
     for error, value in refused(function, argument):
         arguments = {**GOOD_CALLS[function]}
+        if function == "softmax_cross_entropy_grad_hessian":
+            arguments["grad_out"], arguments["hessian_out"] = np.full((2, *SHAPE), 7.0)
         if takes_out:
             arguments["out"] = np.full(OUT_SHAPES.get(function, SHAPE), 7.0)
         arguments[argument] = value

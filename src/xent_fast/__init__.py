@@ -12,12 +12,14 @@ from xent_fast._probabilities import cross_entropy, cross_entropy_grad
 from xent_fast._result import (
     LossAndGrad,
     LossAndStatistics,
+    LossGradAndHessian,
     LossGradAndStatistics,
     RowStatistics,
     SampledLossAndGrad,
 )
 from xent_fast._sampled import sampled_softmax_loss_grad
 from xent_fast._second_order import (
+    softmax_cross_entropy_grad_hessian,
     softmax_cross_entropy_hessian_diagonal,
     softmax_cross_entropy_hvp,
 )
@@ -26,6 +28,7 @@ from xent_fast._softmax import log_softmax, logsumexp, softmax
 __all__ = [
     "LossAndGrad",
     "LossAndStatistics",
+    "LossGradAndHessian",
     "LossGradAndStatistics",
     "RowStatistics",
     "SampledLossAndGrad",
@@ -41,6 +44,7 @@ __all__ = [
     "softmax",
     "softmax_cross_entropy",
     "softmax_cross_entropy_grad",
+    "softmax_cross_entropy_grad_hessian",
     "softmax_cross_entropy_hessian_diagonal",
     "softmax_cross_entropy_hvp",
     "softmax_loss",

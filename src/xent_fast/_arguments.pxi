@@ -202,34 +202,42 @@ cdef int as_axis(object given, object array, str name) except -1:
     return axis
 
 
-cdef object as_output(object out, object other, str name):
+cdef object as_output(object out, object other, str name, str out_name="out"):
     """`out` as a plain ndarray of the other's shape and dtype that can be written."""
-    return as_output_of_shape(out, other, name, other.shape, f"the {name}' shape")
+    return as_output_of_shape(out, other, name, other.shape, f"the {name}' shape", out_name)
 
 
-cdef object as_output_of_shape(object out, object other, str name, tuple shape, str shape_name):
+cdef object as_output_of_shape(
+    object out, object other, str name, tuple shape, str shape_name, str out_name="out"
+):
     """The same for another shape."""
     if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be an ndarray, not {type(out).__name__}")
-    destination = as_plain_array(out, "out")
+        raise TypeError(f"{out_name} must be an ndarray, not {type(out).__name__}")
+    destination = as_plain_array(out, out_name)
     if destination.dtype.type is not other.dtype.type:
-        raise TypeError(f"out must have the {name}' dtype {other.dtype}, not {destination.dtype}")
+        raise TypeError(
+            f"{out_name} must have the {name}' dtype {other.dtype}, not {destination.dtype}"
+        )
     if destination.shape != shape:
-        raise ValueError(f"out must have {shape_name} {shape}, not {destination.shape}")
+        raise ValueError(f"{out_name} must have {shape_name} {shape}, not {destination.shape}")
     if not destination.flags.writeable:
-        raise ValueError("output array is read-only (out); a copy of it can be written")
+        raise ValueError(
+            f"output array is read-only ({out_name}); a copy of it can be written"
+        )
     if may_repeat_itself(destination):
         raise ValueError(
-            f"out overlaps itself: shape {destination.shape}, strides {destination.strides}"
+            f"{out_name} overlaps itself: shape {destination.shape}, strides {destination.strides}"
         )
     return destination
 
 
-cdef int check_overlap(object destination, object array, str name) except -1:
+cdef int check_overlap(
+    object destination, object array, str name, str out_name="out"
+) except -1:
     """An output has all its entries where the input has them, or shares no memory with it."""
     if not has_same_entries(destination, array) and shares_memory(destination, array):
         raise ValueError(
-            f"out overlaps {name}; it must be {name} or share no memory with them"
+            f"{out_name} overlaps {name}; it must be {name} or share no memory with them"
         )
     return 0
 

@@ -89,6 +89,24 @@ def hessian_diagonal(
     out: object,
     num_threads: object,
 ) -> NDArray[np.floating[Any]]: ...
+def grad_hessian(
+    logits: object,
+    targets: object,
+    axis: object,
+    weight: object,
+    sample_weight: object,
+    ignore_index: object,
+    label_smoothing: object,
+    temperature: object,
+    z_loss: object,
+    factor: object,
+    min_hessian: object,
+    reduction: object,
+    scale: object,
+    grad_out: object,
+    hessian_out: object,
+    num_threads: object,
+) -> NDArray[np.floating[Any]]: ...
 def distillation(
     student_logits: object,
     teacher_logits: object,

@@ -1099,3 +1099,4 @@ if os.environ.get("XENT_FAST_ISA"):
 
 include "_derivatives.pxi"
 include "_softmax_functions.pxi"
+include "_grad_hessian.pxi"

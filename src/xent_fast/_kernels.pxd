@@ -104,6 +104,7 @@ cdef extern from "kernels/contract.h" nogil:
     ctypedef enum xent_softmax_function:
         XENT_SECOND_ORDER
         XENT_DISTILLATION
+        XENT_GRAD_HESSIAN
 
     ctypedef struct xent_second_order_batch:
         xent_batch batch
@@ -119,12 +120,22 @@ cdef extern from "kernels/contract.h" nogil:
         double temperature
         double weight_factor
 
+    ctypedef struct xent_grad_hessian_batch:
+        xent_batch batch
+        const xent_row_kernels *target_kernels
+        char *hessian
+        Py_ssize_t hessian_row_stride
+        Py_ssize_t hessian_class_stride
+        double factor
+        double min_hessian
+        double mean_class_weight
+
     ctypedef struct xent_isa:
         const char *name
         bint (*is_supported)() noexcept nogil
         xent_row_kernels kernels[2][4]
         xent_vjp_kernels vjp_kernels[2]
-        xent_row_kernels softmax_functions[2][2]
+        xent_row_kernels softmax_functions[2][3]
 
 
 cdef extern from "kernels/dispatch.h" nogil:

@@ -27,6 +27,23 @@ class LossAndGrad(NamedTuple, Generic[LossT]):
     grad: NDArray[np.floating[Any]]
 
 
+class LossGradAndHessian(NamedTuple, Generic[LossT]):
+    """Loss and both derivatives; unpacks as ``loss, grad, hessian = ...``.
+
+    Attributes
+    ----------
+    loss, grad
+        As of `LossAndGrad`.
+    hessian : ndarray of the logits' shape
+        Diagonal of the loss's Hessian with respect to the logits, of their dtype, in nats a squared
+        unit of them.
+    """
+
+    loss: LossT
+    grad: NDArray[np.floating[Any]]
+    hessian: NDArray[np.floating[Any]]
+
+
 class RowStatistics(NamedTuple):
     """What the pass over the logits learns of each row; every array lacks the class axis.
 

@@ -281,6 +281,8 @@ OPTIONS: dict[str, Callable[[Call, Choices, Rows], Any]] = {
     "num_threads": number(1, 2, 3, None),
     "keepdims": number(True, False),
     "clip": number(0.0, 1e-6, 0.25),
+    "factor": number(1.0, 2.0, -0.5),
+    "min_hessian": number(0.0, 1e-3, 0.25),
     "alpha": number(0.5, 0.0, 1.0, 0.25),
     "out": take_out,
 }
@@ -320,6 +322,10 @@ SIGNATURES: dict[str, tuple[tuple[Callable[[Call, Choices, Rows], Any], ...], tu
     "cross_entropy_grad": ((probabilities, take_targets), (*OF_LOSS, "clip", "out")),
     "softmax_cross_entropy_hvp": ((logits, take_targets, logits), (*OF_LOGITS, "out")),
     "softmax_cross_entropy_hessian_diagonal": ((logits, take_targets), (*OF_LOGITS, "out")),
+    "softmax_cross_entropy_grad_hessian": (
+        (logits, take_targets),
+        (*OF_LOGITS, "factor", "min_hessian"),
+    ),
     "distillation_loss_grad": (
         (logits, logits, targets_or_none),
         (*OF_LOSS, "temperature", "alpha", "out"),

@@ -107,10 +107,11 @@ def leaves(value: Any) -> list[Any]:
 
 def largest_argument(call: Call) -> float:
     """What rounding errors are relative to, beside the result itself: the options' product."""
-    numbers = [call.options.get(name, 1.0) for name in ("scale", "temperature", "z_loss")]
+    numbers = [call.options.get(name, 1.0) for name in ("scale", "temperature", "z_loss", "factor")]
     numbers = [abs(float(number)) for number in numbers]
     shrunk = 1.0 / min(numbers[1], 1.0) ** 2
-    return 100.0 * shrunk * max(numbers[0], 1.0) * max(numbers[2], 1.0) * max(numbers[1], 1.0) ** 2
+    grown = max(numbers[0], 1.0) * max(numbers[3], 1.0) * max(numbers[2], 1.0)
+    return 100.0 * shrunk * grown * max(numbers[1], 1.0) ** 2
 
 
 def is_comparable(call: Call) -> bool:

@@ -24,10 +24,11 @@ OF_TARGETS = (
     "cross_entropy",
     "cross_entropy_grad",
     "softmax_cross_entropy_hessian_diagonal",
+    "softmax_cross_entropy_grad_hessian",
 )
 OF_LOGITS = ("softmax", "log_softmax", "logsumexp")
 OF_TWO_ARRAYS = ("softmax_vjp", "log_softmax_vjp")
-WITHOUT_OUT = ("softmax_cross_entropy", "cross_entropy")
+WITHOUT_OUT = ("softmax_cross_entropy", "cross_entropy", "softmax_cross_entropy_grad_hessian")
 WITH_STATISTICS = ("softmax_cross_entropy", "softmax_cross_entropy_grad")
 OF_PROBABILITIES = ("cross_entropy", "cross_entropy_grad", "softmax_vjp")
 

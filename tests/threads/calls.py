@@ -104,6 +104,9 @@ CALLS: dict[str, Call] = {
     "softmax_cross_entropy_hessian_diagonal": lambda i, threads: (
         xf.softmax_cross_entropy_hessian_diagonal(i.logits, i.labels, num_threads=threads)
     ),
+    "softmax_cross_entropy_grad_hessian": lambda i, threads: xf.softmax_cross_entropy_grad_hessian(
+        i.logits, i.labels, num_threads=threads
+    ),
     "cross_entropy": lambda i, threads: xf.cross_entropy(i.probabilities, i.labels),
     "cross_entropy_grad": lambda i, threads: xf.cross_entropy_grad(i.probabilities, i.labels),
     "distillation_loss_grad": lambda i, threads: xf.distillation_loss_grad(

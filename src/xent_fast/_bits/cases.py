@@ -243,7 +243,12 @@ def _derived_case(batch: Batch, name: str, kind: str) -> Case:
         options: dict[str, Any] = {"num_threads": threads, "weight": batch.weight}
         options["label_smoothing"] = 0.125
         if in_place:
-            options["out"] = given
+            options["grad_out" if name == "softmax_cross_entropy_grad_hessian" else "out"] = given
+        if name == "softmax_cross_entropy_grad_hessian":
+            if kind == "index":  # the way of one pass
+                options["label_smoothing"] = 0.0
+            options.update(factor=2.0, min_hessian=1e-3, reduction="none")
+            return _flat(function(given, targets, **options))
         if name == "distillation_loss_grad":
             options.update(temperature=2.0, alpha=0.375, reduction="none")
             return _flat(function(given, batch.slopes, targets, **options))
@@ -257,6 +262,7 @@ def _derived_case(batch: Batch, name: str, kind: str) -> Case:
 DERIVED_FUNCTIONS = (
     "softmax_cross_entropy_hvp",
     "softmax_cross_entropy_hessian_diagonal",
+    "softmax_cross_entropy_grad_hessian",
     "distillation_loss_grad",
 )
 SOFTMAX_FUNCTIONS = ("softmax", "log_softmax", "logsumexp", "softmax_vjp", "log_softmax_vjp")

@@ -133,7 +133,12 @@ typedef struct {
 /* What is made of the rows' softmax besides the loss.  These batches begin with one of the loss, whose `grad` takes the result:
  * their `process_rows` is given its address.  The other matrix has the logits' dtype, with rows as theirs; `grad` may be it with
  * the same stride, or disjoint. */
-typedef enum { XENT_SECOND_ORDER = 0, XENT_DISTILLATION = 1, XENT_SOFTMAX_FUNCTION_COUNT = 2 } xent_softmax_function;
+typedef enum {
+    XENT_SECOND_ORDER = 0,
+    XENT_DISTILLATION = 1,
+    XENT_GRAD_HESSIAN = 2,
+    XENT_SOFTMAX_FUNCTION_COUNT = 3
+} xent_softmax_function;
 
 /* The loss's Hessian times a vector, or its diagonal. */
 typedef struct {
@@ -153,6 +158,17 @@ typedef struct {
     double temperature;   /* T of the divergence */
     double weight_factor; /* of the divergence, its share included; sample_weight is the batch's */
 } xent_distillation_batch;
+
+/* The loss, its gradient, which may take the logits' place, and its Hessian's diagonal, disjoint from every other matrix. */
+typedef struct {
+    xent_batch batch;                       /* lse and prediction are not used */
+    const xent_row_kernels *target_kernels; /* NULL for class indices without label smoothing and z_loss */
+    char *hessian;                          /* row 0; strides as the batch's */
+    ptrdiff_t hessian_row_stride, hessian_class_stride;
+    double factor;            /* of the diagonal */
+    double min_hessian;       /* what smaller numbers of the diagonal become */
+    double mean_class_weight; /* 1 where there are none */
+} xent_grad_hessian_batch;
 
 /* One batch of a backward pass, a row at a time.  All three matrices have the same dtype, `classes` contiguous numbers a row
  * aligned to their own size, and strides in bytes of any sign. */

@@ -23,6 +23,7 @@
 #include "derivatives.h"
 #include "softmax_rows.h"
 #include "second_order.h"
+#include "grad_hessian.h"
 #include "distillation.h"
 
 #undef REAL_BITS
@@ -36,6 +37,7 @@
 #include "derivatives.h"
 #include "softmax_rows.h"
 #include "second_order.h"
+#include "grad_hessian.h"
 #include "distillation.h"
 
 const xent_isa ISA_TABLE = {
@@ -46,6 +48,7 @@ const xent_isa ISA_TABLE = {
      {ROW_KERNELS_TABLE(index, _f64), ROW_KERNELS_TABLE(dense, _f64), ROW_KERNELS_TABLE(shaped, _f64),
       ROW_KERNELS_TABLE(smoothed, _f64)}},
     {VJP_KERNELS_TABLE(_f32), VJP_KERNELS_TABLE(_f64)},
-    {{SOFTMAX_FUNCTION_TABLE(second_order, _f32), SOFTMAX_FUNCTION_TABLE(distillation, _f32)},
-     {SOFTMAX_FUNCTION_TABLE(second_order, _f64), SOFTMAX_FUNCTION_TABLE(distillation, _f64)}},
+    {{SOFTMAX_FUNCTION_TABLE(second_order, _f32), SOFTMAX_FUNCTION_TABLE(distillation, _f32), GRAD_HESSIAN_TABLE(_f32)},
+     {SOFTMAX_FUNCTION_TABLE(second_order, _f64), SOFTMAX_FUNCTION_TABLE(distillation, _f64),
+      GRAD_HESSIAN_TABLE(_f64)}},
 };

@@ -542,7 +542,7 @@ KERNEL_INLINE void NAME(gradient_of_tile)(NAME(tile) * tile, int classes, const 
         NAME(columns_gradient)(tile, classes, sums->pivot, factor, pivot_gradient, weight, smoothed, 1, kind);
     else
         NAME(columns_gradient)(tile, classes, sums->pivot, factor, pivot_gradient, weight, smoothed, 0, kind);
-    if (weights->is_rescaled)
+    if (weights->is_rescaled && settings->output == XENT_GRADIENT)
         for (int k = 0; k < classes; ++k)
             v_store(tile->columns[k], v_mul(v_load(tile->columns[k]), weights->last_factor));
 }

@@ -26,6 +26,7 @@ from xent_fast.reference._distillation import distillation_loss_grad
 from xent_fast.reference._logits import (
     softmax_cross_entropy,
     softmax_cross_entropy_grad,
+    softmax_cross_entropy_grad_hessian,
     softmax_cross_entropy_hessian_diagonal,
     softmax_cross_entropy_hvp,
     softmax_loss,
@@ -52,6 +53,7 @@ __all__ = [
     "softmax",
     "softmax_cross_entropy",
     "softmax_cross_entropy_grad",
+    "softmax_cross_entropy_grad_hessian",
     "softmax_cross_entropy_hessian_diagonal",
     "softmax_cross_entropy_hvp",
     "softmax_jacobian",

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from xent_fast._result import (
     LossAndGrad,
     LossAndStatistics,
+    LossGradAndHessian,
     LossGradAndStatistics,
     RowStatistics,
 )
@@ -302,10 +303,74 @@ def softmax_cross_entropy_hessian_diagonal(
         reduction,
         scale,
     )
+    return written(_second_order(problem, _diagonal(problem)), out)
+
+
+def softmax_cross_entropy_grad_hessian(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    factor: float = 1.0,
+    min_hessian: float = 0.0,
+    reduction: str = "sum",
+    scale: float = 1.0,
+    grad_out: NDArray[np.floating[Any]] | None = None,
+    hessian_out: NDArray[np.floating[Any]] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> LossGradAndHessian[Any]:
+    """`xent_fast.softmax_cross_entropy_grad_hessian` in float64.
+
+    The diagonal is max(min_hessian, factor * that of `softmax_cross_entropy_hessian_diagonal`).
+
+    Parameters
+    ----------
+    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature, \
+    z_loss, reduction, scale
+        As for `softmax_cross_entropy_grad`.
+    factor, min_hessian
+        Of the diagonal.
+    num_threads
+        Not used.
+    grad_out, hessian_out : ndarray of the logits' shape, optional
+        Take the results, rounded to their dtype.
+
+    Returns
+    -------
+    LossGradAndHessian
+        The loss, and two new float64 arrays or the outputs.
+
+    Raises
+    ------
+    IndexError, ValueError
+        As for `softmax_cross_entropy`; also if `min_hessian` is NaN or plus infinity.
+    """
+    if not min_hessian < math.inf:
+        raise ValueError(f"min_hessian must be a number below inf, not {min_hessian}")
+    problem = _problem_of_logits(
+        logits,
+        targets,
+        axis,
+        weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        temperature,
+        z_loss,
+        reduction,
+        scale,
+    )
+    loss, grad = _loss_and_grad(problem)
+    diagonal = _second_order(problem, _diagonal(problem))
     with np.errstate(all="ignore"):
-        rows = problem.softmax
-        diagonal = _curvature(problem) * rows.p * rows.one_minus_p + 2 * z_loss * rows.p**2
-    return written(_second_order(problem, diagonal), out)
+        hessian = np.maximum(factor * diagonal, min_hessian)
+    return LossGradAndHessian(loss, written(grad, grad_out), written(hessian, hessian_out))
 
 
 # --- once its arguments are rows ------------------------------------------------------------------
@@ -362,6 +427,13 @@ def _curvature(problem: _Problem) -> Float64Array:
     """Q + 2 z lse of every row, for the row weight 1."""
     total_mass: Float64Array = problem.targets.mass.sum(axis=1)
     return (total_mass + weighted(2 * problem.z_loss, problem.softmax.lse))[:, np.newaxis]
+
+
+def _diagonal(problem: _Problem) -> Float64Array:
+    """The Hessian's, for T = 1 and the row weight 1."""
+    rows, z = problem.softmax, problem.z_loss
+    with np.errstate(all="ignore"):
+        return _curvature(problem) * rows.p * rows.one_minus_p + 2 * z * rows.p**2
 
 
 def _second_order(problem: _Problem, values: Float64Array) -> Float64Array:

@@ -1,0 +1,257 @@
+"""Gradient and Hessian diagonal in one call, against the definition, in every layout.
+
+Knows the definition's values and the bounds of a few ulp; must not know how the diagonal keeps its
+digits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xent_fast import (
+    LossGradAndHessian,
+    reference,
+    softmax_cross_entropy_grad,
+    softmax_cross_entropy_grad_hessian,
+)
+
+ULPS = 8  # of a probability 4, of the sum of the others the same, two products
+
+CLASSES = (1, 2, 3, 4, 5, 10, 31, 32, 33, 65, 500, 9000)
+LAYOUTS = {
+    "C": lambda x: np.ascontiguousarray(x),
+    "F": lambda x: np.asfortranarray(x),
+    "padded": lambda x: np.pad(x, ((0, 0), (0, 3)))[:, : x.shape[1]],
+    "columns of a wider one": lambda x: np.asfortranarray(np.pad(x, ((0, 5), (0, 0))))[:-5],
+    "reversed": lambda x: x[::-1].copy()[::-1],
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "XGBoost's": {"factor": 2.0, "min_hessian": 1e-16},
+    "weights": {"sample_weight": True, "weight": True, "ignore_index": 0, "reduction": "none"},
+    "temperature": {"temperature": 0.7, "reduction": "mean", "factor": -1.5, "min_hessian": -1.0},
+    "tiny": {"scale": 1e-30, "sample_weight": True},
+    "huge": {"scale": 1e30, "factor": 1e7},
+}
+WITH_MASS: dict[str, dict[str, Any]] = {
+    "smoothed": {"label_smoothing": 0.2, "factor": 2.0},
+    "smoothed and weighted": {"label_smoothing": 0.2, "weight": True, "min_hessian": 0.01},
+    "z": {"z_loss": 0.1, "temperature": 1.5},
+}
+
+
+def with_weights(options: dict[str, Any], rows: int, classes: int) -> dict[str, Any]:
+    rng = np.random.default_rng(rows)
+    made = {"sample_weight": rng.random(rows), "weight": rng.random(classes)}
+    return {name: made.get(name, value) for name, value in options.items()}
+
+
+def problem(rows: int, classes: int, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """Some rows are nearly certain, rightly or not, so that p is next to 1."""
+    rng = np.random.default_rng(classes)
+    logits = 3 * rng.standard_normal((rows, classes))
+    labels = rng.integers(0, classes, rows)
+    logits[::3, classes // 2] += 25
+    logits[np.arange(0, rows, 2), labels[::2]] += 30
+    return logits.astype(dtype), labels
+
+
+def assert_within(got: np.ndarray, want: np.ndarray, ulps: float) -> None:
+    limits = np.finfo(got.dtype)
+    with np.errstate(over="ignore"):
+        want_rounded = want.astype(got.dtype)
+    infinite = np.isinf(want_rounded)
+    np.testing.assert_array_equal(got[infinite], want_rounded[infinite])
+    bound = ulps * limits.eps * np.abs(want) + 2 * float(limits.smallest_subnormal)
+    assert (np.abs(got.astype(np.float64) - want) <= bound)[~infinite].all()
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_class_indices(layout: str, option: str, isa: str, dtype: type) -> None:
+    """Every number by itself within a few ulp; the loss has the bits of the gradient's call."""
+    for classes in CLASSES:
+        rows = 5 if classes > 500 else 70
+        logits, labels = problem(rows, classes, dtype)
+        options = with_weights(OPTIONS[option], rows, classes)
+        given = LAYOUTS[layout](logits)
+        got = softmax_cross_entropy_grad_hessian(given, labels, **options)
+        want = reference.softmax_cross_entropy_grad_hessian(logits, labels, **options)
+        assert got.grad.dtype == got.hessian.dtype == dtype
+        assert_within(got.grad, want.grad, ULPS)
+        assert_within(got.hessian, want.hessian, ULPS)
+        options = {k: v for k, v in options.items() if k not in ("factor", "min_hessian")}
+        loss = softmax_cross_entropy_grad(given, labels, **{"reduction": "sum", **options}).loss
+        np.testing.assert_array_equal(got.loss, loss)
+        np.testing.assert_array_equal(given, logits)
+
+
+@pytest.mark.parametrize("option", WITH_MASS)
+@pytest.mark.parametrize("kind", ["index", "dense"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_targets_with_mass(layout: str, kind: str, option: str, isa: str, dtype: type) -> None:
+    """The gradient has the bits of its own function."""
+    for classes in (2, 10, 32, 33, 500):
+        rows = 70
+        logits, targets = problem(rows, classes, dtype)
+        if kind == "dense":
+            targets = np.random.default_rng(1).random((rows, classes)).astype(dtype)
+            targets = LAYOUTS[layout](targets)
+        options = with_weights(WITH_MASS[option], rows, classes)
+        given = LAYOUTS[layout](logits)
+        got = softmax_cross_entropy_grad_hessian(given, targets, **options)
+        want = reference.softmax_cross_entropy_grad_hessian(logits, targets, **options)
+        size = np.abs(want.hessian).max(axis=1, keepdims=True)
+        assert (np.abs(got.hessian - want.hessian) <= 32 * np.finfo(dtype).eps * size).all()
+        options = {k: v for k, v in options.items() if k not in ("factor", "min_hessian")}
+        loss, grad = softmax_cross_entropy_grad(given, targets, reduction="sum", **options)
+        assert got.loss == loss
+        np.testing.assert_array_equal(got.grad, grad)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((3, 7, 4), 1), ((40, 6), 0), ((5,), -1), ((2, 3), 1)])
+def test_any_shape(shape: tuple[int, ...], axis: int, dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal(shape).astype(dtype)
+    labels = np.asarray(rng.integers(0, shape[axis], np.delete(shape, axis)))
+    for options in ({}, {"label_smoothing": 0.1}, {"reduction": "none"}):
+        got = softmax_cross_entropy_grad_hessian(logits, labels, axis=axis, **options)
+        want = reference.softmax_cross_entropy_grad_hessian(logits, labels, axis=axis, **options)
+        for g, w in zip(got, want, strict=True):
+            np.testing.assert_allclose(g, w, rtol=64 * np.finfo(dtype).eps, atol=1e-6)
+
+
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize("classes", [3, 40])
+def test_memory_order_and_outputs(classes: int, order: str, dtype: type) -> None:
+    """Results lie as the scores do; buffers of any order, with what is beside them left alone."""
+    logits, labels = problem(300, classes, dtype)
+    logits = np.array(logits, order=order)
+    for options in ({}, {"label_smoothing": 0.1}):
+        want = softmax_cross_entropy_grad_hessian(logits, labels, **options)
+        for array in want[1:]:
+            assert array.flags["C_CONTIGUOUS" if order == "C" else "F_CONTIGUOUS"]
+        for first in "CF":
+            for second in "CF":
+                around = [np.full((302, classes + 2), 7, dtype, order=o) for o in (first, second)]
+                grad, hessian = (array[1:-1, 1:-1] for array in around)
+                got = softmax_cross_entropy_grad_hessian(
+                    logits, labels, grad_out=grad, hessian_out=hessian, **options
+                )
+                assert got.grad is grad
+                assert got.hessian is hessian
+                np.testing.assert_array_equal(grad, want.grad)
+                np.testing.assert_array_equal(hessian, want.hessian)
+                for array in around:
+                    array[1:-1, 1:-1] = 7
+                    assert (array == 7).all()
+        in_place = logits.copy(order)
+        got = softmax_cross_entropy_grad_hessian(in_place, labels, grad_out=in_place, **options)
+        np.testing.assert_array_equal(in_place, want.grad)
+        np.testing.assert_array_equal(got.hessian, want.hessian)
+
+
+def test_result(dtype: type) -> None:
+    result = softmax_cross_entropy_grad_hessian(np.zeros((2, 4), dtype), [0, 3])
+    assert isinstance(result, LossGradAndHessian)
+    loss, grad, hessian = result
+    assert loss == pytest.approx(2 * np.log(4))
+    np.testing.assert_array_equal(grad, [[-0.75, 0.25, 0.25, 0.25], [0.25, 0.25, 0.25, -0.75]])
+    np.testing.assert_array_equal(hessian, np.full((2, 4), 0.1875))
+
+
+def test_probability_next_to_one(dtype: type) -> None:
+    """1 - p is far below eps, whether the certain class is the label or not."""
+    logits = np.array([[60.0, 0.0, 1.0], [0.0, 80.0, -3.0]], dtype)
+    for labels in ([0, 1], [1, 2]):
+        got = softmax_cross_entropy_grad_hessian(logits, labels)
+        want = reference.softmax_cross_entropy_grad_hessian(logits, labels)
+        assert (got.hessian > 0).all()
+        assert (got.hessian < 1e-20).all()
+        assert_within(got.grad, want.grad, ULPS)
+        assert_within(got.hessian, want.hessian, ULPS)
+
+
+@pytest.mark.parametrize("classes", [3, 40])
+def test_rows_that_do_not_count_and_rows_without_a_softmax(classes: int, dtype: type) -> None:
+    logits = np.zeros((4, classes), dtype)
+    logits[0, 0] = logits[1, 1] = np.nan
+    logits[2] = -np.inf
+    got = softmax_cross_entropy_grad_hessian(logits, [-1, 0, 0, 0], ignore_index=-1)
+    assert np.isnan(got.loss)
+    np.testing.assert_array_equal(got.grad[0], 0)
+    np.testing.assert_array_equal(got.hessian[0], 0)
+    for array in got[1:]:
+        assert np.isnan(array[1:3]).all()
+        assert np.isfinite(array[3]).all()
+    got = softmax_cross_entropy_grad_hessian(logits, [-1] * 4, ignore_index=-1, min_hessian=0.5)
+    assert got.loss == 0
+    np.testing.assert_array_equal(got.grad, 0)
+    np.testing.assert_array_equal(got.hessian, 0.5)
+    got = softmax_cross_entropy_grad_hessian(
+        logits, [-1] * 4, ignore_index=-1, min_hessian=0.5, reduction="mean"
+    )
+    assert np.isnan(got.loss)
+    np.testing.assert_array_equal(got.grad, 0)
+    np.testing.assert_array_equal(got.hessian, 0.5)
+
+
+def test_negative_weights(dtype: type) -> None:
+    logits, weights = np.zeros((2, 2), dtype), [-1.0, 1.0]
+    got = softmax_cross_entropy_grad_hessian(logits, [0, 0], sample_weight=weights)
+    np.testing.assert_array_equal(got.grad, [[0.5, -0.5], [-0.5, 0.5]])
+    np.testing.assert_array_equal(got.hessian, [[0, 0], [0.25, 0.25]])
+    got = softmax_cross_entropy_grad_hessian(
+        logits, [0, 0], sample_weight=weights, min_hessian=-np.inf
+    )
+    np.testing.assert_array_equal(got.hessian, [[-0.25, -0.25], [0.25, 0.25]])
+
+
+def test_bits_do_not_depend_on_threads_or_batch(dtype: type) -> None:
+    for classes in (3, 10, 200):
+        logits, labels = problem(3000, classes, dtype)
+        for order in "CF":
+            given = np.array(logits, order=order)
+            want = softmax_cross_entropy_grad_hessian(given, labels, num_threads=1)
+            got = softmax_cross_entropy_grad_hessian(given, labels, num_threads=3)
+            some = softmax_cross_entropy_grad_hessian(given[700:], labels[700:], num_threads=2)
+            assert got.loss == want.loss
+            for k in (1, 2):
+                np.testing.assert_array_equal(got[k], want[k])
+                np.testing.assert_array_equal(some[k], want[k][700:])
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (0, 0), (2, 0, 3)])
+def test_no_rows(shape: tuple[int, ...], dtype: type) -> None:
+    logits = np.empty(shape, dtype)
+    got = softmax_cross_entropy_grad_hessian(logits, np.empty(shape[:-1], int))
+    assert got.loss == 0
+    assert got.grad.shape == got.hessian.shape == shape
+
+
+MEMORY = np.zeros(40)
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        ("hessian_out shares memory with logits", {"hessian_out": MEMORY[:12].reshape(3, 4)}),
+        ("grad_out overlaps logits", {"grad_out": MEMORY[1:13].reshape(3, 4)}),
+        (
+            "hessian_out shares memory with grad_out",
+            {"grad_out": MEMORY[12:24].reshape(3, 4), "hessian_out": MEMORY[14:26].reshape(3, 4)},
+        ),
+        (
+            "hessian_out shares memory with targets",
+            {"targets": MEMORY[24:36].reshape(3, 4), "hessian_out": MEMORY[26:38].reshape(3, 4)},
+        ),
+    ],
+)
+def test_outputs_that_overlap(words: str, arguments: dict[str, Any]) -> None:
+    given = {"logits": MEMORY[:12].reshape(3, 4), "targets": [0, 1, 2], **arguments}
+    with pytest.raises(ValueError, match=words):
+        softmax_cross_entropy_grad_hessian(**given)
+    assert (MEMORY == 0).all()
