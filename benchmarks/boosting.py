@@ -49,34 +49,37 @@ def milliseconds(call: Callable[[], object]) -> float:
     return 1e3 * shortest
 
 
-def main() -> None:
+def line(dtype: type, order: str, rows: int, classes: int) -> str:
+    """What one case takes."""
     rng = np.random.default_rng(0)
-    print("ms, one thread      grad  + hessian  ratio   NumPy  ratio")
-    for dtype, order, rows, classes in CASES:
-        scores = np.array(2 * rng.standard_normal((rows, classes)), dtype=dtype, order=order)
-        labels = rng.integers(0, classes, rows)
-        grad, hessian = np.empty_like(scores), np.empty_like(scores)
-        alone = milliseconds(
-            lambda: xent_fast.softmax_cross_entropy_grad(
-                scores, labels, reduction="sum", out=grad, num_threads=1
-            )
+    scores = np.array(2 * rng.standard_normal((rows, classes)), dtype=dtype, order=order)
+    labels = rng.integers(0, classes, rows)
+    grad, hessian = np.empty_like(scores), np.empty_like(scores)
+    alone = milliseconds(
+        lambda: xent_fast.softmax_cross_entropy_grad(
+            scores, labels, reduction="sum", out=grad, num_threads=1
         )
-        both = milliseconds(
-            lambda: xent_fast.softmax_cross_entropy_grad_hessian(
-                scores,
-                labels,
-                factor=2.0,
-                min_hessian=1e-16,
-                grad_out=grad,
-                hessian_out=hessian,
-                num_threads=1,
-            )
+    )
+    both = milliseconds(
+        lambda: xent_fast.softmax_cross_entropy_grad_hessian(
+            scores,
+            labels,
+            factor=2.0,
+            min_hessian=1e-16,
+            grad_out=grad,
+            hessian_out=hessian,
+            num_threads=1,
         )
-        plain = milliseconds(lambda: numpy_objective(scores, labels, grad, hessian))
-        name = f"{np.dtype(dtype).name[0]}{np.dtype(dtype).itemsize * 8} {order} {rows} x {classes}"
-        print(
-            f"{name:18}{alone:6.2f}{both:11.2f}{both / alone:7.2f}{plain:8.2f}{plain / both:7.2f}"
-        )
+    )
+    plain = milliseconds(lambda: numpy_objective(scores, labels, grad, hessian))
+    name = f"{np.dtype(dtype).name} {order} {rows} x {classes}"
+    return f"{name:22}{alone:7.2f}{both:11.2f}{both / alone:7.2f}{plain:8.2f}{plain / both:7.2f}"
+
+
+def main() -> None:
+    print("ms, one thread          grad  + hessian  ratio   NumPy  ratio")
+    for case in CASES:
+        print(line(*case), flush=True)
 
 
 if __name__ == "__main__":

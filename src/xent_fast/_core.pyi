@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xent_fast._result import LossAndGrad
+from xent_fast._result import LossAndGrad, LossGradAndHessian
 
 def loss(
     logits: object,
@@ -106,7 +106,7 @@ def grad_hessian(
     grad_out: object,
     hessian_out: object,
     num_threads: object,
-) -> NDArray[np.floating[Any]]: ...
+) -> LossGradAndHessian[Any]: ...
 def distillation(
     student_logits: object,
     teacher_logits: object,

@@ -134,7 +134,9 @@ cdef object both_derivatives(
         row_loss = empty_rows(batch.rows, cnp.PyArray_TYPE(rows))
         loss = rows_as_given(row_loss, axes, axis, row_shape)
     result = LossGradAndHessian(
-        loss, grad if grad_out is None else grad_out, hessian if hessian_out is None else hessian_out
+        loss,
+        grad if grad_out is None else grad_out,
+        hessian if hessian_out is None else hessian_out,
     )
     point_batch_at(batch, rows, grad_rows, row_loss, None, None)
     describe_groups(&groups, rows, grad_rows, targets_of_rows)

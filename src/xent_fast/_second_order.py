@@ -363,7 +363,7 @@ def softmax_cross_entropy_grad_hessian(
     >>> hessian
     array([[0.375, 0.375, 0.375, 0.375]])
     """
-    result: LossGradAndHessian[Any] = _core.grad_hessian(
+    return _core.grad_hessian(
         logits,
         targets,
         axis,
@@ -381,4 +381,3 @@ def softmax_cross_entropy_grad_hessian(
         hessian_out,
         num_threads,
     )
-    return result
