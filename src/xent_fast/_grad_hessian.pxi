@@ -63,7 +63,7 @@ cdef object both_derivatives(
     logits = as_float_array(given_logits, "logits", grad_out)
     axis = as_axis(given_axis, logits, "logits")
     row_shape = without_axis(logits.shape, axis)
-    targets = as_any_targets(given_targets, logits, row_shape)
+    targets = as_any_targets(given_targets, logits, row_shape, axis)
     grad = as_result_like(grad_out, "grad_out", logits, targets)
     hessian = as_result_like(hessian_out, "hessian_out", logits, targets)
     if grad_out is not None:
@@ -84,7 +84,7 @@ cdef object both_derivatives(
     matrices = [logits.transpose(axes), grad.transpose(axes), hessian.transpose(axes)]
     if is_dense:
         if targets.dtype != logits.dtype.type:
-            targets = targets.astype(logits.dtype.type)
+            targets = cast_copy(targets, logits.dtype.type, "K")
         matrices.append(targets.transpose(axes))
     else:
         labels = rows_in_order(targets, axes, axis)
@@ -109,9 +109,11 @@ cdef object both_derivatives(
     rearrangement.targets = targets
     rearrangement.axis = axis
     rearrangement.axes = axes
+    rearrangement.row_shape = row_shape
     describe_rows(
         batch, options, rows, targets_of_rows, class_weight, sample_weight, ignore_index
     )
+    check_signs(batch, options.reduction, class_weight, rearrangement)
     cdef double denominator = check_labels_and_sum_weights(
         batch, targets_of_rows, class_weight, rearrangement
     )
