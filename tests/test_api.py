@@ -38,6 +38,8 @@ FUNCTIONS = [
     "cross_entropy",
     "cross_entropy_grad",
     "distillation_loss_grad",
+    "linear_softmax_cross_entropy",
+    "linear_softmax_cross_entropy_grad",
     "log_softmax",
     "log_softmax_vjp",
     "logsumexp",
@@ -49,6 +51,7 @@ FUNCTIONS = [
     "softmax_vjp",
 ]
 TUPLES = [
+    "LinearLossAndGrad",
     "LossAndGrad",
     "LossAndStatistics",
     "LossGradAndHessian",

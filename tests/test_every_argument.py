@@ -31,6 +31,12 @@ def floats(*shape: int, dtype: type = np.float64) -> np.ndarray:
 
 
 LOGITS_CALL = {"logits": floats(), "targets": LABELS}
+LAYER_CALL = {
+    "hidden": floats(ROWS, FEATURES),
+    "weight": floats(CLASSES, FEATURES),
+    "bias": floats(CLASSES),
+    "targets": LABELS,
+}
 GOOD_CALLS: dict[str, dict[str, Any]] = {
     "softmax": {"logits": floats()},
     "log_softmax": {"logits": floats()},
@@ -58,6 +64,8 @@ GOOD_CALLS: dict[str, dict[str, Any]] = {
         "num_sampled": 2,
         "rng": 0,
     },
+    "linear_softmax_cross_entropy": LAYER_CALL,
+    "linear_softmax_cross_entropy_grad": LAYER_CALL,
     "show_config": {},
 }
 
@@ -119,6 +127,14 @@ def bad_out(*shape: int) -> list[tuple[type[Exception], object]]:
     )
 
 
+def bad_out_of(*shape: int) -> list[tuple[type[Exception], object]]:
+    good = np.ones(shape)
+    dtypes = (np.int64, object, np.float32)
+    return each(TypeError, good.tolist(), np.ma.array(good), *map(good.astype, dtypes)) + each(
+        ValueError, np.ones((*shape, 1)), np.broadcast_to(1.0, shape)
+    )
+
+
 BAD_OUT = [
     *bad_out(*SHAPE),
     *each(ValueError, as_strided(np.ones(40), SHAPE, (16, 8))),
@@ -127,6 +143,18 @@ BAD_OUT = [
 OUT_SHAPES = {"logsumexp": (ROWS,)}  # where it is not the logits'
 BAD_LOGITS = no_floats(*SHAPE) + each(ValueError, np.ones((ROWS, 0)))
 BAD_REAL = each(TypeError, *NO_REAL_NUMBERS)
+
+
+def no_layer(*shape: int) -> list[tuple[type[Exception], object]]:
+    """No numbers of a layer that goes with float64."""
+    zeros = [np.zeros(shape, dtype) for dtype in (int, bool, complex, object, "U1", "f2", "f4")]
+    return each(TypeError, *zeros, np.ma.masked_array(np.zeros(shape)))
+
+
+def of_layers(**refused: list[tuple[type[Exception], object]]) -> dict[tuple[str, str], Any]:
+    names = ("linear_softmax_cross_entropy", "linear_softmax_cross_entropy_grad")
+    return {(name, argument): bad for name in names for argument, bad in refused.items()}
+
 
 REFUSED: dict[str, list[tuple[type[Exception], object]]] = {
     **dict.fromkeys(("logits", "probabilities", "x", "student_logits"), BAD_LOGITS),
@@ -154,6 +182,12 @@ REFUSED: dict[str, list[tuple[type[Exception], object]]] = {
     "reduction": each(ValueError, "average", "Mean", "", b"mean", None, 0, ["mean"]),
     "num_threads": each(ValueError, 0, -1, -(2**70)) + each(TypeError, *NO_INTEGERS),
     **dict.fromkeys(("out", "grad_out", "hessian_out"), BAD_OUT),
+    "class_weight": no_real_arrays((CLASSES,)),
+    "chunk_rows": each(ValueError, 0, -1) + each(TypeError, *NO_INTEGERS),
+    "progress": each(TypeError, 1, "tqdm", [print]),
+    "grad_hidden_out": bad_out_of(ROWS, FEATURES),
+    "grad_weight_out": bad_out_of(CLASSES, FEATURES),
+    "grad_bias_out": bad_out_of(CLASSES),
 }
 # Arguments that only one function has, or has in another sense.
 REFUSED_BY: dict[tuple[str, str], list[tuple[type[Exception], object]]] = {
@@ -177,6 +211,12 @@ REFUSED_BY: dict[tuple[str, str], list[tuple[type[Exception], object]]] = {
     + each(ValueError, ([0, 1], np.full(CLASSES, nan)), ([0, 1], np.full(CLASSES, inf)))
     + each(TypeError, ([0, 1], np.ones(CLASSES, bool))),
     ("sampled_softmax_loss_grad", "rng"): each(ValueError, -1) + each(TypeError, 1.5, "seed"),
+    **of_layers(
+        hidden=no_layer(ROWS, FEATURES) + each(ValueError, floats(ROWS)),
+        weight=no_layer(CLASSES, FEATURES)
+        + each(ValueError, floats(CLASSES), floats(CLASSES, 2), np.ones((0, FEATURES))),
+        bias=no_layer(CLASSES) + each(ValueError, floats(CLASSES + 1), floats(CLASSES, 1)),
+    ),
     ("show_config", "mode"): each(ValueError, "json", "", None, 1),
 }
 # What a message calls an argument, where that is not its name alone.
@@ -184,11 +224,12 @@ NAMED_BY = {
     "x": "logits",
     "student_logits": "logits",
     "y": "targets",
+    "hidden": "hidden|weight must have shape",
     "sampler": "sampler|samples|expected_counts",
     "rng": "non-negative|SeedSequence|BitGenerator",  # NumPy's words
 }
 # Whatever is given is taken for true or false.
-FLAGS = {"keepdims", "return_statistics", "remove_accidental_hits"}
+FLAGS = {"accumulate", "keepdims", "return_statistics", "remove_accidental_hits"}
 
 
 def arguments_of(function: str) -> list[str]:

@@ -7,9 +7,14 @@ from xent_fast import _loading  # noqa: F401  before any other module asks for t
 from xent_fast._backward import log_softmax_vjp, softmax_vjp
 from xent_fast._config import __version__, show_config
 from xent_fast._distillation import distillation_loss_grad
+from xent_fast._linear import (
+    linear_softmax_cross_entropy,
+    linear_softmax_cross_entropy_grad,
+)
 from xent_fast._loss import softmax_cross_entropy, softmax_cross_entropy_grad, softmax_loss
 from xent_fast._probabilities import cross_entropy, cross_entropy_grad
 from xent_fast._result import (
+    LinearLossAndGrad,
     LossAndGrad,
     LossAndStatistics,
     LossGradAndHessian,
@@ -26,6 +31,7 @@ from xent_fast._second_order import (
 from xent_fast._softmax import log_softmax, logsumexp, softmax
 
 __all__ = [
+    "LinearLossAndGrad",
     "LossAndGrad",
     "LossAndStatistics",
     "LossGradAndHessian",
@@ -36,6 +42,8 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_grad",
     "distillation_loss_grad",
+    "linear_softmax_cross_entropy",
+    "linear_softmax_cross_entropy_grad",
     "log_softmax",
     "log_softmax_vjp",
     "logsumexp",

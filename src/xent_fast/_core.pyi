@@ -38,6 +38,21 @@ def loss_and_grad(
     num_threads: object,
     out: object,
 ) -> Any: ...
+def settle_batch(
+    logits_shape: tuple[int, ...],
+    dtype: type[np.floating[Any]],
+    targets: object,
+    weight: object,
+    sample_weight: object,
+    ignore_index: object,
+    label_smoothing: object,
+    temperature: object,
+    z_loss: object,
+    reduction: object,
+    scale: object,
+    num_threads: object,
+) -> tuple[NDArray[Any], NDArray[Any] | None, NDArray[np.float64] | None, float | None]: ...
+def repeats_itself(array: NDArray[Any]) -> bool: ...
 def probabilities(
     given_logits: object, given_axis: object, logarithms: bool, out: object, num_threads: object
 ) -> Any: ...

@@ -518,6 +518,72 @@ cdef object compute_rearranged(
     )
 
 
+# --- a batch whose logits come in chunks ----------------------------------------------------------
+
+
+def settle_batch(
+    logits_shape, dtype, targets, weight, sample_weight, ignore_index, label_smoothing, temperature,
+    z_loss, reduction, scale, num_threads
+):
+    """Check a loss's arguments for logits that do not exist yet, and settle what its rows share.
+
+    `logits_shape` has the classes last, `dtype` is float32 or float64. Return what calls on some of
+    the rows take: targets, one label a row as a copy or dense ones as rows; class weights and row
+    weights, copies or None; and the scale with which the rows' sum is the loss, None where that is
+    a mean over nothing.
+    """
+    cdef Options options
+    cdef xent_batch batch
+    cdef Rearrangement rearrangement = Rearrangement()
+    cdef cnp.ndarray labels
+    cdef int axis = len(logits_shape) - 1
+    read_options(
+        &options, label_smoothing, temperature, z_loss, reduction, scale, False, num_threads
+    )
+    logits = np.broadcast_to(dtype(0), logits_shape)  # one number in memory
+    row_shape = tuple(logits_shape[:axis])
+    rows = logits.reshape(-1, logits_shape[axis])
+    given_targets = as_any_targets(targets, logits, row_shape, axis)
+    class_weight = None
+    if weight is not None:
+        class_weight = as_weights(weight, logits_shape[axis:], "class_weight")
+        class_weight = as_class_weight(class_weight, rows)
+    row_weight = None
+    if sample_weight is not None:
+        row_weight = copied_doubles(as_weights(sample_weight, row_shape, "sample_weight"))
+        row_weight = row_weight.reshape(-1)
+    if given_targets.shape == row_shape:
+        native = given_targets.dtype.newbyteorder("=")
+        labels = np.array(given_targets, dtype=native, order="C").reshape(-1)
+        rows_of_targets = labels
+    else:
+        rows_of_targets = given_targets.reshape(rows.shape)
+        labels = rows  # as good as any dense targets, none of which is read
+    rearrangement.targets = given_targets
+    rearrangement.axis = axis
+    rearrangement.axes = tuple(range(axis + 1))
+    rearrangement.row_shape = row_shape
+    describe_rows(&batch, &options, rows, labels, class_weight, row_weight, ignore_index)
+    check_signs(&batch, options.reduction, None, rearrangement)
+    if class_weight is not None and batch.dense_targets == NULL and options.reduction == MEAN:
+        check_sign(class_weight, "class_weight")
+    cdef double denominator = check_labels_and_sum_weights(
+        &batch, labels, class_weight, rearrangement
+    )
+    if options.reduction != MEAN:
+        factor = options.scale
+    elif denominator == 0:
+        factor = None
+    else:
+        factor = options.scale / denominator
+    return rows_of_targets, class_weight, row_weight, factor
+
+
+def repeats_itself(array):
+    """Whether two entries of an array may share bytes."""
+    return may_repeat_itself(array)
+
+
 # --- softmax itself -------------------------------------------------------------------------------
 
 

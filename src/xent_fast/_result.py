@@ -119,3 +119,24 @@ class SampledLossAndGrad(NamedTuple, Generic[LossT]):
     rows: NDArray[np.intp]
     grad_weight: NDArray[np.floating[Any]]
     grad_bias: NDArray[np.floating[Any]]
+
+
+class LinearLossAndGrad(NamedTuple, Generic[LossT]):
+    """Loss of a linear layer's logits, and its gradients.
+
+    Attributes
+    ----------
+    loss : float or ndarray
+        In nats. A float for ``reduction="mean"`` and ``"sum"``, one loss a row for ``"none"``.
+    grad_hidden : ndarray of the shape of `hidden`
+        Gradient with respect to the layer's input, as all gradients in nats a unit of that array.
+    grad_weight : ndarray of shape (classes, features)
+        Gradient with respect to the weights.
+    grad_bias : ndarray of shape (classes,), or None
+        Gradient with respect to the biases; None where there are none.
+    """
+
+    loss: LossT
+    grad_hidden: NDArray[np.floating[Any]]
+    grad_weight: NDArray[np.floating[Any]]
+    grad_bias: NDArray[np.floating[Any]] | None

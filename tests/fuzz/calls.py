@@ -305,7 +305,7 @@ def targets_or_none(call: Call, c: Choices, rows: Rows) -> Any:
     return None if c.below(3) == 0 else take_targets(call, c, rows)
 
 
-# Positional arguments and options of every public function but the sampled softmax.
+# Positional arguments and options of every public function but those of a layer.
 SIGNATURES: dict[str, tuple[tuple[Callable[[Call, Choices, Rows], Any], ...], tuple[str, ...]]] = {
     "softmax_cross_entropy_grad": (
         (logits, take_targets),
@@ -335,9 +335,11 @@ SIGNATURES: dict[str, tuple[tuple[Callable[[Call, Choices, Rows], Any], ...], tu
 
 def take_call(data: bytes) -> Call:
     c = Choices(data)
-    which = c.below(len(SIGNATURES) + 1)
+    which = c.below(len(SIGNATURES) + 2)
     if which == len(SIGNATURES):
         return take_sampled(c)
+    if which > len(SIGNATURES):
+        return take_layer(c)
     name = list(SIGNATURES)[which]
     arguments, options = SIGNATURES[name]
     rows = take_rows(c)
@@ -373,4 +375,35 @@ def take_sampled(c: Choices) -> Call:
         "remove_accidental_hits": c.below(2) == 0,
         "reduction": c.one_of(("mean", "sum", "none", "all")),
     }
+    return call
+
+
+def take_layer(c: Choices) -> Call:
+    batch, features, classes = c.below(6), c.below(4), c.one_of((5, 1, 9, 0, 40))
+    dtype = c.one_of(FLOATS)
+    name = c.one_of(("linear_softmax_cross_entropy", "linear_softmax_cross_entropy_grad"))
+    call = Call(name, [], {})
+    rows = Rows((batch, classes), -1, dtype)
+
+    def floats(*shape: int) -> Any:
+        return take_floats(call, c, Rows(shape, -1, dtype))
+
+    call.arguments += [floats(batch, features), floats(classes, features)]
+    call.arguments.append(None if c.below(2) else floats(classes))
+    call.arguments.append(take_targets(call, c, rows))
+    asked = c.byte()
+    options = (
+        "sample_weight",
+        "ignore_index",
+        "label_smoothing",
+        "temperature",
+        "reduction",
+        "scale",
+    )
+    for k, option in enumerate(options):
+        if asked >> k & 1:
+            call.options[option] = OPTIONS[option](call, c, rows)
+    if asked >> len(options) & 1:
+        call.options["class_weight"] = take_weights(call, c, (classes,))
+    call.options["chunk_rows"] = c.one_of((None, 1, 2, 3, None, 0))
     return call

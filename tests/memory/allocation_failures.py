@@ -40,7 +40,13 @@ LAYOUTS = ("rows", "fortran", "byte_swapped", "axis_1", "axis_0_of_3")
 QUICK_LAYOUTS = ("rows", "axis_0_of_3")
 CRASHED = "the process died"
 # NumPy 2.4 reads through a null pointer where some of its own small allocations fail.
-WRITTEN_IN_NUMPY = ("cross_entropy", "cross_entropy_grad", "sampled_softmax_loss_grad")
+WRITTEN_IN_NUMPY = (
+    "cross_entropy",
+    "cross_entropy_grad",
+    "linear_softmax_cross_entropy",
+    "linear_softmax_cross_entropy_grad",
+    "sampled_softmax_loss_grad",
+)
 
 
 @dataclass

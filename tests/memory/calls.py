@@ -73,6 +73,7 @@ def every_call(
                 yield from maker.call("distillation_loss_grad", targets, output, {})
     yield from _course_call(rows, classes, dtype)
     yield from _sampled_call(rows, classes, dtype)
+    yield from _layer_calls(rows, classes, dtype)
 
 
 def _options_of(name: str, targets: str, maker: _Maker) -> Iterator[dict[str, Any]]:
@@ -106,6 +107,31 @@ def _sampled_call(rows: int, classes: int, dtype: type) -> Iterator[Call]:
         options = {"num_sampled": max(classes // 2, 1), "sampler": sampler, "rng": 0}
         function = xent_fast.sampled_softmax_loss_grad
         yield Call(f"sampled_softmax_loss_grad {sampler}", function, arguments, options)
+
+
+def _layer_calls(rows: int, classes: int, dtype: type) -> Iterator[Call]:
+    rng = np.random.default_rng(0)
+    features = 3
+    arguments = (
+        rng.standard_normal((rows, features)).astype(dtype),
+        rng.standard_normal((classes, features)).astype(dtype),
+        rng.standard_normal(classes).astype(dtype),
+        rng.integers(0, classes, rows),
+    )
+    for name in ("linear_softmax_cross_entropy", "linear_softmax_cross_entropy_grad"):
+        function = getattr(xent_fast, name)
+        for options in (
+            {},
+            {"chunk_rows": 2, "ignore_index": 1},
+            {"reduction": "none", "class_weight": rng.random(classes) + 0.5},
+        ):
+            yield Call(f"{name} {'+'.join(options) or 'plain'}", function, arguments, options)
+    given = {
+        "grad_weight_out": np.zeros((classes, features), dtype),
+        "accumulate": True,
+        "sample_weight": rng.random(rows) + 0.5,
+    }
+    yield Call(f"{name} accumulate", function, arguments, given)
 
 
 class _Maker:

@@ -123,6 +123,19 @@ CALLS: dict[str, Call] = {
         rng=7,
         num_threads=threads,
     ),
+    # The same: one feature, so that a logit is one product, and one row in a chunk.
+    "linear_softmax_cross_entropy": lambda i, threads: xf.linear_softmax_cross_entropy(
+        i.other[:, :1], i.logits[:1].T, None, i.labels, num_threads=threads
+    ),
+    "linear_softmax_cross_entropy_grad": lambda i, threads: xf.linear_softmax_cross_entropy_grad(
+        i.other[:2, :1],
+        i.logits[:1].T,
+        None,
+        i.labels[:2],
+        chunk_rows=1,
+        class_weight=i.class_weight,
+        num_threads=threads,
+    )[:1],
     "show_config": lambda i, threads: xf.show_config("dicts")["isa"]["active"],
 }
 

@@ -23,6 +23,10 @@ in the package imports this one.
 """
 
 from xent_fast.reference._distillation import distillation_loss_grad
+from xent_fast.reference._linear import (
+    linear_softmax_cross_entropy,
+    linear_softmax_cross_entropy_grad,
+)
 from xent_fast.reference._logits import (
     softmax_cross_entropy,
     softmax_cross_entropy_grad,
@@ -46,6 +50,8 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_grad",
     "distillation_loss_grad",
+    "linear_softmax_cross_entropy",
+    "linear_softmax_cross_entropy_grad",
     "log_softmax",
     "log_softmax_vjp",
     "logsumexp",

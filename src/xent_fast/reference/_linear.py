@@ -1,0 +1,156 @@
+"""The loss of a linear layer's logits.
+
+Knows: the layer's formula. Must not know: that of the loss.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xent_fast._result import LinearLossAndGrad
+from xent_fast.reference._logits import softmax_cross_entropy, softmax_cross_entropy_grad
+from xent_fast.reference._rows import Float64Array
+
+
+def linear_softmax_cross_entropy(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    targets: ArrayLike,
+    *,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    scale: float = 1.0,
+    chunk_rows: SupportsIndex | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> Any:
+    """`xent_fast.linear_softmax_cross_entropy` in float64.
+
+    Parameters
+    ----------
+    hidden, weight, bias, targets, class_weight, sample_weight, ignore_index, \
+    label_smoothing, temperature, z_loss, reduction, scale
+        As for `xent_fast.linear_softmax_cross_entropy`.
+    chunk_rows, progress, num_threads
+        Not used.
+
+    Returns
+    -------
+    float or ndarray of the shape of `hidden` without the features, float64
+        The loss.
+
+    Raises
+    ------
+    IndexError, ValueError
+        As for `softmax_cross_entropy`.
+    """
+    logits = _logits_of_layer(hidden, weight, bias)
+    return softmax_cross_entropy(
+        logits,
+        targets,
+        weight=class_weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        temperature=temperature,
+        z_loss=z_loss,
+        reduction=reduction,
+        scale=scale,
+    )
+
+
+def linear_softmax_cross_entropy_grad(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    targets: ArrayLike,
+    *,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    scale: float = 1.0,
+    chunk_rows: SupportsIndex | None = None,
+    grad_hidden_out: NDArray[np.floating[Any]] | None = None,
+    grad_weight_out: NDArray[np.floating[Any]] | None = None,
+    grad_bias_out: NDArray[np.floating[Any]] | None = None,
+    accumulate: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> LinearLossAndGrad[Any]:
+    """`xent_fast.linear_softmax_cross_entropy_grad` in float64.
+
+    An ignored row takes no part, whatever `hidden` holds there.
+
+    Parameters
+    ----------
+    hidden, weight, bias, targets, class_weight, sample_weight, ignore_index, \
+    label_smoothing, temperature, z_loss, reduction, scale, \
+    grad_hidden_out, grad_weight_out, grad_bias_out, accumulate
+        As for `xent_fast.linear_softmax_cross_entropy_grad`.
+    chunk_rows, progress, num_threads
+        Not used.
+
+    Returns
+    -------
+    LinearLossAndGrad
+        In float64, but for outputs that are given.
+
+    Raises
+    ------
+    IndexError, ValueError
+        As for `softmax_cross_entropy`.
+    """
+    logits = _logits_of_layer(hidden, weight, bias)
+    result = softmax_cross_entropy_grad(
+        logits,
+        targets,
+        weight=class_weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        temperature=temperature,
+        z_loss=z_loss,
+        reduction=reduction,
+        scale=scale,
+    )
+    loss, grad = result.loss, result.grad
+    h, w = np.asarray(hidden, dtype=np.float64), np.asarray(weight, dtype=np.float64)
+    if ignore_index is not None:
+        h = np.where((np.asarray(targets) == ignore_index)[..., np.newaxis], 0, h)
+    rows = math.prod(h.shape[:-1])
+    grad_rows = grad.reshape(rows, len(w))
+    sums = [
+        (grad_hidden_out, grad @ w),
+        (grad_weight_out, grad_rows.T @ h.reshape(rows, h.shape[-1])),
+        (grad_bias_out, grad_rows.sum(axis=0)),
+    ]
+    results = [_given_or_new(out, total, accumulate) for out, total in sums]
+    return LinearLossAndGrad(loss, results[0], results[1], None if bias is None else results[2])
+
+
+def _logits_of_layer(hidden: ArrayLike, weight: ArrayLike, bias: ArrayLike | None) -> Float64Array:
+    h, w = np.asarray(hidden, dtype=np.float64), np.asarray(weight, dtype=np.float64)
+    return h @ w.T + (0.0 if bias is None else np.asarray(bias, dtype=np.float64))
+
+
+def _given_or_new(
+    out: NDArray[np.floating[Any]] | None, total: Float64Array, accumulate: bool
+) -> NDArray[np.floating[Any]]:
+    """The sum in its place, added to what is there if that is asked for."""
+    if out is None:
+        return total
+    out[...] = total + out if accumulate else total
+    return out
