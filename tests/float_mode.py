@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import functools
+import gc
 import platform
 import sys
 from collections.abc import Iterator
@@ -41,6 +43,7 @@ IS_KNOWN = sys.platform == "linux" and MACHINE in ("x86_64", "aarch64")
 _Environment = ctypes.c_uint32 * 16
 
 
+@functools.cache  # it is looked for by processes, which compute, as nothing may under traps
 def _mathematics() -> ctypes.CDLL:
     return ctypes.CDLL(ctypes.util.find_library("m") or None)
 
@@ -62,9 +65,16 @@ def change(mode: int) -> None:
 
 @contextmanager
 def in_mode(mode: int) -> Iterator[None]:
-    """Run with that mode, and with the default one afterwards."""
+    """Run with that mode, and with the default one afterwards.
+
+    Nothing else may compute meanwhile: no garbage collector, to which others add what they like.
+    """
+    was_collecting = gc.isenabled()
+    gc.disable()
     change(mode)
     try:
         yield
     finally:
         change(DEFAULT)
+        if was_collecting:
+            gc.enable()
