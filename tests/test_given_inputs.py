@@ -270,6 +270,13 @@ def test_logits_that_are_no_floats(logits: object, words: tuple[str, ...]) -> No
         xent_fast.softmax(logits)
 
 
+def test_lists_beside_out_name_the_remedy() -> None:
+    with refused(TypeError, "logits must be an ndarray", "not list", "np.asarray(logits)"):
+        softmax_cross_entropy_grad(LOGITS.tolist(), LABELS, out=np.zeros(LOGITS.shape))
+    with refused(ValueError, "output array is read-only (out)", "copy"):
+        softmax_cross_entropy_grad(LOGITS, LABELS, out=np.broadcast_to(0.0, LOGITS.shape))
+
+
 @pytest.mark.parametrize("name", ["weight", "sample_weight"])
 @pytest.mark.parametrize(
     ("values", "words"),

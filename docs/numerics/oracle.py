@@ -10,6 +10,8 @@ e_c = exp(x_c - m), rest = sum of e_c over c != k*, S = 1 + rest, Q = sum of q. 
     loss   = sum of q_c ((m - x_c) + log1p(rest))
     grad_c = Q p_c - q_c = ((Q - q_c) e_c - q_c S_without_c) / S
 
+(with a temperature T, x is divided by it first and grad_c once more)
+
 where S_without_c is `rest` for c = k* and S - e_c elsewhere. No term cancels for q a multiple of a
 one-hot row: loss and gradient keep the relative accuracy of the arithmetic however small they are.
 
@@ -100,12 +102,16 @@ def _differences(
     return difference, np.where(np.isneginf(logits), 0.0, remainder)
 
 
-def evaluate(logits: np.ndarray, mass: np.ndarray, arithmetic: Arithmetic) -> Exact:
+def evaluate(
+    logits: np.ndarray, mass: np.ndarray, arithmetic: Arithmetic, temperature: float = 1.0
+) -> Exact:
     """Loss and gradient of finite or -inf logits (rows, classes) under effective mass q."""
     rows = np.arange(len(logits))
     place_of_max = logits.argmax(axis=1)
     row_max = logits.max(axis=1, keepdims=True)
     difference, remainder = _differences(logits, row_max, arithmetic)
+    if temperature != 1.0:
+        difference, remainder = difference / temperature, remainder / temperature
     exponentials = arithmetic.exp(difference) * (1 + remainder)
 
     without_max = exponentials.copy()
@@ -123,14 +129,14 @@ def evaluate(logits: np.ndarray, mass: np.ndarray, arithmetic: Arithmetic) -> Ex
     return Exact(
         loss=(q * (depth + log_of_total)).sum(axis=1),
         probabilities=probabilities,
-        gradient=((q_sum - q) * exponentials - q * total_without_class) / total,
+        gradient=((q_sum - q) * exponentials - q * total_without_class) / (total * temperature),
         scaled_probabilities=q_sum * probabilities,
         log_probabilities=difference + (remainder - log_of_total),
-        lse=(arithmetic.convert(row_max) + log_of_total)[:, 0],
+        lse=(arithmetic.convert(row_max) / temperature + log_of_total)[:, 0],
     )
 
 
-def evaluate_by_definition(logits: np.ndarray, mass: np.ndarray) -> Exact:
+def evaluate_by_definition(logits: np.ndarray, mass: np.ndarray, temperature: float = 1.0) -> Exact:
     """The same from log(sum(exp(x))) and Q p - q word for word: slow, owing nothing to `evaluate`.
 
     float64 results go down to 2^-1074 beside terms of order 1: of 2400 bits, cancellation leaves
@@ -139,6 +145,7 @@ def evaluate_by_definition(logits: np.ndarray, mass: np.ndarray) -> Exact:
     context = _DEFINITION
     loss, probabilities, gradient, scaled, log_probabilities, lse = [], [], [], [], [], []
     for row, row_mass in zip(logits.tolist(), mass.tolist(), strict=True):
+        row = [context.mpf(x) / temperature for x in row]
         exponentials = [context.exp(x) for x in row]
         total = context.fsum(exponentials)
         mass_sum = context.fsum(row_mass)
@@ -149,7 +156,7 @@ def evaluate_by_definition(logits: np.ndarray, mass: np.ndarray) -> Exact:
         )
         probabilities.append([e / total for e in exponentials])
         scaled.append([mass_sum * p for p in probabilities[-1]])
-        gradient.append([s - q for s, q in zip(scaled[-1], row_mass, strict=True)])
+        gradient.append([(s - q) / temperature for s, q in zip(scaled[-1], row_mass, strict=True)])
         lse.append(context.log(total))
         log_probabilities.append([x - lse[-1] for x in row])
     parts = (loss, probabilities, gradient, scaled, log_probabilities, lse)

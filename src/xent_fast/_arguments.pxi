@@ -27,7 +27,7 @@ cdef inline cnp.ndarray as_logits(object given, object out):
 
 cdef cnp.ndarray unusual_logits(object given, object out):
     if out is not None and not isinstance(given, np.ndarray):
-        raise TypeError(f"logits must be an ndarray where out is given, not {type(given).__name__}")
+        raise TypeError(no_ndarray_beside_out(given, "logits"))
     logits = as_plain_array(given, "logits")
     check_supported_float(given, logits, "logits")
     if logits.ndim != 2:
@@ -177,10 +177,17 @@ cdef inline bint is_matrix_of_rows(object logits, object axis) except -1:
 cdef object as_float_array(object given, str name, object out):
     """A plain ndarray of float32 or float64, of any shape and layout."""
     if out is not None and not isinstance(given, np.ndarray):
-        raise TypeError(f"{name} must be an ndarray where out is given, not {type(given).__name__}")
+        raise TypeError(no_ndarray_beside_out(given, name))
     array = as_plain_array(given, name)
     check_supported_float(given, array, name)
     return array
+
+
+cdef str no_ndarray_beside_out(object given, str name):
+    return (
+        f"{name} must be an ndarray where out is given, not {type(given).__name__}; "
+        f"np.asarray({name}) makes one"
+    )
 
 
 cdef int check_supported_float(object given, cnp.ndarray array, str name) except -1:

@@ -80,7 +80,7 @@ def softmax_vjp(
     the probabilities, and needs `softmax_cross_entropy_hvp` only for its options.
 
     The sum is taken in double for float32 and in twice the precision for float64, so that the
-    result is accurate to 1.5 units in the last place as long as the sum's own terms do not cancel
+    result is accurate to 3 units in the last place as long as the sum's own terms do not cancel
     to less than that precision. A NaN, or an infinity times 0, makes its whole row NaN.
 
     References
@@ -140,7 +140,7 @@ def log_softmax_vjp(
 
     Notes
     -----
-    The error is at most 1.1 units in the last place of :math:`e^{\ell_c} \sum_k \mathrm{d}\ell_k`
+    The error is at most 3 units in the last place of :math:`e^{\ell_c} \sum_k \mathrm{d}\ell_k`
     plus one of the result; those of the exponential and the sum are within it. A log-probability of
     -inf stands for the probability 0.
 

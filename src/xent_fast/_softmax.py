@@ -67,7 +67,7 @@ def softmax(
     Notes
     -----
     Adding a number to all logits of a row changes nothing. A logit of -inf has the probability 0.
-    Every probability is accurate to 4 units in the last place, however small it is.
+    Every probability is accurate to 5 units in the last place, however small it is.
 
     References
     ----------
