@@ -1,0 +1,33 @@
+"""What a module for another library says where that library is missing.
+
+Knows: the names of the extras. Must not know: what the modules do.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def needed_by(module: str, extra: str) -> Iterator[None]:
+    """Imports inside this say which extra of this package brings what is missing.
+
+    Parameters
+    ----------
+    module : str
+        The module of this package that cannot be without them.
+    extra : str
+        The name of the extra.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If one of them is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        raise ModuleNotFoundError(
+            f"{module} needs {missing.name}, which is not installed: "
+            f"pip install 'xent_fast[{extra}]'",
+            name=missing.name,
+        ) from missing
