@@ -105,6 +105,8 @@ class BuildExtension(build_ext):
         if required:
             raise PlatformError(f"XENT_FAST_REQUIRE_OPENMP is set, but OpenMP {reason}")
         self.warn(f"xent_fast is built WITHOUT THREADS: OpenMP {reason}")
+        if allowed:  # pip hides the warning and shows the name of the wheel
+            self.get_finalized_command("bdist_wheel").build_number = "1without_threads"
         return [], []
 
     def openmp_works(self, compile_flags, link_flags):

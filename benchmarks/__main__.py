@@ -5,6 +5,9 @@
     python -m benchmarks --quick       small workloads, few rounds, printed
     python -m benchmarks --options     only what options, another class axis and the other functions
                                        cost (minutes), printed; with --write into docs/benchmarks.md
+    python -m benchmarks --steps       only steps of training, matrix products and loss together
+                                       (a minute), printed; with --write into docs/benchmarks.md
+                                       and README.md
 
 Needs the extra `benchmark`; the extra `peers` adds Numba, PyTorch, JAX and TensorFlow, and
 torch.compile needs a C++ compiler. Run it on a quiet machine, without OMP_NUM_THREADS. The figures
@@ -22,7 +25,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks import options, pictures, report
+from benchmarks import options, pictures, report, steps
 from benchmarks.implementations import IMPLEMENTATIONS
 from benchmarks.implementations.contract import Implementation
 from benchmarks.machine import describe, in_words
@@ -61,6 +64,9 @@ def parse_arguments() -> argparse.Namespace:
         help="only what options, another class axis and the other functions cost",
     )
     parser.add_argument(
+        "--steps", action="store_true", help="only steps of training, matrix products and loss"
+    )
+    parser.add_argument(
         "--rounds", type=int, help=f"turns of each; half of them for variants (default: {ROUNDS})"
     )
     parser.add_argument(
@@ -78,6 +84,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error("--write publishes whole runs only")
     if arguments.options and (arguments.workload or arguments.implementation):
         parser.error("--options chooses all of its own workloads and implementations")
+    if arguments.steps and (arguments.options or arguments.workload or arguments.implementation):
+        parser.error("--steps chooses all of its own shapes and contestants")
     if arguments.rounds is None:
         arguments.rounds = QUICK_ROUNDS if arguments.quick else ROUNDS
     if arguments.rounds < 2:
@@ -219,6 +227,9 @@ def publish(results: dict) -> None:
     if "cost of options" in results:
         block = report.options_block(results["cost of options"])
         report.replace_block(PAGE, "options measured", block)
+    if "steps" in results:
+        report.replace_block(PAGE, "steps measured", report.steps_block(results["steps"]))
+        report.replace_block(README, "step", report.readme_step(results["steps"]))
 
 
 def main() -> None:
@@ -229,7 +240,8 @@ def main() -> None:
         results = measured(arguments)
         save(results, arguments.output / "benchmarks.json")
     print(report.printed(results))
-    print(f"\n{in_words((results.get('cost of options') or results)['machine'])}")
+    machine = (results.get("cost of options") or results.get("steps") or results)["machine"]
+    print(f"\n{in_words(machine)}")
     if arguments.write:
         publish(results)
     else:
@@ -239,6 +251,10 @@ def main() -> None:
 
 
 def measured(arguments: argparse.Namespace) -> dict:
+    if arguments.steps:
+        contestants = tuple(one for one in steps.CONTESTANTS if not one.missing)
+        shapes = steps.measure(steps.SHAPES, contestants, arguments.rounds)
+        return {"steps": {"machine": describe(), "shapes": shapes}}
     results = {}
     if not arguments.options:
         results = measure(

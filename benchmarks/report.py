@@ -5,8 +5,9 @@ Knows: words and Markdown. Must not know: how anything is timed, computed or dra
 
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 
-from benchmarks import figures
+from benchmarks import figures, steps
 from benchmarks.figures import fastest, over_baseline, over_fastest_peer, share_of_limit
 from benchmarks.implementations import BASELINE, OURS
 from benchmarks.implementations.contract import LIBRARY, LIMIT, PEER
@@ -227,6 +228,52 @@ def options_tables(results: dict) -> str:
     return "\n\n".join(parts)
 
 
+def steps_table(shapes: list[dict]) -> str:
+    """Steps of training: microseconds, the loss's share, and the default beside one thread."""
+    rows = []
+    for cell in shapes:
+        timings = cell["timings"]
+        row = [cell["label"]]
+        for name in steps.NAMES:
+            timing = timings.get(name)
+            share = timing and timing["share of the loss"]
+            text = microseconds(timing and timing["step"])
+            row.append(text if share is None else f"{text} ({percent(share)})")
+        ratios = cell["ratios of rounds"]
+        row += [f"{median(ratios):.2f}", f"{max(ratios):.2f}", percent(cell["others"])]
+        rows.append(row)
+    header = [
+        "rows x inputs → classes",
+        *steps.NAMES,
+        "default / 1 thread",
+        "worst round",
+        "others",
+    ]
+    return table(header, rows)
+
+
+def steps_block(results: dict) -> str:
+    machine = results["machine"]
+    return (
+        f"{steps_table(results['shapes'])}\n\n{machine['threads']} threads on "
+        f"{machine['processor']} ({machine['isa']['active']}), NumPy "
+        f"{machine['versions']['numpy']}; {machine['date']}."
+    )
+
+
+def readme_step(results: dict) -> str:
+    """One line: what a user of the loss gets in training."""
+    cell = next(one for one in results["shapes"] if one["label"] == steps.SHAPES[2].label)
+    ours, numpy = (cell["timings"][name] for name in (steps.DEFAULT, steps.NUMPY))
+    return (
+        f"In a training step, {cell['label']} with its three matrix products, the loss takes "
+        f"{percent(ours['share of the loss'])} of the time,\nand "
+        f"{percent(numpy['share of the loss'])} with NumPy in place; the step takes "
+        f"{microseconds(ours['step'])} µs instead of {microseconds(numpy['step'])} "
+        f"([more steps](docs/benchmarks.md#in-a-step-of-training))."
+    )
+
+
 def options_block(results: dict) -> str:
     return f"{in_words(results['machine'])}\n\n{options_tables(results)}"
 
@@ -241,6 +288,8 @@ def printed(results: dict) -> str:
         ]
     if "cost of options" in results:
         parts.append(options_tables(results["cost of options"]))
+    if "steps" in results:
+        parts.append(steps_table(results["steps"]["shapes"]))
     return "\n\n".join(filter(None, parts))
 
 
@@ -285,7 +334,7 @@ def readme_block(results: dict) -> str:
     header = ["batch, rows x classes", "µs", "NumPy in place takes", "fastest peer measured takes"]
     missing = machine["missing"]
     closing = (
-        f"Mean loss and gradient in place, float32, {machine['threads']} threads on "
+        f"Mean loss and gradient in place, float32, {machine['threads']} threads (NumPy: 1) on "
         f"{machine['processor']} ({machine['isa']['active']}); all times from one run"
         f"{', without ' + ', '.join(missing) if missing else ''}.\n"
         "[docs/benchmarks.md](docs/benchmarks.md) has the method, every implementation, float64, "

@@ -1,104 +1,137 @@
-"""What threads cost and when they pay, on this machine; writes the tables of docs/threads.md.
+"""The tables of docs/threads.md: what limits the threads of a call, and calls beside busy programs.
 
-    python docs/threads/measure.py --write              every section
-    python docs/threads/measure.py region callers       some sections, printed
+    python docs/threads/measure.py [--write]
 
-Times mean something only on a machine that does nothing else. Needs Linux, cc with OpenMP, and the
-packages threadpoolctl and tqdm; one section needs root (see limits.py).
+Every situation has a process of its own. Needs Linux and threadpoolctl.
 
-Knows: the sections, and the page. Must not know: how any of them is measured.
+Knows: the situations, and the page. Must not know: how the library finds out what limits it.
 """
-
-from __future__ import annotations
 
 import argparse
 import os
-import platform
+import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Iterable
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-
-import batches
-import limits
-import model
-import regions
-import steps
-from tables import replace_block
 
 from xent_fast import show_config
 
 PAGE = Path(__file__).parent.parent / "threads.md"
-# Share of the processors; a timed section measured beside more is not written.
-MOST_OF_OTHERS = 0.1
-UNTIMED = {"limits"}
-SECTIONS: dict[str, Callable[[], str]] = {
-    "region": regions.cost_of_a_region,
-    "crossover": batches.crossover,
-    "steps": steps.training_steps,
-    "callers": batches.many_callers,
-    "limits": limits.what_limits,
-    "quota": limits.calls_under_quota,
-    "model": model.expected_on_more_processors,
+
+THREADS = """
+from xent_fast import show_config
+print(show_config("dicts")["threads"]["default"])
+"""
+LIMITED = """
+import threadpoolctl
+from xent_fast import show_config
+with threadpoolctl.threadpool_limits(1):
+    print(show_config("dicts")["threads"]["default"])
+"""
+FORKED = """
+import os
+from xent_fast import show_config
+if os.fork() == 0:
+    print(show_config("dicts")["threads"]["default"], flush=True)
+    os._exit(0)
+os.wait()
+"""
+PIN = "import os; os.sched_setaffinity(0, {0})"
+SITUATIONS: dict[str, tuple[str, dict[str, str]]] = {
+    "no limit": (THREADS, {}),
+    "affinity to one processor, before the import": (PIN + THREADS, {}),
+    "affinity to one processor, after the import": (f"import xent_fast\n{PIN}{THREADS}", {}),
+    "`OMP_NUM_THREADS=1`": (THREADS, {"OMP_NUM_THREADS": "1"}),
+    "`OMP_NUM_THREADS=8`": (THREADS, {"OMP_NUM_THREADS": "8"}),
+    "`threadpoolctl.threadpool_limits(1)`": (LIMITED, {}),
+    "a forked child": (FORKED, {}),
 }
 
-
-def processor_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "?")
-
-
-class Usage:
-    """Processor time since it was made: of this process and its children, and of all others."""
-
-    def __init__(self) -> None:
-        self.start = self.now()
-
-    @staticmethod
-    def now() -> tuple[float, float, float]:
-        """Seconds: own processor time, everybody's, on the clock."""
-        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
-        idle = ticks[3] + ticks[4]
-        own = sum(os.times()[:4])
-        return own, (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK"), time.perf_counter()
-
-    def others_share(self) -> float:
-        """Share of the machine that others took."""
-        own, everybody, elapsed = (b - a for a, b in zip(self.start, self.now(), strict=True))
-        return max(0.0, everybody - own) / (elapsed * os.cpu_count())
+# Seconds of a call, the median of two seconds of them.
+CALLS = """
+import sys, time
+from statistics import median
+import numpy as np
+from xent_fast import softmax_cross_entropy_grad
+logits = np.random.default_rng(0).standard_normal((256, 1000), np.float32)
+labels, seconds = np.arange(256), []
+end = time.perf_counter() + 2
+while (start := time.perf_counter()) < end:
+    softmax_cross_entropy_grad(logits, labels, out=logits, num_threads=int(sys.argv[1]))
+    seconds.append(time.perf_counter() - start)
+print(median(seconds))
+"""
+BUSY = "while True: pass"
+LONG = {"GOMP_SPINCOUNT": "30000000000"}  # libgomp's own choice where it has a processor a thread
 
 
-def circumstances(others_share: float) -> str:
-    """Where and when a section was measured."""
-    configuration = show_config("dicts")
-    today = datetime.now(UTC).date().isoformat()
-    return (
-        f"*{processor_name()}, {os.cpu_count()} processors, {configuration['isa']['active']}, "
-        f"{configuration['compiler']}, Linux {platform.release().split('-')[0]}; {today}; "
-        f"other programs took {others_share:.0%} of the processors meanwhile.*\n"
+def answer(script: str, *arguments: str, environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env=os.environ | environment,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
+    return done.stdout.strip()
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    header = list(header)
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def limits() -> str:
+    rows = [
+        [name, answer(script, environment=environment)]
+        for name, (script, environment) in SITUATIONS.items()
+    ]
+    return table(["limit", f"threads of a large call, of {os.cpu_count()} processors"], rows)
+
+
+def neighbours() -> str:
+    rows = []
+    for busy in (0, 1, os.cpu_count() or 1):
+        with ExitStack() as stack:
+            for _ in range(busy):
+                process = subprocess.Popen([sys.executable, "-c", BUSY])
+                stack.callback(process.wait)
+                stack.callback(process.kill)
+            times = [
+                answer(CALLS, threads, environment=environment)
+                for threads, environment in (("1", {}), ("2", {}), ("2", LONG))
+            ]
+        rows.append([str(busy), *[f"{1e6 * float(time):,.0f}" for time in times]])
+    header = ["busy programs", "`num_threads=1`", "`num_threads=2`", "2, workers that wait long"]
+    return f"Microseconds of a call on 256 x 1,000 logits:\n\n{table(header, rows)}"
+
+
+def replace_block(name: str, text: str) -> None:
+    begin, end = f"<!-- measured: {name}: begin -->", f"<!-- measured: {name}: end -->"
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    _, marker, after = rest.partition(end)
+    if not marker:
+        raise ValueError(f"{PAGE} lacks the markers {begin} and {end}")
+    PAGE.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sections", nargs="*", choices=[[], *SECTIONS], help="all if none is named")
     parser.add_argument("--write", action="store_true", help=f"replace the tables of {PAGE.name}")
     arguments = parser.parse_args()
-    disturbed = []
-    for name in arguments.sections or SECTIONS:
-        usage = Usage()
-        text = SECTIONS[name]() + "\n"
-        others_share = usage.others_share()
-        text += circumstances(others_share)
-        if arguments.write and name not in UNTIMED and others_share > MOST_OF_OTHERS:
-            disturbed.append(f"{name} ({others_share:.0%})")
-        elif arguments.write:
-            replace_block(PAGE, name, text)
+    where = (
+        f"*{os.cpu_count()} processors, {show_config('dicts')['compiler']}, "
+        f"{datetime.now(UTC).date().isoformat()}.*"
+    )
+    for name, measure in (("limits", limits), ("neighbours", neighbours)):
+        text = f"{measure()}\n\n{where}"
+        if arguments.write:
+            replace_block(name, text)
         else:
-            print(f"## {name}\n\n{text}")
-    if disturbed:
-        sys.exit(f"not written, other programs took too much: {', '.join(disturbed)}")
+            print(f"## {name}\n\n{text}\n")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ def softmax_vjp(
         At least 1; more than there is work for are not used. By default as many as
         ``OMP_NUM_THREADS``, threadpoolctl and the processors at hand allow, and one for small
         inputs. The result does not depend on it. In a forked child there is always one.
+        In a training loop leave it out; pass 1 beside other busy threads or programs.
 
     Returns
     -------
