@@ -31,6 +31,7 @@ INDEX, RESULTS = "README.md", "results.md"
 WRITTEN_BY = "<!-- Written by generate.py from the docstrings of the package: edit those. -->"
 NEEDED = ("Summary", "Extended Summary", "Parameters", "Returns", "Raises", "Examples")
 LONGEST_LINE = 100
+PAGES = {"num_threads": " [More on threads](../threads.md)."}  # of arguments with a page
 
 PUBLIC = {name: getattr(xent_fast, name) for name in xent_fast.__all__}
 FUNCTIONS: dict[str, FunctionType] = {
@@ -158,7 +159,8 @@ def item_of(entry: Entry) -> str:
     name = ", ".join(f"**`{name}`**" for name in filter(None, entry.name.split(", ")))
     kind = link(entry.kind) if entry.kind in PUBLIC else markdown(entry.kind)
     heading = ": ".join(filter(None, (name, kind)))
-    return textwrap.indent(f"{heading}\n\n{markdown(entry.text)}", "  ").replace("  ", "- ", 1)
+    text = markdown(entry.text) + PAGES.get(entry.name, "")
+    return textwrap.indent(f"{heading}\n\n{text}", "  ").replace("  ", "- ", 1)
 
 
 # --- pages ----------------------------------------------------------------------------------------
