@@ -1,6 +1,6 @@
-"""The tables of docs/threads.md: what limits the threads of a call, and calls beside busy programs.
+"""What limits the threads of a call (a table of docs/threads.md), and calls beside busy programs.
 
-    python docs/threads/measure.py [--write]
+    python docs/threads/measure.py [limits] [neighbours] [--write]
 
 Every situation has a process of its own. Needs Linux and threadpoolctl.
 
@@ -109,6 +109,10 @@ def neighbours() -> str:
     return f"Microseconds of a call on 256 x 1,000 logits:\n\n{table(header, rows)}"
 
 
+TABLES = {"limits": limits, "neighbours": neighbours}
+ON_THE_PAGE = {"limits"}
+
+
 def replace_block(name: str, text: str) -> None:
     begin, end = f"<!-- measured: {name}: begin -->", f"<!-- measured: {name}: end -->"
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
@@ -120,15 +124,16 @@ def replace_block(name: str, text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help=f"replace the tables of {PAGE.name}")
+    parser.add_argument("tables", nargs="*", choices=[[], *TABLES], help="all if none is named")
+    parser.add_argument("--write", action="store_true", help=f"replace the table of {PAGE.name}")
     arguments = parser.parse_args()
     where = (
         f"*{os.cpu_count()} processors, {show_config('dicts')['compiler']}, "
         f"{datetime.now(UTC).date().isoformat()}.*"
     )
-    for name, measure in (("limits", limits), ("neighbours", neighbours)):
-        text = f"{measure()}\n\n{where}"
-        if arguments.write:
+    for name in arguments.tables or TABLES:
+        text = f"{TABLES[name]()}\n\n{where}"
+        if arguments.write and name in ON_THE_PAGE:
             replace_block(name, text)
         else:
             print(f"## {name}\n\n{text}\n")
