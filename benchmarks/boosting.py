@@ -3,11 +3,16 @@
 Knows: the shapes and layouts in which XGBoost (C order, float32) and LightGBM (Fortran order,
 float64) hold their scores. Must not know: how anything is computed.
 
-    python benchmarks/boosting.py
+    python benchmarks/boosting.py [--catboost]
+
+With --catboost: CatBoost's own loss beside the recipe of docs/boosting.md instead.
 """
 
+import re
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -76,7 +81,29 @@ def line(dtype: type, order: str, rows: int, classes: int) -> str:
     return f"{name:22}{alone:7.2f}{both:11.2f}{both / alone:7.2f}{plain:8.2f}{plain / both:7.2f}"
 
 
+def time_catboost() -> None:
+    import catboost  # in nobody's way who has it not
+    from sklearn.datasets import load_iris
+
+    page = Path(__file__).parents[1] / "docs" / "boosting.md"
+    recipe = re.search(r"```python\n(import numpy as np\n.*?class .*?)```", page.read_text(), re.S)
+    names: dict[str, type] = {}
+    exec(recipe[1], names)
+    x, y = load_iris(return_X_y=True)
+    options = {"iterations": 50, "verbose": False, "thread_count": 1, "allow_writing_files": False}
+    for name, loss in (("own loss", "MultiClass"), ("recipe", names["MultiClass"]())):
+        model = catboost.CatBoostClassifier(
+            loss_function=loss, eval_metric="MultiClass", classes_count=3, **options
+        )
+        print(
+            f"CatBoost, 50 rounds on iris, {name}: {milliseconds(lambda: model.fit(x, y)):.0f} ms"
+        )
+
+
 def main() -> None:
+    if "--catboost" in sys.argv[1:]:
+        time_catboost()
+        return
     print("ms, one thread          grad  + hessian  ratio   NumPy  ratio")
     for case in CASES:
         print(line(*case), flush=True)

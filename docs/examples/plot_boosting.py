@@ -3,8 +3,8 @@ Gradient boosting with soft labels
 ==================================
 
 XGBoost asks for a gradient and a Hessian diagonal every round. ``xgboost_objective`` gives both in
-one pass: the same trees as XGBoost's own objective, and soft labels besides, which that one does not
-take.
+one pass: the same trees as XGBoost's own objective, and soft labels besides, which that one does
+not take.
 """
 
 # %%

@@ -60,7 +60,7 @@ def train(by_teacher: bool, steps: int = 800, rate: float = 0.5) -> list[float]:
 
 alone, taught = train(False), train(True)
 forest = teacher.score(x_test, y_test)
-print(f"test accuracy: {labelled} labels {alone[-1]:.3f}, taught {taught[-1]:.3f}, forest {forest:.3f}")
+print(f"accuracy: {labelled} labels {alone[-1]:.3f}, taught {taught[-1]:.3f}, forest {forest:.3f}")
 assert taught[-1] > alone[-1] + 0.03
 assert taught[-1] > forest - 0.05
 

@@ -2,8 +2,8 @@
 The second order: Newton's method without a Hessian
 ===================================================
 
-Newton's method needs the Hessian only as products with vectors, and for softmax cross-entropy such a
-product is ``softmax_vjp`` of the probabilities: keep them, and every product costs one pass.
+Newton's method needs the Hessian only as products with vectors, and for softmax cross-entropy such
+a product is ``softmax_vjp`` of the probabilities: keep them, and every product costs one pass.
 """
 
 # %%

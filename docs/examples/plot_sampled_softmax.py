@@ -3,8 +3,8 @@ Sampled softmax: many classes, few of them at a time
 ====================================================
 
 With 5,000 classes most of a training step is spent on logits of classes that are wrong anyway.
-Sampled softmax takes the targets and some drawn classes, and corrects their logits by how often each
-is drawn.
+Sampled softmax takes the targets and some drawn classes, and corrects their logits by how often
+each is drawn.
 """
 
 # %%
@@ -67,7 +67,10 @@ assert sampled[-1] < full[-1] + 1.0
 # %%
 # Each step with drawn classes learns a little less, and takes a fraction of the time.
 figure, axes = plt.subplots(figsize=(6, 4))
-for name, losses, seconds in (("all classes", full, full_seconds), ("200", sampled, sampled_seconds)):
+for name, losses, seconds in (
+    ("all classes", full, full_seconds),
+    ("200", sampled, sampled_seconds),
+):
     axes.plot(np.linspace(0, seconds, len(losses) + 1)[1:], losses, "o-", label=name)
 axes.set(xlabel="seconds in training steps", ylabel="full test loss, nats")
 axes.legend()

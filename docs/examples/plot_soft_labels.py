@@ -2,9 +2,9 @@
 Soft labels: learn what is not certain
 ======================================
 
-When people disagree about a row, their shares of votes are the target. The loss of such a target is
-smallest where the model's probabilities are the shares themselves; with one vote a row it is smallest
-there on average only.
+When people disagree about a row, their shares of votes are the target. The loss of such a target
+is smallest where the model's probabilities are the shares themselves; with one vote a row it is
+smallest there on average only.
 """
 
 # %%
@@ -29,8 +29,8 @@ x, p = world(200)
 x_test, p_test = world(5000)
 
 # %%
-# The law: the gradient with respect to the logits is p - t, so it vanishes where p = t, and the loss
-# there is the entropy of t: no model can go below that.
+# The law: the gradient with respect to the logits is p - t, so it vanishes where p = t, and the
+# loss there is the entropy of t: no model can go below that.
 loss, grad = softmax_cross_entropy_grad(x @ truth.T, p)
 entropy = -(p * np.log(p)).sum(axis=1).mean()
 print(f"loss at the truth {loss:.6f}, entropy of the targets {entropy:.6f}")

@@ -49,7 +49,9 @@ def scores(where: np.ndarray) -> np.ndarray:
 
 
 accuracy = np.mean(scores(points).argmax(axis=1) == labels)
-print(f"loss {losses[0]:.3f} (log 3 = {np.log(3):.3f}) -> {losses[-1]:.3f}, accuracy {accuracy:.3f}")
+print(
+    f"loss {losses[0]:.3f} (log 3 = {np.log(3):.3f}) -> {losses[-1]:.3f}, accuracy {accuracy:.3f}"
+)
 assert abs(losses[0] - np.log(3)) < 0.2
 assert losses[-1] < 0.1
 assert accuracy > 0.97

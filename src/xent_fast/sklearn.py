@@ -91,6 +91,11 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
     array([0, 1])
     """
 
+    classes_: NDArray[Any]
+    coef_: FloatArray
+    intercept_: FloatArray
+    n_iter_: NDArray[np.int32]
+
     def __init__(
         self,
         C: float = 1.0,
@@ -154,7 +159,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):
             multi_output=is_soft,
         )
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
-        targets = self._soft_targets(y, X) if is_soft else self._class_targets(y)
+        targets: Any = self._soft_targets(y, X) if is_soft else self._class_targets(y)
         if len(self.classes_) < 2:
             raise ValueError(
                 f"y must have at least two classes; there is only one class: {self.classes_[0]}"
@@ -329,8 +334,8 @@ class _Problem:
         if targets.ndim == 2:  # probabilities' share of a row of soft labels that do not sum to 1
             self.row_scale = self.row_scale * targets.sum(axis=1, keepdims=True)
         self.at: FloatArray | None = None  # where `logits` were taken
-        self.logits: FloatArray | None = None
-        self.probabilities: FloatArray | None = None
+        self.logits: Any = None
+        self.probabilities: Any = None
 
     def coefficients_of(self, matrix: FloatArray) -> FloatArray:
         """A view without the intercepts."""
