@@ -5,6 +5,7 @@ Knows: the names of the extras. Must not know: what the modules do.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -31,3 +32,23 @@ def needed_by(module: str, extra: str) -> Iterator[None]:
             f"pip install 'xent_fast[{extra}]'",
             name=missing.name,
         ) from missing
+
+
+def refuse_outputs(options: dict[str, Any], function: str) -> None:
+    """The loss alone is returned, and the framework owns the gradient.
+
+    Parameters
+    ----------
+    options : dict
+        What the caller gave by keyword.
+    function : str
+        The name for the message.
+
+    Raises
+    ------
+    TypeError
+        If an option would change what is returned.
+    """
+    for name in ("out", "return_statistics"):
+        if name in options:
+            raise TypeError(f"{function} does not take {name!r}: call the function of xent_fast")

@@ -319,6 +319,7 @@ def _options(
     reduction: str,
     ignore_index: int,
     label_smoothing: float,
+    *,
     grad_output: torch.Tensor | None = None,
 ) -> dict[str, Any]:
     """The core's arguments in the core's words, each row multiplied with what comes from above."""
@@ -457,7 +458,7 @@ def _backward(
         softmax_cross_entropy_grad,
         _array(input),
         _array(target),
-        **_options(input, target, weight, *options, grad_output),
+        **_options(input, target, weight, *options, grad_output=grad_output),
     )
     return grad
 
@@ -478,7 +479,7 @@ def _hvp(
         _array(input),
         _array(target),
         _array(vector),
-        **_options(input, target, weight, *options, grad_output),
+        **_options(input, target, weight, *options, grad_output=grad_output),
     )
     return product
 
