@@ -46,6 +46,7 @@ def test_info_names_what_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "XENT_FAST_ISA=portable asked for it" in info.instructions(isa)
 
 
+@pytest.mark.smoke
 def test_check_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check"]) == 0
     assert f"All {len(check.CHECKS)} checks passed" in capsys.readouterr().out

@@ -15,6 +15,7 @@ import xent_fast
 FUNCTIONS = [name for name in xent_fast.__all__ if inspect.isfunction(getattr(xent_fast, name))]
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_examples(name: str) -> None:

@@ -1,6 +1,27 @@
 """Fast and accurate softmax cross-entropy, loss and gradient, for NumPy on a CPU.
 
-Public names, nothing else.
+    loss, grad = softmax_cross_entropy_grad(logits, labels)
+
+``logits`` are float32 or float64 scores of shape (rows, classes), before any softmax; ``labels``
+one class index a row. ``grad`` is the gradient of the mean loss with respect to the logits, as an
+array that can be handed to the layer below; ``out=logits`` writes it over the logits.
+
+Losses
+    softmax_cross_entropy, softmax_cross_entropy_grad, softmax_loss (the name of many courses),
+    linear_softmax_cross_entropy(_grad) for a last layer with many classes,
+    sampled_softmax_loss_grad, distillation_loss_grad
+Softmax itself
+    softmax, log_softmax, logsumexp, and their backward passes softmax_vjp, log_softmax_vjp
+Second order
+    softmax_cross_entropy_hvp, softmax_cross_entropy_hessian_diagonal,
+    softmax_cross_entropy_grad_hessian for boosting
+Of probabilities, not of logits
+    cross_entropy, cross_entropy_grad
+This installation
+    show_config, and ``python -m xent_fast info``, ``bench`` and ``check``
+
+Each function's page (``help(xent_fast.softmax)``) has the formula, every argument and an example.
+The module `xent_fast.reference` holds the same functions in plain NumPy.
 """
 
 from xent_fast import _loading  # noqa: F401  before any other module asks for the extension

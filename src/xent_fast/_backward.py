@@ -3,6 +3,8 @@
 Knows: what a caller may ask for. Must not know: mathematics, memory layouts, threads.
 """
 
+from __future__ import annotations
+
 from typing import Any, SupportsIndex
 
 import numpy as np

@@ -3,6 +3,8 @@
 Knows: how to present it. Must not know: how any of it is found out.
 """
 
+from __future__ import annotations
+
 import json
 import platform
 from typing import Any, Literal, overload

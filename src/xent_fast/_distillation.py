@@ -3,7 +3,9 @@
 Knows: what a caller may ask for. Must not know: mathematics, memory layouts, threads.
 """
 
-from typing import Any, SupportsIndex
+from __future__ import annotations
+
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,7 +28,7 @@ def distillation_loss_grad(
     sample_weight: ArrayLike | None = None,
     ignore_index: SupportsIndex | None = None,
     label_smoothing: float = 0.0,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     scale: float = 1.0,
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,

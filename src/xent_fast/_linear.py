@@ -4,11 +4,13 @@ Knows: which rows go through the layer at a time, how their logits, gradients an
 matrix products, in which memory. Must not know: how the loss of those logits is computed.
 """
 
+from __future__ import annotations
+
 import math
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, SupportsIndex
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,7 +48,7 @@ def linear_softmax_cross_entropy(
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
     z_loss: float = 0.0,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     scale: float = 1.0,
     chunk_rows: SupportsIndex | None = None,
     progress: Callable[[int, int], object] | None = None,
@@ -162,7 +164,7 @@ def linear_softmax_cross_entropy_grad(
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
     z_loss: float = 0.0,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     scale: float = 1.0,
     chunk_rows: SupportsIndex | None = None,
     grad_hidden_out: FloatArray | None = None,
@@ -381,7 +383,7 @@ def _batch_of(
     label_smoothing: float,
     temperature: float,
     z_loss: float,
-    reduction: str,
+    reduction: Literal["mean", "sum", "none"],
     scale: float,
     num_threads: SupportsIndex | None,
 ) -> _Batch:

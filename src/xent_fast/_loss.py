@@ -3,6 +3,8 @@
 Knows: what a caller may ask for. Must not know: mathematics, memory layouts, threads.
 """
 
+from __future__ import annotations
+
 from typing import Any, Literal, SupportsIndex, overload
 
 import numpy as np
@@ -60,7 +62,7 @@ def softmax_cross_entropy(
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
     z_loss: float = 0.0,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     scale: float = 1.0,
     return_statistics: Literal[False] = False,
     num_threads: SupportsIndex | None = None,
@@ -77,7 +79,7 @@ def softmax_cross_entropy(
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
     z_loss: float = 0.0,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     scale: float = 1.0,
     return_statistics: Literal[True],
     num_threads: SupportsIndex | None = None,
@@ -94,7 +96,7 @@ def softmax_cross_entropy(
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
     z_loss: float = 0.0,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     scale: float = 1.0,
     return_statistics: bool = False,
     num_threads: SupportsIndex | None = None,
@@ -110,7 +112,7 @@ def softmax_cross_entropy(
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
     z_loss: float = 0.0,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     scale: float = 1.0,
     return_statistics: bool = False,
     num_threads: SupportsIndex | None = None,
@@ -305,7 +307,7 @@ def softmax_cross_entropy_grad(
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
     z_loss: float = 0.0,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     scale: float = 1.0,
     return_statistics: Literal[False] = False,
     num_threads: SupportsIndex | None = None,
@@ -323,7 +325,7 @@ def softmax_cross_entropy_grad(
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
     z_loss: float = 0.0,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     scale: float = 1.0,
     return_statistics: Literal[True],
     num_threads: SupportsIndex | None = None,
@@ -341,7 +343,7 @@ def softmax_cross_entropy_grad(
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
     z_loss: float = 0.0,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     scale: float = 1.0,
     return_statistics: bool = False,
     num_threads: SupportsIndex | None = None,
@@ -358,7 +360,7 @@ def softmax_cross_entropy_grad(
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
     z_loss: float = 0.0,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     scale: float = 1.0,
     return_statistics: bool = False,
     num_threads: SupportsIndex | None = None,

@@ -6,6 +6,8 @@ It is here to be compared with the fused functions, which are faster, more accur
 where a probability rounds to 0 or 1.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, SupportsIndex, cast, overload
@@ -67,7 +69,7 @@ def cross_entropy(
     ignore_index: SupportsIndex | None = None,
     label_smoothing: float = 0.0,
     clip: float = 0.0,
-    reduction: str,
+    reduction: Literal["mean", "sum", "none"],
     scale: float = 1.0,
     num_threads: SupportsIndex | None = None,
 ) -> float | FloatArray: ...
@@ -81,7 +83,7 @@ def cross_entropy(
     ignore_index: SupportsIndex | None = None,
     label_smoothing: float = 0.0,
     clip: float = 0.0,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     scale: float = 1.0,
     num_threads: SupportsIndex | None = None,
 ) -> float | FloatArray:
@@ -236,7 +238,7 @@ def cross_entropy_grad(
     ignore_index: SupportsIndex | None = None,
     label_smoothing: float = 0.0,
     clip: float = 0.0,
-    reduction: str,
+    reduction: Literal["mean", "sum", "none"],
     scale: float = 1.0,
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
@@ -251,7 +253,7 @@ def cross_entropy_grad(
     ignore_index: SupportsIndex | None = None,
     label_smoothing: float = 0.0,
     clip: float = 0.0,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     scale: float = 1.0,
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
@@ -395,7 +397,7 @@ def _checked(
     ignore_index: SupportsIndex | None,
     label_smoothing: float,
     clip: float,
-    reduction: str,
+    reduction: Literal["mean", "sum", "none"],
     scale: float,
     out: FloatArray | None,
     num_threads: SupportsIndex | None,
@@ -498,7 +500,7 @@ def _labels(
 
 
 def _loss_and_grad(
-    problem: _Problem, reduction: str, grad: FloatArray | None
+    problem: _Problem, reduction: Literal["mean", "sum", "none"], grad: FloatArray | None
 ) -> float | FloatArray:
     """The loss; the gradient is added to `grad`, rows of zeros, unless that is None."""
     dtype = problem.probabilities.dtype

@@ -6,7 +6,7 @@ products. Must not know: how the loss of those logits is computed, or how classe
 
 from __future__ import annotations
 
-from typing import Any, SupportsIndex
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,7 +29,7 @@ def sampled_softmax_loss_grad(
     sampler: Sampler = "log_uniform",
     remove_accidental_hits: bool = True,
     rng: np.random.Generator | int | None = None,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     sample_weight: ArrayLike | None = None,
     scale: float = 1.0,
     num_threads: SupportsIndex | None = None,

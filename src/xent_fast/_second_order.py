@@ -3,6 +3,8 @@
 Knows: what a caller may ask for. Must not know: mathematics, memory layouts, threads.
 """
 
+from __future__ import annotations
+
 from typing import Any, Literal, SupportsIndex, overload
 
 import numpy as np
@@ -26,7 +28,7 @@ def softmax_cross_entropy_hvp(
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
     z_loss: float = 0.0,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     scale: float = 1.0,
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
@@ -129,7 +131,7 @@ def softmax_cross_entropy_hessian_diagonal(
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
     z_loss: float = 0.0,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     scale: float = 1.0,
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
@@ -257,7 +259,7 @@ def softmax_cross_entropy_grad_hessian(
     z_loss: float = 0.0,
     factor: float = 1.0,
     min_hessian: float = 0.0,
-    reduction: str = "sum",
+    reduction: Literal["mean", "sum", "none"] = "sum",
     scale: float = 1.0,
     grad_out: FloatArray | None = None,
     hessian_out: FloatArray | None = None,
@@ -276,7 +278,7 @@ def softmax_cross_entropy_grad_hessian(
     z_loss: float = 0.0,
     factor: float = 1.0,
     min_hessian: float = 0.0,
-    reduction: str = "sum",
+    reduction: Literal["mean", "sum", "none"] = "sum",
     scale: float = 1.0,
     grad_out: FloatArray | None = None,
     hessian_out: FloatArray | None = None,
