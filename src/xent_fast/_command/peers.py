@@ -39,12 +39,13 @@ Maker = Callable[[Array, Array, int], Step]  # logits, labels, threads
 
 
 def with_xent_fast(logits: Array, labels: Array, threads: int) -> Step:
-    """Into an array that stays."""
+    """Into an array that stays; on more than one thread it is left to choose how many."""
     import xent_fast
 
     grad = np.empty_like(logits)
+    num_threads = 1 if threads == 1 else None
     return lambda: xent_fast.softmax_cross_entropy_grad(
-        logits, labels, out=grad, num_threads=threads
+        logits, labels, out=grad, num_threads=num_threads
     )
 
 
