@@ -26,8 +26,10 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError, PlatformError
 
 PACKAGE = Path("src/xent_fast")
-SOURCES = [
-    "_core.pyx",
+# The kernels belong to the engine; the binding reaches them through it.
+BINDING = ["_core.pyx"]
+ENGINE = [
+    "_engine.pyx",
     "kernels/dispatch.c",
     "kernels/labels.c",
     "kernels/isa_portable.c",
@@ -153,15 +155,18 @@ def probe_runs(library):
     return subprocess.run(command, check=False).returncode == 0
 
 
+def extension(name, sources):
+    """One compiled module."""
+    return Extension(
+        f"xent_fast.{name}",
+        sources=[(PACKAGE / source).as_posix() for source in sources],
+        depends=sorted(header.as_posix() for header in PACKAGE.rglob("*.h")),
+        include_dirs=[PACKAGE.as_posix(), numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+    )
+
+
 setup(
     cmdclass={"build_ext": BuildExtension},
-    ext_modules=[
-        Extension(
-            "xent_fast._core",
-            sources=[(PACKAGE / source).as_posix() for source in SOURCES],
-            depends=sorted(header.as_posix() for header in PACKAGE.rglob("*.h")),
-            include_dirs=[PACKAGE.as_posix(), numpy.get_include()],
-            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
-        )
-    ],
+    ext_modules=[extension("_engine", ENGINE), extension("_core", BINDING)],
 )

@@ -1,18 +1,17 @@
-"""One call from Python to the kernels: validate, allocate, write; OpenMP over chunks of rows.
+"""One call from Python to the kernels: validate, allocate, write.
 
-Knows: NumPy's arrays, the kernels' contract, OpenMP, fork.
-Must not know: the mathematics, what any instruction set can do.
+Knows: NumPy's arrays, the kernels' contract.
+Must not know: the mathematics, threads, which instruction sets there are.
 """
 
 import numbers
 import operator
-import os
 import warnings
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
-from xent_fast import _remedies, _result
+from xent_fast import _engine, _remedies, _result
 
 cimport cython
 cimport numpy as cnp
@@ -20,13 +19,28 @@ from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_INCREF
-from cython.parallel cimport parallel, prange, threadid
 from libc.limits cimport INT_MAX
 from libc.math cimport INFINITY, NAN
-from libc.stdint cimport int64_t, uintptr_t
-from libc.stdlib cimport free, malloc
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free
 from libc.string cimport memset
 
+from xent_fast._engine cimport (
+    UNLOCKED_LOGITS,
+    XENT_OPENMP_VERSION,
+    Groups,
+    Plan,
+    check_labels,
+    kernels_of_kind,
+    make_plan,
+    process_rows,
+    process_vjp_rows,
+    read_labels,
+    softmax_kernels_of,
+    xent_float_mode,
+    xent_restore_mode,
+    xent_use_default_mode,
+)
 from xent_fast._kernels cimport (
     XENT_DENSE_TARGETS,
     XENT_FLOAT32,
@@ -38,9 +52,7 @@ from xent_fast._kernels cimport (
     XENT_INT32,
     XENT_INT64,
     XENT_LOG_PROBABILITIES,
-    XENT_MAX_ROWS_PER_CALL,
     XENT_PROBABILITIES,
-    XENT_ROW_GRANULARITY,
     XENT_SHAPED_TARGETS,
     XENT_SMOOTHED_TARGETS,
     XENT_UINT8,
@@ -48,24 +60,21 @@ from xent_fast._kernels cimport (
     XENT_UINT32,
     XENT_UINT64,
     xent_batch,
-    xent_batch_from,
-    xent_best_isa,
-    xent_check_labels,
     xent_dtype,
-    xent_isa,
-    xent_isa_at,
-    xent_isa_count,
-    xent_isa_named,
-    xent_known_isa_names,
     xent_label_type,
     xent_labels,
     xent_output,
-    xent_read_labels,
     xent_row_kernels,
     xent_target_kind,
 )
 
 cnp.import_array()
+
+# The engine's own, under the name of the module that everything else asks.
+available_isas = _engine.available_isas
+configuration = _engine.configuration
+set_waiting = _engine.set_waiting
+use_isa = _engine.use_isa
 
 
 cdef extern from "Python.h":
@@ -77,55 +86,9 @@ cdef extern from "_tuples.h":
     object xent_new_pair(PyTypeObject *type, object first, object second)
 
 
-cdef extern from "_float_mode.h" nogil:
-    ctypedef struct xent_float_mode:
-        pass
-    xent_float_mode xent_use_default_mode()
-    void xent_restore_mode(xent_float_mode mode)
-
-
-cdef extern from "_threads.h" nogil:
-    enum:
-        XENT_OPENMP_VERSION
-    const char *XENT_COMPILER
-    const char *XENT_FAST_VERSION
-    int xent_max_threads()
-    int xent_processor_count()
-
-
-cdef extern from "_team.h" nogil:
-    int xent_startable_threads(int threads)
-
-
 cdef enum:
-    # Rows go to the kernels in chunks of about this many logits: enough to hide what a chunk costs,
-    # few enough to share out evenly and to stay in a core's own cache.
-    CHUNK_LOGITS = 16384
-
-    # The same where classes lie apart, so that long runs of rows are read at a time.
-    TURNED_CHUNK_LOGITS = 65536
-
-    # Fewer logits than these take one thread by default. Between two calls of a training step the
-    # workers sleep, and waking one costs as much as this many logits.
-    THREADED_LOGITS = 131072
-
-    # Fewer logits than these are not worth giving up the GIL.
-    UNLOCKED_LOGITS = 2048
-
-    # An explicit num_threads counts up to this or the number of processors, whichever is more.
-    MOST_THREADS = 64
-
     # Where classes lie apart and rows side by side, fewer rows than these are copied first.
     FEWEST_ROWS_APART = 8
-
-    # Rows of this many logits or more are shared by threads where there are fewer than
-    # SHARED_ROWS rows a thread, in parts of PART_BLOCKS blocks.
-    SHARED_LOGITS = 32768
-    SHARED_ROWS = 4
-    PART_BLOCKS = 4
-
-    # A cache line, so that no two threads write to the same.
-    WORKSPACE_ALIGNMENT = 64
 
 cdef enum Reduction:
     UNKNOWN_REDUCTION = -1
@@ -136,33 +99,6 @@ cdef enum Reduction:
 cdef struct AddressRange:
     const char *low
     const char *high
-
-# Rows that are not all one stride apart: `count` groups of `rows` rows each, the bytes of one
-# number, and those from one group of a matrix to the next.
-cdef struct Groups:
-    size_t real_bytes
-    int64_t count
-    int64_t rows
-    Py_ssize_t logits_stride
-    Py_ssize_t grad_stride
-    Py_ssize_t targets_stride
-
-# How the rows of one batch are shared out, and the memory that takes.
-cdef struct Plan:
-    const xent_batch *batch
-    const Groups *groups
-    const xent_row_kernels *kernels
-    int64_t chunk_rows
-    int64_t group_chunks   # of each group
-    int64_t chunk_count
-    int threads
-    int64_t parts          # of each row where threads share rows; else 0
-    char *workspaces
-    size_t workspace_step  # bytes from one thread's workspace to the next, or from one row's
-    double *chunk_losses   # one sum a chunk; only with more than one thread
-    void *memory           # what to free
-
-ctypedef void (*block_sweep)(int64_t first_block, int64_t count, void *workspace) noexcept nogil
 
 # What a call asks for besides its arrays.
 cdef struct Options:
@@ -435,7 +371,7 @@ cdef void judge_predictions(
     cdef int64_t first, count, row
     for first in range(0, rows, 256):
         count = min(rows - first, <int64_t>256)
-        xent_read_labels(targets, first, count, some_targets)
+        read_labels(targets, first, count, some_targets)
         for row in range(first, first + count):
             correct[row] = predicted[row] >= 0 and predicted[row] == some_targets[row - first]
             indices[row] = <cnp.npy_intp>predicted[row]
@@ -498,11 +434,12 @@ cdef object compute_rearranged(
         targets = targets.astype(targets.dtype.newbyteorder("="), copy=False)
     grouped = as_groups(matrices)
     if grouped is None:
-        grouped = []
-        for matrix in matrices:
-            grouped.append(copied_rows(matrix, logits.dtype))
+        grouped = [copied_rows(matrices[0], logits.dtype)]
         if destination is not None:
-            grouped[1] = grouped[0]  # the gradient takes the copy's place
+            grouped.append(grouped[0])  # the gradient takes the copy's place
+        if is_dense:
+            grouped.append(copied_rows(matrices[len(matrices) - 1], logits.dtype))
+        if destination is not None:
             rearrangement.last_copy_to = matrices[1]
             rearrangement.last_copy_from = grouped[1].reshape(matrices[1].shape)
     return compute_checked(
@@ -743,21 +680,21 @@ cdef double check_labels_and_sum_weights(
     cdef int64_t counted_rows = 0
     cdef int64_t bad_row
     cdef double weight_sum = 0.0
-    cdef cnp.ndarray class_weight = None
-    cdef const double *weights = NULL
+    cdef const char *weights = NULL
+    cdef xent_dtype dtype = XENT_FLOAT32
     if batch.dense_targets != NULL:
         counted_rows = batch.rows
         if batch.sample_weight != NULL:
             weight_sum = sum_of(batch.sample_weight, batch.rows)
     else:
         if weight is not None:
-            class_weight = weight.astype(np.float64)
-            weights = <const double *>cnp.PyArray_DATA(class_weight)
+            weights = cnp.PyArray_BYTES(weight)
+            dtype = dtype_of(weight)
         if batch.rows < UNLOCKED_LOGITS:
-            bad_row = check_labels(batch, weights, &counted_rows, &weight_sum)
+            bad_row = check_labels(batch, weights, dtype, &counted_rows, &weight_sum)
         else:
             with nogil:
-                bad_row = check_labels(batch, weights, &counted_rows, &weight_sum)
+                bad_row = check_labels(batch, weights, dtype, &counted_rows, &weight_sum)
         if bad_row >= 0:
             raise_label_error(
                 targets, bad_row, batch.classes, batch.labels.has_ignore_index, rearrangement
@@ -765,15 +702,6 @@ cdef double check_labels_and_sum_weights(
     if batch.sample_weight == NULL and weights == NULL:
         return <double>counted_rows
     return weight_sum
-
-
-cdef inline int64_t check_labels(
-    const xent_batch *batch, const double *class_weight, int64_t *counted_rows, double *weight_sum
-) noexcept nogil:
-    return xent_check_labels(
-        &batch.labels, batch.rows, batch.classes, batch.sample_weight, class_weight, counted_rows,
-        weight_sum
-    )
 
 
 cdef double sum_of(const double *values, int64_t count) noexcept nogil:
@@ -841,259 +769,6 @@ cdef inline void describe_groups(
         groups.targets_stride = cnp.PyArray_STRIDE(targets, 0)
 
 
-# --- chunks and threads ---------------------------------------------------------------------------
-
-
-cdef int make_plan(
-    Plan *plan,
-    const xent_batch *batch,
-    const Groups *groups,
-    const xent_row_kernels *kernels,
-    int requested_threads,
-) except -1:
-    """Share out the rows and allocate; what a chunk is depends on shape and layout alone."""
-    cdef size_t workspace_bytes, loss_bytes
-    plan.batch = batch
-    plan.groups = groups
-    plan.kernels = kernels
-    plan.chunk_count = 0
-    plan.threads = 1
-    plan.parts = 0
-    plan.workspaces = NULL
-    plan.memory = NULL
-    if batch.rows == 0:
-        return 0
-    plan.chunk_rows = rows_per_chunk(groups.rows, batch.classes, is_turned(batch))
-    plan.group_chunks = (groups.rows - 1) // plan.chunk_rows + 1
-    plan.chunk_count = groups.count * plan.group_chunks
-    plan.parts = parts_per_row(plan, requested_threads)
-    plan.threads = xent_startable_threads(
-        thread_count(
-            max(plan.chunk_count, batch.rows * plan.parts),
-            batch.rows * batch.classes,
-            requested_threads,
-        )
-    )
-    if plan.parts > 0:
-        plan.workspace_step = round_up(kernels.shared_row_bytes(batch.classes))
-        workspace_bytes = batch.rows * plan.workspace_step
-        loss_bytes = batch.rows * sizeof(double)
-    else:
-        plan.workspace_step = round_up(kernels.workspace_bytes(batch.classes))
-        if is_turned(batch):
-            plan.workspace_step += round_up(kernels.turning_bytes(batch.classes))
-        workspace_bytes = plan.threads * plan.workspace_step
-        loss_bytes = plan.chunk_count * sizeof(double) if plan.threads > 1 else 0
-    if workspace_bytes + loss_bytes == 0:
-        return 0
-    plan.memory = malloc(workspace_bytes + loss_bytes + WORKSPACE_ALIGNMENT)
-    if plan.memory == NULL:
-        raise MemoryError(f"cannot allocate {workspace_bytes + loss_bytes} bytes of workspace")
-    plan.workspaces = <char *>round_up(<uintptr_t>plan.memory)
-    plan.chunk_losses = <double *>(plan.workspaces + workspace_bytes)
-    return 0
-
-
-cdef inline bint is_turned(const xent_batch *batch) noexcept nogil:
-    """Whether the classes of some matrix lie apart."""
-    return (
-        batch.logits_class_stride != 0
-        or batch.grad_class_stride != 0
-        or batch.dense_targets_class_stride != 0
-    )
-
-
-cdef inline size_t round_up(size_t bytes) noexcept nogil:
-    """The next multiple of WORKSPACE_ALIGNMENT."""
-    return (bytes + WORKSPACE_ALIGNMENT - 1) // WORKSPACE_ALIGNMENT * WORKSPACE_ALIGNMENT
-
-
-cdef inline int64_t rows_per_chunk(int64_t rows, int64_t classes, bint turned) noexcept:
-    """As many rows as make CHUNK_LOGITS or, so that the chunks are even, fewer."""
-    cdef int64_t most = (TURNED_CHUNK_LOGITS if turned else CHUNK_LOGITS) // classes
-    most = min(most, <int64_t>XENT_MAX_ROWS_PER_CALL)
-    if turned:
-        most = max(most, <int64_t>XENT_ROW_GRANULARITY)
-    if most < XENT_ROW_GRANULARITY:
-        most = max(most, <int64_t>1)
-        return evenly(rows, most)
-    most -= most % XENT_ROW_GRANULARITY
-    return evenly(
-        (rows + XENT_ROW_GRANULARITY - 1) // XENT_ROW_GRANULARITY, most // XENT_ROW_GRANULARITY
-    ) * XENT_ROW_GRANULARITY
-
-
-cdef inline int64_t evenly(int64_t things, int64_t most) noexcept:
-    """How many go into each of as few shares as take `most` at most."""
-    cdef int64_t shares = (things + most - 1) // most
-    return (things + shares - 1) // shares
-
-
-cdef int64_t parts_per_row(const Plan *plan, int requested_threads) noexcept:
-    """How many parts threads take of each row; 0 where they take whole rows."""
-    cdef int64_t classes = plan.batch.classes
-    cdef int threads
-    if classes < SHARED_LOGITS or plan.groups.count > 1 or is_turned(plan.batch):
-        return 0
-    if plan.kernels.blocks_to_share == NULL:
-        return 0
-    threads = thread_count(MOST_THREADS, plan.batch.rows * classes, requested_threads)
-    if threads == 1 or plan.batch.rows >= SHARED_ROWS * threads:
-        return 0
-    return (plan.kernels.blocks_to_share(classes) - 1) // PART_BLOCKS + 1
-
-
-cdef int thread_count(int64_t chunk_count, int64_t logits, int requested) noexcept:
-    """As many as asked for or, by default, one a processor where the work is worth it."""
-    cdef int64_t threads
-    if is_forked or chunk_count == 1 or requested == 1:
-        return 1
-    if requested == 0 and logits < THREADED_LOGITS:
-        return 1
-    if requested == 0:
-        threads = default_threads()
-    else:
-        threads = min(requested, max(xent_processor_count(), <int>MOST_THREADS))
-    return <int>max(min(threads, chunk_count), 1)
-
-
-cdef int default_threads() noexcept:
-    """Of a call that is large enough for more than one."""
-    if is_forked or spins_freely:
-        return 1
-    return min(xent_max_threads(), xent_processor_count())
-
-
-cdef inline double process_rows(const Plan *plan) noexcept:
-    """Sum of all losses, having written everything else."""
-    cdef double loss_sum
-    if plan.batch.rows * plan.batch.classes < UNLOCKED_LOGITS:
-        return process_chunks(plan)
-    with nogil:
-        loss_sum = process_chunks(plan)
-    return loss_sum
-
-
-cdef double process_chunks(const Plan *plan) noexcept nogil:
-    """Add the chunks' losses in their order, whoever computed them."""
-    cdef double loss_sum = 0.0
-    cdef int64_t chunk
-    if plan.parts > 0:
-        return process_shared_rows(plan)
-    if plan.threads == 1:
-        for chunk in range(plan.chunk_count):
-            loss_sum += process_chunk(plan, chunk, 0)
-        return loss_sum
-    # A worker that wakes late, or finds its processor taken, leaves its chunks to the others.
-    for chunk in prange(plan.chunk_count, schedule="dynamic", num_threads=plan.threads):
-        plan.chunk_losses[chunk] = process_chunk(plan, chunk, threadid())
-    for chunk in range(plan.chunk_count):
-        loss_sum += plan.chunk_losses[chunk]
-    return loss_sum
-
-
-cdef inline double process_chunk(const Plan *plan, int64_t chunk, int thread) noexcept nogil:
-    cdef int64_t group = chunk // plan.group_chunks
-    cdef int64_t first_row = (chunk - group * plan.group_chunks) * plan.chunk_rows
-    cdef int64_t row_count = min(plan.chunk_rows, plan.groups.rows - first_row)
-    cdef char *workspace = plan.workspaces + thread * plan.workspace_step
-    cdef xent_batch batch
-    cdef const xent_batch *rows = plan.batch
-    cdef xent_float_mode mode = xent_use_default_mode()
-    if group != 0:
-        batch = group_of(plan, group)
-        rows = &batch
-    cdef double loss_sum = plan.kernels.process_rows(rows, first_row, row_count, workspace)
-    xent_restore_mode(mode)
-    return loss_sum
-
-
-cdef xent_batch group_of(const Plan *plan, int64_t group) noexcept nogil:
-    """The batch whose row 0 is the group's."""
-    cdef const Groups *groups = plan.groups
-    cdef xent_batch batch = xent_batch_from(plan.batch, group * groups.rows, groups.real_bytes)
-    batch.logits = plan.batch.logits + group * groups.logits_stride
-    if batch.grad != NULL:
-        batch.grad = plan.batch.grad + group * groups.grad_stride
-    if batch.dense_targets != NULL:
-        batch.dense_targets = plan.batch.dense_targets + group * groups.targets_stride
-    return batch
-
-
-cdef double process_shared_rows(const Plan *plan) noexcept nogil:
-    """The same for rows that threads share: all forward parts, then all rows, then all backward."""
-    cdef const xent_row_kernels *kernels = plan.kernels
-    cdef double loss_sum = 0.0
-    cdef int64_t row, part
-    for row in range(plan.batch.rows):
-        kernels.begin_row(plan.batch, row, workspace_of(plan, row))
-    with parallel(num_threads=plan.threads):
-        for part in prange(plan.batch.rows * plan.parts, schedule="dynamic"):
-            sweep_part(plan, part, kernels.forward_blocks)
-        for row in prange(plan.batch.rows, schedule="dynamic"):
-            plan.chunk_losses[row] = finish_shared_row(plan, row)
-        if plan.batch.grad != NULL:
-            for part in prange(plan.batch.rows * plan.parts, schedule="dynamic"):
-                sweep_part(plan, part, kernels.backward_blocks)
-    for row in range(plan.batch.rows):
-        loss_sum += plan.chunk_losses[row]
-    return loss_sum
-
-
-cdef inline void *workspace_of(const Plan *plan, int64_t row) noexcept nogil:
-    return plan.workspaces + row * plan.workspace_step
-
-
-cdef inline void sweep_part(const Plan *plan, int64_t part, block_sweep sweep) noexcept nogil:
-    cdef int64_t blocks = plan.kernels.blocks_to_share(plan.batch.classes)
-    cdef int64_t first = part % plan.parts * PART_BLOCKS
-    cdef xent_float_mode mode = xent_use_default_mode()
-    sweep(first, min(blocks - first, <int64_t>PART_BLOCKS), workspace_of(plan, part // plan.parts))
-    xent_restore_mode(mode)
-
-
-cdef inline double finish_shared_row(const Plan *plan, int64_t row) noexcept nogil:
-    cdef xent_float_mode mode = xent_use_default_mode()
-    cdef double loss = plan.kernels.finish_row(plan.batch, row, workspace_of(plan, row))
-    xent_restore_mode(mode)
-    return loss
-
-
-# libgomp's threads do not survive a fork, and a parallel region in the child would wait for them
-# for ever: a child runs serially, and so do its children. Written where there is one thread.
-cdef bint is_forked = False
-
-
-def _note_fork():
-    global is_forked
-    is_forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_fork)
-
-
-# Whether idle workers hold their processors for as long as the OpenMP library likes, which slows
-# down whatever computes between two calls: then a call takes one thread unless asked for more.
-# Written at import alone, and by tests.
-cdef bint spins_freely = False
-cdef object how_workers_wait = None
-
-
-def set_waiting(how, harmful):
-    """Note how idle workers wait, in a word for `configuration`, and whether it does harm."""
-    global spins_freely, how_workers_wait
-    how_workers_wait = how
-    spins_freely = harmful
-
-
-# --- instruction sets and configuration -----------------------------------------------------------
-
-
-# Written by use_isa alone, which only a program's start and tests call: never while others compute.
-cdef const xent_isa *active_isa = xent_best_isa()
-
-
 cdef inline const xent_row_kernels *kernels_for(
     const xent_batch *batch, cnp.ndarray logits
 ) noexcept:
@@ -1111,53 +786,11 @@ cdef inline const xent_row_kernels *kernels_for(
 cdef inline const xent_row_kernels *kernels_of(
     cnp.ndarray logits, xent_target_kind target_kind
 ) noexcept:
-    cdef xent_dtype dtype = XENT_FLOAT64
-    if cnp.PyArray_TYPE(logits) == cnp.NPY_FLOAT32:
-        dtype = XENT_FLOAT32
-    return &active_isa.kernels[<int>dtype][<int>target_kind]
+    return kernels_of_kind(dtype_of(logits), target_kind)
 
 
-def available_isas():
-    """Return the names of the instruction sets in this build that run here, best first."""
-    return tuple([
-        xent_isa_at(position).name.decode()
-        for position in range(xent_isa_count())
-        if xent_isa_at(position).is_supported()
-    ])
-
-
-def use_isa(name):
-    """Compute with the instruction set of that name from now on; return the one before."""
-    global active_isa
-    cdef const xent_isa *isa = xent_isa_named(name.encode(errors="replace"))
-    if isa == NULL or not isa.is_supported():
-        raise ValueError(
-            f"XENT_FAST_ISA: {name!r} cannot be used; "
-            f"valid names are {xent_known_isa_names().decode()}, "
-            f"and this machine and build support {', '.join(available_isas())}"
-        )
-    previous = active_isa.name.decode()
-    active_isa = isa
-    return previous
-
-
-def configuration():
-    """Return what this build is and what the next call would use, as a dict of plain values."""
-    return {
-        "version": XENT_FAST_VERSION.decode(),
-        "isa": {"active": active_isa.name.decode(), "supported": list(available_isas())},
-        "threads": {
-            "openmp": XENT_OPENMP_VERSION or None,
-            "default": default_threads(),
-            "waiting": how_workers_wait,
-            "processors": os.cpu_count(),
-        },
-        "compiler": XENT_COMPILER.decode(),
-    }
-
-
-if os.environ.get("XENT_FAST_ISA"):
-    use_isa(os.environ["XENT_FAST_ISA"])
+cdef inline xent_dtype dtype_of(cnp.ndarray logits) noexcept:
+    return XENT_FLOAT32 if cnp.PyArray_TYPE(logits) == cnp.NPY_FLOAT32 else XENT_FLOAT64
 
 
 # --- the functions of the derivation --------------------------------------------------------------

@@ -1,13 +1,9 @@
 # The backward passes of softmax and log_softmax, included by _core.pyx.
 #
-# Knows: which rows of which arrays a backward pass takes, OpenMP over chunks of them.
-# Must not know: the mathematics, what any instruction set can do, how arguments are checked.
+# Knows: which rows of which arrays a backward pass takes.
+# Must not know: the mathematics, threads, how arguments are checked.
 
-from xent_fast._kernels cimport xent_vjp_batch, xent_vjp_kernels
-
-ctypedef void (*vjp_rows)(
-    const xent_vjp_batch *batch, int64_t first_row, int64_t row_count
-) noexcept nogil
+from xent_fast._kernels cimport xent_vjp_batch
 
 
 def softmax_vjp(probabilities, grad_probabilities, axis, out, num_threads):
@@ -79,43 +75,7 @@ cdef object vector_jacobian_product(
     batch.slopes_row_stride = cnp.PyArray_STRIDE(slopes_rows, 0)
     batch.grad = cnp.PyArray_BYTES(working)
     batch.grad_row_stride = cnp.PyArray_STRIDE(working, 0)
-    process_vjp_batch(&batch, vjp_kernel_for(values_rows, of_logarithm), requested_threads)
+    process_vjp_rows(&batch, dtype_of(values_rows), of_logarithm, requested_threads)
     if not is_final:
         np.copyto(moved, (<object>working).reshape(moved.shape))
     return out
-
-
-cdef vjp_rows vjp_kernel_for(cnp.ndarray values, bint of_logarithm) noexcept:
-    cdef int dtype = XENT_FLOAT32 if cnp.PyArray_TYPE(values) == cnp.NPY_FLOAT32 else XENT_FLOAT64
-    cdef const xent_vjp_kernels *kernels = &active_isa.vjp_kernels[dtype]
-    return kernels.log_softmax_rows if of_logarithm else kernels.softmax_rows
-
-
-cdef void process_vjp_batch(
-    const xent_vjp_batch *batch, vjp_rows process, int requested_threads
-) noexcept:
-    cdef int64_t size = batch.rows * batch.classes
-    cdef int64_t chunk, chunk_rows, chunk_count
-    cdef int threads
-    if size == 0:
-        return
-    chunk_rows = rows_per_chunk(batch.rows, batch.classes, False)
-    chunk_count = (batch.rows - 1) // chunk_rows + 1
-    threads = xent_startable_threads(thread_count(chunk_count, size, requested_threads))
-    if size < UNLOCKED_LOGITS and threads == 1:
-        process(batch, 0, batch.rows)
-        return
-    with nogil:
-        if threads == 1:
-            process(batch, 0, batch.rows)
-        else:
-            for chunk in prange(chunk_count, schedule="dynamic", num_threads=threads):
-                process_vjp_chunk(batch, process, chunk * chunk_rows, chunk_rows)
-
-
-cdef inline void process_vjp_chunk(
-    const xent_vjp_batch *batch, vjp_rows process, int64_t first_row, int64_t chunk_rows
-) noexcept nogil:
-    cdef xent_float_mode mode = xent_use_default_mode()
-    process(batch, first_row, min(chunk_rows, batch.rows - first_row))
-    xent_restore_mode(mode)

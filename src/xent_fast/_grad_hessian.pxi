@@ -143,7 +143,11 @@ cdef object both_derivatives(
     point_batch_at(batch, rows, grad_rows, row_loss, None, None)
     describe_groups(&groups, rows, grad_rows, targets_of_rows)
     make_plan(
-        &plan, batch, &groups, softmax_function(rows, XENT_GRAD_HESSIAN), options.num_threads
+        &plan,
+        batch,
+        &groups,
+        softmax_kernels_of(dtype_of(rows), XENT_GRAD_HESSIAN),
+        options.num_threads,
     )
 
     # The first write to memory of the caller, and all others.

@@ -152,5 +152,5 @@ cdef extern from "kernels/labels.h" nogil:
     )
     int64_t xent_check_labels(
         const xent_labels *labels, int64_t rows, int64_t classes, const double *sample_weight,
-        const double *class_weight, int64_t *counted_rows, double *weight_sum
+        const char *class_weight, xent_dtype dtype, int64_t *counted_rows, double *weight_sum
     )

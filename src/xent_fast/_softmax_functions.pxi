@@ -266,7 +266,11 @@ cdef object compute_problem(
     point_batch_at(batch, problem.rows, problem.working, problem.row_loss, None, None)
     describe_groups(&groups, problem.rows, problem.working, problem.targets)
     make_plan(
-        &plan, batch, &groups, softmax_function(problem.rows, function), options.num_threads
+        &plan,
+        batch,
+        &groups,
+        softmax_kernels_of(dtype_of(problem.rows), function),
+        options.num_threads,
     )
 
     # The first write to memory of the caller, and all others.
@@ -282,10 +286,3 @@ cdef object compute_problem(
     finally:
         free(plan.memory)
     return result
-
-
-cdef const xent_row_kernels *softmax_function(
-    cnp.ndarray rows, xent_softmax_function function
-) noexcept:
-    cdef int dtype = XENT_FLOAT32 if cnp.PyArray_TYPE(rows) == cnp.NPY_FLOAT32 else XENT_FLOAT64
-    return &active_isa.softmax_functions[dtype][<int>function]

@@ -118,7 +118,7 @@ def cython_counts(object_file: Path, text: str) -> Counts:
     places, code = source_places(text), text.splitlines()
     for report in gcov([object_file]):
         for file in report["files"]:
-            if not file["file"].endswith("_core.c"):
+            if not file["file"].endswith(f"{object_file.stem}.c"):
                 continue
             for line in file["lines"]:
                 place = places.get(line["line_number"])

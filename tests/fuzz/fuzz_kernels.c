@@ -184,7 +184,7 @@ static void check_labels(const problem *p, const layout *l) {
         bad = is_bad_label(p, row) ? row : bad;
         expected_count += !is_ignored_row(p, row);
     }
-    if (xent_check_labels(&labels, p->rows, p->classes, NULL, NULL, &counted, &weight_sum) != bad)
+    if (xent_check_labels(&labels, p->rows, p->classes, NULL, NULL, XENT_FLOAT32, &counted, &weight_sum) != bad)
         fail(p, l, "first bad label");
     if (bad < 0 && counted != expected_count)
         fail(p, l, "number of rows that count");

@@ -280,7 +280,7 @@ static void run_rows(const xent_isa *isa, request r) {
     if (!batch.dense_targets) {
         int64_t counted = 0;
         double sum = 0;
-        xent_check_labels(&batch.labels, r.rows, r.classes, batch.sample_weight, NULL, &counted, &sum);
+        xent_check_labels(&batch.labels, r.rows, r.classes, batch.sample_weight, NULL, XENT_FLOAT32, &counted, &sum);
     }
     give_regions_back();
 }

@@ -1,4 +1,4 @@
-"""The extension module built from a copy of its sources, object by object, with flags of our own.
+"""The extension modules built from a copy of its sources, object by object, with flags of our own.
 
 A build in a copy leaves the checkout and the installed package alone, and compiles again only what
 a change touches. Instruction sets that are not wanted become tables that no processor supports.
@@ -24,6 +24,7 @@ import numpy
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = "xent_fast"
 ISAS = ("avx512", "avx2", "portable")
+MODULES = ("_engine", "_core")  # the first holds the kernels
 
 # What setup.py gives the extension, but for the optimisation.
 FLAGS = ("-ffp-contract=off", "-fvisibility=hidden", "-fPIC", "-fopenmp")
@@ -65,7 +66,7 @@ class Extension:
         shutil.copytree(
             ROOT / "src" / PACKAGE,
             extension.package,
-            ignore=shutil.ignore_patterns("*.so", "__pycache__", "_core.c"),
+            ignore=shutil.ignore_patterns("*.so", "__pycache__", "_core.c", "_engine.c"),
         )
         header = extension.package / "kernels" / "dtype.h"
         text = header.read_text(encoding="utf-8")
@@ -85,13 +86,17 @@ class Extension:
     def sources(self) -> list[Path]:
         """Every source file, as paths within the copy."""
         kernels = sorted((self.package / "kernels").glob("*.c"))
-        return [path.relative_to(self.directory) for path in (self.package / "_core.pyx", *kernels)]
+        return [*self.cython_sources(), *(path.relative_to(self.directory) for path in kernels)]
+
+    def cython_sources(self) -> list[Path]:
+        """One for each module."""
+        return [Path(PACKAGE, f"{module}.pyx") for module in MODULES]
 
     def sources_that_include(self, file: Path) -> list[Path]:
         """What is compiled again when `file`, a path within the copy, changes."""
         kernels = Path(PACKAGE, "kernels")
         if kernels not in file.parents:
-            return [Path(PACKAGE, "_core.pyx")]
+            return self.cython_sources()
         if file.suffix == ".c":
             return [file]
         return [kernels / f"isa_{isa}.c" for isa in self.isas]
@@ -100,9 +105,11 @@ class Extension:
         """Compile sources (None: all) and link; raises CalledProcessError where that fails."""
         for source in self.sources() if sources is None else sources:
             self.compile(source)
-        objects = [str(path.with_suffix(".o")) for path in self.sources()]
-        module = Path(PACKAGE, "_core" + importlib.machinery.EXTENSION_SUFFIXES[0])
-        self.run(["cc", "-shared", *self.flags, *FLAGS, *objects, "-o", str(module), "-lm"])
+        kernels = [str(path.with_suffix(".o")) for path in self.sources() if path.suffix == ".c"]
+        for module in MODULES:
+            objects = [f"{PACKAGE}/{module}.o", *(kernels if module == MODULES[0] else [])]
+            library = f"{PACKAGE}/{module}{importlib.machinery.EXTENSION_SUFFIXES[0]}"
+            self.run(["cc", "-shared", *self.flags, *FLAGS, *objects, "-o", library, "-lm"])
 
     def compile(self, source: Path) -> None:
         flags = [*self.flags, *FLAGS]

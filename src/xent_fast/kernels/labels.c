@@ -60,8 +60,13 @@ static int64_t first_bad_label(const xent_labels *labels, const int64_t *buffer,
     return -1;
 }
 
+static double class_weight_at(const char *weights, xent_dtype dtype, int64_t label) {
+    return dtype == XENT_FLOAT32 ? ((const float *)(const void *)weights)[label]
+                                 : ((const double *)(const void *)weights)[label];
+}
+
 int64_t xent_check_labels(const xent_labels *labels, int64_t rows, int64_t classes, const double *sample_weight,
-                          const double *class_weight, int64_t *counted_rows, double *weight_sum) {
+                          const char *class_weight, xent_dtype dtype, int64_t *counted_rows, double *weight_sum) {
     int64_t buffer[ROWS_AT_ONCE];
     for (int64_t first = 0; first < rows; first += ROWS_AT_ONCE) {
         int64_t count = rows - first < ROWS_AT_ONCE ? rows - first : ROWS_AT_ONCE;
@@ -83,7 +88,7 @@ int64_t xent_check_labels(const xent_labels *labels, int64_t rows, int64_t class
             for (int64_t row = 0; row < count; ++row)
                 if (!(labels->has_ignore_index && buffer[row] == labels->ignore_index))
                     *weight_sum += (sample_weight ? sample_weight[first + row] : 1) *
-                                   (class_weight ? class_weight[buffer[row]] : 1);
+                                   (class_weight ? class_weight_at(class_weight, dtype, buffer[row]) : 1);
     }
     return -1;
 }

@@ -1,7 +1,7 @@
 /* Reading integer labels of any width, stride and alignment.
  *
  * Knows: how labels lie in memory.
- * Must not know: dtypes of logits, instruction sets, what a label is used for.
+ * Must not know: instruction sets, what a label is used for.
  */
 #ifndef XENT_FAST_LABELS_H
 #define XENT_FAST_LABELS_H
@@ -16,8 +16,8 @@ void xent_read_labels(const xent_labels *labels, int64_t first_row, int64_t coun
 
 /* Row of the first label that is neither in [0, classes) nor ignored, or -1.  Adds the number of rows that are not
  * ignored to *counted_rows and, if row or class weights are given (not NULL), their products, in row order, to
- * *weight_sum. */
+ * *weight_sum.  Class weights are of the dtype. */
 int64_t xent_check_labels(const xent_labels *labels, int64_t rows, int64_t classes, const double *sample_weight,
-                          const double *class_weight, int64_t *counted_rows, double *weight_sum);
+                          const char *class_weight, xent_dtype dtype, int64_t *counted_rows, double *weight_sum);
 
 #endif

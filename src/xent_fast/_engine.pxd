@@ -1,0 +1,91 @@
+"""What `_engine` offers: a plan for a batch, and its run; meanings stand in `_engine.pyx`.
+
+Knows: names and types. Must not know: how rows are shared out.
+"""
+
+from libc.stdint cimport int64_t
+
+from xent_fast._kernels cimport (
+    xent_batch,
+    xent_dtype,
+    xent_labels,
+    xent_row_kernels,
+    xent_softmax_function,
+    xent_target_kind,
+    xent_vjp_batch,
+)
+
+
+cdef extern from "_float_mode.h" nogil:
+    ctypedef struct xent_float_mode:
+        pass
+    xent_float_mode xent_use_default_mode()
+    void xent_restore_mode(xent_float_mode mode)
+
+
+cdef extern from "_threads.h" nogil:
+    enum:
+        XENT_OPENMP_VERSION  # 0 where the build has none
+
+
+cdef enum:
+    # Fewer logits than these are not worth giving up the GIL.
+    UNLOCKED_LOGITS = 2048
+
+# Rows that are not all one stride apart: `count` groups of `rows` rows each, the bytes of one
+# number, and those from one group of a matrix to the next.
+cdef struct Groups:
+    size_t real_bytes
+    int64_t count
+    int64_t rows
+    Py_ssize_t logits_stride
+    Py_ssize_t grad_stride
+    Py_ssize_t targets_stride
+
+# How the rows of one batch are shared out, and the memory that takes.
+cdef struct Plan:
+    const xent_batch *batch
+    const Groups *groups
+    const xent_row_kernels *kernels
+    int64_t chunk_rows
+    int64_t group_chunks   # of each group
+    int64_t chunk_count
+    int threads
+    int64_t parts          # of each row where threads share rows; else 0
+    char *workspaces
+    size_t workspace_step  # bytes from one thread's workspace to the next, or from one row's
+    double *chunk_losses   # one sum a chunk; only with more than one thread
+    void *memory           # what to free
+
+
+# A plan is made, run as often as one likes, and its `memory` freed by whoever made it. The caller's
+# thread is in the default float mode.
+cdef int make_plan(
+    Plan *plan,
+    const xent_batch *batch,
+    const Groups *groups,
+    const xent_row_kernels *kernels,
+    int requested_threads,
+) except -1
+cdef double process_rows(const Plan *plan) noexcept
+cdef void process_vjp_rows(
+    const xent_vjp_batch *batch, xent_dtype dtype, bint of_logarithm, int requested_threads
+) noexcept
+
+cdef const xent_row_kernels *kernels_of_kind(
+    xent_dtype dtype, xent_target_kind kind
+) noexcept nogil
+cdef const xent_row_kernels *softmax_kernels_of(
+    xent_dtype dtype, xent_softmax_function function
+) noexcept nogil
+
+cdef void read_labels(
+    const xent_labels *labels, int64_t first_row, int64_t count, int64_t *destination
+) noexcept nogil
+cdef int64_t check_labels(
+    const xent_batch *batch,
+    const char *class_weight,
+    xent_dtype dtype,
+    int64_t *counted_rows,
+    double *weight_sum,
+) noexcept nogil

@@ -1,0 +1,466 @@
+"""Plans a batch and runs it: chunks of rows, one parallel region, the kernels of this processor.
+
+The only module with OpenMP; everything that computes comes here.
+
+Knows: the kernels' contract, threads, fork, the float mode, which instruction sets there are.
+Must not know: NumPy, Python's arguments, the mathematics.
+"""
+
+import os
+
+from cython.parallel cimport parallel, prange, threadid
+from libc.stdint cimport int64_t, uintptr_t
+from libc.stdlib cimport malloc
+
+from xent_fast._kernels cimport (
+    XENT_MAX_ROWS_PER_CALL,
+    XENT_ROW_GRANULARITY,
+    xent_batch,
+    xent_batch_from,
+    xent_best_isa,
+    xent_check_labels,
+    xent_dtype,
+    xent_isa,
+    xent_isa_at,
+    xent_isa_count,
+    xent_isa_named,
+    xent_known_isa_names,
+    xent_labels,
+    xent_read_labels,
+    xent_row_kernels,
+    xent_softmax_function,
+    xent_target_kind,
+    xent_vjp_batch,
+    xent_vjp_kernels,
+)
+
+
+cdef extern from "_threads.h" nogil:
+    const char *XENT_COMPILER
+    const char *XENT_FAST_VERSION
+    int xent_max_threads()
+    int xent_processor_count()
+
+
+cdef extern from "_team.h" nogil:
+    int xent_startable_threads(int threads)
+
+
+cdef enum:
+    # Rows go to the kernels in chunks of about this many logits: enough to hide what a chunk costs,
+    # few enough to share out evenly and to stay in a core's own cache.
+    CHUNK_LOGITS = 16384
+
+    # The same where classes lie apart, so that long runs of rows are read at a time.
+    TURNED_CHUNK_LOGITS = 65536
+
+    # Fewer logits than these take one thread by default. Between two calls of a training step the
+    # workers sleep, and waking one costs as much as this many logits.
+    THREADED_LOGITS = 131072
+
+    # An explicit num_threads counts up to this or the number of processors, whichever is more.
+    MOST_THREADS = 64
+
+    # Rows of this many logits or more are shared by threads where there are fewer than
+    # SHARED_ROWS rows a thread, in parts of PART_BLOCKS blocks.
+    SHARED_LOGITS = 32768
+    SHARED_ROWS = 4
+    PART_BLOCKS = 4
+
+    # A cache line, so that no two threads write to the same.
+    WORKSPACE_ALIGNMENT = 64
+
+
+ctypedef void (*block_sweep)(int64_t first_block, int64_t count, void *workspace) noexcept nogil
+
+
+# --- chunks and threads ---------------------------------------------------------------------------
+
+
+cdef int make_plan(
+    Plan *plan,
+    const xent_batch *batch,
+    const Groups *groups,
+    const xent_row_kernels *kernels,
+    int requested_threads,
+) except -1:
+    """Share out the rows and allocate, or raise MemoryError."""
+    cdef size_t missing = share_out(plan, batch, groups, kernels, requested_threads)
+    if missing != 0:
+        raise MemoryError(f"cannot allocate {missing} bytes of workspace")
+    return 0
+
+
+cdef size_t share_out(
+    Plan *plan,
+    const xent_batch *batch,
+    const Groups *groups,
+    const xent_row_kernels *kernels,
+    int requested_threads,
+) noexcept nogil:
+    """Make the plan; 0, or the bytes of workspace that cannot be had.
+
+    What a chunk is depends on shape and layout alone.
+    """
+    cdef size_t workspace_bytes, loss_bytes
+    plan.batch = batch
+    plan.groups = groups
+    plan.kernels = kernels
+    plan.chunk_count = 0
+    plan.threads = 1
+    plan.parts = 0
+    plan.workspaces = NULL
+    plan.memory = NULL
+    if batch.rows == 0:
+        return 0
+    plan.chunk_rows = rows_per_chunk(groups.rows, batch.classes, is_turned(batch))
+    plan.group_chunks = (groups.rows - 1) // plan.chunk_rows + 1
+    plan.chunk_count = groups.count * plan.group_chunks
+    plan.parts = parts_per_row(plan, requested_threads)
+    plan.threads = xent_startable_threads(
+        thread_count(
+            max(plan.chunk_count, batch.rows * plan.parts),
+            batch.rows * batch.classes,
+            requested_threads,
+        )
+    )
+    if plan.parts > 0:
+        plan.workspace_step = round_up(kernels.shared_row_bytes(batch.classes))
+        workspace_bytes = batch.rows * plan.workspace_step
+        loss_bytes = batch.rows * sizeof(double)
+    else:
+        plan.workspace_step = round_up(kernels.workspace_bytes(batch.classes))
+        if is_turned(batch):
+            plan.workspace_step += round_up(kernels.turning_bytes(batch.classes))
+        workspace_bytes = plan.threads * plan.workspace_step
+        loss_bytes = plan.chunk_count * sizeof(double) if plan.threads > 1 else 0
+    if workspace_bytes + loss_bytes == 0:
+        return 0
+    plan.memory = malloc(workspace_bytes + loss_bytes + WORKSPACE_ALIGNMENT)
+    if plan.memory == NULL:
+        return workspace_bytes + loss_bytes
+    plan.workspaces = <char *>round_up(<uintptr_t>plan.memory)
+    plan.chunk_losses = <double *>(plan.workspaces + workspace_bytes)
+    return 0
+
+
+cdef inline bint is_turned(const xent_batch *batch) noexcept nogil:
+    """Whether the classes of some matrix lie apart."""
+    return (
+        batch.logits_class_stride != 0
+        or batch.grad_class_stride != 0
+        or batch.dense_targets_class_stride != 0
+    )
+
+
+cdef inline size_t round_up(size_t bytes) noexcept nogil:
+    """The next multiple of WORKSPACE_ALIGNMENT."""
+    return (bytes + WORKSPACE_ALIGNMENT - 1) // WORKSPACE_ALIGNMENT * WORKSPACE_ALIGNMENT
+
+
+cdef inline int64_t rows_per_chunk(int64_t rows, int64_t classes, bint turned) noexcept nogil:
+    """As many rows as make CHUNK_LOGITS or, so that the chunks are even, fewer."""
+    cdef int64_t most = (TURNED_CHUNK_LOGITS if turned else CHUNK_LOGITS) // classes
+    most = min(most, <int64_t>XENT_MAX_ROWS_PER_CALL)
+    if turned:
+        most = max(most, <int64_t>XENT_ROW_GRANULARITY)
+    if most < XENT_ROW_GRANULARITY:
+        most = max(most, <int64_t>1)
+        return evenly(rows, most)
+    most -= most % XENT_ROW_GRANULARITY
+    return evenly(
+        (rows + XENT_ROW_GRANULARITY - 1) // XENT_ROW_GRANULARITY, most // XENT_ROW_GRANULARITY
+    ) * XENT_ROW_GRANULARITY
+
+
+cdef inline int64_t evenly(int64_t things, int64_t most) noexcept nogil:
+    """How many go into each of as few shares as take `most` at most."""
+    cdef int64_t shares = (things + most - 1) // most
+    return (things + shares - 1) // shares
+
+
+cdef int64_t parts_per_row(const Plan *plan, int requested_threads) noexcept nogil:
+    """How many parts threads take of each row; 0 where they take whole rows."""
+    cdef int64_t classes = plan.batch.classes
+    cdef int threads
+    if classes < SHARED_LOGITS or plan.groups.count > 1 or is_turned(plan.batch):
+        return 0
+    if plan.kernels.blocks_to_share == NULL:
+        return 0
+    threads = thread_count(MOST_THREADS, plan.batch.rows * classes, requested_threads)
+    if threads == 1 or plan.batch.rows >= SHARED_ROWS * threads:
+        return 0
+    return (plan.kernels.blocks_to_share(classes) - 1) // PART_BLOCKS + 1
+
+
+cdef int thread_count(int64_t chunk_count, int64_t logits, int requested) noexcept nogil:
+    """As many as asked for or, by default, one a processor where the work is worth it."""
+    cdef int64_t threads
+    if is_forked or chunk_count == 1 or requested == 1:
+        return 1
+    if requested == 0 and logits < THREADED_LOGITS:
+        return 1
+    if requested == 0:
+        threads = default_threads()
+    else:
+        threads = min(requested, max(xent_processor_count(), <int>MOST_THREADS))
+    return <int>max(min(threads, chunk_count), 1)
+
+
+cdef int default_threads() noexcept nogil:
+    """Of a call that is large enough for more than one."""
+    if is_forked or spins_freely:
+        return 1
+    return min(xent_max_threads(), xent_processor_count())
+
+
+cdef double process_rows(const Plan *plan) noexcept:
+    """Sum of all losses, having written everything else."""
+    cdef double loss_sum
+    if plan.batch.rows * plan.batch.classes < UNLOCKED_LOGITS:
+        return process_chunks(plan)
+    with nogil:
+        loss_sum = process_chunks(plan)
+    return loss_sum
+
+
+cdef double process_chunks(const Plan *plan) noexcept nogil:
+    """Add the chunks' losses in their order, whoever computed them."""
+    cdef double loss_sum = 0.0
+    cdef int64_t chunk
+    cdef xent_float_mode mode
+    if plan.parts > 0:
+        return process_shared_rows(plan)
+    if plan.threads == 1:
+        for chunk in range(plan.chunk_count):
+            loss_sum += process_chunk(plan, chunk, 0)
+        return loss_sum
+    # A worker that wakes late, or finds its processor taken, leaves its chunks to the others.
+    with parallel(num_threads=plan.threads):
+        mode = xent_use_default_mode()
+        for chunk in prange(plan.chunk_count, schedule="dynamic"):
+            plan.chunk_losses[chunk] = process_chunk(plan, chunk, threadid())
+        xent_restore_mode(mode)
+    for chunk in range(plan.chunk_count):
+        loss_sum += plan.chunk_losses[chunk]
+    return loss_sum
+
+
+cdef inline double process_chunk(const Plan *plan, int64_t chunk, int thread) noexcept nogil:
+    cdef int64_t group = chunk // plan.group_chunks
+    cdef int64_t first_row = (chunk - group * plan.group_chunks) * plan.chunk_rows
+    cdef int64_t row_count = min(plan.chunk_rows, plan.groups.rows - first_row)
+    cdef char *workspace = plan.workspaces + thread * plan.workspace_step
+    cdef xent_batch batch
+    cdef const xent_batch *rows = plan.batch
+    if group != 0:
+        batch = group_of(plan, group)
+        rows = &batch
+    return plan.kernels.process_rows(rows, first_row, row_count, workspace)
+
+
+cdef xent_batch group_of(const Plan *plan, int64_t group) noexcept nogil:
+    """The batch whose row 0 is the group's."""
+    cdef const Groups *groups = plan.groups
+    cdef xent_batch batch = xent_batch_from(plan.batch, group * groups.rows, groups.real_bytes)
+    batch.logits = plan.batch.logits + group * groups.logits_stride
+    if batch.grad != NULL:
+        batch.grad = plan.batch.grad + group * groups.grad_stride
+    if batch.dense_targets != NULL:
+        batch.dense_targets = plan.batch.dense_targets + group * groups.targets_stride
+    return batch
+
+
+cdef double process_shared_rows(const Plan *plan) noexcept nogil:
+    """The same for rows that threads share: all forward parts, then all rows, then all backward."""
+    cdef const xent_row_kernels *kernels = plan.kernels
+    cdef double loss_sum = 0.0
+    cdef int64_t row, part
+    cdef xent_float_mode mode
+    for row in range(plan.batch.rows):
+        kernels.begin_row(plan.batch, row, workspace_of(plan, row))
+    with parallel(num_threads=plan.threads):
+        mode = xent_use_default_mode()
+        for part in prange(plan.batch.rows * plan.parts, schedule="dynamic"):
+            sweep_part(plan, part, kernels.forward_blocks)
+        for row in prange(plan.batch.rows, schedule="dynamic"):
+            plan.chunk_losses[row] = finish_shared_row(plan, row)
+        if plan.batch.grad != NULL:
+            for part in prange(plan.batch.rows * plan.parts, schedule="dynamic"):
+                sweep_part(plan, part, kernels.backward_blocks)
+        xent_restore_mode(mode)
+    for row in range(plan.batch.rows):
+        loss_sum += plan.chunk_losses[row]
+    return loss_sum
+
+
+cdef inline void *workspace_of(const Plan *plan, int64_t row) noexcept nogil:
+    return plan.workspaces + row * plan.workspace_step
+
+
+cdef inline void sweep_part(const Plan *plan, int64_t part, block_sweep sweep) noexcept nogil:
+    cdef int64_t blocks = plan.kernels.blocks_to_share(plan.batch.classes)
+    cdef int64_t first = part % plan.parts * PART_BLOCKS
+    sweep(first, min(blocks - first, <int64_t>PART_BLOCKS), workspace_of(plan, part // plan.parts))
+
+
+cdef inline double finish_shared_row(const Plan *plan, int64_t row) noexcept nogil:
+    return plan.kernels.finish_row(plan.batch, row, workspace_of(plan, row))
+
+
+# libgomp's threads do not survive a fork, and a parallel region in the child would wait for them
+# for ever: a child runs serially, and so do its children. Written where there is one thread.
+cdef bint is_forked = False
+
+
+def _note_fork():
+    global is_forked
+    is_forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+# Whether idle workers hold their processors for as long as the OpenMP library likes, which slows
+# down whatever computes between two calls: then a call takes one thread unless asked for more.
+# Written at import alone, and by tests.
+cdef bint spins_freely = False
+cdef object how_workers_wait = None
+
+
+def set_waiting(how, harmful):
+    """Note how idle workers wait, in a word for `configuration`, and whether it does harm."""
+    global spins_freely, how_workers_wait
+    how_workers_wait = how
+    spins_freely = harmful
+
+
+# --- backward passes ------------------------------------------------------------------------------
+
+
+ctypedef void (*vjp_rows)(
+    const xent_vjp_batch *batch, int64_t first_row, int64_t row_count
+) noexcept nogil
+
+
+cdef void process_vjp_rows(
+    const xent_vjp_batch *batch, xent_dtype dtype, bint of_logarithm, int requested_threads
+) noexcept:
+    """Write every row's product: of log_softmax, or of softmax."""
+    cdef const xent_vjp_kernels *kernels = &active_isa.vjp_kernels[<int>dtype]
+    cdef vjp_rows process = kernels.log_softmax_rows if of_logarithm else kernels.softmax_rows
+    cdef int64_t size = batch.rows * batch.classes
+    cdef int64_t chunk, chunk_rows, chunk_count
+    cdef xent_float_mode mode
+    cdef int threads
+    if size == 0:
+        return
+    chunk_rows = rows_per_chunk(batch.rows, batch.classes, False)
+    chunk_count = (batch.rows - 1) // chunk_rows + 1
+    threads = xent_startable_threads(thread_count(chunk_count, size, requested_threads))
+    if size < UNLOCKED_LOGITS and threads == 1:
+        process(batch, 0, batch.rows)
+        return
+    with nogil:
+        if threads == 1:
+            process(batch, 0, batch.rows)
+            return
+        with parallel(num_threads=threads):
+            mode = xent_use_default_mode()
+            for chunk in prange(chunk_count, schedule="dynamic"):
+                process(
+                    batch, chunk * chunk_rows, min(chunk_rows, batch.rows - chunk * chunk_rows)
+                )
+            xent_restore_mode(mode)
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+cdef void read_labels(
+    const xent_labels *labels, int64_t first_row, int64_t count, int64_t *destination
+) noexcept nogil:
+    """Class indices of some rows, of whatever integer type they are."""
+    xent_read_labels(labels, first_row, count, destination)
+
+
+cdef int64_t check_labels(
+    const xent_batch *batch,
+    const char *class_weight,
+    xent_dtype dtype,
+    int64_t *counted_rows,
+    double *weight_sum,
+) noexcept nogil:
+    """Row of the first label out of bounds, or -1; adds up the rows that count and their weights.
+
+    `class_weight` is NULL or of that dtype.
+    """
+    return xent_check_labels(
+        &batch.labels, batch.rows, batch.classes, batch.sample_weight, class_weight, dtype,
+        counted_rows, weight_sum
+    )
+
+
+# --- instruction sets and configuration -----------------------------------------------------------
+
+
+# Written by use_isa alone, which only a program's start and tests call: never while others compute.
+cdef const xent_isa *active_isa = xent_best_isa()
+
+
+cdef const xent_row_kernels *kernels_of_kind(
+    xent_dtype dtype, xent_target_kind kind
+) noexcept nogil:
+    """The kernels of the loss for this dtype and kind of targets."""
+    return &active_isa.kernels[<int>dtype][<int>kind]
+
+
+cdef const xent_row_kernels *softmax_kernels_of(
+    xent_dtype dtype, xent_softmax_function function
+) noexcept nogil:
+    """The kernels of what else is made of the rows' softmax."""
+    return &active_isa.softmax_functions[<int>dtype][<int>function]
+
+
+def available_isas():
+    """Return the names of the instruction sets in this build that run here, best first."""
+    return tuple([
+        xent_isa_at(position).name.decode()
+        for position in range(xent_isa_count())
+        if xent_isa_at(position).is_supported()
+    ])
+
+
+def use_isa(name):
+    """Compute with the instruction set of that name from now on; return the one before."""
+    global active_isa
+    cdef const xent_isa *isa = xent_isa_named(name.encode(errors="replace"))
+    if isa == NULL or not isa.is_supported():
+        raise ValueError(
+            f"XENT_FAST_ISA: {name!r} cannot be used; "
+            f"valid names are {xent_known_isa_names().decode()}, "
+            f"and this machine and build support {', '.join(available_isas())}"
+        )
+    previous = active_isa.name.decode()
+    active_isa = isa
+    return previous
+
+
+def configuration():
+    """Return what this build is and what the next call would use, as a dict of plain values."""
+    return {
+        "version": XENT_FAST_VERSION.decode(),
+        "isa": {"active": active_isa.name.decode(), "supported": list(available_isas())},
+        "threads": {
+            "openmp": XENT_OPENMP_VERSION or None,
+            "default": default_threads(),
+            "waiting": how_workers_wait,
+            "processors": os.cpu_count(),
+        },
+        "compiler": XENT_COMPILER.decode(),
+    }
+
+
+if os.environ.get("XENT_FAST_ISA"):
+    use_isa(os.environ["XENT_FAST_ISA"])
