@@ -1,6 +1,7 @@
 """Error bounds in ulps, for every instruction set, against arithmetics wider than the result.
 
-Knows the bounds that docs/numerics.md states and the entries they hold for.
+Knows rows of many kinds, how accurate they are, and the entries of which that is said. The bounds
+that docs/numerics.md states are those of rows that a search found: tests/test_worst_rows.py.
 Must not know how exact values come about (docs/numerics/oracle.py) nor how a kernel works.
 """
 
@@ -29,8 +30,8 @@ from oracle import (
 
 from xent_fast import log_softmax, logsumexp, softmax, softmax_cross_entropy_grad
 
-ULPS = 4  # promised
-LOSS_ULPS = 3  # of the rows drawn here; others were found at 3.2
+ULPS = 4  # of the rows drawn here, as the next
+LOSS_ULPS = 3
 GRADIENT_ULPS = ULPS
 INDEX_BOUNDS = {
     "loss": LOSS_ULPS,
