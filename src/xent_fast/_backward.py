@@ -143,7 +143,7 @@ def log_softmax_vjp(
 
     Notes
     -----
-    The error is at most 3 units in the last place of :math:`e^{\ell_c} \sum_k \mathrm{d}\ell_k`
+    The error is at most 5 units in the last place of :math:`e^{\ell_c} \sum_k \mathrm{d}\ell_k`
     plus one of the result; those of the exponential and the sum are within it. A log-probability of
     -inf stands for the probability 0.
 
