@@ -13,6 +13,7 @@ which are slow and for testing; XENT_FAST_LAST_CFLAGS are flags that come after 
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -56,6 +57,12 @@ FLAGS = {
     "unix": ["-O3", "-ffp-contract=off", "-fvisibility=hidden", "-g0"],
     "msvc": ["/O2", "/fp:precise", "/std:c11"],
 }
+# After CFLAGS and LDFLAGS, to compile and to link: sums that are reassociated have other bits, and
+# a library linked with -ffast-math or -Ofast makes its whole process take subnormal numbers for 0.
+EXACT_FLAGS = {
+    "unix": ["-O3", "-fno-fast-math", "-fno-unsafe-math-optimizations"],
+    "msvc": [],
+}
 # (to compile, to link), tried in this order; the second is for Apple's clang.
 OPENMP_FLAGS = {
     "unix": [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])],
@@ -80,13 +87,17 @@ class BuildExtension(build_ext):
     def build_extensions(self):
         """Choose flags, translate Cython to C, build."""
         family = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
+        if family == "unix":
+            require_compiler(self.compiler.compiler_so[0])
         openmp_compile_flags, openmp_link_flags = self.choose_openmp_flags(OPENMP_FLAGS[family])
         version = self.distribution.get_version()
         self.force = True  # file times do not tell that flags, the compiler or Cython changed
         for extension in self.extensions:
             extension.define_macros.append(("XENT_FAST_VERSION", f'"{version}"'))
-            extension.extra_compile_args = FLAGS[family] + openmp_compile_flags + LAST_FLAGS
-            extension.extra_link_args = openmp_link_flags
+            extension.extra_compile_args = (
+                FLAGS[family] + openmp_compile_flags + EXACT_FLAGS[family] + LAST_FLAGS
+            )
+            extension.extra_link_args = openmp_link_flags + EXACT_FLAGS[family]
             extension.sources = cythonize(
                 [extension],
                 build_dir=self.build_temp,
@@ -134,6 +145,16 @@ class BuildExtension(build_ext):
             objects, str(library), export_symbols=["probe"], extra_postargs=link_flags
         )
         return library
+
+
+def require_compiler(name):
+    """Stop with the remedy where there is no C compiler."""
+    if shutil.which(name) is None:
+        raise PlatformError(
+            f"xent_fast needs a C compiler, and there is no {name!r} here. Install one "
+            "(Debian and Ubuntu: apt install gcc python3-dev; Fedora: dnf install gcc "
+            "python3-devel; macOS: xcode-select --install) or name yours: CC=clang pip install ..."
+        )
 
 
 def in_parallel(compile_sources):
