@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from xent_fast._extras import needed_by
+from xent_fast._linear import linear_softmax_cross_entropy, linear_softmax_cross_entropy_grad
 from xent_fast._loss import softmax_cross_entropy, softmax_cross_entropy_grad
 from xent_fast._second_order import softmax_cross_entropy_hvp
 
 with needed_by("xent_fast.torch", "torch"):
     import torch
 
-__all__ = ["CrossEntropyLoss", "cross_entropy"]
+__all__ = ["CrossEntropyLoss", "cross_entropy", "linear_cross_entropy"]
 
 _REDUCTIONS = ("mean", "sum", "none")
 _HALF_PRECISION = (torch.bfloat16, torch.float16)
@@ -539,3 +540,234 @@ def _no_third_derivative(ctx: Any, _: torch.Tensor) -> tuple[Any, ...]:
 torch.library.register_autograd(_loss_op, _loss_vjp, setup_context=_keep_loss)
 torch.library.register_autograd(_backward_op, _backward_vjp, setup_context=_keep_backward)
 torch.library.register_autograd(_hvp_op, _no_third_derivative)
+
+
+# --- the last layer and its loss together ---------------------------------------------------------
+
+
+def linear_cross_entropy(
+    input: torch.Tensor,
+    linear_weight: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    linear_bias: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    chunk_rows: int | None = None,
+) -> torch.Tensor:
+    """The loss of a linear layer's logits, which never exist at once.
+
+    Parameters
+    ----------
+    input : Tensor of shape (N, features)
+        What the layer is applied to, in any unit.
+    linear_weight : Tensor of shape (C, features)
+        The layer's weights, as of `torch.nn.Linear`: nats a unit of `input`.
+    target : Tensor of shape (N,) or (N, C)
+        Class indices or probabilities, as for `cross_entropy`.
+    linear_bias : Tensor of shape (C,), optional
+        The layer's biases, in nats.
+    weight, reduction, ignore_index, label_smoothing
+        As for `cross_entropy`.
+    chunk_rows : int, optional
+        Rows whose logits exist at a time, as for `xent_fast.linear_softmax_cross_entropy_grad`.
+
+    Returns
+    -------
+    Tensor
+        As of `cross_entropy`.
+
+    Raises
+    ------
+    IndexError, RuntimeError, ValueError
+        As `cross_entropy`.
+
+    See Also
+    --------
+    cross_entropy : The loss of logits that exist.
+
+    Notes
+    -----
+    Float32 and float64 matrices on a CPU take this way, outside ``torch.compile``, autocast and
+    `torch.func`. For all others the layer is applied, and `cross_entropy` takes its logits. A pass
+    that shall be differentiated again goes through PyTorch's own functions, and makes the logits.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from xent_fast.torch import linear_cross_entropy
+    >>> layer = torch.nn.Linear(16, 5000)
+    >>> hidden, labels = torch.zeros(64, 16), torch.arange(64)
+    >>> loss = linear_cross_entropy(hidden, layer.weight, labels, linear_bias=layer.bias)
+    >>> loss.backward()
+    >>> tuple(layer.weight.grad.shape)
+    (5000, 16)
+    """
+    layer = (input, linear_weight, linear_bias)
+    options = (reduction, ignore_index, label_smoothing, chunk_rows)
+    if not _is_known_layer(layer, target, weight, *options[:3]):
+        logits = torch.nn.functional.linear(*layer)
+        return cross_entropy(
+            logits,
+            target,
+            weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+        )
+    if torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in layer):
+        return _LinearLoss.apply(*layer, target, weight, options)
+    loss = linear_softmax_cross_entropy(
+        _array(input),
+        _array(linear_weight),
+        _array(linear_bias),
+        _array(target),
+        **_linear_options(target, weight, *options),
+    )
+    return _loss_tensor(loss, input)
+
+
+def _is_known_layer(
+    layer: tuple[Any, ...],
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    reduction: str,
+    ignore_index: int,
+    label_smoothing: float,
+) -> bool:
+    input, linear_weight, bias = layer
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and not _is_transformed()
+        and all(part is None or _is_plain(part) for part in (*layer, target, weight))
+        and input.dtype in (torch.float32, torch.float64)
+        and input.dim() == linear_weight.dim() == 2
+        and linear_weight.shape[1] == input.shape[1]
+        and 0 not in (*input.shape, *linear_weight.shape)
+        and linear_weight.dtype == input.dtype
+        and (bias is None or (bias.dtype == input.dtype and bias.shape == linear_weight.shape[:1]))
+        and _is_target_of(input, linear_weight, target, ignore_index)
+        and (
+            weight is None
+            or (
+                weight.dtype == input.dtype
+                and weight.shape == linear_weight.shape[:1]
+                and not weight.requires_grad
+                and not _has_negative_means(target, weight)
+            )
+        )
+        and reduction in _REDUCTIONS
+        and 0.0 <= label_smoothing <= 1.0
+    )
+
+
+def _is_target_of(
+    input: torch.Tensor, linear_weight: torch.Tensor, target: torch.Tensor, ignore_index: int
+) -> bool:
+    if target.dtype in (torch.int64, torch.uint8):
+        return target.shape == input.shape[:1]
+    return (
+        target.dtype == input.dtype
+        and target.shape == (len(input), len(linear_weight))
+        and not target.requires_grad
+        and ignore_index < 0
+    )
+
+
+def _linear_options(
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    reduction: str,
+    ignore_index: int,
+    label_smoothing: float,
+    chunk_rows: int | None,
+) -> dict[str, Any]:
+    return {
+        "class_weight": _array(weight),
+        "ignore_index": None if target.is_floating_point() else ignore_index,
+        "label_smoothing": label_smoothing,
+        "reduction": reduction,
+        "chunk_rows": chunk_rows,
+        "num_threads": torch.get_num_threads(),
+    }
+
+
+class _LinearLoss(torch.autograd.Function):
+    """One sweep for the loss and all gradients; with one loss a row, one more when they are known.
+
+    As in `_LossWithGradient`, the first backward pass is handed the gradients, and a later one has
+    them computed again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: torch.Tensor,
+        linear_weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        target: torch.Tensor,
+        weight: torch.Tensor | None,
+        options: tuple[Any, ...],
+    ) -> torch.Tensor:
+        ctx.save_for_backward(input, linear_weight, bias, target, weight)
+        ctx.options, ctx.grads = options, None
+        arrays: Any = [_array(part) for part in (input, linear_weight, bias, target)]
+        given = _linear_options(target, weight, *options)
+        if options[0] == "none":
+            loss = linear_softmax_cross_entropy(*arrays, **given)
+        else:
+            loss, *ctx.grads = linear_softmax_cross_entropy_grad(*arrays, **given)
+        return _loss_tensor(loss, input)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            return (
+                *_differentiable_grads(grad_output, *ctx.saved_tensors, *ctx.options),
+                *[None] * 3,
+            )
+        grads, ctx.grads = ctx.grads, None
+        if grads is None:
+            *parts, weight = ctx.saved_tensors
+            given = _linear_options(parts[-1], weight, *ctx.options)
+            if ctx.options[0] == "none":
+                given["sample_weight"] = _array(grad_output)
+            else:
+                given["scale"] = grad_output.item()
+            _, *grads = linear_softmax_cross_entropy_grad(*map(_array, parts), **given)
+        elif not _is_one(grad_output):
+            for grad in grads:
+                if grad is not None:
+                    grad *= grad_output.item()
+        results = [None if grad is None else torch.from_numpy(grad) for grad in grads]
+        return (*results, None, None, None)
+
+
+def _differentiable_grads(
+    grad_output: torch.Tensor,
+    input: torch.Tensor,
+    linear_weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    reduction: str,
+    ignore_index: int,
+    label_smoothing: float,
+    _: int | None,
+) -> list[torch.Tensor | None]:
+    """The gradients by PyTorch, of every order."""
+    loss = torch.nn.functional.cross_entropy(
+        torch.nn.functional.linear(input, linear_weight, bias),
+        target,
+        weight,
+        reduction=reduction,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+    )
+    layer = (input, linear_weight, bias)
+    wanted = [part for part in layer if part is not None and part.requires_grad]
+    made = iter(torch.autograd.grad(loss, wanted, grad_output, create_graph=True))
+    return [next(made) if part is not None and part.requires_grad else None for part in layer]

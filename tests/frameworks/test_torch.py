@@ -17,7 +17,7 @@ from torch.nn import functional  # noqa: E402
 from torch.testing import assert_close  # noqa: E402
 
 import xent_fast.torch  # noqa: E402
-from xent_fast.torch import CrossEntropyLoss, cross_entropy  # noqa: E402
+from xent_fast.torch import CrossEntropyLoss, cross_entropy, linear_cross_entropy  # noqa: E402
 
 OPERATORS = torch.ops.xent_fast
 SHAPES = ((5,), (6, 4), (3, 40), (2, 4, 9), (2, 5, 3, 2))
@@ -382,6 +382,76 @@ def test_in_place_has_one_backward_pass_and_one_derivative() -> None:
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="keeps no logits"):
         loss.backward()
+
+
+# --- the last layer and its loss together ---
+
+
+def layer(dtype: Any = torch.float64) -> tuple[Any, Any, Any]:
+    shapes = ((7, 5), (4, 5), (4,))
+    return tuple(torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes)
+
+
+def by_pytorch(hidden: Any, matrix: Any, bias: Any, targets: Any, **options: Any) -> Any:
+    logits = functional.linear(hidden, matrix, bias)
+    return functional.cross_entropy(logits, targets, **options)
+
+
+@pytest.mark.parametrize("kind", ["index", "dense"])
+def test_layer_with_its_loss(calls: list[Any], kind: str) -> None:
+    hidden, weight, bias = layer()
+    _, targets = problem((7, 4), kind)
+    class_weight = torch.rand(4, dtype=torch.float64)
+    for options in options_of((7, 4))[: 2 * len(REDUCTIONS)]:
+        for with_bias in (None, bias):
+            options["weight"] = class_weight
+            del calls[:]
+            loss = linear_cross_entropy(
+                hidden, weight, targets, linear_bias=with_bias, chunk_rows=3, **options
+            )
+            with torch.no_grad():
+                again = linear_cross_entropy(
+                    hidden, weight, targets, linear_bias=with_bias, chunk_rows=3, **options
+                )
+            assert not calls
+            want = by_pytorch(hidden, weight, with_bias, targets, **options)
+            del calls[:]
+            assert_close((loss, again), (want, want))
+            above = torch.rand_like(loss)
+            parts = [part for part in (hidden, weight, with_bias) if part is not None]
+            for _ in range(2):  # the gradients are handed over once, then computed again
+                got = torch.autograd.grad(loss, parts, above, retain_graph=True)
+                assert_close(got, torch.autograd.grad(want, parts, above, retain_graph=True))
+            assert not calls
+
+
+def test_layer_with_its_loss_twice_differentiated() -> None:
+    _, targets = problem((7, 4))
+    for reduction in REDUCTIONS:
+        assert torch.autograd.gradgradcheck(
+            lambda h, w, b, r=reduction: linear_cross_entropy(
+                h, w, targets, linear_bias=b, reduction=r
+            ),
+            layer(),
+        )
+
+
+def test_layer_with_its_loss_where_logits_are_made() -> None:
+    """Half precision, the compiler and transforms; and what PyTorch refuses."""
+    hidden, weight, bias = layer(torch.bfloat16)
+    _, targets = problem((7, 4))
+    got = linear_cross_entropy(hidden, weight, targets, linear_bias=bias)
+    assert_close(got, by_pytorch(hidden, weight, bias, targets), rtol=0.02, atol=0.02)
+    hidden, weight, bias = layer()
+    want = by_pytorch(hidden, weight, bias, targets)
+    compiled = torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager")
+    assert_close(compiled(hidden, weight, targets, linear_bias=bias), want)
+    got = torch.func.grad(lambda b: linear_cross_entropy(hidden, weight, targets, linear_bias=b))
+    assert_close(got(bias), *torch.autograd.grad(want, bias))
+    with pytest.raises(RuntimeError):
+        linear_cross_entropy(hidden, weight[:, :3], targets)
+    with pytest.raises(ValueError, match="Expected input batch_size"):
+        linear_cross_entropy(hidden, weight, targets[:3])
 
 
 # --- PyTorch's own samples ---
