@@ -35,6 +35,10 @@ from xent_fast import (
 LOSSES = ["softmax_cross_entropy", "softmax_cross_entropy_grad", "softmax_loss"]
 FUNCTIONS = [
     *LOSSES,
+    "class_statistics",
+    "grad_from_statistics",
+    "loss_from_statistics",
+    "merge_class_statistics",
     "cross_entropy",
     "cross_entropy_grad",
     "distillation_loss_grad",
@@ -106,7 +110,13 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 def test_public_names() -> None:
-    assert set(xent_fast.__all__) == {*FUNCTIONS, *TUPLES, "show_config", "__version__"}
+    assert set(xent_fast.__all__) == {
+        *FUNCTIONS,
+        *TUPLES,
+        "ClassStatistics",
+        "show_config",
+        "__version__",
+    }
     for name in xent_fast.__all__:
         assert getattr(xent_fast, name) is not None
 

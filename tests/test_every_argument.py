@@ -31,6 +31,7 @@ def floats(*shape: int, dtype: type = np.float64) -> np.ndarray:
 
 
 LOGITS_CALL = {"logits": floats(), "targets": LABELS}
+STATISTICS = xent_fast.class_statistics(floats(), LABELS, first_class=0)
 LAYER_CALL = {
     "hidden": floats(ROWS, FEATURES),
     "weight": floats(CLASSES, FEATURES),
@@ -64,6 +65,10 @@ GOOD_CALLS: dict[str, dict[str, Any]] = {
         "num_sampled": 2,
         "rng": 0,
     },
+    "class_statistics": {**LOGITS_CALL, "first_class": 0, "num_classes": CLASSES},
+    "merge_class_statistics": {"statistics": [STATISTICS]},
+    "loss_from_statistics": {"statistics": STATISTICS},
+    "grad_from_statistics": {**LOGITS_CALL, "statistics": STATISTICS, "first_class": 0},
     "linear_softmax_cross_entropy": LAYER_CALL,
     "linear_softmax_cross_entropy_grad": LAYER_CALL,
     "show_config": {},
@@ -182,6 +187,9 @@ REFUSED: dict[str, list[tuple[type[Exception], object]]] = {
     "reduction": each(ValueError, "average", "Mean", "", b"mean", None, 0, ["mean"]),
     "num_threads": each(ValueError, 0, -1, -(2**70)) + each(TypeError, *NO_INTEGERS),
     **dict.fromkeys(("out", "grad_out", "hessian_out"), BAD_OUT),
+    "first_class": each(TypeError, *NO_INTEGERS, None) + each(ValueError, -1),
+    "num_classes": each(TypeError, *NO_INTEGERS) + each(ValueError, 3),
+    "statistics": each(TypeError, STATISTICS.array, None, 3),
     "class_weight": no_real_arrays((CLASSES,)),
     "chunk_rows": each(ValueError, 0, -1) + each(TypeError, *NO_INTEGERS),
     "progress": each(TypeError, 1, "tqdm", [print]),
@@ -217,6 +225,9 @@ REFUSED_BY: dict[tuple[str, str], list[tuple[type[Exception], object]]] = {
         + each(ValueError, floats(CLASSES), floats(CLASSES, 2), np.ones((0, FEATURES))),
         bias=no_layer(CLASSES) + each(ValueError, floats(CLASSES + 1), floats(CLASSES, 1)),
     ),
+    ("class_statistics", "logits"): no_floats(*SHAPE),
+    ("merge_class_statistics", "statistics"): each(TypeError, [3], [None], [STATISTICS.array])
+    + each(ValueError, [], [STATISTICS, STATISTICS]),
     ("show_config", "mode"): each(ValueError, "json", "", None, 1),
 }
 # What a message calls an argument, where that is not its name alone.
@@ -224,6 +235,7 @@ NAMED_BY = {
     "x": "logits",
     "student_logits": "logits",
     "y": "targets",
+    "statistics": "statistics|ranges",
     "hidden": "hidden|weight must have shape",
     "sampler": "sampler|samples|expected_counts",
     "rng": "non-negative|SeedSequence|BitGenerator",  # NumPy's words

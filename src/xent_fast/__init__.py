@@ -26,6 +26,13 @@ The module `xent_fast.reference` holds the same functions in plain NumPy.
 
 from xent_fast import _loading  # noqa: F401  before any other module asks for the extension
 from xent_fast._backward import log_softmax_vjp, softmax_vjp
+from xent_fast._classes import (
+    ClassStatistics,
+    class_statistics,
+    grad_from_statistics,
+    loss_from_statistics,
+    merge_class_statistics,
+)
 from xent_fast._config import __version__, show_config
 from xent_fast._distillation import distillation_loss_grad
 from xent_fast._linear import (
@@ -52,6 +59,7 @@ from xent_fast._second_order import (
 from xent_fast._softmax import log_softmax, logsumexp, softmax
 
 __all__ = [
+    "ClassStatistics",
     "LinearLossAndGrad",
     "LossAndGrad",
     "LossAndStatistics",
@@ -60,14 +68,18 @@ __all__ = [
     "RowStatistics",
     "SampledLossAndGrad",
     "__version__",
+    "class_statistics",
     "cross_entropy",
     "cross_entropy_grad",
     "distillation_loss_grad",
+    "grad_from_statistics",
     "linear_softmax_cross_entropy",
     "linear_softmax_cross_entropy_grad",
     "log_softmax",
     "log_softmax_vjp",
     "logsumexp",
+    "loss_from_statistics",
+    "merge_class_statistics",
     "sampled_softmax_loss_grad",
     "show_config",
     "softmax",

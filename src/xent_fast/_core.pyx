@@ -21,8 +21,8 @@ from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_INCREF
 from libc.limits cimport INT_MAX
 from libc.math cimport INFINITY, NAN
-from libc.stdint cimport int64_t
-from libc.stdlib cimport free
+from libc.stdint cimport int64_t, uintptr_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from xent_fast._engine cimport (
@@ -36,12 +36,14 @@ from xent_fast._engine cimport (
     process_rows,
     process_vjp_rows,
     read_labels,
+    shard_kernels_of,
     softmax_kernels_of,
     xent_float_mode,
     xent_restore_mode,
     xent_use_default_mode,
 )
 from xent_fast._kernels cimport (
+    XENT_BLOCK_STATISTICS,
     XENT_DENSE_TARGETS,
     XENT_FLOAT32,
     XENT_FLOAT64,
@@ -66,6 +68,16 @@ from xent_fast._kernels cimport (
     xent_output,
     xent_row_kernels,
     xent_target_kind,
+    XENT_MEASURE,
+    XENT_ROW_STATISTICS,
+    XENT_SETTLE,
+    XENT_TARGET_CLASS,
+    XENT_TARGET_LOGIT,
+    XENT_TARGET_WEIGHT,
+    XENT_TARGETS_HERE,
+    XENT_WRITE,
+    xent_shard,
+    xent_shard_kernels,
 )
 
 cnp.import_array()
@@ -799,3 +811,4 @@ cdef inline xent_dtype dtype_of(cnp.ndarray logits) noexcept:
 include "_derivatives.pxi"
 include "_softmax_functions.pxi"
 include "_grad_hessian.pxi"
+include "_class_statistics.pxi"

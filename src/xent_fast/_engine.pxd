@@ -10,6 +10,7 @@ from xent_fast._kernels cimport (
     xent_dtype,
     xent_labels,
     xent_row_kernels,
+    xent_shard_kernels,
     xent_softmax_function,
     xent_target_kind,
     xent_vjp_batch,
@@ -75,6 +76,7 @@ cdef void process_vjp_rows(
 cdef const xent_row_kernels *kernels_of_kind(
     xent_dtype dtype, xent_target_kind kind
 ) noexcept nogil
+cdef const xent_shard_kernels *shard_kernels_of(xent_dtype dtype) noexcept nogil
 cdef const xent_row_kernels *softmax_kernels_of(
     xent_dtype dtype, xent_softmax_function function
 ) noexcept nogil

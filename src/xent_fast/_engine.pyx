@@ -28,6 +28,7 @@ from xent_fast._kernels cimport (
     xent_labels,
     xent_read_labels,
     xent_row_kernels,
+    xent_shard_kernels,
     xent_softmax_function,
     xent_target_kind,
     xent_vjp_batch,
@@ -407,6 +408,10 @@ cdef int64_t check_labels(
 
 # Written by use_isa alone, which only a program's start and tests call: never while others compute.
 cdef const xent_isa *active_isa = xent_best_isa()
+
+
+cdef const xent_shard_kernels *shard_kernels_of(xent_dtype dtype) noexcept nogil:
+    return &active_isa.shard_kernels[<int>dtype]
 
 
 cdef const xent_row_kernels *kernels_of_kind(

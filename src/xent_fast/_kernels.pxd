@@ -130,12 +130,42 @@ cdef extern from "kernels/contract.h" nogil:
         double min_hessian
         double mean_class_weight
 
+    enum:
+        XENT_TARGETS_HERE
+        XENT_TARGET_LOGIT
+        XENT_TARGET_WEIGHT
+        XENT_TARGET_CLASS
+        XENT_ROW_STATISTICS
+        XENT_BLOCK_STATISTICS
+        XENT_MEASURE
+        XENT_SETTLE
+        XENT_WRITE
+
+    ctypedef struct xent_shard:
+        xent_batch batch
+        xent_target_kind kind
+        bint has_class_weight
+        int64_t first_class
+        int64_t num_classes
+        double *values
+        int64_t row_step
+        int64_t whole_blocks
+        int64_t first_block
+
+    ctypedef struct xent_shard_kernels:
+        void (*work)(
+            const xent_shard *shard, int64_t row_count, void *workspace, int work
+        ) noexcept nogil
+        int64_t (*block_count)(int64_t classes) noexcept nogil
+        size_t (*workspace_bytes)(int64_t whole_blocks, int64_t classes) noexcept nogil
+
     ctypedef struct xent_isa:
         const char *name
         bint (*is_supported)() noexcept nogil
         xent_row_kernels kernels[2][4]
         xent_vjp_kernels vjp_kernels[2]
         xent_row_kernels softmax_functions[2][3]
+        xent_shard_kernels shard_kernels[2]
 
 
 cdef extern from "kernels/dispatch.h" nogil:

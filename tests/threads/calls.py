@@ -82,6 +82,13 @@ def _loss_and_grad(i: Inputs, threads: int | None) -> Any:
     ]
 
 
+def _halves(i: Inputs) -> xf.ClassStatistics:
+    parts = [i.logits[:, :1], i.logits[:, 1:]]
+    return xf.merge_class_statistics(
+        xf.class_statistics(part, i.labels, first_class=first) for first, part in enumerate(parts)
+    )
+
+
 CALLS: dict[str, Call] = {
     "softmax_cross_entropy": _loss,
     "softmax_cross_entropy_grad": _loss_and_grad,
@@ -136,6 +143,14 @@ CALLS: dict[str, Call] = {
         class_weight=i.class_weight,
         num_threads=threads,
     )[:1],
+    "class_statistics": lambda i, threads: (
+        xf.class_statistics(i.logits, i.labels, first_class=0).array
+    ),
+    "merge_class_statistics": lambda i, threads: _halves(i).array,
+    "loss_from_statistics": lambda i, threads: xf.loss_from_statistics(_halves(i)),
+    "grad_from_statistics": lambda i, threads: xf.grad_from_statistics(
+        i.logits[:, :1], i.labels, _halves(i), first_class=0
+    ),
     "show_config": lambda i, threads: xf.show_config("dicts")["isa"]["active"],
 }
 

@@ -193,6 +193,41 @@ typedef struct {
     void (*log_softmax_rows)(const xent_vjp_batch *batch, int64_t first_row, int64_t row_count);
 } xent_vjp_kernels;
 
+/* Where the classes are shared out: a range of them, and what is known of all.  A row's statistics are XENT_ROW_STATISTICS
+ * doubles, then XENT_BLOCK_STATISTICS for each block.  Those of several ranges are merged by adding the row's numbers and laying
+ * the blocks side by side in class order. */
+enum {
+    XENT_TARGETS_HERE =
+        0, /* 1: the row's class index lies in the range; 0: it does not, or targets are dense; -1: ignored */
+    XENT_TARGET_LOGIT = 1,
+    XENT_TARGET_WEIGHT = 2, /* w_y */
+    XENT_TARGET_CLASS = 3,  /* y among all classes */
+    XENT_ROW_STATISTICS = 4,
+    /* e but the one left out, maximum, shift, reference; with mass: mass, distance, e of the maximum, its class, t and w */
+    XENT_BLOCK_STATISTICS = 10
+};
+
+/* What is done with rows: write the range's statistics; each row's loss from all ranges'; the range's gradient from these. */
+enum { XENT_MEASURE = 0, XENT_SETTLE = 1, XENT_WRITE = 2 };
+
+typedef struct {
+    xent_batch batch; /* logits, dense targets, class weights and gradient of the range, classes contiguous */
+    xent_target_kind kind;
+    int has_class_weight; /* of some range */
+    int64_t first_class;  /* of the range; labels count from the first of all */
+    int64_t num_classes;  /* of all */
+    double *values;       /* statistics of row 0: the range's to be written, or those of all to be read */
+    int64_t row_step;     /* doubles from one row's to the next */
+    int64_t whole_blocks; /* of all ranges; measuring: 0 */
+    int64_t first_block;  /* of the range among them */
+} xent_shard;
+
+typedef struct {
+    void (*work)(const xent_shard *shard, int64_t row_count, void *workspace, int work);
+    int64_t (*block_count)(int64_t classes);
+    size_t (*workspace_bytes)(int64_t whole_blocks, int64_t classes);
+} xent_shard_kernels;
+
 /* Everything one instruction set exports. */
 typedef struct {
     const char *name;          /* the name XENT_FAST_ISA knows it by */
@@ -200,6 +235,7 @@ typedef struct {
     xent_row_kernels kernels[XENT_DTYPE_COUNT][XENT_TARGET_KIND_COUNT];
     xent_vjp_kernels vjp_kernels[XENT_DTYPE_COUNT];
     xent_row_kernels softmax_functions[XENT_DTYPE_COUNT][XENT_SOFTMAX_FUNCTION_COUNT];
+    xent_shard_kernels shard_kernels[XENT_DTYPE_COUNT];
 } xent_isa;
 
 #endif

@@ -25,6 +25,7 @@
 #include "second_order.h"
 #include "grad_hessian.h"
 #include "distillation.h"
+#include "class_statistics.h"
 
 #undef REAL_BITS
 #define REAL_BITS 32
@@ -39,6 +40,7 @@
 #include "second_order.h"
 #include "grad_hessian.h"
 #include "distillation.h"
+#include "class_statistics.h"
 
 const xent_isa ISA_TABLE = {
     ISA_NAME,
@@ -51,4 +53,5 @@ const xent_isa ISA_TABLE = {
     {{SOFTMAX_FUNCTION_TABLE(second_order, _f32), SOFTMAX_FUNCTION_TABLE(distillation, _f32), GRAD_HESSIAN_TABLE(_f32)},
      {SOFTMAX_FUNCTION_TABLE(second_order, _f64), SOFTMAX_FUNCTION_TABLE(distillation, _f64),
       GRAD_HESSIAN_TABLE(_f64)}},
+    {SHARD_KERNELS_TABLE(_f32), SHARD_KERNELS_TABLE(_f64)},
 };

@@ -22,6 +22,12 @@ Knows: which functions there are. Must not know: the compiled module, as nothing
 in the package imports this one.
 """
 
+from xent_fast.reference._classes import (
+    class_statistics,
+    grad_from_statistics,
+    loss_from_statistics,
+    merge_class_statistics,
+)
 from xent_fast.reference._distillation import distillation_loss_grad
 from xent_fast.reference._linear import (
     linear_softmax_cross_entropy,
@@ -47,14 +53,18 @@ from xent_fast.reference._softmax import (
 )
 
 __all__ = [
+    "class_statistics",
     "cross_entropy",
     "cross_entropy_grad",
     "distillation_loss_grad",
+    "grad_from_statistics",
     "linear_softmax_cross_entropy",
     "linear_softmax_cross_entropy_grad",
     "log_softmax",
     "log_softmax_vjp",
     "logsumexp",
+    "loss_from_statistics",
+    "merge_class_statistics",
     "sampled_softmax_loss_grad",
     "softmax",
     "softmax_cross_entropy",

@@ -1,0 +1,152 @@
+# Classes shared out: what of a range of them the kernels measure, settle and write.
+#
+# Knows: the kernels' contract for ranges of classes. Must not know: what the ranges of others are,
+# nor how statistics travel. Included by _core.pyx.
+
+ROW_STATISTICS = XENT_ROW_STATISTICS
+BLOCK_STATISTICS = XENT_BLOCK_STATISTICS
+TARGETS_HERE, TARGET_LOGIT, TARGET_WEIGHT, TARGET_CLASS = (
+    XENT_TARGETS_HERE, XENT_TARGET_LOGIT, XENT_TARGET_WEIGHT, XENT_TARGET_CLASS
+)
+
+
+def class_block_count(dtype, int64_t classes):
+    """Return into how many blocks a range of classes is cut."""
+    return shard_kernels_of(
+        XENT_FLOAT32 if dtype == np.float32 else XENT_FLOAT64
+    ).block_count(classes)
+
+
+def target_kind(bint is_dense, bint is_shaped):
+    """Return how the kernels take such targets: 'shaped' is smoothed or with class weights."""
+    if is_dense:
+        return <int>(XENT_SHAPED_TARGETS if is_shaped else XENT_DENSE_TARGETS)
+    return <int>(XENT_SMOOTHED_TARGETS if is_shaped else XENT_INDEX_TARGETS)
+
+
+def checked_options(
+    label_smoothing, temperature, z_loss, reduction, scale
+):
+    """Return the numbers as floats, all five having been checked."""
+    as_reduction(reduction)
+    return (
+        as_label_smoothing(label_smoothing), as_temperature(temperature), as_z_loss(z_loss),
+        as_real(scale, "scale"),
+    )
+
+
+def measure_classes(
+    cnp.ndarray logits, cnp.ndarray targets, cnp.ndarray weight, object ignore_index, int kind,
+    double label_smoothing, double temperature, int64_t first_class, int64_t num_classes,
+    cnp.ndarray values,
+):
+    """Write the statistics of a range of classes to `values`, a row of doubles a row."""
+    cdef xent_shard shard
+    describe_shard(&shard, logits, targets, weight, ignore_index, kind, values)
+    shard.batch.label_smoothing = label_smoothing
+    shard.batch.temperature = temperature
+    shard.first_class = first_class
+    shard.num_classes = num_classes
+    work_on_shard(&shard, cnp.PyArray_TYPE(logits), XENT_MEASURE)
+
+
+def settle_classes(
+    cnp.ndarray values, cnp.ndarray row_loss, cnp.ndarray sample_weight, int kind,
+    bint has_class_weight, double label_smoothing, double temperature, double z_loss,
+    double factor, int64_t num_classes, int64_t whole_blocks,
+):
+    """Write each row's loss, from the statistics of all ranges."""
+    cdef xent_shard shard
+    memset(&shard, 0, sizeof(shard))
+    shard.batch.rows = cnp.PyArray_DIM(values, 0)
+    shard.batch.row_loss = cnp.PyArray_BYTES(row_loss)
+    shard.kind = <xent_target_kind>kind
+    shard.batch.label_smoothing = label_smoothing
+    shard.batch.temperature = temperature
+    settle_shard(
+        &shard, values, sample_weight, has_class_weight, z_loss, factor, num_classes, whole_blocks
+    )
+    work_on_shard(&shard, cnp.PyArray_TYPE(row_loss), XENT_SETTLE)
+
+
+def write_classes(
+    cnp.ndarray logits, cnp.ndarray targets, cnp.ndarray weight, cnp.ndarray out,
+    cnp.ndarray values, cnp.ndarray sample_weight, int kind, bint has_class_weight,
+    double label_smoothing, double temperature, double z_loss, double factor,
+    int64_t first_class, int64_t num_classes, int64_t whole_blocks, int64_t first_block,
+):
+    """Write the gradient of a range of classes, from the statistics of all ranges."""
+    cdef xent_shard shard
+    describe_shard(&shard, logits, targets, weight, None, kind, values)
+    shard.batch.grad = cnp.PyArray_BYTES(out)
+    shard.batch.grad_row_stride = cnp.PyArray_STRIDE(out, 0)
+    shard.batch.label_smoothing = label_smoothing
+    shard.batch.temperature = temperature
+    shard.first_class = first_class
+    shard.first_block = first_block
+    settle_shard(
+        &shard, values, sample_weight, has_class_weight, z_loss, factor, num_classes, whole_blocks
+    )
+    work_on_shard(&shard, cnp.PyArray_TYPE(logits), XENT_WRITE)
+
+
+cdef int describe_shard(
+    xent_shard *shard, cnp.ndarray logits, cnp.ndarray targets, cnp.ndarray weight,
+    object ignore_index, int kind, cnp.ndarray values,
+) except -1:
+    """Rows and classes of a range; all arrays are as kernels take them."""
+    memset(shard, 0, sizeof(shard[0]))
+    shard.kind = <xent_target_kind>kind
+    shard.values = <double *>cnp.PyArray_DATA(values)
+    shard.row_step = cnp.PyArray_STRIDE(values, 0) // <Py_ssize_t>sizeof(double)
+    shard.batch.rows = cnp.PyArray_DIM(logits, 0)
+    shard.batch.classes = cnp.PyArray_DIM(logits, 1)
+    shard.batch.logits = cnp.PyArray_BYTES(logits)
+    shard.batch.logits_row_stride = cnp.PyArray_STRIDE(logits, 0)
+    shard.batch.class_weight = NULL if weight is None else cnp.PyArray_BYTES(weight)
+    shard.has_class_weight = weight is not None
+    shard.batch.weight_factor = 1.0
+    if cnp.PyArray_NDIM(targets) == 1:
+        return describe_labels(&shard.batch.labels, targets, ignore_index)
+    shard.batch.dense_targets = cnp.PyArray_BYTES(targets)
+    shard.batch.dense_targets_row_stride = cnp.PyArray_STRIDE(targets, 0)
+    return 0
+
+
+cdef int settle_shard(
+    xent_shard *shard, cnp.ndarray values, cnp.ndarray sample_weight, bint has_class_weight,
+    double z_loss, double factor, int64_t num_classes, int64_t whole_blocks,
+) except -1:
+    """What is known of all ranges together."""
+    shard.values = <double *>cnp.PyArray_DATA(values)
+    shard.row_step = cnp.PyArray_STRIDE(values, 0) // <Py_ssize_t>sizeof(double)
+    shard.has_class_weight = has_class_weight
+    shard.batch.z_loss = z_loss
+    shard.batch.weight_factor = factor
+    if sample_weight is not None:
+        shard.batch.sample_weight = <const double *>cnp.PyArray_DATA(sample_weight)
+    shard.num_classes = num_classes
+    shard.whole_blocks = whole_blocks
+    return 0
+
+
+cdef int work_on_shard(xent_shard *shard, int type_number, int work) except -1:
+    """On the calling thread, without the interpreter's lock."""
+    cdef const xent_shard_kernels *kernels = shard_kernels_of(
+        XENT_FLOAT32 if type_number == cnp.NPY_FLOAT32 else XENT_FLOAT64
+    )
+    cdef size_t workspace_bytes = kernels.workspace_bytes(
+        shard.whole_blocks, shard.batch.classes
+    )
+    cdef void *workspace = malloc(workspace_bytes + 64)
+    if workspace == NULL:
+        raise MemoryError(f"cannot allocate {workspace_bytes} bytes of workspace")
+    cdef xent_float_mode mode
+    with nogil:
+        mode = xent_use_default_mode()
+        kernels.work(
+            shard, shard.batch.rows, <void *>((<uintptr_t>workspace + 63) // 64 * 64), work
+        )
+        xent_restore_mode(mode)
+        free(workspace)
+    return 0

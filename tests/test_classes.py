@@ -1,0 +1,300 @@
+"""Classes shared out: ranges of any cut give the loss and gradient of the whole rows.
+
+Knows: the public functions, what bad input must raise. Must not know: what statistics hold.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xent_fast import (
+    ClassStatistics,
+    class_statistics,
+    grad_from_statistics,
+    loss_from_statistics,
+    merge_class_statistics,
+    reference,
+    softmax_cross_entropy_grad,
+)
+
+ROWS = 9
+BLOCK = {np.float32: 2048, np.float64: 1024}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "temperature": {"temperature": 0.7},
+    "smoothed": {"label_smoothing": 0.1},
+    "weighted": {"weight": True},
+    "ignored": {"ignore_index": -100},
+    "every": {
+        "label_smoothing": 0.2,
+        "weight": True,
+        "temperature": 1.7,
+        "ignore_index": -100,
+        "z_loss": 1e-2,
+        "sample_weight": True,
+    },
+    "dense": {"dense": True},
+    "shaped": {"dense": True, "label_smoothing": 0.1, "weight": True, "z_loss": 0.1},
+}
+
+
+def make_problem(name: str, classes: int, dtype: Any, seed: int = 0) -> tuple[Any, ...]:
+    """Logits, targets, and the options of measuring and of settling."""
+    rng = np.random.default_rng(seed)
+    options = dict(OPTIONS[name])
+    logits = (3 * rng.standard_normal((ROWS, classes))).astype(dtype)
+    targets = rng.integers(0, classes, ROWS)
+    if options.pop("dense", False):
+        targets = rng.random((ROWS, classes)).astype(dtype)
+    elif "ignore_index" in options:
+        targets[::4] = -100
+    if "weight" in options:
+        options["weight"] = (rng.random(classes) + 0.5).astype(dtype)
+    later = {key: options.pop(key) for key in ("z_loss", "sample_weight") if key in options}
+    if "sample_weight" in later:
+        later["sample_weight"] = rng.random(ROWS) + 0.5
+    return logits, targets, options, later
+
+
+def sharded(
+    logits: np.ndarray, targets: np.ndarray, cuts: list[int], options: Any, later: Any, **more: Any
+) -> tuple[Any, np.ndarray]:
+    """Loss and the whole gradient, from ranges that end at the cuts."""
+    bounds = [0, *cuts, logits.shape[1]]
+    ranges = [slice(a, b) for a, b in itertools.pairwise(bounds)]
+
+    def part(values: Any, some: slice) -> Any:
+        return values[..., some] if values is not None and np.ndim(values) else values
+
+    def targets_of(some: slice) -> np.ndarray:
+        return targets if targets.ndim == 1 else targets[:, some]
+
+    weight = options.get("weight")
+    statistics = merge_class_statistics(
+        class_statistics(
+            logits[:, some],
+            targets_of(some),
+            first_class=some.start,
+            num_classes=logits.shape[1],
+            **{**options, "weight": part(weight, some)},
+        )
+        for some in reversed(ranges)
+    )
+    results = [
+        grad_from_statistics(
+            logits[:, some],
+            targets_of(some),
+            statistics,
+            first_class=some.start,
+            weight=part(weight, some),
+            **later,
+            **more,
+        )
+        for some in ranges
+    ]
+    assert all(np.array_equal(r.loss, results[0].loss, equal_nan=True) for r in results)
+    return results[0].loss, np.concatenate([r.grad for r in results], axis=1)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_any_cut(dtype: type, name: str, reduction: str) -> None:
+    logits, targets, options, later = make_problem(name, 5000, dtype)
+    want = softmax_cross_entropy_grad(logits, targets, reduction=reduction, **options, **later)
+    exact = reference.softmax_cross_entropy_grad(
+        logits, targets, reduction=reduction, **options, **later
+    )
+    loss, grad = sharded(logits, targets, [1, 1, 700, 3000], options, later, reduction=reduction)
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(loss, want.loss, rtol=4 * eps)
+    scale = np.abs(exact.grad).max(axis=1, keepdims=True)
+    assert (np.abs(grad - exact.grad) <= 8 * eps * scale).all()
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name not in ("weighted",)])
+def test_same_bits_where_ranges_end_at_blocks(dtype: type, name: str) -> None:
+    block = BLOCK[dtype]
+    logits, targets, options, later = make_problem(name, 4 * block + 100, dtype)
+    want = softmax_cross_entropy_grad(logits, targets, reduction="none", **options, **later)
+    loss, grad = sharded(logits, targets, [block, 3 * block], options, later, reduction="none")
+    np.testing.assert_array_equal(loss, want.loss)
+    np.testing.assert_array_equal(grad, want.grad)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    cuts=st.lists(st.integers(0, 300), max_size=6),
+    name=st.sampled_from(list(OPTIONS)),
+    seed=st.integers(0, 99),
+)
+def test_any_partition_is_within_an_ulp(cuts: list[int], name: str, seed: int) -> None:
+    logits, targets, options, later = make_problem(name, 300, np.float32, seed)
+    want = softmax_cross_entropy_grad(logits, targets, reduction="none", **options, **later)
+    loss, grad = sharded(logits, targets, sorted(cuts), options, later, reduction="none")
+    np.testing.assert_array_max_ulp(loss, want.loss, 1)
+    exact = reference.softmax_cross_entropy_grad(
+        logits, targets, reduction="none", **options, **later
+    ).grad
+    bound = 6 * np.finfo(np.float32).eps * np.abs(exact).max(axis=1, keepdims=True)
+    assert (np.abs(grad - exact) <= bound).all()
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("cut", [1, 5, 50])
+def test_tiny_losses(dtype: type, cut: int) -> None:
+    """A loss of 1.4e-13 and the target's gradient keep their digits, wherever the target lies."""
+    logits = np.zeros((2, 100), dtype)
+    labels = np.array([3, 97])
+    logits[[0, 1], labels] = 34.2
+    want = reference.softmax_cross_entropy_grad(logits, labels, reduction="none")
+    loss, grad = sharded(logits, labels, [cut], {}, {}, reduction="none")
+    assert (want.loss < 2e-13).all()
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(loss, want.loss, rtol=2 * eps)
+    np.testing.assert_allclose(grad[[0, 1], labels], want.grad[[0, 1], labels], rtol=4 * eps)
+
+
+def test_special_rows(dtype: type) -> None:
+    logits = np.zeros((6, 300), dtype)
+    logits[0, 7], logits[1, 299] = np.nan, np.inf
+    logits[2] = -np.inf
+    logits[3, :100] = -np.inf  # a range without a class that counts
+    logits[4] = 1e8 if dtype is np.float32 else 1e300
+    logits[5, 0] = -np.inf  # the target
+    labels = np.array([0, 1, 2, 200, 150, 0])
+    want = softmax_cross_entropy_grad(logits, labels, reduction="none")
+    loss, grad = sharded(logits, labels, [100, 200], {}, {}, reduction="none")
+    np.testing.assert_allclose(loss, want.loss, rtol=4 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(grad, want.grad, rtol=0, atol=8 * np.finfo(dtype).eps)
+
+
+def test_in_place_and_any_axis(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.standard_normal((2, 60, 4)).astype(dtype), rng.integers(0, 60, (2, 4))
+    want = softmax_cross_entropy_grad(logits, labels, axis=1, reduction="mean")
+    statistics = class_statistics(logits, labels, first_class=0, axis=1)
+    result = grad_from_statistics(
+        logits, labels, statistics, first_class=0, axis=1, reduction="mean", out=logits
+    )
+    assert result.grad is logits
+    np.testing.assert_allclose(logits, want.grad, rtol=1e-5)
+    assert result.loss == pytest.approx(want.loss, rel=1e-6)
+
+
+def test_trees_and_travel() -> None:
+    logits, targets, options, _ = make_problem("every", 900, np.float32)
+    parts = [
+        class_statistics(
+            logits[:, a : a + 300],
+            targets,
+            first_class=a,
+            num_classes=900,
+            **{**options, "weight": options["weight"][a : a + 300]},
+        )
+        for a in (0, 300, 600)
+    ]
+    whole = merge_class_statistics(parts)
+    tree = merge_class_statistics([merge_class_statistics(parts[1:]), parts[0]])
+    np.testing.assert_array_equal(tree.array, whole.array)
+    again = ClassStatistics.from_array(whole.array.copy())
+    assert again.ranges == ((0, 300), (300, 600), (600, 900))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(again)).array, whole.array)
+    assert again.classes == range(900)
+    assert again.num_classes == 900
+    assert again.dtype == np.float32
+    assert again.rows == ROWS
+    with pytest.raises(ValueError, match="holds no class statistics"):
+        ClassStatistics.from_array(np.zeros((2, 20)))
+
+
+def test_mean_over_nothing() -> None:
+    logits = np.zeros((2, 4))
+    statistics = class_statistics(logits, [-1, -1], first_class=0, ignore_index=-1)
+    loss, grad = grad_from_statistics(logits, [-1, -1], statistics, first_class=0, reduction="mean")
+    assert np.isnan(loss)
+    assert (grad == 0).all()
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+def measured(start: int, end: int, labels: Any = (0, 5), **options: Any) -> ClassStatistics:
+    return class_statistics(
+        np.zeros((len(labels), end - start)), labels, first_class=start, **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([(0, 3), (2, 6)], r"\[0, 3\) and \[2, 6\) overlap"),
+        ([(0, 3), (4, 6)], r"\[0, 3\) and \[4, 6\) leave classes out"),
+        ([], "no statistics"),
+    ],
+)
+def test_ranges_that_do_not_fit(parts: list[tuple[int, int]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        merge_class_statistics(measured(*part) for part in parts)
+
+
+def test_parts_that_differ() -> None:
+    with pytest.raises(ValueError, match="other options"):
+        merge_class_statistics([measured(0, 3), measured(3, 6, temperature=2.0)])
+    with pytest.raises(ValueError, match="different class indices in row 1"):
+        merge_class_statistics([measured(0, 3), measured(3, 6, (0, 4))])
+    with pytest.raises(ValueError, match="of 2 and of 3 rows"):
+        merge_class_statistics([measured(0, 3), measured(3, 6, (0, 4, 1))])
+    with pytest.raises(TypeError, match="must be ClassStatistics"):
+        merge_class_statistics([np.zeros(3)])
+
+
+def test_not_all_classes() -> None:
+    with pytest.raises(ValueError, match=r"those of classes \[0, 6\), not of all, \[0, 7\)"):
+        loss_from_statistics(measured(0, 6, num_classes=7))
+    with pytest.raises(ValueError, match=r"those of classes \[1, 6\)"):
+        loss_from_statistics(measured(1, 6))
+    with pytest.raises(IndexError, match=r"index 6 is out of bounds .* size 6 \(targets\[1\]\)"):
+        loss_from_statistics(measured(0, 6, (0, 6)))
+    with pytest.raises(IndexError, match="index 6 is out of bounds"):
+        measured(0, 6, (0, 6), num_classes=6)
+
+
+def test_nothing_is_written_before_everything_is_checked() -> None:
+    out = np.full((2, 6), 7.0)
+    logits = np.zeros((2, 6))
+    good = measured(0, 6)
+    cases: list[tuple[Any, Any, dict[str, Any], type[Exception]]] = [
+        ((0, 6), measured(0, 6, (0, 6)), {}, IndexError),
+        ((0, 5), measured(0, 6, num_classes=7), {}, ValueError),
+        ((1, 5), good, {}, ValueError),
+        ((0, 5), good, {"first_class": 1}, ValueError),
+        ((0, 5), good, {"weight": np.ones(6)}, ValueError),
+        ((0, 5), good, {"sample_weight": np.ones(3)}, ValueError),
+        ((0, 5), good, {"reduction": "all"}, ValueError),
+        ((0, 5), good, {"z_loss": np.nan}, ValueError),
+        ((0, 5), good.array, {}, TypeError),
+    ]
+    for labels, statistics, options, error in cases:
+        with pytest.raises(error):
+            grad_from_statistics(
+                logits, labels, statistics, **{"first_class": 0, "out": out, **options}
+            )
+        assert (out == 7).all()
+
+
+def test_options_of_measuring() -> None:
+    with pytest.raises(ValueError, match="label_smoothing needs num_classes"):
+        measured(0, 6, label_smoothing=0.1)
+    with pytest.raises(ValueError, match=r"\[3, 6\) does not lie in \[0, 5\)"):
+        measured(3, 6, num_classes=5)
+    with pytest.raises(TypeError, match="first_class"):
+        class_statistics(np.zeros((1, 2)), [0], first_class=0.5)  # type: ignore[arg-type]
