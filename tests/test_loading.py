@@ -104,6 +104,20 @@ def test_a_worker_whose_stack_is_too_small_is_not_used() -> None:
 
 @needs_openmp
 @needs_linux
+def test_workers_bound_to_processors_that_are_not_there_are_not_used() -> None:
+    script = BITS.format(before="")
+    want = run(script, "1")
+    missing = 1000
+    for name, value in (
+        ("GOMP_CPU_AFFINITY", f"{missing} {missing + 1}"),
+        ("OMP_PLACES", f"{{{missing}}},{{0}}"),
+        ("OMP_PLACES", "cores"),
+    ):
+        assert run(script, "3", **{name: value}) == want
+
+
+@needs_openmp
+@needs_linux
 def test_threads_that_cannot_be_started_are_done_without() -> None:
     want = run(BITS.format(before=""), "1")
     assert run(BITS.format(before=LITTLE_MEMORY), "64") == want

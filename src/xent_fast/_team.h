@@ -14,6 +14,9 @@
 #include <limits.h>
 #include <omp.h>
 #include <pthread.h>
+#if defined(__linux__)
+#include <sched.h>
+#endif
 #include <stdint.h>
 #include <stdlib.h>
 
@@ -50,6 +53,62 @@ static int xent_try_to_start(int wanted) {
     return started == wanted - 1 ? wanted : started / 2 + 1;
 }
 
+#if defined(__linux__)
+
+/* Processors to be bound to; afterwards, whether that worked. */
+struct xent_binding {
+    cpu_set_t *processors;
+    size_t bytes;
+    int worked;
+};
+
+static void *xent_bind(void *given) {
+    struct xent_binding *binding = given;
+    binding->worked = sched_setaffinity(0, binding->bytes, binding->processors) == 0;
+    return NULL;
+}
+
+/* Whether a thread can be bound to the processors of one of OpenMP's places; a thread of its own tries it. */
+static int xent_place_works(int place) {
+    int count = omp_get_place_num_procs(place), most = 0, i;
+    int *numbers = malloc((size_t)(count > 0 ? count : 1) * sizeof *numbers);
+    struct xent_binding binding = {NULL, 0, 0};
+    pthread_t thread;
+    if (numbers == NULL || count < 1) {
+        free(numbers);
+        return 0;
+    }
+    omp_get_place_proc_ids(place, numbers);
+    for (i = 0; i < count; i++)
+        if (numbers[i] > most)
+            most = numbers[i];
+    binding.processors = CPU_ALLOC((size_t)most + 1);
+    if (binding.processors != NULL) {
+        binding.bytes = CPU_ALLOC_SIZE((size_t)most + 1);
+        CPU_ZERO_S(binding.bytes, binding.processors);
+        for (i = 0; i < count; i++)
+            CPU_SET_S((size_t)numbers[i], binding.bytes, binding.processors);
+        if (pthread_create(&thread, NULL, xent_bind, &binding) == 0)
+            pthread_join(thread, NULL);
+        CPU_FREE(binding.processors);
+    }
+    free(numbers);
+    return binding.worked;
+}
+
+#endif
+
+/* Whether workers can be bound as the environment asks: libgomp ends the process where that fails. */
+static int xent_places_work(void) {
+#if defined(__linux__)
+    int place;
+    for (place = 0; place < omp_get_num_places(); place++)
+        if (!xent_place_works(place))
+            return 0;
+#endif
+    return 1;
+}
+
 /* Bytes of the calling thread's stack, or SIZE_MAX where the system does not tell. */
 static size_t xent_own_stack(void) {
     size_t bytes = SIZE_MAX;
@@ -76,7 +135,7 @@ static size_t xent_least_stack_of_team(int threads) {
 }
 
 static int xent_grow_team(int threads) {
-    int possible = xent_try_to_start(threads);
+    int possible = xent_places_work() ? xent_try_to_start(threads) : 1;
     if (possible > 1 && xent_least_stack_of_team(possible) < XENT_LEAST_STACK)
         possible = 1;
     if (possible < threads)
