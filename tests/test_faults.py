@@ -6,6 +6,7 @@ Must not know the kernels, nor the reference implementation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -158,3 +159,319 @@ def test_blocks_as_far_apart_as_numbers_go(pair: tuple[float, float]) -> None:
     assert_close(loss, np.log(1024), FLOAT64)
     assert_close(grad[0, 1024:], np.zeros(1024), FLOAT64)
     assert softmax_cross_entropy(logits, np.array([3])) == loss
+
+
+# --- sums over rows -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("leader", [80.0, 88.0, 95.0])
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_mean_keeps_what_its_rows_have(leader: float, dense: bool) -> None:
+    rows = 10**5
+    logits = np.zeros((rows, 2), FLOAT32)
+    logits[:, 0] = leader
+    targets = np.zeros(rows, int)
+    want = np.log1p(np.exp(-leader))
+    given = np.eye(2, dtype=FLOAT32)[targets] if dense else targets
+    assert_close(softmax_cross_entropy(logits, given), want, FLOAT32, 2)
+    assert_close(softmax_cross_entropy(logits, given, scale=2.0**100), want * 2.0**100, FLOAT32, 2)
+    each = softmax_cross_entropy(logits[:20], given[:20], reduction="none")
+    assert_close(each, np.full(20, want), FLOAT32, 4)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 255, 257, 10**6])
+def test_a_float64_mean_of_equal_rows_is_the_row(rows: int) -> None:
+    logits = np.zeros((rows, 2))
+    logits[:, 0] = 0.3
+    want = exact(logits[0], one_hot(2, 0)).loss
+    assert_close(softmax_cross_entropy(logits, np.zeros(rows, np.int8)), want, FLOAT64, 4)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_sum_of_weights_is_rounded_once(dense: bool) -> None:
+    weights = np.random.default_rng(0).random(10**6)
+    targets = np.zeros(len(weights), int)
+    given = np.eye(2)[targets] if dense else targets
+    grad = softmax_cross_entropy_grad(np.zeros((10**6, 2)), given, sample_weight=weights).grad
+    want = -weights / 2 / math.fsum(weights)
+    assert_close(grad[:, 0], want, FLOAT64, 4)
+
+
+def test_small_weights_beside_a_large_one_count() -> None:
+    weights = np.full(10**6, 0.999 * 2.0**-53)
+    weights[0] = 1
+    total = 1 + (len(weights) - 1) * weights[1]
+    loss, grad = softmax_cross_entropy_grad(
+        np.zeros((len(weights), 2)), np.zeros(len(weights), int), sample_weight=weights
+    )
+    assert_close(grad[0, 0], -0.5 / total, FLOAT64, 4)
+    assert_close(loss, np.log(2), FLOAT64, 4)
+
+
+# --- lse from the pass ----------------------------------------------------------------------------
+
+LSE_ROWS = [
+    ([-0.1, -3, -40], FLOAT32),
+    ([-0.1, -3, -40], FLOAT64),
+    ([-0.5, -0.9, -700], FLOAT64),
+    (np.random.default_rng(1).standard_normal(40) * 4 - 9, FLOAT32),
+    (np.random.default_rng(2).standard_normal(40) * 4 - 9, FLOAT64),
+    (np.random.default_rng(3).standard_normal(300) * 3, FLOAT32),
+    (np.random.default_rng(4).standard_normal(2100) * 3, FLOAT64),
+]
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize(("row", "dtype"), LSE_ROWS)
+def test_lse_is_the_row_s_whatever_its_label(row: list[float], dtype: type, in_place: bool) -> None:
+    labels = np.arange(len(row))
+    logits = np.tile(np.asarray(row, dtype), (len(row), 1))
+    want = exact(logits[0], one_hot(len(row), 0))
+    if in_place:
+        call = softmax_cross_entropy_grad(
+            logits, labels, return_statistics=True, out=logits
+        ).statistics
+    else:
+        call = softmax_cross_entropy(logits, labels, return_statistics=True).statistics
+    assert len(set(call.lse.tolist())) == 1
+    largest = max(abs(want.lse), abs(max(row)), abs(want.lse - max(row)))
+    spacing = float(np.spacing(dtype(float(largest))))
+    assert abs(float(call.lse[0]) - float(want.lse)) <= 4 * spacing
+
+
+@pytest.mark.parametrize("z_loss", [0.1, 1.0])
+@pytest.mark.parametrize(("row", "dtype"), LSE_ROWS[:5])
+def test_the_z_loss_has_the_same_lse(row: list[float], dtype: type, z_loss: float) -> None:
+    logits = np.asarray([row], dtype)
+    for label in (0, len(row) - 1):
+        want = exact(logits[0], one_hot(len(row), label), z_loss=float(z_loss))
+        grad = softmax_cross_entropy_grad(logits, np.array([label]), z_loss=z_loss).grad
+        error = np.abs(grad[0] - want.grad)
+        size = np.maximum(np.abs(want.grad), np.exp(logits[0] - float(want.lse)))
+        assert (error <= 8 * np.finfo(dtype).eps * size).all()
+
+
+# --- rows that the dtype's own range cannot hold --------------------------------------------------
+
+
+def check_row(
+    logits: list[float],
+    dtype: type,
+    mass: np.ndarray,
+    *,
+    targets: object,
+    temperature: float = 1.0,
+    factor: float = 1.0,
+    z_loss: float = 0.0,
+    wide: bool = False,
+    **options: object,
+) -> None:
+    """Loss and gradient of one row in place and not, alone and among others."""
+    x = np.asarray([logits], dtype)
+    want = exact(x[0], mass, temperature=temperature, factor=factor, z_loss=z_loss)
+    options = {"temperature": temperature, "z_loss": z_loss, "reduction": "sum", **options}
+    loss, grad = softmax_cross_entropy_grad(x, targets, **options)
+    assert_close(loss, want.loss, FLOAT64 if wide else dtype, 2**30 if wide else 6)
+    assert_close(grad[0], want.grad, dtype)
+    assert softmax_cross_entropy(x, targets, **options) == loss
+    in_place = x.copy()
+    assert softmax_cross_entropy_grad(in_place, targets, out=in_place, **options).loss == loss
+    assert (in_place == grad).all()
+    row_loss = softmax_cross_entropy(x, targets, **{**options, "reduction": "none"})
+    assert_close(row_loss[0], want.loss, dtype)
+
+
+WIDTHS = (2, 40)
+
+
+def spread(values: tuple[float, ...], classes: int) -> list[float]:
+    """The values, and -inf for the rest."""
+    return [*values, *[-np.inf] * (classes - len(values))]
+
+
+@pytest.mark.parametrize("classes", WIDTHS)
+@pytest.mark.parametrize(
+    ("far", "scale", "dtype"),
+    [
+        (-112, 2.0**40, FLOAT32),
+        (-110, 65536.0, FLOAT32),
+        (-111, 2.0**20, FLOAT32),
+        (-130, 2.0**100, FLOAT32),
+        (-760, 2.0**60, FLOAT64),
+        (-1000, 2.0**800, FLOAT64),
+    ],
+)
+def test_a_large_scale_reaches_small_probabilities(
+    far: float, scale: float, dtype: type, classes: int
+) -> None:
+    row = spread((0, far), classes)
+    for options in ({"scale": scale}, {"sample_weight": [scale]}):
+        check_row(row, dtype, one_hot(classes, 0), targets=np.array([0]), factor=scale, **options)
+    check_row(
+        row,
+        dtype,
+        one_hot(classes, 0),
+        targets=one_hot(classes, 0)[np.newaxis].astype(dtype),
+        factor=scale,
+        scale=scale,
+    )
+
+
+LARGE = {FLOAT32: 3e38, FLOAT64: 1.5e308}
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64])
+@pytest.mark.parametrize("classes", WIDTHS)
+def test_a_distance_beyond_the_dtype(classes: int, dtype: type) -> None:
+    row, label = spread((LARGE[dtype], -LARGE[dtype]), classes), np.array([1])
+    mass = one_hot(classes, 1)
+    check_row(row, dtype, mass, targets=label, temperature=10.0)
+    check_row(row, dtype, mass, targets=label, factor=0.1, scale=0.1)
+    check_row(row, dtype, mass, targets=label, factor=0.1, sample_weight=[0.1])
+    both = np.zeros((2, classes), dtype)
+    both[0] = row
+    loss = softmax_cross_entropy(both, np.array([1, 0]))
+    assert_close(loss, LARGE[dtype], dtype)
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64])
+def test_masses_of_distances_beyond_the_dtype(dtype: type) -> None:
+    row = [LARGE[dtype], -LARGE[dtype]]
+    dense = np.array([[0.9, 0.1]], dtype)
+    check_row(row, dtype, dense[0], targets=dense)
+    check_row(row, dtype, np.array([0.95, 0.05]), targets=np.array([0]), label_smoothing=0.1)
+    masked = [1.0, 0.5, float(np.finfo(dtype).min)]
+    mass = np.full(3, 0.1 / 3) + one_hot(3, 0) * 0.9
+    check_row(masked, dtype, mass, targets=np.array([0]), label_smoothing=0.1)
+
+
+def test_weights_that_meet_their_opposites() -> None:
+    check_row(
+        [1, 0],
+        FLOAT32,
+        np.array([0.95, 0.05]) * float(FLOAT32(1e30)),
+        targets=np.array([0]),
+        weight=[1e30] * 2,
+        label_smoothing=0.1,
+        scale=1e-30,
+        factor=1e-30,
+    )
+    check_row(
+        [1, 0],
+        FLOAT32,
+        np.full(2, float(FLOAT32(3e38))),
+        targets=np.full((1, 2), 3e38, FLOAT32),
+        sample_weight=[1e-10],
+        factor=1e-10,
+    )
+
+
+@pytest.mark.parametrize("size", [1e308, 1e-310, 1e-300, 1.0])
+@pytest.mark.parametrize("dense", [False, True])
+def test_weights_of_any_size_have_a_mean(size: float, dense: bool) -> None:
+    logits = np.eye(2)
+    targets = np.eye(2)[[0, 0]] if dense else np.array([0, 0])
+    want = softmax_cross_entropy(logits, targets, sample_weight=[1.0, 1.0])
+    got = softmax_cross_entropy_grad(logits, targets, sample_weight=[size] * 2)
+    assert_close(got.loss, want, FLOAT64)
+    assert_close(got.grad, softmax_cross_entropy_grad(logits, targets).grad, FLOAT64)
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [(1e-40, FLOAT32), (3e38, FLOAT32), (1e-40, FLOAT64), (1e-310, FLOAT64), (1e308, FLOAT64)],
+)
+def test_class_weights_of_any_size_have_a_mean(size: float, dtype: type) -> None:
+    row = np.array([[1, 0]], dtype)
+    for smoothing in (0.0, 0.1):
+        got = softmax_cross_entropy_grad(
+            row, np.array([0]), weight=[size] * 2, label_smoothing=smoothing
+        )
+        want = softmax_cross_entropy_grad(row, np.array([0]), label_smoothing=smoothing)
+        assert_close(got.loss, want.loss, dtype)
+        assert_close(got.grad, want.grad, dtype)
+
+
+def test_a_z_loss_below_the_dtype() -> None:
+    check_row([1e30, 1e29], FLOAT32, one_hot(2, 0), targets=np.array([0]), z_loss=1e-50, wide=True)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "dtype"),
+    [(1e37, FLOAT32), (1e38, FLOAT32), (1e306, FLOAT64), (1e308, FLOAT64)],
+)
+@pytest.mark.parametrize("classes", [2, 3, 20, 40, 3000])
+def test_temperatures_near_the_largest_number(
+    temperature: float, dtype: type, classes: int
+) -> None:
+    logits = np.ones((1, classes), dtype)
+    want = np.full(classes, 1 / classes) - one_hot(classes, 0)
+    loss, grad = softmax_cross_entropy_grad(logits, np.array([0]), temperature=temperature)
+    assert_close(loss, np.log(classes), dtype)
+    assert_close(grad[0], want / temperature, dtype)
+    logits[0, -1] = -np.inf
+    loss, grad = softmax_cross_entropy_grad(logits, np.array([0]), temperature=temperature)
+    rest = np.full(classes - 1, 1 / (classes - 1)) - one_hot(classes - 1, 0)
+    if classes > 2:
+        assert_close(loss, np.log(classes - 1), dtype)
+    assert_close(grad[0], np.append(rest, 0) / temperature, dtype)
+
+
+def test_a_temperature_as_large_as_the_logits() -> None:
+    check_row([0, -3e38], FLOAT32, one_hot(2, 0), targets=np.array([0]), temperature=1e36)
+
+
+# --- distillation ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1e2, 1e4, 1e6, 1e8, 1e16, 1e20])
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64])
+def test_distillation_at_a_high_temperature(dtype: type, temperature: float) -> None:
+    student, teacher = np.array([[1, 0]], dtype), np.array([[0, 2]], dtype)
+    loss, grad = xent_fast.distillation_loss_grad(student, teacher, temperature=temperature)
+    want_loss, want_grad = exact_distillation(student[0], teacher[0], temperature)
+    assert_close(loss, want_loss, dtype, 8)
+    assert_close(grad[0], want_grad, dtype, 8)
+
+
+@pytest.mark.parametrize("temperature", [1e160, 1e300])
+def test_distillation_at_a_temperature_whose_square_overflows(temperature: float) -> None:
+    loss, grad = xent_fast.distillation_loss_grad(
+        np.array([[1.0, 0]]), np.array([[0, 2.0]]), temperature=temperature
+    )
+    assert_close(loss, 1.125, FLOAT64)
+    assert_close(grad[0], [0.75, -0.75], FLOAT64)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 20.0, 1e8])
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64])
+@pytest.mark.parametrize("classes", [3, 40, 300])
+def test_distillation_near_agreement(classes: int, dtype: type, temperature: float) -> None:
+    rng = np.random.default_rng(classes)
+    teacher = (rng.standard_normal((1, classes)) * 3).astype(dtype)
+    steps = rng.integers(-8, 9, classes).astype(dtype)
+    student = (teacher + steps * np.spacing(np.abs(teacher))).astype(dtype)
+    loss, grad = xent_fast.distillation_loss_grad(student, teacher, temperature=temperature)
+    want_loss, want_grad = exact_distillation(student[0], teacher[0], temperature)
+    assert abs(loss - want_loss) <= 1e-5 * want_loss
+    assert np.abs(grad[0] - want_grad).max() <= 1e-5 * np.abs(want_grad).max()
+
+
+def exact_distillation(
+    student: np.ndarray, teacher: np.ndarray, temperature: float
+) -> tuple[float, np.ndarray]:
+    """T^2 sum P log(P / Q) and T (Q - P), in many digits."""
+    with mpmath.workdps(120):
+        t = mpmath.mpf(temperature)
+        logs = []
+        for row in (teacher, student):
+            x = [mpmath.mpf(float(value)) / t for value in row]
+            lse = mpmath.log(mpmath.fsum(map(mpmath.exp, x)))
+            logs.append([value - lse for value in x])
+        log_p, log_q = logs
+        p, q = ([mpmath.exp(value) for value in each] for each in logs)
+        loss = t**2 * mpmath.fsum(
+            each * (a - b) for each, a, b in zip(p, log_p, log_q, strict=True)
+        )
+        grad = [float(t * (b - a)) for a, b in zip(p, q, strict=True)]
+        return float(loss), np.array(grad)

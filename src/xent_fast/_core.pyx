@@ -38,6 +38,7 @@ from xent_fast._engine cimport (
     read_labels,
     shard_kernels_of,
     softmax_kernels_of,
+    sum_of,
     xent_float_mode,
     xent_restore_mode,
     xent_use_default_mode,
@@ -302,6 +303,11 @@ cdef object compute_checked(
     cdef double denominator = check_labels_and_sum_weights(
         &batch, targets, weight, rearrangement
     )
+    if options.reduction == MEAN and must_rescale(&batch, denominator):
+        sample_weight = rescaled(sample_weight)
+        weight = rescaled_classes(&batch, weight)
+        describe_rows(&batch, options, logits, targets, weight, sample_weight, ignore_index)
+        denominator = check_labels_and_sum_weights(&batch, targets, weight, rearrangement)
     batch.weight_factor = options.scale
     if options.reduction == MEAN:
         batch.weight_factor = options.scale / denominator
@@ -716,12 +722,29 @@ cdef double check_labels_and_sum_weights(
     return weight_sum
 
 
-cdef double sum_of(const double *values, int64_t count) noexcept nogil:
-    cdef double total = 0.0
-    cdef int64_t i
-    for i in range(count):
-        total += values[i]
-    return total
+cdef inline bint must_rescale(const xent_batch *batch, double denominator) noexcept:
+    """Whether the weights' sum, or its inverse, leaves the normal numbers; a mean does not."""
+    return (batch.sample_weight != NULL or batch.class_weight != NULL) and not (
+        1e-290 < abs(denominator) < 1e290
+    )
+
+
+cdef cnp.ndarray rescaled(cnp.ndarray weights):
+    """The same weights times a power of two that makes the largest about 1."""
+    if weights is None:
+        return None
+    with np.errstate(all="ignore"):
+        largest = np.abs(weights).max(initial=0.0)
+        if not 0 < largest < INFINITY:
+            return weights
+        return np.ldexp(weights, -np.frexp(largest)[1])
+
+
+cdef cnp.ndarray rescaled_classes(const xent_batch *batch, cnp.ndarray weight):
+    """Class weights, where the mean divides by them too and nothing is free of them."""
+    if batch.dense_targets != NULL or batch.z_loss != 0:
+        return weight
+    return rescaled(weight)
 
 
 cdef inline cnp.ndarray empty_like(cnp.ndarray logits):

@@ -91,3 +91,4 @@ cdef int64_t check_labels(
     int64_t *counted_rows,
     double *weight_sum,
 ) noexcept nogil
+cdef double sum_of(const double *values, int64_t count) noexcept nogil

@@ -15,6 +15,7 @@ from libc.stdlib cimport malloc
 from xent_fast._kernels cimport (
     XENT_MAX_ROWS_PER_CALL,
     XENT_ROW_GRANULARITY,
+    xent_add_to_sum,
     xent_batch,
     xent_batch_from,
     xent_best_isa,
@@ -28,8 +29,11 @@ from xent_fast._kernels cimport (
     xent_labels,
     xent_read_labels,
     xent_row_kernels,
+    xent_running_sum,
     xent_shard_kernels,
     xent_softmax_function,
+    xent_sum_of,
+    xent_sum_total,
     xent_target_kind,
     xent_vjp_batch,
     xent_vjp_kernels,
@@ -227,15 +231,16 @@ cdef double process_rows(const Plan *plan) noexcept:
 
 cdef double process_chunks(const Plan *plan) noexcept nogil:
     """Add the chunks' losses in their order, whoever computed them."""
-    cdef double loss_sum = 0.0
+    cdef xent_running_sum losses
     cdef int64_t chunk
     cdef xent_float_mode mode
+    losses.sum = losses.error = 0.0
     if plan.parts > 0:
         return process_shared_rows(plan)
     if plan.threads == 1:
         for chunk in range(plan.chunk_count):
-            loss_sum += process_chunk(plan, chunk, 0)
-        return loss_sum
+            xent_add_to_sum(&losses, process_chunk(plan, chunk, 0))
+        return xent_sum_total(&losses)
     # A worker that wakes late, or finds its processor taken, leaves its chunks to the others.
     with parallel(num_threads=plan.threads):
         mode = xent_use_default_mode()
@@ -243,8 +248,8 @@ cdef double process_chunks(const Plan *plan) noexcept nogil:
             plan.chunk_losses[chunk] = process_chunk(plan, chunk, threadid())
         xent_restore_mode(mode)
     for chunk in range(plan.chunk_count):
-        loss_sum += plan.chunk_losses[chunk]
-    return loss_sum
+        xent_add_to_sum(&losses, plan.chunk_losses[chunk])
+    return xent_sum_total(&losses)
 
 
 cdef inline double process_chunk(const Plan *plan, int64_t chunk, int thread) noexcept nogil:
@@ -275,9 +280,10 @@ cdef xent_batch group_of(const Plan *plan, int64_t group) noexcept nogil:
 cdef double process_shared_rows(const Plan *plan) noexcept nogil:
     """The same for rows that threads share: all forward parts, then all rows, then all backward."""
     cdef const xent_row_kernels *kernels = plan.kernels
-    cdef double loss_sum = 0.0
+    cdef xent_running_sum losses
     cdef int64_t row, part
     cdef xent_float_mode mode
+    losses.sum = losses.error = 0.0
     for row in range(plan.batch.rows):
         kernels.begin_row(plan.batch, row, workspace_of(plan, row))
     with parallel(num_threads=plan.threads):
@@ -291,8 +297,8 @@ cdef double process_shared_rows(const Plan *plan) noexcept nogil:
                 sweep_part(plan, part, kernels.backward_blocks)
         xent_restore_mode(mode)
     for row in range(plan.batch.rows):
-        loss_sum += plan.chunk_losses[row]
-    return loss_sum
+        xent_add_to_sum(&losses, plan.chunk_losses[row])
+    return xent_sum_total(&losses)
 
 
 cdef inline void *workspace_of(const Plan *plan, int64_t row) noexcept nogil:
@@ -401,6 +407,10 @@ cdef int64_t check_labels(
         &batch.labels, batch.rows, batch.classes, batch.sample_weight, class_weight, dtype,
         counted_rows, weight_sum
     )
+
+
+cdef double sum_of(const double *values, int64_t count) noexcept nogil:
+    return xent_sum_of(values, count)
 
 
 # --- instruction sets and configuration -----------------------------------------------------------

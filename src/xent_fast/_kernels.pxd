@@ -184,3 +184,13 @@ cdef extern from "kernels/labels.h" nogil:
         const xent_labels *labels, int64_t rows, int64_t classes, const double *sample_weight,
         const char *class_weight, xent_dtype dtype, int64_t *counted_rows, double *weight_sum
     )
+    double xent_sum_of(const double *values, int64_t count)
+
+
+cdef extern from "kernels/pairwise_sum.h" nogil:
+    ctypedef struct xent_running_sum:
+        double sum
+        double error
+
+    void xent_add_to_sum(xent_running_sum *total, double value)
+    double xent_sum_total(const xent_running_sum *total)

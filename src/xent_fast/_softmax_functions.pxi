@@ -193,6 +193,7 @@ cdef double add_targets(
     cdef cnp.ndarray working = problem.working if problem.is_final else None
     cdef cnp.ndarray class_weight
     cdef Rearrangement rearrangement = Rearrangement()
+    cdef double denominator
     targets = as_any_targets(
         given_targets, problem.logits, problem.row_shape, problem.axis, logits_name
     )
@@ -221,7 +222,22 @@ cdef double add_targets(
     if not has_targets:
         batch.label_smoothing = 0.0
     check_signs(batch, options.reduction, problem.weight, rearrangement)
-    return check_labels_and_sum_weights(batch, problem.targets, problem.weight, rearrangement)
+    denominator = check_labels_and_sum_weights(
+        batch, problem.targets, problem.weight, rearrangement
+    )
+    if options.reduction == MEAN and must_rescale(batch, denominator):
+        problem.sample_weight = rescaled(problem.sample_weight)
+        problem.weight = rescaled_classes(batch, problem.weight)
+        describe_rows(
+            batch, options, problem.rows, problem.targets, problem.weight, problem.sample_weight,
+            ignore_index
+        )
+        if not has_targets:
+            batch.label_smoothing = 0.0
+        denominator = check_labels_and_sum_weights(
+            batch, problem.targets, problem.weight, rearrangement
+        )
+    return denominator
 
 
 cdef double weight_factor_of(const Options *options, double denominator) noexcept:

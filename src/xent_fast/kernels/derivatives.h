@@ -10,9 +10,11 @@
  * cancel, so each goes to the wide sum at once, products without their rounding, and s comes as a pair: its error is below
  * one unit of 2^-53 (float32) or 2^-100 (float64) times the sum of all magnitudes.
  *
- *     softmax        (dp - high) - low and the product are rounded once each: three roundings, 1.5 units in the last place
- *                    relative to a gradient that is no subnormal number
- *     log_softmax    the exponential is off by 1.7 u (exp.h): in all 2.2 u |exp(l) s| + u |dl|, u half a unit at 1
+ *     softmax        (dp - high) - low and the product are rounded once each: three roundings, at most 3 units in the last
+ *                    place of a gradient that is no subnormal number
+ *     log_softmax    the errors of the exponential and of the product, in units of exp(l) s, and one rounding of the sum
+ *
+ * docs/numerics.md states the bounds that a search has left standing.
  */
 
 /* Adds a vector's worth of numbers, and what is left of them in a last vector. */

@@ -14,6 +14,12 @@
  *     |d| < 1       P d^2 (1/2! - d/3! + d^2/4! - ...)
  *     beyond        P d + (Q - P), which is Q where P = 0
  *
+ * Where all d are small, at a high temperature or where the two agree, P and Q as rounded numbers say nothing of their
+ * difference, and the logits say all. With v = (y - x) - (y_m - x_m), taken without rounding y - x, and u = v - U = T d
+ *
+ *     F(d) = (d + exp(-d) - 1) / d^2     M = sum P v (1 - v F(v / T) / T)     U = -T log(1 - M / T), so that sum Q = 1
+ *     loss = b sum P u^2 F(d)            grad = -b P u (1 - d F(d))           in which no T^2 and no difference of near numbers is left
+ *
  * To first order the sum does not change with a constant added to every d, so that errors of log Y - log X do not show.  The
  * differences Q - P add up to 0: that of the teacher's likeliest class m is minus all others where P_m + Q_m > 1.
  */
@@ -61,13 +67,18 @@ typedef struct {
     NAME(wide) terms, differences;
 } NAME(divergence_sums);
 
-/* P (d + exp(-d) - 1), the difference Q - P given. */
-KERNEL_INLINE vec NAME(divergence_terms)(vec big_p, vec d, vec difference) {
+/* F(d) */
+KERNEL_INLINE vec NAME(divergence_series)(vec d) {
     const REAL *c = NAME(divergence_polynomial);
-    const vec zero = v_splat(0);
     vec series = v_splat(c[DIVERGENCE_TERMS - 1]);
     for (int k = DIVERGENCE_TERMS - 2; k >= 0; --k)
         series = v_fma(series, d, v_splat(c[k]));
+    return series;
+}
+
+/* P (d + exp(-d) - 1), the difference Q - P given. */
+KERNEL_INLINE vec NAME(divergence_terms)(vec big_p, vec d, vec difference) {
+    const vec zero = v_splat(0), series = NAME(divergence_series)(d);
     const vec near = v_mul(v_mul(v_mul(d, d), series), big_p), far = v_fma(big_p, d, difference);
     const vec_mask is_near = v_greater(v_splat(1), v_max(v_sub(zero, d), d));
     return v_select(v_equal(big_p, zero), difference, v_select(is_near, near, far));
@@ -123,12 +134,110 @@ KERNEL_INLINE NAME(divergence_sums)
     return sums;
 }
 
-/* One row: its divergence, and the gradient to `grad`.  Overwrites P and Q. */
+/* What the v of a row are relative to. */
+typedef struct {
+    NAME(pair) of_likeliest;        /* y_m - x_m */
+    vec teacher, student;           /* y_m and x_m, for lanes where no class is */
+    vec inverse_temperature, shift; /* 1 / T and U */
+    NAME(scaled_factor) factor;
+} NAME(near_frame);
+
+/* y - x as a sum of two; beside an infinite one there is no error. */
+KERNEL_INLINE NAME(pair) NAME(exact_difference)(vec teacher, vec student) {
+    NAME(pair) difference;
+    difference.high = NAME(two_sum)(teacher, v_sub(v_splat(0), student), &difference.low);
+    difference.low = v_keep(v_equal(difference.low, difference.low), difference.low);
+    return difference;
+}
+
+/* v of a vector of classes; 0 where both logits are -inf. */
+KERNEL_INLINE vec NAME(logit_differences)(vec teacher, vec student, const NAME(near_frame) * frame) {
+    const NAME(pair) d = NAME(exact_difference)(teacher, student);
+    const vec v = v_add(v_sub(d.high, frame->of_likeliest.high), v_sub(d.low, frame->of_likeliest.low));
+    return v_keep(v_equal(v, v), v);
+}
+
+KERNEL_INLINE vec NAME(differences_at)(const REAL *teacher, const REAL *student, int64_t k, int64_t count,
+                                       const NAME(near_frame) * frame) {
+    const int left = count - k < LANES ? (int)(count - k) : LANES;
+    vec y = frame->teacher, x = frame->student;
+    if (left == LANES) {
+        y = v_load(teacher + k);
+        x = v_load(student + k);
+    } else {
+        y = v_load_first(teacher + k, left, v_first(y));
+        x = v_load_first(student + k, left, v_first(x));
+    }
+    return NAME(logit_differences)(y, x, frame);
+}
+
+KERNEL_INLINE NAME(near_frame) NAME(near_frame_of)(REAL teacher, REAL student, double temperature, double weight) {
+    const double inverse = 1 / temperature;
+    const NAME(near_frame) frame = {NAME(exact_difference)(v_splat(teacher), v_splat(student)),
+                                    v_splat(teacher),
+                                    v_splat(student),
+                                    v_splat((REAL)(inverse < LARGEST_REAL ? inverse : LARGEST_REAL)),
+                                    v_splat(0),
+                                    NAME(scaled_factor_of)(-weight, NAME(third_of_exponent)(weight))};
+    return frame;
+}
+
+/* Whether all |v| / T are below 1/4, so that the d are below 1/2. */
+KERNEL_INLINE int NAME(is_near)(const REAL *teacher, const REAL *student, int64_t count,
+                                const NAME(near_frame) * frame) {
+    vec largest = v_splat(0);
+    for (int64_t k = 0; k < count; k += LANES) {
+        const vec v = v_mul(NAME(differences_at)(teacher, student, k, count, frame), frame->inverse_temperature);
+        largest = v_max(v_max(v_sub(v_splat(0), v), v), largest);
+    }
+    return v_largest(largest) < (REAL)0.25;
+}
+
+/* -T log(1 - M / T) for |M| / T up to 0.3, by 2 T atanh(s) with s = (M / T) / (2 - M / T) */
+KERNEL_INLINE double NAME(common_shift)(double mean, double temperature) {
+    const double ratio = mean / temperature, s = ratio / (2 - ratio), square = s * s;
+    double series = 0;
+    for (int k = 23; k >= 1; k -= 2)
+        series = series * square + 1.0 / k;
+    return 2 * (mean / (2 - ratio)) * series;
+}
+
+/* A row whose d are all small: T^2 times its divergence, and the gradient to `grad`. */
+static NEVER_INLINE double NAME(distil_near_row)(const REAL *big_p, const REAL *teacher, const REAL *student,
+                                                 const REAL *grad_of_targets, REAL *grad, int64_t count,
+                                                 double temperature, NAME(near_frame) frame) {
+    const vec one = v_splat(1), zero = v_splat(0);
+    NAME(wide) mean = NAME(zero_wide)(), sum = NAME(zero_wide)();
+    for (int64_t k = 0; k < count; k += LANES) {
+        const int left = count - k < LANES ? (int)(count - k) : LANES;
+        const vec v = NAME(differences_at)(teacher, student, k, count, &frame);
+        const vec d = v_mul(v, frame.inverse_temperature);
+        const vec p = NAME(load_up_to)(big_p + k, left, 0);
+        NAME(wide_add)(&mean, v_mul(p, v_mul(v, v_sub(one, v_mul(d, NAME(divergence_series)(d))))));
+    }
+    frame.shift = v_splat((REAL)NAME(common_shift)(NAME(wide_total)(mean), temperature));
+    for (int64_t k = 0; k < count; k += LANES) {
+        const int left = count - k < LANES ? (int)(count - k) : LANES;
+        const vec u = v_sub(NAME(differences_at)(teacher, student, k, count, &frame), frame.shift);
+        const vec d = v_mul(u, frame.inverse_temperature), series = NAME(divergence_series)(d);
+        const vec p = NAME(load_up_to)(big_p + k, left, 0);
+        const vec slope = v_mul(v_mul(p, u), v_sub(one, v_mul(d, series)));
+        const vec target_part = grad_of_targets ? NAME(load_up_to)(grad_of_targets + k, left, 0) : zero;
+        NAME(store_up_to)(grad + k, left, v_add(NAME(times_factor)(slope, &frame.factor, zero), target_part));
+        NAME(wide_add)(&sum, v_mul(p, v_mul(v_mul(u, u), series)));
+    }
+    return NAME(wide_total)(sum);
+}
+
+/* One row: T^2 times its divergence, and the gradient to `grad`.  Overwrites P and Q. */
 KERNEL_INLINE double NAME(distil_row)(REAL *big_p, REAL *big_q, int64_t likeliest_of_teacher,
                                       int64_t likeliest_of_student, const REAL *teacher, const REAL *student,
                                       const REAL *grad_of_targets, REAL *grad, int64_t count, double temperature,
                                       double weight) {
     const int64_t m = likeliest_of_teacher;
+    const NAME(near_frame) near = NAME(near_frame_of)(teacher[m], student[m], temperature, weight);
+    if (NAME(is_near)(teacher, student, count, &near))
+        return NAME(distil_near_row)(big_p, teacher, student, grad_of_targets, grad, count, temperature, near);
     const double inverse_temperature = 1 / temperature;
     REAL p_of_likeliest, largest_q;
     const double others_of_student = NAME(take_out_likeliest)(big_q, count, likeliest_of_student, &largest_q);
@@ -152,7 +261,7 @@ KERNEL_INLINE double NAME(distil_row)(REAL *big_p, REAL *big_q, int64_t likelies
         v_splat(is_likely ? (REAL)-NAME(wide_total)(sums.differences) : q_of_likeliest - p_of_likeliest);
     grad[m] = v_first(NAME(times_factor)(difference, &frame.factor, v_splat(0))) + target_part;
     const double term = (double)v_first(NAME(divergence_terms)(v_splat(p_of_likeliest), d, difference));
-    return NAME(wide_total)(sums.terms) + term;
+    return temperature * temperature * (NAME(wide_total)(sums.terms) + term);
 }
 
 /* The same rows of the batch of targets, its gradient to `grad` and its losses to `row_loss`. */
@@ -168,9 +277,9 @@ KERNEL_INLINE xent_batch NAME(batch_of_targets)(const xent_batch *batch, int64_t
     return part;
 }
 
-/* Rows that share the workspace; losses to `row_loss`. */
+/* Rows that share the workspace; losses to `losses`. */
 KERNEL_INLINE void NAME(distillation_part)(const xent_distillation_batch *problem, int64_t first_row, int64_t row_count,
-                                           REAL *row_loss, void *workspace) {
+                                           double *losses, void *workspace) {
     const xent_batch *batch = &problem->batch;
     const int64_t classes = batch->classes;
     const ptrdiff_t step = NAME(part_row_stride)(classes) / (ptrdiff_t)sizeof(REAL);
@@ -198,8 +307,8 @@ KERNEL_INLINE void NAME(distillation_part)(const xent_distillation_batch *proble
         REAL *grad = (REAL *)(void *)(batch->grad + row * batch->grad_row_stride);
         const int ignored = has_labels && is_ignored(&batch->labels, labels[k]);
         if (ignored || likeliest_of_teacher[k] < 0 || likeliest_of_student[k] < 0) {
-            row_loss[k] = ignored ? 0 : (REAL)NAN;
-            NAME(fill)(grad, classes, row_loss[k]);
+            losses[k] = ignored ? 0 : (double)NAN;
+            NAME(fill)(grad, classes, (REAL)losses[k]);
             continue;
         }
         const double weight =
@@ -209,20 +318,20 @@ KERNEL_INLINE void NAME(distillation_part)(const xent_distillation_batch *proble
                              (const REAL *)(const void *)(teachers + k * problem->teacher_row_stride),
                              (const REAL *)(const void *)(students + k * batch->logits_row_stride),
                              grad_of_targets ? grad_of_targets + k * step : NULL, grad, classes, temperature, weight);
-        const double loss = weight == 0 && isinf(divergence) ? 0 : weight * temperature * temperature * divergence;
-        row_loss[k] = (REAL)(loss + (grad_of_targets ? (double)target_loss[k] : 0));
+        const double loss = weight == 0 && isinf(divergence) ? 0 : weight * divergence;
+        losses[k] = loss + (grad_of_targets ? (double)target_loss[k] : 0);
     }
 }
 
 /* Function of the contract. */
 static double NAME(distillation_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace) {
-    REAL losses[XENT_MAX_ROWS_PER_CALL];
-    REAL *row_loss = batch->row_loss ? (REAL *)(void *)batch->row_loss + first_row : losses;
+    double losses[XENT_MAX_ROWS_PER_CALL];
     const int64_t at_once = NAME(rows_of_part)(batch->classes);
     for (int64_t k = 0; k < row_count; k += at_once)
         NAME(distillation_part)((const xent_distillation_batch *)(const void *)batch, first_row + k,
-                                row_count - k < at_once ? row_count - k : at_once, row_loss + k, workspace);
-    return NAME(sum_of_losses)(row_loss, row_count);
+                                row_count - k < at_once ? row_count - k : at_once, losses + k, workspace);
+    NAME(tell_losses)(batch, first_row, row_count, losses);
+    return xent_pairwise_sum(losses, row_count);
 }
 
 static size_t NAME(distillation_workspace_bytes)(int64_t classes) { return NAME(workspace_with_matrices)(classes, 3); }

@@ -17,6 +17,10 @@
 #undef RESCALE
 #undef SMALL_WEIGHT
 #undef DISTANT_TARGET
+#undef TINY_LOSS
+#undef VISIBLE_FACTOR
+#undef LARGEST_FACTOR
+#undef LARGEST_TEMPERATURE
 #undef EXP2_TERMS
 #undef ATANH_TERMS
 
@@ -39,6 +43,12 @@
 #define SMALL_WEIGHT 0x1p-50 /* SMALL_FACTOR times what up to 32 exponentials add up to */
 /* An exponential of a target below this makes the quotient of the others by it too large. */
 #define DISTANT_TARGET 0x1p-60f
+/* From VISIBLE_FACTOR on a weight brings back probabilities that the exponentials flush to 0.  Weights and masses are below
+ * LARGEST_FACTOR, temperatures below LARGEST_TEMPERATURE, so that no product of them overflows. */
+#define VISIBLE_FACTOR 0x1p8f
+#define LARGEST_FACTOR 0x1p60f
+#define LARGEST_TEMPERATURE 0x1p100
+#define TINY_LOSS 0x1p-90f /* a loss below this leaves the lanes' type */
 #define EXP2_TERMS (HAS_FMA ? 3 : 6)
 #define ATANH_TERMS 4
 #elif REAL_BITS == 64
@@ -56,6 +66,10 @@
 #define RESCALE 0x1p200
 #define SMALL_WEIGHT 0x1p-800
 #define DISTANT_TARGET 0x1p-500
+#define TINY_LOSS 0
+#define VISIBLE_FACTOR 0x1p8
+#define LARGEST_FACTOR 0x1p400
+#define LARGEST_TEMPERATURE 0x1p900
 #define EXP2_TERMS (HAS_FMA ? 7 : 11)
 #define ATANH_TERMS 8
 #else

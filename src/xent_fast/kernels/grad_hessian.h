@@ -230,17 +230,16 @@ KERNEL_INLINE NAME(matrix) NAME(place_of_grad_hessian)(void *workspace, int64_t 
 
 /* Probabilities and losses of rows that the row kernels take, p to `place`. */
 KERNEL_INLINE void NAME(probabilities_and_losses)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                                  NAME(matrix) place, REAL *row_loss, void *workspace) {
+                                                  NAME(matrix) place, double *losses, void *workspace) {
     xent_batch part = xent_batch_from(batch, first_row, sizeof(REAL));
     part.rows = row_count;
     part.grad = place.data;
     part.grad_row_stride = place.row_stride;
     part.grad_class_stride = place.class_stride;
     part.output = XENT_PROBABILITIES;
-    part.row_loss = (char *)row_loss;
     part.lse = NULL;
     part.prediction = NULL;
-    NAME(index_rows)(&part, 0, row_count, workspace);
+    NAME(rows_to)(&part, 0, row_count, workspace, NAME(plain_index_rows), losses, XENT_INDEX_TARGETS);
 }
 
 /* Asks for the lines of rows that will be written, while their probabilities are computed. */
@@ -255,7 +254,7 @@ KERNEL_INLINE void NAME(prefetch_matrix)(NAME(matrix) matrix, int64_t row_count,
 }
 
 KERNEL_INLINE void NAME(grad_hessian_of_indices)(const xent_grad_hessian_batch *problem, int64_t first_row,
-                                                 int64_t row_count, REAL *row_loss, void *workspace) {
+                                                 int64_t row_count, double *losses, void *workspace) {
     const xent_batch *batch = &problem->batch;
     const int64_t classes = batch->classes;
     const ptrdiff_t size = (ptrdiff_t)sizeof(REAL);
@@ -270,13 +269,13 @@ KERNEL_INLINE void NAME(grad_hessian_of_indices)(const xent_grad_hessian_batch *
         if (batch->grad != batch->logits)
             NAME(prefetch_matrix)(grad, row_count, classes);
         const NAME(matrix) place = NAME(matrix_of)((const char *)workspace, size, NAME(column_length) * size);
-        NAME(probabilities_and_losses)(batch, first_row, row_count, place, row_loss, workspace);
+        NAME(probabilities_and_losses)(batch, first_row, row_count, place, losses, workspace);
         NAME(differentiate_short_rows)(problem, first_row, row_count, labels, (const REAL *)workspace);
         return;
     }
     if (!NAME(has_columns)(batch->logits_class_stride) && !NAME(has_columns)(grad.class_stride) &&
         !NAME(has_columns)(hessian.class_stride)) {
-        NAME(probabilities_and_losses)(batch, first_row, row_count, grad, row_loss, workspace);
+        NAME(probabilities_and_losses)(batch, first_row, row_count, grad, losses, workspace);
         NAME(differentiate_long_rows)(problem, first_row, row_count, labels, grad, hessian);
         return;
     }
@@ -288,7 +287,7 @@ KERNEL_INLINE void NAME(grad_hessian_of_indices)(const xent_grad_hessian_batch *
         NAME(matrix) grad_of_part = grad, hessian_of_part = hessian;
         grad_of_part.data += k * grad.row_stride;
         hessian_of_part.data += k * hessian.row_stride;
-        NAME(probabilities_and_losses)(batch, first_row + k, count, grad_place, row_loss + k, workspace);
+        NAME(probabilities_and_losses)(batch, first_row + k, count, grad_place, losses + k, workspace);
         NAME(differentiate_long_rows)(problem, first_row + k, count, labels + k, grad_place, hessian_place);
         NAME(turn)(grad_place, grad_of_part, count, classes);
         NAME(turn)(hessian_place, hessian_of_part, count, classes);
@@ -360,14 +359,13 @@ KERNEL_INLINE void NAME(diagonal_of_masses)(const xent_grad_hessian_batch *probl
 
 static double NAME(grad_hessian_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace) {
     const xent_grad_hessian_batch *problem = (const xent_grad_hessian_batch *)(const void *)batch;
-    REAL losses[XENT_MAX_ROWS_PER_CALL];
-    REAL *row_loss = batch->row_loss ? (REAL *)(void *)batch->row_loss + first_row : losses;
+    double losses[XENT_MAX_ROWS_PER_CALL];
     if (problem->target_kernels) {
         NAME(diagonal_of_masses)(problem, first_row, row_count, workspace);
         return problem->target_kernels->process_rows(batch, first_row, row_count, workspace);
     }
-    NAME(grad_hessian_of_indices)(problem, first_row, row_count, row_loss, workspace);
-    return NAME(sum_of_losses)(row_loss, row_count);
+    NAME(grad_hessian_of_indices)(problem, first_row, row_count, losses, workspace);
+    return xent_pairwise_sum(losses, row_count);
 }
 
 static size_t NAME(grad_hessian_turning_bytes)(int64_t classes) {

@@ -11,6 +11,7 @@
 #include "coefficients.h"
 #include "contract.h"
 #include "labels.h"
+#include "pairwise_sum.h"
 
 #define REAL_BITS 64
 #include "dtype.h"
@@ -19,6 +20,7 @@
 #include "exp.h"
 #include "log.h"
 #include "row_stage.h"
+#include "far.h"
 #include "rows.h"
 #include "derivatives.h"
 #include "softmax_rows.h"

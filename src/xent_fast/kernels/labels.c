@@ -1,6 +1,8 @@
 /* Reading and checking labels: see labels.h. */
 #include "labels.h"
 
+#include "pairwise_sum.h"
+
 #include <string.h>
 
 /* A contiguous column has a loop of its own, which compilers turn into vectors. */
@@ -68,6 +70,8 @@ static double class_weight_at(const char *weights, xent_dtype dtype, int64_t lab
 int64_t xent_check_labels(const xent_labels *labels, int64_t rows, int64_t classes, const double *sample_weight,
                           const char *class_weight, xent_dtype dtype, int64_t *counted_rows, double *weight_sum) {
     int64_t buffer[ROWS_AT_ONCE];
+    double products[ROWS_AT_ONCE];
+    xent_running_sum total = {*weight_sum, 0};
     for (int64_t first = 0; first < rows; first += ROWS_AT_ONCE) {
         int64_t count = rows - first < ROWS_AT_ONCE ? rows - first : ROWS_AT_ONCE;
         xent_read_labels(labels, first, count, buffer);
@@ -84,11 +88,27 @@ int64_t xent_check_labels(const xent_labels *labels, int64_t rows, int64_t class
                 return first + bad;
         }
         *counted_rows += count - ignored;
-        if (sample_weight || class_weight)
-            for (int64_t row = 0; row < count; ++row)
-                if (!(labels->has_ignore_index && buffer[row] == labels->ignore_index))
-                    *weight_sum += (sample_weight ? sample_weight[first + row] : 1) *
-                                   (class_weight ? class_weight_at(class_weight, dtype, buffer[row]) : 1);
+        if (!sample_weight && !class_weight)
+            continue;
+        for (int64_t row = 0; row < count; ++row) {
+            products[row] = 0;
+            if (!(labels->has_ignore_index && buffer[row] == labels->ignore_index))
+                products[row] = (sample_weight ? sample_weight[first + row] : 1) *
+                                (class_weight ? class_weight_at(class_weight, dtype, buffer[row]) : 1);
+        }
+        xent_add_to_sum(&total, xent_pairwise_sum(products, count));
     }
+    *weight_sum = xent_sum_total(&total);
     return -1;
+}
+
+double xent_sum_of(const double *values, int64_t count) {
+    double some[ROWS_AT_ONCE];
+    xent_running_sum total = {0, 0};
+    for (int64_t first = 0; first < count; first += ROWS_AT_ONCE) {
+        const int64_t left = count - first < ROWS_AT_ONCE ? count - first : ROWS_AT_ONCE;
+        memcpy(some, values + first, (size_t)left * sizeof *some);
+        xent_add_to_sum(&total, xent_pairwise_sum(some, left));
+    }
+    return xent_sum_total(&total);
 }

@@ -28,6 +28,8 @@ typedef struct {
     double distance;     /* sum of q (base - x), base: the maximum, or 0 where that is infinite */
     double exp_of_pivot; /* e of the class left out, in the units of sum_of_others */
     int64_t pivot;       /* class left out, from the row's start */
+    /* index targets, where lse is wanted: pivot is the block's first maximum, and sum_below that of all others */
+    double sum_below;
 } NAME(block_summary);
 
 /* Largest of `count` logits; NaN is passed over, so that it is -inf where there is no number. */
@@ -327,12 +329,60 @@ typedef struct {
     NAME(exponent_scale) scale;
     row_settings row;
     int wants_prediction;
+    int all_leave; /* no row can be taken in the lanes' own type: see double_rows.h */
 } NAME(settings);
 
 KERNEL_INLINE NAME(settings) NAME(settings_of)(const xent_batch *batch) {
-    NAME(settings) settings = {NAME(scale_for)(batch->temperature), settings_of(batch), batch->prediction != NULL};
+    NAME(settings) settings = {NAME(scale_for)(batch->temperature), settings_of(batch), batch->prediction != NULL, 0};
     settings.row.unit = EXPONENTIAL_UNIT / double_unit;
+    settings.all_leave =
+        batch->temperature >= LARGEST_TEMPERATURE ||
+        (batch->z_loss != 0 && (fabs(batch->z_loss) < 1 / LARGEST_FACTOR || fabs(batch->z_loss) >= LARGEST_FACTOR));
     return settings;
+}
+
+/* Exponentials of the group at `at` in a block, to `e`: from where the sweep has left them or, if nowhere, again. */
+KERNEL_INLINE void NAME(load_group)(const REAL *logits, const REAL *left, int64_t at, int64_t count,
+                                    const NAME(block_frame) * frame, vec *e) {
+    vec x[4];
+    for (int half = 0; half < GROUP; half += HALF_GROUP) {
+        const int64_t first = at + half;
+        const int some = count - first < HALF_GROUP ? (int)(count - first) : HALF_GROUP;
+        vec *place = e + half / LANES;
+        if (left) {
+            EACH_OF(4, place[j] = NAME(load_up_to)(left + first + j * LANES, some - j * LANES, 0));
+        } else {
+            EACH_OF(4, x[j] = NAME(load_up_to)(logits + first + j * LANES, some - j * LANES, -INFINITY));
+            NAME(four_exponentials)(x, frame, place);
+        }
+    }
+}
+
+/* Sum of a group but for the lane `excluded`, in the order of the sweep. */
+KERNEL_INLINE vec NAME(sum_of_group)(const vec *e, int64_t excluded) {
+    vec counted[8];
+    for (int j = 0; j < 8; ++j)
+        counted[j] = v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(excluded - j * LANES))), e[j]);
+    return v_add(NAME(sum_of_four)(counted), NAME(sum_of_four)(counted + 4));
+}
+
+/* Sum of a block without its first maximum, from `sum`, which lacks the target (-1: it is in another block).  It is the same
+ * whatever the target is, but for roundings of the wide sum. */
+static NEVER_INLINE double NAME(sum_below_maximum)(NAME(wide) sum, const REAL *logits, const REAL *left, int64_t count,
+                                                   int64_t target, int64_t maximum, const NAME(block_frame) * frame) {
+    const vec zero = v_splat(0);
+    const int64_t positions[2] = {maximum, target};
+    for (int k = 0; k < 2; ++k) {
+        const int64_t at = positions[k] - (positions[k] < 0 ? 0 : positions[k] % GROUP);
+        vec e[8];
+        if (positions[k] < 0 || (k == 1 && maximum >= 0 && maximum / GROUP == target / GROUP))
+            continue;
+        NAME(load_group)(logits, left, at, count, frame, e);
+        NAME(wide_add)(&sum, NAME(sum_of_group)(e, k == 0 ? maximum - at : -GROUP));
+        const int64_t lacking = target >= at && target < at + GROUP ? target - at : -GROUP;
+        NAME(wide_add)(&sum, v_sub(zero, NAME(sum_of_group)(e, lacking)));
+    }
+    return NAME(wide_total)(sum);
 }
 
 /* Forward sweep of a block that begins at class `first`; `excluded` counts from there (index targets). */
@@ -342,15 +392,16 @@ KERNEL_INLINE void NAME(forward_block)(const REAL *logits, const NAME(masses) * 
     const REAL maximum = NAME(block_maximum)(logits, count);
     const NAME(block_frame) frame = NAME(frame_of_block)(maximum, &settings->scale, summary);
     NAME(block_sums) sums = {NAME(zero_wide)(), NAME(zero_wide)(), NAME(zero_wide)()};
-    if (HAS_MASS(kind) || settings->wants_prediction) {
-        const int64_t position = NAME(first_position_of)(maximum, logits, count);
+    int64_t position = -1;
+    if (HAS_MASS(kind) || settings->wants_prediction || settings->row.wants_lse) {
+        position = NAME(first_position_of)(maximum, logits, count);
         summary->pivot = position < 0 ? -1 : first + position;
         if (HAS_MASS(kind))
             excluded = position;
     }
-    if (HAS_MASS(kind))
+    if (HAS_MASS(kind) || settings->row.wants_lse)
         summary->exp_of_pivot =
-            excluded < 0
+            position < 0
                 ? 0
                 : settings->row.unit * scaled_exponential_of((double)maximum - summary->shift,
                                                              summary->reference + (FLOAT64_SCALE_UP - SCALE_UP),
@@ -359,6 +410,8 @@ KERNEL_INLINE void NAME(forward_block)(const REAL *logits, const NAME(masses) * 
         NAME(smoothed_block)(logits, masses, first, count, frame.base, summary);
     NAME(forward_groups)(logits, masses, first, e, count, excluded, &frame, &sums, kind);
     summary->sum_of_others = NAME(wide_total)(sums.exponentials);
+    if (!HAS_MASS(kind) && settings->row.wants_lse)
+        summary->sum_below = NAME(sum_below_maximum)(sums.exponentials, logits, e, count, excluded, position, &frame);
     if (HAS_OWN_MASSES(kind)) {
         summary->target_mass = NAME(wide_total)(sums.target_mass);
         summary->distance = NAME(wide_total)(sums.distance);
@@ -449,7 +502,7 @@ KERNEL_INLINE void NAME(merge_blocks)(NAME(long_row) * row, const NAME(settings)
     const int64_t count = NAME(block_count)(row->classes);
     const NAME(block_summary) *highest = NAME(weigh_blocks)(blocks, count, settings->row.temperature);
     const double maximum = highest->maximum;
-    double others = 0, low = 0, mass = 0, distance = 0;
+    double others = 0, low = 0, mass = 0, distance = 0, below = 0, below_low = 0;
     for (int64_t b = 0; b < count; ++b) {
         /* for targets with mass each block has left its own maximum out */
         const double pivot = !HAS_MASS(kind) || blocks + b == highest ? 0 : blocks[b].exp_of_pivot;
@@ -468,6 +521,15 @@ KERNEL_INLINE void NAME(merge_blocks)(NAME(long_row) * row, const NAME(settings)
     rows->shift[k] = highest->shift;
     rows->reference[k] = highest->reference + (FLOAT64_SCALE_UP - SCALE_UP);
     rows->weight[k] = row->weight;
+    if (!HAS_MASS(kind) && settings->row.wants_lse) {
+        for (int64_t b = 0; b < count; ++b)
+            compensated_add(&below, &below_low,
+                            (blocks[b].sum_below + (blocks + b == highest ? 0 : blocks[b].exp_of_pivot)) *
+                                blocks[b].weight);
+        rows->exp_of_pivot[k] = highest->exp_of_pivot;
+    }
+    rows->below[k] = below;
+    rows->below_low[k] = below_low;
     row->maximum = maximum;
     row->prediction = settings->wants_prediction ? highest->pivot : -1;
     row->pivot = row->label;

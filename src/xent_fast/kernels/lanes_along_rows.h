@@ -22,9 +22,10 @@ typedef struct {
 
 /* The weights of a vector of rows. */
 typedef struct {
-    NAME(pair) weight, gradient_weight; /* a and a / T */
-    vec last_factor;                    /* 1, or 1 / RESCALE where the weight is RESCALE times larger */
-    int is_rescaled;                    /* whether any lane is */
+    ALIGNED_64 double of_loss[LANES]; /* a */
+    NAME(pair) gradient_weight;       /* a / T */
+    vec last_factor;                  /* 1, or 1 / RESCALE where the weight is RESCALE times larger */
+    int is_rescaled;                  /* whether any lane is */
 } NAME(lane_weights);
 
 /* Per-lane state between the sweeps. */
@@ -394,20 +395,33 @@ KERNEL_INLINE NAME(pair) NAME(log_of_ratio)(NAME(pair) rest, NAME(pair) top) {
 }
 
 /* lse - x_y of lanes whose target is so far below the maximum that the quotient of the formula above would overflow:
- * (m - x_y) + log1p(((T - e_m) + e_y) / e_m).  `lse` is taken from m, since adding x_y back would cancel. */
-KERNEL_INLINE NAME(pair)
-    NAME(losses_of_distant_targets)(const NAME(lane_sums) * sums, vec shifted_maximum,
-                                    NAME(exponential_reference) reference, vec temperature, vec *lse) {
+ * (m - x_y) + log1p(((T - e_m) + e_y) / e_m). */
+KERNEL_INLINE NAME(pair) NAME(losses_of_distant_targets)(const NAME(lane_sums) * sums, vec shifted_maximum,
+                                                         NAME(exponential_reference) reference, vec temperature) {
     const NAME(pair) top = NAME(scaled_exponential_pair)(shifted_maximum, reference), target = sums->exp_of_pivot;
     NAME(pair) rest = NAME(accurate_others)(sums), distance = {sums->maximum, v_splat(0)};
     rest.high = v_add(v_sub(rest.high, top.high), target.high);
     rest.low = v_add(v_sub(rest.low, top.low), target.low);
     NAME(pair) loss = NAME(log_of_ratio)(rest, top);
-    *lse = v_add(v_div(sums->maximum, temperature), NAME(pair_total)(loss));
     NAME(pair_add)(&distance, v_sub(v_splat(0), sums->pivot_logit));
     NAME(pair_add)(&loss, v_div(distance.high, temperature));
     loss.low = v_add(loss.low, v_div(distance.low, temperature));
     return loss;
+}
+
+/* lse = m / T + log1p(rest / e_m) from the exponentials of all classes but the first maximum: the same whatever the target is,
+ * which x_y + loss would not be. */
+KERNEL_INLINE vec NAME(lse_of_columns)(REAL (*columns)[LANES], int classes, vec first_maximum, vec maximum,
+                                       vec shifted_maximum, NAME(exponential_reference) reference, vec temperature) {
+    const NAME(pair) top = NAME(scaled_exponential_pair)(shifted_maximum, reference);
+    NAME(pair) rest = NAME(zero_pair)();
+    for (int first = 0; first < classes; first += 4) {
+        vec e[4] = {v_splat(0), v_splat(0), v_splat(0), v_splat(0)};
+        for (int j = 0; j < 4 && first + j < classes; ++j)
+            e[j] = v_drop(v_equal(first_maximum, v_splat((REAL)(first + j))), v_load(columns[first + j]));
+        NAME(pair_add)(&rest, v_add(v_add(e[0], e[1]), v_add(e[2], e[3])));
+    }
+    return v_add(v_div(maximum, temperature), NAME(pair_total)(NAME(log_of_ratio)(rest, top)));
 }
 
 /* Adds z lse^2 to the losses; leaves lse and the slope of that for the gradient. */
@@ -430,14 +444,10 @@ KERNEL_INLINE NAME(pair)
         NAME(pair_add)(&loss, v_div(sums->distance, temperature));
     } else {
         const vec_mask is_distant = v_greater(v_splat(DISTANT_TARGET), sums->exp_of_pivot.high);
-        sums->lse = v_add(v_div(sums->pivot_logit, temperature), NAME(pair_total)(loss));
         if (v_mask_bits(is_distant)) {
-            vec lse;
-            const NAME(pair) distant =
-                NAME(losses_of_distant_targets)(sums, shifted_maximum, reference, temperature, &lse);
+            const NAME(pair) distant = NAME(losses_of_distant_targets)(sums, shifted_maximum, reference, temperature);
             loss.high = v_select(is_distant, distant.high, loss.high);
             loss.low = v_select(is_distant, distant.low, loss.low);
-            sums->lse = v_select(is_distant, lse, sums->lse);
         }
     }
     if (settings->row.z_loss != 0)
@@ -547,11 +557,67 @@ KERNEL_INLINE void NAME(gradient_of_tile)(NAME(tile) * tile, int classes, const 
             v_store(tile->columns[k], v_mul(v_load(tile->columns[k]), weights->last_factor));
 }
 
+KERNEL_INLINE NAME(pair) NAME(unit_pair)(void) {
+    const NAME(pair) one = {v_splat(1), v_splat(0)};
+    return one;
+}
+
+/* Lanes whose loss the lanes' type holds with few digits, though a double does not: it is Q log1p(T / e), and log1p(r) is r
+ * there.  0 where there are others. */
+KERNEL_INLINE unsigned NAME(tiny_losses)(const NAME(pair) * loss, const NAME(lane_sums) * sums,
+                                         const NAME(settings) * settings, int kind) {
+    const vec zero = v_splat(0), limit = v_splat((REAL)TINY_LOSS);
+    const vec magnitude = v_max(v_sub(zero, loss->high), loss->high);
+    unsigned tiny = v_mask_bits(v_greater(limit, magnitude)) & v_mask_bits(v_greater(sums->sum_of_others.high, zero));
+    if (HAS_MASS(kind))
+        tiny &= v_mask_bits(v_equal(sums->distance, zero));
+    return settings->row.z_loss != 0 ? 0 : tiny;
+}
+
 /* What the rows of a tile have to tell, one a lane. */
 typedef struct {
-    vec loss, lse, prediction;
+    NAME(pair) loss;                       /* for a weight of 1; a sum of two */
+    NAME(pair) mass, others, exp_of_pivot; /* what losses too small for the lanes' type are made of */
+    unsigned leaving; /* bit k for lane k: what stands there is wrong, and double_rows.h must take the row */
+    unsigned is_tiny; /* bit k for lane k: such a loss is mass others / exp_of_pivot */
+    vec lse, prediction;
     vec maximum, log_of_sum; /* lse = maximum / T + log_of_sum, targets with mass; NaN where there is no number */
 } NAME(lane_results);
+
+/* A number's size. */
+KERNEL_INLINE vec NAME(magnitude)(vec a) { return v_max(v_sub(v_splat(0), a), a); }
+
+/* Lanes whose weights and masses, of the sizes given, are too large for the lanes' type, or make a class visible that the
+ * exponentials flush to 0. */
+static NEVER_INLINE unsigned NAME(lanes_out_of_reach)(REAL (*columns)[LANES], int classes, vec maximum, vec factor,
+                                                      vec largest, const NAME(exponent_scale) * scale) {
+    const NAME(reach) reach = NAME(reach_of)(factor, scale);
+    unsigned leaving = v_mask_bits(v_not_less(largest, v_splat(LARGEST_FACTOR)));
+    const unsigned counts = v_mask_bits(v_not_less(factor, v_splat(VISIBLE_FACTOR)));
+    for (int k = 0; k < classes; ++k)
+        leaving |= counts & v_mask_bits(NAME(is_out_of_reach)(v_sub(maximum, v_load(columns[k])), &reach));
+    return leaving;
+}
+
+/* Lanes that must leave the lanes' type (double_rows.h), as far as that is known before the exponentials. */
+KERNEL_INLINE unsigned NAME(leaving_lanes)(REAL (*columns)[LANES], int classes, const NAME(lane_sums) * sums,
+                                           const NAME(lane_weights) * weights, const NAME(settings) * settings,
+                                           int kind) {
+    const unsigned all = (1u << LANES) - 1;
+    if (settings->all_leave)
+        return all;
+    if (settings->row.output != XENT_GRADIENT)
+        return 0;
+    vec factor = v_mul(NAME(magnitude)(weights->gradient_weight.high), weights->last_factor), largest = factor;
+    if (HAS_MASS(kind)) {
+        const vec mass = v_max(NAME(magnitude)(sums->target_mass.high), NAME(magnitude)(sums->pivot_target));
+        largest = v_max(factor, v_max(mass, NAME(magnitude)(sums->other_mass.high)));
+        factor = v_max(v_mul(factor, mass), factor);
+    }
+    if (v_mask_bits(v_not_less(v_max(largest, factor), v_splat(VISIBLE_FACTOR))) == 0)
+        return 0;
+    return NAME(lanes_out_of_reach)(columns, classes, sums->maximum, factor, largest, &settings->scale);
+}
 
 /* Losses and, if asked for, statistics and gradient of the rows side by side in a tile. */
 KERNEL_INLINE NAME(lane_results)
@@ -565,7 +631,7 @@ KERNEL_INLINE NAME(lane_results)
     sums.slope = zero;
     NAME(columns_maximum)(tile->columns, classes, &sums, kind);
     results.prediction = sums.pivot;
-    if (settings->wants_prediction && !HAS_MASS(kind))
+    if ((settings->wants_prediction || settings->row.wants_lse) && !HAS_MASS(kind))
         results.prediction = NAME(columns_first_maximum)(tile->columns, classes);
     const vec base = NAME(finite_maximum)(sums.maximum);
     if (kind == XENT_SMOOTHED_TARGETS && settings->row.output != XENT_GRADIENT)
@@ -574,6 +640,7 @@ KERNEL_INLINE NAME(lane_results)
         NAME(columns_masses)(tile, classes, smoothed, base, &sums, 1, kind);
     else if (HAS_MASS(kind))
         NAME(columns_masses)(tile, classes, smoothed, base, &sums, 0, kind);
+    results.leaving = NAME(leaving_lanes)(tile->columns, classes, &sums, weights, settings, kind);
     const vec shift = NAME(shift_huge_columns)(tile->columns, classes, base, settings->scale.huge_logit);
     const vec shifted_maximum = v_sub(base, shift);
     const NAME(exponential_reference) reference =
@@ -583,12 +650,25 @@ KERNEL_INLINE NAME(lane_results)
 
     const vec sum = v_add(sums.sum_of_others.high, sums.exp_of_pivot.high);
     const vec_mask is_number = v_greater(v_keep(v_equal(base, sums.maximum), sum), zero);
-    const NAME(pair) unweighted = NAME(lane_losses)(&sums, shifted_maximum, reference, settings, kind);
-    const NAME(pair) weighted = NAME(pair_product)(unweighted, weights->weight);
-    const vec loss = v_mul(NAME(pair_total)(weighted), weights->last_factor);
+    if (!HAS_MASS(kind)) {
+        sums.lse = zero;
+        if (settings->row.wants_lse)
+            sums.lse = NAME(lse_of_columns)(tile->columns, classes, results.prediction, sums.maximum, shifted_maximum,
+                                            reference, v_splat((REAL)settings->row.temperature));
+    }
+    results.loss = NAME(lane_losses)(&sums, shifted_maximum, reference, settings, kind);
     if (has_grad)
         NAME(gradient_of_tile)(tile, classes, &sums, weights, smoothed, is_number, &settings->row, kind);
-    results.loss = v_select(is_number, v_select(v_equal(weights->weight.high, zero), zero, loss), v_splat(NAN));
+    results.is_tiny = REAL_BITS == 32 ? NAME(tiny_losses)(&results.loss, &sums, settings, kind) : 0;
+    results.others = NAME(accurate_others)(&sums);
+    results.exp_of_pivot = sums.exp_of_pivot;
+    results.mass = NAME(unit_pair)();
+    if (HAS_MASS(kind))
+        results.mass = sums.target_mass;
+    if (settings->row.output == XENT_GRADIENT)
+        results.leaving |= ~v_mask_bits(v_equal(v_sub(results.loss.high, results.loss.high), zero));
+    results.leaving &= v_mask_bits(is_number);
+    results.loss.high = v_select(is_number, results.loss.high, v_splat(NAN));
     results.lse = v_select(is_number, sums.lse, v_splat(NAN));
     results.maximum = v_select(is_number, sums.maximum, v_splat(NAN));
     results.log_of_sum = HAS_MASS(kind) ? sums.log_of_sum : zero;
@@ -659,11 +739,12 @@ KERNEL_INLINE NAME(lane_weights)
         NAME(weigh_rows)(batch, first_row, LANES, labels, weight, kind);
     else
         NAME(weigh_rows)(batch, first_row, row_count, labels, weight, kind);
+    memcpy(weights.of_loss, weight, sizeof weight);
     weights.is_rescaled = NAME(has_small_weight)(weight);
     weights.last_factor = v_splat(1);
     if (weights.is_rescaled)
         NAME(rescale_weights)(weight, &weights);
-    weights.weight = weights.gradient_weight = NAME(pairs_of)(weight);
+    weights.gradient_weight = NAME(pairs_of)(weight);
     if (batch->temperature != 1) {
         for (int row = 0; row < LANES; ++row)
             weight[row] /= batch->temperature;
@@ -701,7 +782,6 @@ KERNEL_INLINE vec NAME(lane_labels)(const xent_labels *labels, const int64_t *va
     lanes = v_load(numbers);
     const vec_mask counts = v_not_less(lanes, v_splat(0));
     if (v_mask_bits(counts) != (1u << LANES) - 1) {
-        weights->weight = NAME(keep_pair)(counts, weights->weight);
         weights->gradient_weight = NAME(keep_pair)(counts, weights->gradient_weight);
         NAME(clear_rows_without_label)(tile->columns, classes, lanes);
     }
@@ -734,9 +814,57 @@ KERNEL_INLINE void NAME(columns_log_probabilities)(REAL (*columns)[LANES], int c
     }
 }
 
+/* Each lane's sum of two as a double. */
+KERNEL_INLINE void NAME(doubles_of)(NAME(pair) pair, double *doubles) {
+    ALIGNED_64 REAL high[LANES], low[LANES];
+    v_store(high, pair.high);
+    v_store(low, pair.low);
+    for (int lane = 0; lane < LANES; ++lane)
+        doubles[lane] = (double)high[lane] + (double)low[lane];
+}
+
+static NEVER_INLINE void NAME(replace_tiny_losses)(const NAME(lane_results) * results, double *losses) {
+    ALIGNED_64 double mass[LANES], others[LANES], exp_of_pivot[LANES];
+    NAME(doubles_of)(results->mass, mass);
+    NAME(doubles_of)(results->others, others);
+    NAME(doubles_of)(results->exp_of_pivot, exp_of_pivot);
+    for (int lane = 0; lane < LANES; ++lane)
+        if (results->is_tiny >> lane & 1)
+            losses[lane] = mass[lane] * (others[lane] / exp_of_pivot[lane]);
+}
+
+/* Losses as doubles, which no rounding to the lanes' type has met; a row without weight has none, whatever its targets. */
+KERNEL_INLINE void NAME(weigh_losses)(const NAME(lane_results) * results, const double *weight, int row_count,
+                                      double *losses) {
+    ALIGNED_64 double doubles[LANES], weighted[LANES];
+    NAME(pair) loss = results->loss;
+    /* beside an infinite loss the error is inf - inf */
+    loss.low = v_keep(v_equal(loss.low, loss.low), loss.low);
+    NAME(doubles_of)(loss, doubles);
+    if (results->is_tiny)
+        NAME(replace_tiny_losses)(results, doubles);
+    for (int row = 0; row < LANES; ++row) {
+        const double loss = doubles[row], product = weight[row] * loss;
+        weighted[row] = weight[row] == 0 && loss == loss ? 0 : product;
+    }
+    memcpy(losses, weighted, (size_t)row_count * sizeof *losses);
+}
+
+/* Takes the rows of a tile that leave its lanes from where they lie in memory; gradients to the columns, unless NULL. */
+static NEVER_INLINE void NAME(take_leaving_rows)(const xent_batch *batch, int64_t first_row, int row_count,
+                                                 unsigned leaving, const int64_t *labels, REAL (*columns)[LANES],
+                                                 double *losses, int kind) {
+    for (int row = 0; row < row_count; ++row) {
+        if (!(leaving >> row & 1) || (HAS_LABELS(kind) && is_ignored(&batch->labels, labels[row])))
+            continue;
+        losses[row] = NAME(loss_of_far_row)(batch, first_row + row, clamped_label(labels[row], batch->classes), kind,
+                                            columns ? &columns[0][row] : NULL, LANES);
+    }
+}
+
 /* Rows [first_row, first_row + row_count), at most a vector of them; losses to `row_loss`.  `labels` has a whole vector. */
 KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, int row_count, const int64_t *labels,
-                                    NAME(lane_weights) weights, NAME(smoothed_masses) * smoothed, REAL *row_loss,
+                                    NAME(lane_weights) weights, NAME(smoothed_masses) * smoothed, double *row_loss,
                                     const NAME(settings) * settings, int kind) {
     NAME(tile) tile;
     const int classes = (int)batch->classes, has_grad = batch->grad != NULL;
@@ -763,15 +891,18 @@ KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, 
                            classes);
         NAME(columns_log_probabilities)(tile.columns, classes, &results, (REAL)settings->row.temperature);
     }
-    if (row_count == LANES)
-        v_store(row_loss, results.loss);
-    else
-        v_store_first(row_loss, row_count, results.loss);
+    NAME(weigh_losses)(&results, weights.of_loss, row_count, row_loss);
+    if (HAS_LABELS(kind) && batch->labels.has_ignore_index)
+        for (int row = 0; row < row_count; ++row)
+            row_loss[row] = is_ignored(&batch->labels, labels[row]) ? 0 : row_loss[row];
     if (batch->lse || batch->prediction)
         NAME(tell_lanes)(batch, first_row, row_count, lanes, &results, HAS_LABELS(kind));
     /* their weight of 0 alone gives NaN where a mass overflows */
     if (has_grad && HAS_LABELS(kind) && batch->labels.has_ignore_index)
         NAME(clear_rows_without_label)(tile.columns, classes, lanes);
+    if (results.leaving)
+        NAME(take_leaving_rows)(batch, first_row, row_count, results.leaving, labels, has_grad ? tile.columns : NULL,
+                                row_loss, kind);
     if (has_grad)
         NAME(store_columns)(tile.columns, batch->grad + first_row * batch->grad_row_stride, batch->grad_row_stride,
                             batch->grad_class_stride, row_count, classes);
@@ -789,7 +920,7 @@ KERNEL_INLINE int NAME(rows_of_first_vector)(const xent_batch *batch, int64_t fi
 
 /* All of them, a vector of rows at a time.  `labels` has a whole vector from each row on. */
 KERNEL_INLINE void NAME(many_short_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                         const int64_t *labels, REAL *row_loss, int kind) {
+                                         const int64_t *labels, double *row_loss, int kind) {
     const int has_own_weights = batch->sample_weight != NULL || (batch->class_weight != NULL && !HAS_MASS(kind));
     const NAME(settings) settings = NAME(settings_of)(batch);
     NAME(lane_weights) weights;

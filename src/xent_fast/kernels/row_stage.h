@@ -25,6 +25,9 @@ typedef struct {
     ALIGNED_64 double weight[LANES];
     /* class indices */
     ALIGNED_64 double target_logit[LANES];
+    /* the same, where lse is wanted: T without the maximum instead of the target, as a sum of two, and e of the maximum in
+     * exp_of_pivot */
+    ALIGNED_64 double below[LANES], below_low[LANES];
     /* targets with mass; other_mass: Q - q of the pivot */
     ALIGNED_64 double exp_of_pivot[LANES], target_mass[LANES], pivot_target[LANES], other_mass[LANES], distance[LANES];
 } row_sums;
@@ -46,14 +49,15 @@ typedef struct {
     exponent_scale_f64 scale;
     double temperature, z_loss;
     double unit; /* of the row's exponentials, over that of float64's */
+    int wants_lse;
     xent_output output;
 } row_settings;
 
 static const double double_unit = EXPONENTIAL_UNIT;
 
 KERNEL_INLINE row_settings settings_of(const xent_batch *batch) {
-    const row_settings settings = {scale_for_f64(batch->temperature), batch->temperature, batch->z_loss, 1,
-                                   batch->output};
+    const row_settings settings = {scale_for_f64(batch->temperature),        batch->temperature, batch->z_loss, 1,
+                                   batch->lse != NULL || batch->z_loss != 0, batch->output};
     return settings;
 }
 
@@ -101,14 +105,13 @@ KERNEL_INLINE vec log_of_ratio(vec numerator, NAME(pair) denominator) {
     return NAME(pair_total)(NAME(log_of_1_plus)(NAME(pair_total)(ratio)));
 }
 
-/* lse - x_y, index targets; `lse` is taken from the maximum where x_y lies so far below that adding it back would cancel. */
+/* lse - x_y, index targets. */
 KERNEL_INLINE vec index_losses(const row_sums *rows, vec others, vec exp_of_target,
-                               NAME(exponential_reference) reference, vec temperature, double unit, vec *lse) {
+                               NAME(exponential_reference) reference, vec temperature, double unit) {
     const vec zero = v_splat(0), target_logit = v_load(rows->target_logit);
     const NAME(pair) target = {exp_of_target, zero};
     const vec loss = log_of_ratio(others, target);
     const vec_mask is_distant = v_greater(v_splat(DISTANT_TARGET), exp_of_target);
-    *lse = v_add(v_div(target_logit, temperature), loss);
     if (v_mask_bits(is_distant) == 0)
         return loss;
     const vec maximum = v_load(rows->maximum);
@@ -116,7 +119,6 @@ KERNEL_INLINE vec index_losses(const row_sums *rows, vec others, vec exp_of_targ
     const NAME(pair) top = {v_mul(exp_of_maximum, v_splat(unit)), zero};
     const vec rest = v_add(v_sub(others, top.high), exp_of_target);
     const vec distance = v_div(v_sub(maximum, target_logit), temperature), log_sum = log_of_ratio(rest, top);
-    *lse = v_select(is_distant, v_add(v_div(maximum, temperature), log_sum), *lse);
     return v_select(is_distant, v_add(distance, log_sum), loss);
 }
 
@@ -135,7 +137,7 @@ KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *setting
     const vec gradient_weight = is_softmax ? v_splat(1) : v_div(weight, temperature);
     NAME(pair) sum = {v_load(rows->others), v_load(rows->others_low)};
     const vec others = v_add(sum.high, sum.low);
-    vec exp_of_pivot, loss, lse, down = others, mass = v_splat(1);
+    vec exp_of_pivot, loss, lse = zero, down = others, mass = v_splat(1);
     if (HAS_MASS(kind)) {
         const vec pivot_target = v_load(rows->pivot_target);
         mass = v_load(rows->target_mass);
@@ -151,7 +153,13 @@ KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *setting
         const NAME(exponential_reference) reference = NAME(reference_for)(v_load(rows->reference), &settings->scale);
         exp_of_pivot = NAME(scaled_exponential)(v_sub(target_logit, v_load(rows->shift)), reference);
         exp_of_pivot = v_mul(exp_of_pivot, v_splat(settings->unit));
-        loss = index_losses(rows, others, exp_of_pivot, reference, temperature, settings->unit, &lse);
+        loss = index_losses(rows, others, exp_of_pivot, reference, temperature, settings->unit);
+        if (settings->wants_lse) {
+            /* from the maximum, whatever the target: what is added back to x_y would cancel */
+            const NAME(pair) top = {v_load(rows->exp_of_pivot), zero};
+            const vec below = v_add(v_load(rows->below), v_load(rows->below_low));
+            lse = v_add(v_div(v_load(rows->maximum), temperature), log_of_ratio(below, top));
+        }
     }
     if (settings->z_loss != 0) {
         const vec slope = v_mul(v_splat(2 * settings->z_loss), lse);
@@ -168,7 +176,15 @@ KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *setting
     }
     const NAME(pair) factor = NAME(quotient)(numerator, sum, inverse);
     const vec ratio = NAME(pair_total)(NAME(quotient)(whole_down, sum, inverse));
-    v_store(results->loss, v_select(v_equal(weight, zero), zero, v_mul(weight, loss)));
+    vec weighted = v_mul(weight, loss);
+    if (!HAS_MASS(kind) && v_mask_bits(v_equal(loss, v_splat(INFINITY)))) {
+        /* m - x_y may overflow on the way to a result that does not; beside it the logarithm does not show */
+        const vec half = v_splat(0.5), far_down = v_mul(v_load(rows->target_logit), half);
+        const vec distance = v_div(v_sub(v_mul(v_load(rows->maximum), half), far_down), temperature);
+        const vec twice = v_mul(v_mul(weight, distance), v_splat(2));
+        weighted = v_select(v_equal(loss, v_splat(INFINITY)), settings->z_loss == 0 ? twice : weighted, weighted);
+    }
+    v_store(results->loss, v_select(v_equal(weight, zero), zero, weighted));
     v_store(results->factor, NAME(pair_total)(factor));
     v_store(results->pivot_gradient, v_sub(zero, v_mul(gradient_weight, ratio)));
     v_store(results->lse, lse);

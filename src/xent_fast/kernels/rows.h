@@ -4,6 +4,7 @@
  * Must not know: instruction sets, threads, Python.
  */
 #include "lanes_along_classes.h"
+#include "double_rows.h"
 #include "lanes_along_rows.h"
 
 /* Long rows are taken this many logits at a time. */
@@ -13,18 +14,6 @@
 /* At most so many bytes of a matrix turn at a time, unless one vector of rows has more. */
 #undef BYTES_PER_TURN
 #define BYTES_PER_TURN 262144
-
-/* Sum in double, eight interleaved chains. */
-KERNEL_INLINE double NAME(sum_of_losses)(const REAL *losses, int64_t count) {
-    double chains[8] = {0};
-    int64_t k = 0;
-    for (; k + 8 <= count; k += 8)
-        for (int j = 0; j < 8; ++j)
-            chains[j] += (double)losses[k + j];
-    for (int j = 0; k + j < count; ++j)
-        chains[j] += (double)losses[k + j];
-    return ((chains[0] + chains[4]) + (chains[2] + chains[6])) + ((chains[1] + chains[5]) + (chains[3] + chains[7]));
-}
 
 /* Rows that lie between their two sweeps at once: as many as row_stage.h takes, but no more than stay in the nearest cache. */
 KERNEL_INLINE int NAME(rows_at_once)(int64_t classes) {
@@ -138,17 +127,59 @@ KERNEL_INLINE void NAME(tell_statistics)(const xent_batch *batch, int64_t row, d
         batch->prediction[row] = is_number ? prediction : -1;
 }
 
+/* The rows' losses, rounded, if asked for. */
+KERNEL_INLINE void NAME(tell_losses)(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                     const double *losses) {
+    if (!batch->row_loss)
+        return;
+    REAL *row_loss = (REAL *)(void *)batch->row_loss + first_row;
+    for (int64_t k = 0; k < row_count; ++k)
+        row_loss[k] = (REAL)losses[k];
+}
+
 /* Loss and statistics of a row with the results in lane `k`. */
-KERNEL_INLINE REAL NAME(tell_row)(const xent_batch *batch, int64_t row, const NAME(long_row) * values,
-                                  const row_results *results, int k) {
+KERNEL_INLINE double NAME(tell_row)(const xent_batch *batch, int64_t row, const NAME(long_row) * values,
+                                    const row_results *results, int k) {
     const int is_number = (int)(results->is_number >> k & 1);
     NAME(tell_statistics)(batch, row, results->lse[k], values->prediction, is_number);
-    return (REAL)(is_number ? results->loss[k] : NAN);
+    return is_number ? results->loss[k] : NAN;
+}
+
+/* Whether the lanes' type cannot hold a row, which is a question of its logits where the weight is large. */
+static NEVER_INLINE int NAME(long_row_leaves)(const NAME(long_row) * row, const NAME(settings) * settings,
+                                              double factor) {
+    REAL maximum = row->logits[0];
+    int is_number = 1;
+    for (int64_t k = 0; k < row->classes; ++k) {
+        is_number &= row->logits[k] < INFINITY;
+        maximum = row->logits[k] > maximum ? row->logits[k] : maximum;
+    }
+    if (!is_number || maximum == -INFINITY)
+        return 0;
+    if (settings->all_leave || !(factor < LARGEST_FACTOR))
+        return 1;
+    const NAME(reach) reach = NAME(reach_of)(v_splat((REAL)factor), &settings->scale);
+    unsigned found = 0;
+    for (int64_t k = 0; k < row->classes; k += LANES) {
+        const int left = row->classes - k < LANES ? (int)(row->classes - k) : LANES;
+        const vec x = v_load_first(row->logits + k, left, maximum);
+        found |= v_mask_bits(NAME(is_out_of_reach)(v_sub(v_splat(maximum), x), &reach));
+    }
+    return found != 0;
+}
+
+/* Whether a row leaves the lanes; asked before its first exponential is written. */
+KERNEL_INLINE int NAME(leaves_lanes)(const NAME(long_row) * row, const NAME(settings) * settings, int kind) {
+    if (settings->row.output != XENT_GRADIENT && !settings->all_leave)
+        return 0;
+    const double mass = fabs(row->masses.label_mass) + fabs(row->masses.smoothing);
+    const double factor = fabs(row->weight / settings->row.temperature) * (HAS_OWN_MASSES(kind) || mass < 1 ? 1 : mass);
+    return (settings->all_leave || !(factor < VISIBLE_FACTOR)) && NAME(long_row_leaves)(row, settings, factor);
 }
 
 /* Rows [first_row, first_row + count), lanes along classes; count is at most `rows_at_once`. */
 KERNEL_INLINE void NAME(long_rows)(const xent_batch *batch, int64_t first_row, int count, const int64_t *labels,
-                                   REAL *row_loss, NAME(block_summary) * workspace, const double *weight_sums,
+                                   double *row_loss, NAME(block_summary) * workspace, const double *weight_sums,
                                    const NAME(settings) * settings, int kind) {
     const int64_t blocks = NAME(block_count)(batch->classes);
     NAME(long_row) rows[ROWS_AT_ONCE];
@@ -163,6 +194,10 @@ KERNEL_INLINE void NAME(long_rows)(const xent_batch *batch, int64_t first_row, i
             NAME(tell_statistics)(batch, first_row + k, 0, -1, 0);
             if (row->grad)
                 NAME(fill)(row->grad, batch->classes, 0);
+            continue;
+        }
+        if (NAME(leaves_lanes)(row, settings, kind)) {
+            row_loss[k] = NAME(loss_of_far_row)(batch, first_row + k, row->label, kind, row->grad, 1);
             continue;
         }
         sums.target_logit[lanes] = HAS_LABELS(kind) ? (double)row->logits[row->label] : 0;
@@ -182,7 +217,7 @@ KERNEL_INLINE void NAME(long_rows)(const xent_batch *batch, int64_t first_row, i
 }
 
 KERNEL_INLINE void NAME(many_long_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                        const int64_t *labels, REAL *row_loss, void *workspace, int kind) {
+                                        const int64_t *labels, double *row_loss, void *workspace, int kind) {
     const int at_once = NAME(rows_at_once)(batch->classes);
     const int64_t blocks = NAME(block_count)(batch->classes);
     const NAME(settings) settings = NAME(settings_of)(batch);
@@ -260,7 +295,7 @@ KERNEL_INLINE int NAME(must_turn)(const xent_batch *batch) {
 }
 
 KERNEL_INLINE void NAME(plain_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                    const int64_t *labels, REAL *row_loss, void *workspace, int kind) {
+                                    const int64_t *labels, double *row_loss, void *workspace, int kind) {
     if (batch->classes > MOST_CLASSES_ALONG_ROWS)
         NAME(many_long_rows)(batch, first_row, row_count, labels, row_loss, workspace, kind);
     else
@@ -268,11 +303,11 @@ KERNEL_INLINE void NAME(plain_rows)(const xent_batch *batch, int64_t first_row, 
 }
 
 typedef void (*NAME(rows_function))(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                    const int64_t *labels, REAL *row_loss, void *workspace);
+                                    const int64_t *labels, double *row_loss, void *workspace);
 
 /* The same by `compute`, where some matrix has a class stride: it turns in the workspace.  `labels` has whole vectors. */
 static NEVER_INLINE void NAME(turned_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                           const int64_t *labels, REAL *row_loss, void *workspace,
+                                           const int64_t *labels, double *row_loss, void *workspace,
                                            NAME(rows_function) compute) {
     const int64_t classes = batch->classes, at_once = NAME(rows_per_turn)(classes);
     char *after_summaries = (char *)workspace + NAME(workspace_bytes)(classes);
@@ -311,20 +346,26 @@ static NEVER_INLINE void NAME(turned_rows)(const xent_batch *batch, int64_t firs
     }
 }
 
-KERNEL_INLINE double NAME(rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace,
-                                NAME(rows_function) compute, int kind) {
+/* Losses of rows by `compute`, unrounded to `losses` and rounded to where the batch wants them. */
+KERNEL_INLINE void NAME(rows_to)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace,
+                                 NAME(rows_function) compute, double *losses, int kind) {
     int64_t labels[XENT_MAX_ROWS_PER_CALL + LANES];
-    REAL losses[XENT_MAX_ROWS_PER_CALL];
-    REAL *row_loss = batch->row_loss ? (REAL *)(void *)batch->row_loss + first_row : losses;
     if (HAS_LABELS(kind))
         xent_read_labels(&batch->labels, first_row, row_count, labels);
     else
         memset(labels, 0, sizeof labels);
     if (NAME(must_turn)(batch))
-        NAME(turned_rows)(batch, first_row, row_count, labels, row_loss, workspace, compute);
+        NAME(turned_rows)(batch, first_row, row_count, labels, losses, workspace, compute);
     else
-        compute(batch, first_row, row_count, labels, row_loss, workspace);
-    return NAME(sum_of_losses)(row_loss, row_count);
+        compute(batch, first_row, row_count, labels, losses, workspace);
+    NAME(tell_losses)(batch, first_row, row_count, losses);
+}
+
+KERNEL_INLINE double NAME(rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace,
+                                NAME(rows_function) compute, int kind) {
+    double losses[XENT_MAX_ROWS_PER_CALL];
+    NAME(rows_to)(batch, first_row, row_count, workspace, compute, losses, kind);
+    return xent_pairwise_sum(losses, row_count);
 }
 
 static size_t NAME(turning_bytes)(int64_t classes) {
@@ -336,6 +377,7 @@ typedef struct {
     NAME(long_row) row;
     NAME(settings) settings;
     int is_ignored;
+    int leaves;          /* the lanes: see double_rows.h */
     double target_logit; /* in place, the forward sweep overwrites it */
     double *weight_sums;
     row_results results;
@@ -361,6 +403,7 @@ KERNEL_INLINE void NAME(begin_row)(const xent_batch *batch, int64_t row, void *w
     shared->row = NAME(long_row_at)(batch, row, label, blocks, shared->weight_sums, kind);
     shared->settings = NAME(settings_of)(batch);
     shared->is_ignored = HAS_LABELS(kind) && is_ignored(&batch->labels, label);
+    shared->leaves = !shared->is_ignored && NAME(leaves_lanes)(&shared->row, &shared->settings, kind);
     shared->target_logit = !HAS_LABELS(kind) || shared->is_ignored ? 0 : (double)shared->row.logits[shared->row.label];
 }
 
@@ -369,15 +412,17 @@ KERNEL_INLINE void NAME(forward_shared)(int64_t first_block, int64_t count, void
     const NAME(masses) *masses = &shared->row.masses;
     if (kind == XENT_SMOOTHED_TARGETS && masses->class_weight)
         NAME(sum_weights_of_blocks)(masses->class_weight, shared->row.classes, first_block, count, shared->weight_sums);
-    if (!shared->is_ignored)
+    if (!shared->is_ignored && !shared->leaves)
         NAME(forward_some_blocks)(&shared->row, first_block, count, &shared->settings, kind);
 }
 
 KERNEL_INLINE double NAME(finish_row)(const xent_batch *batch, int64_t row, void *workspace, int kind) {
     NAME(shared_row) *shared = (NAME(shared_row) *)workspace;
-    REAL loss = 0;
+    double loss = 0;
     if (shared->is_ignored) {
         NAME(tell_statistics)(batch, row, 0, -1, 0);
+    } else if (shared->leaves) {
+        loss = NAME(loss_of_far_row)(batch, row, shared->row.label, kind, shared->row.grad, 1);
     } else {
         row_sums sums;
         sums.target_logit[0] = shared->target_logit;
@@ -386,13 +431,14 @@ KERNEL_INLINE double NAME(finish_row)(const xent_batch *batch, int64_t row, void
         finish_rows(&sums, &shared->settings.row, &shared->results, kind);
         loss = NAME(tell_row)(batch, row, &shared->row, &shared->results, 0);
     }
-    if (batch->row_loss)
-        ((REAL *)(void *)batch->row_loss)[row] = loss;
-    return (double)loss;
+    NAME(tell_losses)(batch, row, 1, &loss);
+    return loss;
 }
 
 KERNEL_INLINE void NAME(backward_shared)(int64_t first_block, int64_t count, void *workspace, int kind) {
     const NAME(shared_row) *shared = (const NAME(shared_row) *)workspace;
+    if (shared->leaves)
+        return;
     if (!shared->is_ignored) {
         NAME(backward_some_blocks)(&shared->row, first_block, count, shared->settings.row.temperature, &shared->results,
                                    0, kind);
@@ -406,7 +452,7 @@ KERNEL_INLINE void NAME(backward_shared)(int64_t first_block, int64_t count, voi
 #ifndef ROW_KERNELS
 #define ROW_KERNELS(name, kind)                                                                                       \
     static NEVER_INLINE void NAME(plain_##name##_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, \
-                                                       const int64_t *labels, REAL *row_loss, void *workspace) {      \
+                                                       const int64_t *labels, double *row_loss, void *workspace) {    \
         NAME(plain_rows)(batch, first_row, row_count, labels, row_loss, workspace, kind);                             \
     }                                                                                                                 \
     static double NAME(name##_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace) { \

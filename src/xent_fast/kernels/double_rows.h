@@ -1,0 +1,157 @@
+/* Rows that the lanes' own type cannot hold.  A template over REAL_BITS.
+ *
+ * Knows: the formula of contract.h, for one row of any layout and target kind, with exponents of any size (far.h).
+ * Must not know: lanes, blocks, instruction sets, threads, Python.
+ *
+ * The kernels send a row here by a test that costs them next to nothing (`leaves_lanes`, and a loss that is no finite number): one
+ * whose masses, weights or distances leave the range of its type on the way to a result that does not, or whose vanishing
+ * probabilities a large weight makes visible.
+ *
+ * `far_row` gives the row's loss with its weight, and writes lse, if asked for, and the row of the output.  It reads logits and
+ * targets as they lie in memory, so it must come before anything else is written there.  `output` may be that place: each
+ * class is read for the last time before its own place is written.  Everything is far: only the exponentials, off by a
+ * unit of 2^-53, and the last rounding show, and the bits are the same wherever there is fused multiply-add.
+ *
+ *     e = exp((x - m) / T)      O = sum of e but for the first maximum's      S = 1 + O      log_sum = log1p(O)
+ *     loss = a (Q log_sum + sum q (m - x) / T + z lse^2)                      lse = m / T + log_sum
+ *     grad = a / T ((Q + 2 z lse) e / S - q)                                  of the first maximum:
+ *     grad_m = a / T ((Q - q_m + 2 z lse) - q_m O) / S                        Q - q_m is a sum, too
+ */
+
+/* How far below the maximum a probability is flushed to 0 though the row's factor makes it visible. */
+typedef struct {
+    vec nearest, farthest;
+} NAME(reach);
+
+KERNEL_INLINE NAME(reach) NAME(reach_of)(vec factor, const NAME(exponent_scale) * scale) {
+    const vec flushed = v_splat(EXPONENT_BIAS - 3 + SCALE_UP), visible = v_splat(EXPONENT_BIAS + 2 + SIGNIFICAND_SHIFT);
+    const NAME(reach)
+        reach = {v_mul(flushed, v_splat(scale->ln_2)), v_mul(v_add(visible, v_exponent(factor)), v_splat(scale->ln_2))};
+    return reach;
+}
+
+/* Of a class that lies `distance` below the maximum. */
+KERNEL_INLINE vec_mask NAME(is_out_of_reach)(vec distance, const NAME(reach) * reach) {
+    return v_greater(v_keep(v_greater(distance, reach->nearest), reach->farthest), distance);
+}
+
+/* One row and its numbers. */
+typedef struct {
+    const xent_batch *batch;
+    const char *logits, *targets, *class_weight;
+    ptrdiff_t logit_step, target_step;
+    int64_t classes, label;
+    int kind;
+    int64_t pivot; /* the first maximum */
+    REAL maximum;
+    far over_temperature, share, floor;           /* 1 / T, 1 - E, E / C */
+    far others, other_mass, pivot_mass, distance; /* O, Q - q_m, q_m, sum of q (m - x) / T */
+} NAME(far_row);
+
+KERNEL_INLINE REAL NAME(real_at)(const char *data, ptrdiff_t step, int64_t k) {
+    return *(const REAL *)(const void *)(data + k * step);
+}
+
+/* (x - m) / T of class k */
+KERNEL_INLINE far NAME(far_distance)(const NAME(far_row) * row, int64_t k) {
+    const far x = far_of((double)NAME(real_at)(row->logits, row->logit_step, k));
+    return far_product(far_sum(x, far_of(-(double)row->maximum)), row->over_temperature);
+}
+
+/* q of class k, for a row weight of 1 */
+KERNEL_INLINE far NAME(far_mass)(const NAME(far_row) * row, int64_t k) {
+    far mass = far_of(0), weight = far_of(1);
+    if (row->class_weight)
+        weight = far_of((double)NAME(real_at)(row->class_weight, (ptrdiff_t)sizeof(REAL), k));
+    if (row->kind == XENT_DENSE_TARGETS)
+        return far_of((double)NAME(real_at)(row->targets, row->target_step, k));
+    if (row->kind == XENT_SHAPED_TARGETS)
+        mass = far_product(row->share, far_of((double)NAME(real_at)(row->targets, row->target_step, k)));
+    else if (k == row->label)
+        mass = row->kind == XENT_INDEX_TARGETS ? far_of(1) : row->share;
+    if (row->kind != XENT_INDEX_TARGETS)
+        mass = far_sum(mass, row->floor);
+    return mass.high == 0 ? mass : far_product(mass, weight);
+}
+
+KERNEL_INLINE NAME(far_row) NAME(far_row_at)(const xent_batch *batch, int64_t at, int64_t label, int kind) {
+    NAME(far_row) row;
+    const ptrdiff_t item = (ptrdiff_t)sizeof(REAL);
+    row.batch = batch;
+    row.logits = batch->logits + at * batch->logits_row_stride;
+    row.logit_step = batch->logits_class_stride ? batch->logits_class_stride : item;
+    row.targets = batch->dense_targets ? batch->dense_targets + at * batch->dense_targets_row_stride : NULL;
+    row.target_step = batch->dense_targets_class_stride ? batch->dense_targets_class_stride : item;
+    row.class_weight = batch->class_weight;
+    row.classes = batch->classes;
+    row.label = label;
+    row.kind = kind;
+    row.over_temperature = far_quotient(far_of(1), far_of(batch->temperature));
+    row.share = far_of(1 - batch->label_smoothing);
+    row.floor = far_quotient(far_of(batch->label_smoothing), far_of((double)batch->classes));
+    row.pivot = 0;
+    row.maximum = NAME(real_at)(row.logits, row.logit_step, 0);
+    for (int64_t k = 1; k < row.classes; ++k) {
+        const REAL x = NAME(real_at)(row.logits, row.logit_step, k);
+        if (x > row.maximum) {
+            row.maximum = x;
+            row.pivot = k;
+        }
+    }
+    return row;
+}
+
+/* The sums over classes. */
+KERNEL_INLINE void NAME(add_far_classes)(NAME(far_row) * row) {
+    row->others = row->other_mass = row->pivot_mass = row->distance = far_of(0);
+    for (int64_t k = 0; k < row->classes; ++k) {
+        const far below = NAME(far_distance)(row, k), mass = NAME(far_mass)(row, k);
+        if (k == row->pivot) {
+            row->pivot_mass = mass;
+            continue;
+        }
+        row->others = far_sum(row->others, far_exponential(below));
+        row->other_mass = far_sum(row->other_mass, mass);
+        if (mass.high != 0) /* 0 * inf = 0 */
+            row->distance = far_sum(row->distance, far_minus(far_product(mass, below)));
+    }
+}
+
+/* Loss of row `at` of a batch, whose maximum is a finite number and none of whose logits is NaN; the output to `output`, a class
+ * every `step` numbers, unless that is NULL. */
+static NEVER_INLINE double NAME(loss_of_far_row)(const xent_batch *batch, int64_t at, int64_t label, int kind,
+                                                 REAL *output, ptrdiff_t step) {
+    NAME(far_row) row = NAME(far_row_at)(batch, at, label, kind);
+    far weight = far_of(batch->weight_factor);
+    NAME(add_far_classes)(&row);
+    if (batch->sample_weight)
+        weight = far_product(weight, far_of(batch->sample_weight[at]));
+    const far log_sum = far_log_of_1_plus(row.others), total = far_sum(far_of(1), row.others);
+    const far mass = far_sum(row.other_mass, row.pivot_mass);
+    const far lse = far_sum(far_product(far_of((double)row.maximum), row.over_temperature), log_sum);
+    const far z = far_of(batch->z_loss), slope = far_product(far_sum(z, z), lse);
+    far loss = far_sum(far_product(mass, log_sum), row.distance);
+    if (z.high != 0)
+        loss = far_sum(loss, far_product(far_product(z, lse), lse));
+    if (batch->lse)
+        ((REAL *)(void *)batch->lse)[at] = (REAL)far_value(lse);
+    if (batch->prediction)
+        batch->prediction[at] = row.pivot;
+    const far steepness = far_product(weight, row.over_temperature);
+    for (int64_t k = 0; output && k < row.classes; ++k) {
+        const far below = NAME(far_distance)(&row, k), e = far_exponential(below), own = NAME(far_mass)(&row, k);
+        far value = far_quotient(e, total);
+        if (batch->output == XENT_LOG_PROBABILITIES) {
+            value = far_sum(below, far_minus(log_sum));
+        } else if (batch->output == XENT_GRADIENT) {
+            if (k == row.pivot)
+                value = far_quotient(far_sum(far_sum(row.other_mass, slope), far_minus(far_product(own, row.others))),
+                                     total);
+            else
+                value = far_sum(far_product(far_sum(mass, slope), value), far_minus(own));
+            value = far_product(steepness, value);
+        }
+        output[k * step] = (REAL)far_value(value);
+    }
+    return weight.high == 0 ? 0 : far_value(far_product(weight, loss));
+}
