@@ -78,11 +78,13 @@ KERNEL_INLINE void NAME(measure_row)(const xent_shard *shard, int64_t row, int64
         to[1] = block->maximum;
         to[2] = block->shift;
         to[3] = block->reference;
-        if (!HAS_MASS(kind))
+        to[6] = block->exp_of_pivot;
+        if (!HAS_MASS(kind)) {
+            to[4] = block->sum_below;
             continue;
+        }
         to[4] = block->target_mass;
         to[5] = block->distance;
-        to[6] = block->exp_of_pivot;
         to[7] = block->pivot < 0 ? -1 : (double)(block->pivot + shard->first_class);
         to[8] = block->pivot >= 0 && targets ? (double)targets[block->pivot] : 0;
         to[9] = block->pivot >= 0 && weights ? (double)weights[block->pivot] : 1;
@@ -107,7 +109,7 @@ KERNEL_INLINE NAME(long_row) NAME(settle_row)(const xent_shard *shard, int64_t r
         block->maximum = from[1];
         block->shift = from[2];
         block->reference = from[3];
-        block->target_mass = from[4];
+        block->target_mass = block->sum_below = from[4];
         block->distance = from[5];
         block->exp_of_pivot = from[6];
         block->pivot = from[7] < 0 ? -1 : b;
@@ -165,7 +167,9 @@ KERNEL_INLINE void NAME(write_row)(const xent_shard *shard, int64_t row, int64_t
 
 KERNEL_INLINE void NAME(work_on_rows)(const xent_shard *shard, int64_t row_count, void *workspace, int work, int kind) {
     const NAME(shard_workspace) w = NAME(shard_workspace_at)(workspace, shard->whole_blocks, shard->batch.classes);
-    const NAME(settings) settings = NAME(settings_of)(&shard->batch);
+    NAME(settings) settings = NAME(settings_of)(&shard->batch);
+    if (work == XENT_MEASURE)
+        settings.row.wants_lse = 1; /* for a z-loss that is asked for later */
     REAL *row_loss = (REAL *)(void *)shard->batch.row_loss;
     row_results results;
     if (work != XENT_SETTLE)

@@ -22,10 +22,10 @@ typedef struct {
 
 /* The weights of a vector of rows. */
 typedef struct {
-    ALIGNED_64 double of_loss[LANES]; /* a */
-    NAME(pair) gradient_weight;       /* a / T */
-    vec last_factor;                  /* 1, or 1 / RESCALE where the weight is RESCALE times larger */
-    int is_rescaled;                  /* whether any lane is */
+    double of_loss[LANES];      /* a */
+    NAME(pair) gradient_weight; /* a / T */
+    vec last_factor;            /* 1, or 1 / RESCALE where the weight is RESCALE times larger */
+    int is_rescaled;            /* whether any lane is */
 } NAME(lane_weights);
 
 /* Per-lane state between the sweeps. */
