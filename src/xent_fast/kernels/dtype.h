@@ -160,6 +160,7 @@
 #define v_drop NAME(v_drop)
 #define v_largest NAME(v_largest)
 #define v_first NAME(v_first)
+#define v_from_integers NAME(v_from_integers)
 #define v_high_half NAME(v_high_half)
 #define v_load_transposed NAME(v_load_transposed)
 #define v_store_transposed NAME(v_store_transposed)

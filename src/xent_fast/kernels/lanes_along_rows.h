@@ -771,11 +771,10 @@ KERNEL_INLINE void NAME(clear_rows_without_label)(REAL (*columns)[LANES], int cl
 KERNEL_INLINE vec NAME(lane_labels)(const xent_labels *labels, const int64_t *values, int row_count, int classes,
                                     NAME(tile) * tile, NAME(lane_weights) * weights) {
     ALIGNED_64 REAL numbers[LANES];
-    for (int row = 0; row < LANES; ++row)
-        numbers[row] = (REAL)(int32_t)values[row];
-    vec lanes = v_load(numbers);
+    vec lanes = v_from_integers(values);
     if (row_count == LANES && !labels->has_ignore_index)
         return lanes;
+    v_store(numbers, lanes);
     for (int row = 0; row < LANES; ++row)
         if (row >= row_count || is_ignored(labels, values[row]))
             numbers[row] = -1;
@@ -833,21 +832,39 @@ static NEVER_INLINE void NAME(replace_tiny_losses)(const NAME(lane_results) * re
             losses[lane] = mass[lane] * (others[lane] / exp_of_pivot[lane]);
 }
 
-/* Losses as doubles, which no rounding to the lanes' type has met; a row without weight has none, whatever its targets. */
+/* a times the loss; a row without weight has none, whatever its targets. */
+KERNEL_INLINE vec_f64 NAME(weighted_losses)(vec_f64 loss, const double *weight) {
+    const vec_f64 a = v_load_f64(weight);
+    const vec_f64 weighted = v_drop_f64(v_equal_f64(a, v_splat_f64(0)), v_mul_f64(a, loss));
+    return v_select_f64(v_equal_f64(loss, loss), weighted, loss);
+}
+
+/* Losses as doubles, which no rounding to the lanes' type has met. */
 KERNEL_INLINE void NAME(weigh_losses)(const NAME(lane_results) * results, const double *weight, int row_count,
                                       double *losses) {
-    ALIGNED_64 double doubles[LANES], weighted[LANES];
+    ALIGNED_64 double doubles[LANES], some[LANES];
+    double *place = row_count == LANES ? losses : some;
     NAME(pair) loss = results->loss;
     /* beside an infinite loss the error is inf - inf */
     loss.low = v_keep(v_equal(loss.low, loss.low), loss.low);
-    NAME(doubles_of)(loss, doubles);
-    if (results->is_tiny)
+#if REAL_BITS == 32
+    vec_f64 sums[2] = {v_add_f64(v_low_half_as_f64(loss.high), v_low_half_as_f64(loss.low)),
+                       v_add_f64(v_high_half_as_f64(loss.high), v_high_half_as_f64(loss.low))};
+#else
+    vec_f64 sums[1] = {v_add(loss.high, loss.low)};
+#endif
+    enum { VECTORS = sizeof sums / sizeof *sums };
+    if (results->is_tiny) {
+        for (int j = 0; j < VECTORS; ++j)
+            v_store_f64(doubles + 8 * j, sums[j]);
         NAME(replace_tiny_losses)(results, doubles);
-    for (int row = 0; row < LANES; ++row) {
-        const double loss = doubles[row], product = weight[row] * loss;
-        weighted[row] = weight[row] == 0 && loss == loss ? 0 : product;
+        for (int j = 0; j < VECTORS; ++j)
+            sums[j] = v_load_f64(doubles + 8 * j);
     }
-    memcpy(losses, weighted, (size_t)row_count * sizeof *losses);
+    for (int j = 0; j < VECTORS; ++j)
+        v_store_f64(place + 8 * j, NAME(weighted_losses)(sums[j], weight + 8 * j));
+    if (row_count < LANES)
+        memcpy(losses, some, (size_t)row_count * sizeof *losses);
 }
 
 /* Takes the rows of a tile that leave its lanes from where they lie in memory; gradients to the columns, unless NULL. */

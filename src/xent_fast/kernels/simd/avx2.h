@@ -183,6 +183,20 @@ KERNEL_INLINE vec v_exponent(vec a) {
     return a;
 }
 
+/* The low words of eight integers. */
+KERNEL_INLINE __m256i NAME(low_words)(const int64_t *source) {
+    const __m256 first = _mm256_loadu_ps((const float *)(const void *)source);
+    const __m256 last = _mm256_loadu_ps((const float *)(const void *)(source + 4));
+    const __m256d mixed = _mm256_castps_pd(_mm256_shuffle_ps(first, last, 0x88));
+    return _mm256_castpd_si256(_mm256_permute4x64_pd(mixed, 0xd8));
+}
+
+KERNEL_INLINE vec v_from_integers(const int64_t *source) {
+    vec r;
+    EACH_REGISTER(r.part[part] = _mm256_cvtepi32_ps(NAME(low_words)(source + part * (LANES / 2))));
+    return r;
+}
+
 KERNEL_INLINE vec v_power_of_eighths(const BITS_TYPE *table, vec a) {
     const __m256i powers = _mm256_loadu_si256((const __m256i *)(const void *)table);
     EACH_REGISTER(const __m256i bits = _mm256_castps_si256(a.part[part]);
@@ -237,6 +251,14 @@ KERNEL_INLINE vec v_exponent(vec a) {
     return a;
 }
 
+KERNEL_INLINE vec v_from_integers(const int64_t *source) {
+    vec r;
+    EACH_REGISTER(const int64_t *four = source + part * (LANES / 2);
+                  r.part[part] = _mm256_cvtepi32_pd(
+                      _mm_setr_epi32((int32_t)four[0], (int32_t)four[1], (int32_t)four[2], (int32_t)four[3])));
+    return r;
+}
+
 /* Two permutations of four numbers each, whose halves are taken by the index 2 j and 2 j + 1; bit 2 of j chooses. */
 KERNEL_INLINE vec v_power_of_eighths(const BITS_TYPE *table, vec a) {
     const __m256i first = _mm256_loadu_si256((const __m256i *)(const void *)table);
@@ -254,4 +276,5 @@ KERNEL_INLINE vec v_power_of_eighths(const BITS_TYPE *table, vec a) {
 }
 #endif
 
+#define HAS_WIDE_SQUARES 0
 #include "x86_transpose.h"

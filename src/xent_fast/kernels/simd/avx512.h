@@ -80,6 +80,12 @@ KERNEL_INLINE vec_f64 v_high_half_as_f64(vec a) { return _mm512_cvtps_pd(_mm512_
 
 KERNEL_INLINE REAL v_first(vec a) { return _mm512_cvtss_f32(a); }
 
+KERNEL_INLINE vec v_from_integers(const int64_t *source) {
+    const __m256i low = _mm512_cvtepi64_epi32(_mm512_loadu_si512(source));
+    const __m256i high = _mm512_cvtepi64_epi32(_mm512_loadu_si512(source + LANES / 2));
+    return _mm512_cvtepi32_ps(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
+}
+
 KERNEL_INLINE vec v_power_of_eighths(const BITS_TYPE *table, vec a) {
     const __m512i bits = _mm512_castps_si512(a);
     const __m512i twice = _mm512_broadcast_i32x8(_mm256_loadu_si256((const __m256i *)(const void *)table));
@@ -95,6 +101,10 @@ KERNEL_INLINE vec v_lane_numbers(void) { return _mm512_setr_pd(0, 1, 2, 3, 4, 5,
 
 KERNEL_INLINE REAL v_first(vec a) { return _mm512_cvtsd_f64(a); }
 
+KERNEL_INLINE vec v_from_integers(const int64_t *source) {
+    return _mm512_cvtepi32_pd(_mm512_cvtepi64_epi32(_mm512_loadu_si512(source)));
+}
+
 KERNEL_INLINE vec v_power_of_eighths(const BITS_TYPE *table, vec a) {
     const __m512i bits = _mm512_castpd_si512(a);
     const __m512i power = _mm512_permutexvar_epi64(bits, _mm512_loadu_si512(table));
@@ -106,4 +116,6 @@ KERNEL_INLINE vec v_bits_to_exponent(vec a) {
 }
 #endif
 
+/* Columns of 16 (8) rows whole: two squares of AVX registers side by side. */
+#define HAS_WIDE_SQUARES 1
 #include "x86_transpose.h"

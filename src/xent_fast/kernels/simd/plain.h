@@ -21,6 +21,13 @@ KERNEL_INLINE vec v_lane_numbers(void) {
     return v_load(numbers);
 }
 
+KERNEL_INLINE vec v_from_integers(const int64_t *source) {
+    ALIGNED_64 REAL lanes[LANES];
+    for (int lane = 0; lane < LANES; ++lane)
+        lanes[lane] = (REAL)(int32_t)source[lane];
+    return v_load(lanes);
+}
+
 KERNEL_INLINE REAL v_first(vec a) {
     ALIGNED_64 REAL lanes[LANES];
     v_store(lanes, a);

@@ -1,4 +1,4 @@
-/* Squares of rows and columns turned over in AVX registers, for every x86 vocabulary.  A template over REAL_BITS.
+/* Squares of rows and columns turned over in registers, for every x86 vocabulary.  A template over REAL_BITS.
  *
  * Knows: shuffles.  Must not know: what the numbers are.
  */
@@ -94,6 +94,82 @@ KERNEL_INLINE __m128d NAME(high_half_row)(__m256d a) { return _mm256_extractf128
 #define HALF_INTRINSIC(operation) _mm_##operation##_pd
 #endif
 
+#if HAS_WIDE_SQUARES
+/* Halves of a wide register hold two squares, whose rows are TRANSPOSE_WIDTH apart.  Each operation works within quarters,
+ * but for the last, which brings quarters of the same half together. */
+#if REAL_BITS == 32
+#define WIDE_ROW __m512
+#define WIDE_INTRINSIC(operation) _mm512_##operation##_ps
+#define WIDE_AS_DOUBLES(a) _mm512_castps_pd(a)
+#define WIDE_FROM_DOUBLES(a) _mm512_castpd_ps(a)
+#define JOIN_SQUARE_ROWS(low, high) _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1)
+#define HIGH_SQUARE_ROW(a) _mm512_extractf32x8_ps(a, 1)
+#define LOW_SQUARE_ROW(a) _mm512_castps512_ps256(a)
+#else
+#define WIDE_ROW __m512d
+#define WIDE_INTRINSIC(operation) _mm512_##operation##_pd
+#define WIDE_AS_DOUBLES(a) (a)
+#define WIDE_FROM_DOUBLES(a) (a)
+#define JOIN_SQUARE_ROWS(low, high) _mm512_insertf64x4(_mm512_castpd256_pd512(low), high, 1)
+#define HIGH_SQUARE_ROW(a) _mm512_extractf64x4_pd(a, 1)
+#define LOW_SQUARE_ROW(a) _mm512_castpd512_pd256(a)
+#endif
+
+KERNEL_INLINE void NAME(swap_quarters)(WIDE_ROW *low, WIDE_ROW *high) {
+    const __m512i firsts = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
+    const __m512i lasts = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+    const __m512d a = WIDE_AS_DOUBLES(*low), b = WIDE_AS_DOUBLES(*high);
+    *low = WIDE_FROM_DOUBLES(_mm512_permutex2var_pd(a, firsts, b));
+    *high = WIDE_FROM_DOUBLES(_mm512_permutex2var_pd(a, lasts, b));
+}
+
+/* Within quarters: of four (two) registers, quarter by quarter. */
+KERNEL_INLINE void NAME(transpose_quarters)(WIDE_ROW r[HALF_WIDTH]) {
+#if REAL_BITS == 32
+    const __m512 low[2] = {_mm512_unpacklo_ps(r[0], r[1]), _mm512_unpacklo_ps(r[2], r[3])};
+    const __m512 high[2] = {_mm512_unpackhi_ps(r[0], r[1]), _mm512_unpackhi_ps(r[2], r[3])};
+    r[0] = _mm512_shuffle_ps(low[0], low[1], 0x44);
+    r[1] = _mm512_shuffle_ps(low[0], low[1], 0xee);
+    r[2] = _mm512_shuffle_ps(high[0], high[1], 0x44);
+    r[3] = _mm512_shuffle_ps(high[0], high[1], 0xee);
+#else
+    const __m512d low = _mm512_unpacklo_pd(r[0], r[1]);
+    r[1] = _mm512_unpackhi_pd(r[0], r[1]);
+    r[0] = low;
+#endif
+}
+
+KERNEL_INLINE void NAME(transpose_wide)(WIDE_ROW r[TRANSPOSE_WIDTH]) {
+    NAME(transpose_quarters)(r);
+    NAME(transpose_quarters)(r + HALF_WIDTH);
+    for (int k = 0; k < HALF_WIDTH; ++k)
+        NAME(swap_quarters)(&r[k], &r[k + HALF_WIDTH]);
+}
+
+KERNEL_INLINE void NAME(load_squares)(const char *source, ptrdiff_t row_stride, REAL (*columns)[LANES]) {
+    WIDE_ROW square[TRANSPOSE_WIDTH];
+    for (int k = 0; k < TRANSPOSE_WIDTH; ++k) {
+        const REAL *low = (const REAL *)(const void *)(source + k * row_stride);
+        const REAL *high = (const REAL *)(const void *)(source + (k + TRANSPOSE_WIDTH) * row_stride);
+        square[k] = JOIN_SQUARE_ROWS(SQUARE_INTRINSIC(loadu)(low), SQUARE_INTRINSIC(loadu)(high));
+    }
+    NAME(transpose_wide)(square);
+    for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
+        WIDE_INTRINSIC(store)(columns[k], square[k]);
+}
+
+KERNEL_INLINE void NAME(store_squares)(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride) {
+    WIDE_ROW square[TRANSPOSE_WIDTH];
+    for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
+        square[k] = WIDE_INTRINSIC(load)(columns[k]);
+    NAME(transpose_wide)(square);
+    for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
+        SQUARE_INTRINSIC(storeu)((REAL *)(void *)(destination + k * row_stride), LOW_SQUARE_ROW(square[k]));
+    for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
+        SQUARE_INTRINSIC(storeu)
+    ((REAL *)(void *)(destination + (k + TRANSPOSE_WIDTH) * row_stride), HIGH_SQUARE_ROW(square[k]));
+}
+#else
 KERNEL_INLINE void NAME(load_squares)(const char *source, ptrdiff_t row_stride, REAL (*columns)[LANES]) {
     for (int first = 0; first < LANES; first += TRANSPOSE_WIDTH) {
         SQUARE_ROW square[TRANSPOSE_WIDTH];
@@ -115,6 +191,7 @@ KERNEL_INLINE void NAME(store_squares)(REAL (*columns)[LANES], char *destination
             SQUARE_INTRINSIC(storeu)((REAL *)(void *)(destination + (first + k) * row_stride), square[k]);
     }
 }
+#endif
 
 /* Whether half a square's width from row `row` on lies within a vector of rows of `count` numbers. */
 KERNEL_INLINE int NAME(has_half_row)(ptrdiff_t row_stride, int row, int count) {
@@ -141,6 +218,42 @@ KERNEL_INLINE void NAME(store_half_row)(char *destination, ptrdiff_t row_stride,
         NAME(store_first_of_half)(values, count, a);
 }
 
+#if HAS_WIDE_SQUARES
+/* Quarter q of register k holds row k + HALF_WIDTH q. */
+KERNEL_INLINE void NAME(load_halves)(const char *source, ptrdiff_t row_stride, int count, REAL (*columns)[LANES]) {
+    WIDE_ROW rows[HALF_WIDTH];
+    for (int k = 0; k < HALF_WIDTH; ++k) {
+        HALF_ROW quarters[4];
+        for (int q = 0; q < 4; ++q)
+            quarters[q] = NAME(load_half_row)(source, row_stride, k + HALF_WIDTH * q, count);
+        rows[k] =
+            JOIN_SQUARE_ROWS(NAME(join_halves)(quarters[0], quarters[1]), NAME(join_halves)(quarters[2], quarters[3]));
+    }
+    NAME(transpose_quarters)(rows);
+    for (int k = 0; k < HALF_WIDTH; ++k)
+        WIDE_INTRINSIC(store)(columns[k], rows[k]);
+}
+
+KERNEL_INLINE void NAME(store_halves)(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride, int count) {
+    WIDE_ROW rows[HALF_WIDTH];
+    for (int k = 0; k < HALF_WIDTH; ++k)
+        rows[k] = WIDE_INTRINSIC(load)(columns[k]);
+    NAME(transpose_quarters)(rows);
+    for (int row = 0; row < LANES; ++row) {
+        const SQUARE_ROW both =
+            row < LANES / 2 ? LOW_SQUARE_ROW(rows[row % HALF_WIDTH]) : HIGH_SQUARE_ROW(rows[row % HALF_WIDTH]);
+        NAME(store_half_row)(destination, row_stride, row, count,
+                             row % TRANSPOSE_WIDTH < HALF_WIDTH ? NAME(low_half_row)(both) : NAME(high_half_row)(both));
+    }
+}
+#undef WIDE_ROW
+#undef WIDE_INTRINSIC
+#undef WIDE_AS_DOUBLES
+#undef WIDE_FROM_DOUBLES
+#undef JOIN_SQUARE_ROWS
+#undef HIGH_SQUARE_ROW
+#undef LOW_SQUARE_ROW
+#else
 KERNEL_INLINE void NAME(load_halves)(const char *source, ptrdiff_t row_stride, int count, REAL (*columns)[LANES]) {
     for (int first = 0; first < LANES; first += TRANSPOSE_WIDTH) {
         SQUARE_ROW halves[HALF_WIDTH];
@@ -168,6 +281,7 @@ KERNEL_INLINE void NAME(store_halves)(REAL (*columns)[LANES], char *destination,
         }
     }
 }
+#endif
 
 KERNEL_INLINE void v_load_transposed(const char *source, ptrdiff_t row_stride, int count, REAL (*columns)[LANES]) {
     if (count == TRANSPOSE_WIDTH)
@@ -187,3 +301,4 @@ KERNEL_INLINE void v_store_transposed(REAL (*columns)[LANES], char *destination,
 #undef SQUARE_INTRINSIC
 #undef HALF_INTRINSIC
 #undef HALF_WIDTH
+#undef HAS_WIDE_SQUARES
