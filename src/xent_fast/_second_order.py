@@ -342,8 +342,9 @@ def softmax_cross_entropy_grad_hessian(
 
     Notes
     -----
-    The loss has the bits of `softmax_cross_entropy_grad`; the gradient may differ from that in its
-    last bits, since it is made of rounded probabilities.
+    Where weights are below 2^60 (float64: 2^400) the loss has the bits of
+    `softmax_cross_entropy_grad`; the gradient may differ from that in its last bits, since it is
+    made of rounded probabilities.
 
     Of the class with a probability above 1/2, :math:`1 - p` is the sum of the others, so that the
     diagonal is accurate to a few units in the last place however close :math:`p` is to 1.
