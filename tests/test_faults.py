@@ -366,6 +366,18 @@ def test_weights_that_meet_their_opposites() -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64])
+@pytest.mark.parametrize("classes", [2, 20, 40])
+@pytest.mark.parametrize("special", [np.inf, np.nan])
+def test_an_undefined_row_without_mass(special: float, classes: int, dtype: type) -> None:
+    logits = np.zeros((7, classes), dtype)
+    logits[2, 0] = special
+    losses, grad = softmax_cross_entropy_grad(logits, np.zeros_like(logits), reduction="none")
+    assert list(np.isnan(losses)) == [row == 2 for row in range(7)]
+    assert np.isnan(grad[2]).all()
+    assert math.isnan(softmax_cross_entropy(logits, np.zeros_like(logits)))
+
+
 @pytest.mark.parametrize("size", [1e308, 1e-310, 1e-300, 1.0])
 @pytest.mark.parametrize("dense", [False, True])
 def test_weights_of_any_size_have_a_mean(size: float, dense: bool) -> None:

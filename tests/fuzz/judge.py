@@ -99,7 +99,9 @@ def check_result(call: Call, result: Any, expected: Any) -> None:
 
 
 def leaves(value: Any) -> list[Any]:
-    """The arrays and numbers of nested tuples."""
+    """The arrays and numbers of nested tuples; None stands for nothing."""
+    if value is None:
+        return []
     return (
         [leaf for part in value for leaf in leaves(part)] if isinstance(value, tuple) else [value]
     )

@@ -668,6 +668,7 @@ KERNEL_INLINE NAME(lane_results)
     if (settings->row.output == XENT_GRADIENT)
         results.leaving |= ~v_mask_bits(v_equal(v_sub(results.loss.high, results.loss.high), zero));
     results.leaving &= v_mask_bits(is_number);
+    results.is_tiny &= v_mask_bits(is_number);
     results.loss.high = v_select(is_number, results.loss.high, v_splat(NAN));
     results.lse = v_select(is_number, sums.lse, v_splat(NAN));
     results.maximum = v_select(is_number, sums.maximum, v_splat(NAN));

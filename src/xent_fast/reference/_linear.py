@@ -130,6 +130,8 @@ def linear_softmax_cross_entropy_grad(
     h, w = np.asarray(hidden, dtype=np.float64), np.asarray(weight, dtype=np.float64)
     if ignore_index is not None:
         h = np.where((np.asarray(targets) == ignore_index)[..., np.newaxis], 0, h)
+    if reduction == "mean" and math.isnan(result.loss) and not grad.any():
+        h, w = np.zeros_like(h), np.zeros_like(w)  # nothing to average: exact zeros, as in the loss
     rows = math.prod(h.shape[:-1])
     grad_rows = grad.reshape(rows, len(w))
     sums = [
