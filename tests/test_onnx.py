@@ -64,8 +64,14 @@ def outputs_of(implementation: ModuleType, node: Any, inputs: list[np.ndarray]) 
         "reduction": attributes.get("reduction", b"mean").decode(),
     }
     if node.op_type == "NegativeLogLikelihoodLoss":
-        # Its input is called log-probabilities, and is neither normalised nor negative.
-        return [implementation.cross_entropy(np.exp(inputs[0]), inputs[1], **options)]
+        # Its input is called log-probabilities, and is neither normalised nor negative. The loss is
+        # linear in it: `unit` is what every log-probability of -1 costs.
+        most = inputs[0].max()
+        lowered = implementation.cross_entropy(np.exp(inputs[0] - most), inputs[1], **options)
+        unit = implementation.cross_entropy(
+            np.full_like(inputs[0], np.exp(-1)), inputs[1], **options
+        )
+        return [lowered - most * unit]
     loss = implementation.softmax_cross_entropy(*inputs[:2], **options)
     return [loss, implementation.log_softmax(inputs[0], axis=1)][: len(node.output)]
 
