@@ -85,8 +85,8 @@ def test_class_indices(layout: str, option: str, isa: str, dtype: type) -> None:
         assert_within(got.hessian, want.hessian, ULPS)
         options = {k: v for k, v in options.items() if k not in ("factor", "min_hessian")}
         loss = softmax_cross_entropy_grad(given, labels, **{"reduction": "sum", **options}).loss
-        # rows of such weights leave their type for the loss alone
-        tolerance = np.finfo(dtype).eps if option == "huge" else 0
+        # float32 rows of such weights leave their type for the loss alone
+        tolerance = np.finfo(dtype).eps if option == "huge" and dtype == np.float32 else 0
         np.testing.assert_allclose(got.loss, loss, rtol=tolerance)
         np.testing.assert_array_equal(given, logits)
 
