@@ -1,8 +1,10 @@
-"""What limits the threads of a call (a table of docs/threads.md), and calls beside busy programs.
+"""What limits the threads of a call, steps beside other libraries' threads (the tables of
+docs/threads.md), and calls beside busy programs.
 
-    python docs/threads/measure.py [limits] [neighbours] [--write]
+    python docs/threads/measure.py [limits] [company] [neighbours] [--write]
 
-Every situation has a process of its own. Needs Linux and threadpoolctl.
+Every situation has a process of its own. Needs Linux and threadpoolctl; libraries that are not
+installed are left out of the company.
 
 Knows: the situations, and the page. Must not know: how the library finds out what limits it.
 """
@@ -14,6 +16,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from xent_fast import show_config
@@ -64,6 +67,67 @@ while (start := time.perf_counter()) < end:
 print(median(seconds))
 """
 BUSY = "while True: pass"
+
+# A step's time by default over its time on one thread, the median of 15 turns of each. `wake` runs
+# a library's threads just before the loss; `matmul` may be replaced by that library's product.
+STEPS = """
+import time
+from statistics import median
+import numpy as np
+matmul, wake = np.matmul, lambda: None
+{before}
+from xent_fast import show_config, softmax_cross_entropy_grad
+{after}
+rng = np.random.default_rng(0)
+hidden, weight = (rng.standard_normal(shape, np.float32) for shape in ((256, 384), (384, 1000)))
+labels, logits = np.arange(256), np.empty((256, 1000), np.float32)
+grads = np.empty_like(weight), np.empty_like(hidden)
+def step(num_threads):
+    start = time.perf_counter()
+    matmul(hidden, weight, out=logits)
+    wake()
+    softmax_cross_entropy_grad(logits, labels, out=logits, num_threads=num_threads)
+    matmul(hidden.T, logits, out=grads[0])
+    matmul(logits, weight.T, out=grads[1])
+    return time.perf_counter() - start
+def turn(num_threads):
+    return median([step(num_threads) for _ in range(30)][3:])
+ratios = [turn(None) / turn(1) for _ in range(15)]
+print(show_config("dicts")["threads"]["default"], f"{{median(ratios):.2f}}")
+"""
+WITH_TORCH = """
+import torch
+square = torch.ones(256, 256)
+wake = lambda: square @ square
+"""
+WITH_SCIKIT_LEARN = """
+from sklearn.cluster import KMeans
+points = np.random.default_rng(1).standard_normal((2000, 8)).astype(np.float32)
+wake = KMeans(8, n_init=1, max_iter=2, random_state=0, algorithm="lloyd").fit
+wake = lambda fit=wake: fit(points)
+"""
+WITH_MKL = """
+import ctypes
+from importlib.metadata import files
+mkl = ctypes.CDLL(next(str(f.locate()) for f in files("mkl") if "libmkl_rt" in f.name))
+def matmul(a, b, out):
+    plain, turned = 111, 112  # CblasNoTrans, CblasTrans
+    pointers = [ctypes.c_void_p(array.ctypes.data) for array in (a, b, out)]
+    (rows, inner), columns = a.shape, b.shape[1]
+    kinds = [plain if array.flags.c_contiguous else turned for array in (a, b)]
+    leading = [max(array.strides) // 4 for array in (a, b, out)]
+    one, zero = ctypes.c_float(1), ctypes.c_float(0)
+    mkl.cblas_sgemm(101, *kinds, rows, columns, inner, one, pointers[0], leading[0],
+                    pointers[1], leading[1], zero, pointers[2], leading[2])
+"""
+COMPANY: dict[str, tuple[str | None, str, str]] = {
+    "NumPy's products": (None, "", ""),
+    "and PyTorch's, imported before": ("torch", WITH_TORCH, ""),
+    "and PyTorch's, imported after": ("torch", "", WITH_TORCH),
+    "and scikit-learn's KMeans, imported before": ("scikit-learn", WITH_SCIKIT_LEARN, ""),
+    "and scikit-learn's KMeans, imported after": ("scikit-learn", "", WITH_SCIKIT_LEARN),
+    "MKL's products instead": ("mkl", WITH_MKL, ""),
+}
 LONG = {"GOMP_SPINCOUNT": "30000000000"}  # libgomp's own choice where it has a processor a thread
 
 
@@ -92,6 +156,19 @@ def limits() -> str:
     return table(["limit", f"threads of a large call, of {os.cpu_count()} processors"], rows)
 
 
+def company() -> str:
+    rows = []
+    for name, (library, before, after) in COMPANY.items():
+        try:
+            name = f"{name} ({library} {version(library)})" if library else name
+        except PackageNotFoundError:
+            continue
+        script = STEPS.format(before=before, after=after)
+        rows.append([name, *answer(script, environment={}).split()])
+    header = ["awake in the process", "threads of the loss", "step / step with `num_threads=1`"]
+    return table(header, rows)
+
+
 def neighbours() -> str:
     rows = []
     for busy in (0, 1, os.cpu_count() or 1):
@@ -109,8 +186,8 @@ def neighbours() -> str:
     return f"Microseconds of a call on 256 x 1,000 logits:\n\n{table(header, rows)}"
 
 
-TABLES = {"limits": limits, "neighbours": neighbours}
-ON_THE_PAGE = {"limits"}
+TABLES = {"limits": limits, "company": company, "neighbours": neighbours}
+ON_THE_PAGE = {"limits", "company"}
 
 
 def replace_block(name: str, text: str) -> None:

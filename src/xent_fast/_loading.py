@@ -22,7 +22,7 @@ CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 
 # GCC's libgomp counts turns of a loop, some 10 to 100 microseconds in all: enough for the barriers
 # within a call and for calls that follow each other at once. LLVM's libomp counts milliseconds.
-BOUNDED = {"GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "0"}
+BOUNDED = {"GOMP_SPINCOUNT": "500", "KMP_BLOCKTIME": "0"}
 
 OPENMP_LIBRARIES = ("libgomp", "libomp", "libiomp")
 
