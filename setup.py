@@ -29,6 +29,7 @@ from setuptools.errors import CompileError, LinkError, PlatformError
 PACKAGE = Path("src/xent_fast")
 # The kernels belong to the engine; the binding reaches them through it.
 BINDING = ["_core.pyx"]
+ENTRY_POINTS = ["c_api.pyx"]
 ENGINE = [
     "_engine.pyx",
     "kernels/dispatch.c",
@@ -182,12 +183,16 @@ def extension(name, sources):
         f"xent_fast.{name}",
         sources=[(PACKAGE / source).as_posix() for source in sources],
         depends=sorted(header.as_posix() for header in PACKAGE.rglob("*.h")),
-        include_dirs=[PACKAGE.as_posix(), numpy.get_include()],
+        include_dirs=[PACKAGE.as_posix(), (PACKAGE / "include").as_posix(), numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
     )
 
 
 setup(
     cmdclass={"build_ext": BuildExtension},
-    ext_modules=[extension("_engine", ENGINE), extension("_core", BINDING)],
+    ext_modules=[
+        extension("_engine", ENGINE),
+        extension("_core", BINDING),
+        extension("c_api", ENTRY_POINTS),
+    ],
 )

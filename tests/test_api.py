@@ -115,6 +115,7 @@ def test_public_names() -> None:
         *FUNCTIONS,
         *TUPLES,
         "ClassStatistics",
+        "get_include",
         "show_config",
         "__version__",
     }

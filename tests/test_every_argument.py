@@ -71,6 +71,7 @@ GOOD_CALLS: dict[str, dict[str, Any]] = {
     "grad_from_statistics": {**LOGITS_CALL, "statistics": STATISTICS, "first_class": 0},
     "linear_softmax_cross_entropy": LAYER_CALL,
     "linear_softmax_cross_entropy_grad": LAYER_CALL,
+    "get_include": {},
     "show_config": {},
 }
 

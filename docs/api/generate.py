@@ -98,10 +98,11 @@ def remark(text: str) -> list[Entry]:
 def complain_of(name: str) -> Iterator[str]:
     """What a function's docstring lacks."""
     document = docstring(name)
-    yield from (f"no section {section}" for section in NEEDED if not document[section])
+    arguments = set(inspect.signature(FUNCTIONS[name]).parameters)
+    needed = [each for each in NEEDED if arguments or each not in ("Parameters", "Raises")]
+    yield from (f"no section {section}" for section in needed if not document[section])
     if ".. math::" in (inspect.getdoc(FUNCTIONS[name]) or "") and not document["References"]:
         yield "a formula without a source in the section References"
-    arguments = set(inspect.signature(FUNCTIONS[name]).parameters)
     documented = [
         argument
         for entry in entries(name, "Parameters")

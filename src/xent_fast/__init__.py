@@ -18,7 +18,8 @@ Second order
 Of probabilities, not of logits
     cross_entropy, cross_entropy_grad
 This installation
-    show_config, and ``python -m xent_fast info``, ``bench`` and ``check``
+    show_config, and ``python -m xent_fast info``, ``bench`` and ``check``; get_include, where the
+    header for compiled code lies
 
 Each function's page (``help(xent_fast.softmax)``) has the formula, every argument and an example.
 The module `xent_fast.reference` holds the same functions in plain NumPy.
@@ -33,7 +34,7 @@ from xent_fast._classes import (
     loss_from_statistics,
     merge_class_statistics,
 )
-from xent_fast._config import __version__, show_config
+from xent_fast._config import __version__, get_include, show_config
 from xent_fast._distillation import distillation_loss_grad
 from xent_fast._linear import (
     linear_softmax_cross_entropy,
@@ -72,6 +73,7 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_grad",
     "distillation_loss_grad",
+    "get_include",
     "grad_from_statistics",
     "linear_softmax_cross_entropy",
     "linear_softmax_cross_entropy_grad",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
+from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -74,3 +75,28 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         raise ValueError(f"mode must be 'stdout' or 'dicts', not {mode!r}")
     print(json.dumps(config, indent=2))
     return None
+
+
+def get_include() -> str:
+    """Where the header for compiled code lies: ``xent_fast.h``.
+
+    A compiler finds it with this folder among its include directories, and Cython
+    ``xent_fast.c_api`` with it.
+
+    Returns
+    -------
+    str
+        Path of a folder of the installed package.
+
+    See Also
+    --------
+    show_config : What the package was built with.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from xent_fast import get_include
+    >>> sorted(path.name for path in Path(get_include()).iterdir())
+    ['xent_fast.h']
+    """
+    return str(Path(__file__).parent / "include")

@@ -68,7 +68,15 @@ cdef int make_plan(
     const xent_row_kernels *kernels,
     int requested_threads,
 ) except -1
+cdef size_t share_out(
+    Plan *plan,
+    const xent_batch *batch,
+    const Groups *groups,
+    const xent_row_kernels *kernels,
+    int requested_threads,
+) noexcept nogil
 cdef double process_rows(const Plan *plan) noexcept
+cdef double process_chunks(const Plan *plan) noexcept nogil
 cdef void process_vjp_rows(
     const xent_vjp_batch *batch, xent_dtype dtype, bint of_logarithm, int requested_threads
 ) noexcept

@@ -151,6 +151,7 @@ CALLS: dict[str, Call] = {
     "grad_from_statistics": lambda i, threads: xf.grad_from_statistics(
         i.logits[:, :1], i.labels, _halves(i), first_class=0
     ),
+    "get_include": lambda i, threads: xf.get_include(),
     "show_config": lambda i, threads: xf.show_config("dicts")["isa"]["active"],
 }
 
