@@ -5,16 +5,35 @@ Knows: what a caller may ask for. Must not know: mathematics, memory layouts, th
 
 from __future__ import annotations
 
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast import _core
+from xent_fast._result import FloatT
 
 FloatArray = NDArray[np.floating[Any]]
 
 
+@overload
+def softmax_vjp(
+    probabilities: NDArray[FloatT],
+    grad_probabilities: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[FloatT]: ...
+@overload
+def softmax_vjp(
+    probabilities: ArrayLike,
+    grad_probabilities: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> FloatArray: ...
 def softmax_vjp(
     probabilities: ArrayLike,
     grad_probabilities: ArrayLike,
@@ -100,6 +119,24 @@ def softmax_vjp(
     return _core.softmax_vjp(probabilities, grad_probabilities, axis, out, num_threads)
 
 
+@overload
+def log_softmax_vjp(
+    log_probabilities: NDArray[FloatT],
+    grad_log_probabilities: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[FloatT]: ...
+@overload
+def log_softmax_vjp(
+    log_probabilities: ArrayLike,
+    grad_log_probabilities: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> FloatArray: ...
 def log_softmax_vjp(
     log_probabilities: ArrayLike,
     grad_log_probabilities: ArrayLike,

@@ -8,13 +8,13 @@ import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, SupportsIndex
+from typing import Any, Literal, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast import _core
-from xent_fast._result import LossAndGrad
+from xent_fast._result import FloatT, LossAndGrad
 
 FloatArray = NDArray[np.floating[Any]]
 Float64Array = NDArray[np.float64]
@@ -338,14 +338,32 @@ def _merge_rows(rows: Float64Array, parts: list[ClassStatistics]) -> None:
     rows[:, _core.TARGET_CLASS] = labels[0]
 
 
+@overload
 def loss_from_statistics(
     statistics: ClassStatistics,
     *,
     sample_weight: ArrayLike | None = None,
     z_loss: float = 0.0,
-    reduction: str = "none",
+    reduction: Literal["mean", "sum"],
     scale: float = 1.0,
-) -> Any:
+) -> float: ...
+@overload
+def loss_from_statistics(
+    statistics: ClassStatistics,
+    *,
+    sample_weight: ArrayLike | None = None,
+    z_loss: float = 0.0,
+    reduction: Literal["none"] = "none",
+    scale: float = 1.0,
+) -> FloatArray: ...
+def loss_from_statistics(
+    statistics: ClassStatistics,
+    *,
+    sample_weight: ArrayLike | None = None,
+    z_loss: float = 0.0,
+    reduction: Literal["mean", "sum", "none"] = "none",
+    scale: float = 1.0,
+) -> float | FloatArray:
     """The loss over all classes, from their statistics.
 
     No logits are needed any more: what all ranges say of a row is enough.
@@ -390,6 +408,37 @@ def loss_from_statistics(
     return _loss(statistics, settled)
 
 
+@overload
+def grad_from_statistics(
+    logits: NDArray[FloatT],
+    targets: ArrayLike,
+    statistics: ClassStatistics,
+    *,
+    first_class: SupportsIndex,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    z_loss: float = 0.0,
+    reduction: Literal["mean", "sum"] = "sum",
+    scale: float = 1.0,
+    out: FloatArray | None = None,
+) -> LossAndGrad[float, FloatT]: ...
+@overload
+def grad_from_statistics(
+    logits: NDArray[FloatT],
+    targets: ArrayLike,
+    statistics: ClassStatistics,
+    *,
+    first_class: SupportsIndex,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    z_loss: float = 0.0,
+    reduction: Literal["none"],
+    scale: float = 1.0,
+    out: FloatArray | None = None,
+) -> LossAndGrad[NDArray[FloatT], FloatT]: ...
+@overload
 def grad_from_statistics(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -400,10 +449,39 @@ def grad_from_statistics(
     weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     z_loss: float = 0.0,
-    reduction: str = "sum",
+    reduction: Literal["mean", "sum"] = "sum",
     scale: float = 1.0,
     out: FloatArray | None = None,
-) -> LossAndGrad[Any]:
+) -> LossAndGrad[float, np.floating[Any]]: ...
+@overload
+def grad_from_statistics(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    statistics: ClassStatistics,
+    *,
+    first_class: SupportsIndex,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    z_loss: float = 0.0,
+    reduction: Literal["none"],
+    scale: float = 1.0,
+    out: FloatArray | None = None,
+) -> LossAndGrad[FloatArray, np.floating[Any]]: ...
+def grad_from_statistics(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    statistics: ClassStatistics,
+    *,
+    first_class: SupportsIndex,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    z_loss: float = 0.0,
+    reduction: Literal["mean", "sum", "none"] = "sum",
+    scale: float = 1.0,
+    out: FloatArray | None = None,
+) -> LossAndGrad[Any, Any]:
     """The loss over all classes, and its gradient for the logits of a range of them.
 
     The range's logits are read once more, and its gradient is written, in place if that is asked
@@ -523,14 +601,14 @@ class _Settled:
     sample_weight: Float64Array | None
     z_loss: float
     factor: float | None  # None: a mean over nothing
-    reduction: str
+    reduction: Literal["mean", "sum", "none"]
 
 
 def _settled(
     statistics: ClassStatistics,
     sample_weight: ArrayLike | None,
     z_loss: float,
-    reduction: str,
+    reduction: Literal["mean", "sum", "none"],
     scale: float,
 ) -> _Settled:
     """What rows share, everything having been checked."""
@@ -575,7 +653,7 @@ def _settled(
     return _Settled(weights, z_loss, factor, reduction)
 
 
-def _loss(statistics: ClassStatistics, settled: _Settled) -> Any:
+def _loss(statistics: ClassStatistics, settled: _Settled) -> float | FloatArray:
     header = statistics.array[0]
     row_loss = np.empty(statistics.rows, statistics.dtype)
     if settled.factor is None:

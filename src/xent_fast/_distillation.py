@@ -5,17 +5,89 @@ Knows: what a caller may ask for. Must not know: mathematics, memory layouts, th
 
 from __future__ import annotations
 
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast import _core
-from xent_fast._result import LossAndGrad
+from xent_fast._result import FloatT, LossAndGrad
 
 FloatArray = NDArray[np.floating[Any]]
 
 
+@overload
+def distillation_loss_grad(
+    student_logits: NDArray[FloatT],
+    teacher_logits: ArrayLike,
+    targets: ArrayLike | None = None,
+    *,
+    temperature: float = 1.0,
+    alpha: float = 0.5,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Literal["mean", "sum"] = "mean",
+    scale: float = 1.0,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> LossAndGrad[float, FloatT]: ...
+@overload
+def distillation_loss_grad(
+    student_logits: NDArray[FloatT],
+    teacher_logits: ArrayLike,
+    targets: ArrayLike | None = None,
+    *,
+    temperature: float = 1.0,
+    alpha: float = 0.5,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Literal["none"],
+    scale: float = 1.0,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> LossAndGrad[NDArray[FloatT], FloatT]: ...
+@overload
+def distillation_loss_grad(
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    targets: ArrayLike | None = None,
+    *,
+    temperature: float = 1.0,
+    alpha: float = 0.5,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Literal["mean", "sum"] = "mean",
+    scale: float = 1.0,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> LossAndGrad[float, np.floating[Any]]: ...
+@overload
+def distillation_loss_grad(
+    student_logits: ArrayLike,
+    teacher_logits: ArrayLike,
+    targets: ArrayLike | None = None,
+    *,
+    temperature: float = 1.0,
+    alpha: float = 0.5,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Literal["none"],
+    scale: float = 1.0,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> LossAndGrad[FloatArray, np.floating[Any]]: ...
 def distillation_loss_grad(
     student_logits: ArrayLike,
     teacher_logits: ArrayLike,
@@ -32,7 +104,7 @@ def distillation_loss_grad(
     scale: float = 1.0,
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
-) -> LossAndGrad[Any]:
+) -> LossAndGrad[Any, Any]:
     r"""Loss of a student that learns from a teacher's softened probabilities, and its gradient.
 
     With the teacher's and the student's softmax :math:`P` and :math:`Q` at temperature :math:`T`,

@@ -10,13 +10,13 @@ import math
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast import _core
-from xent_fast._result import LinearLossAndGrad
+from xent_fast._result import FloatT, LinearLossAndGrad
 
 FloatArray = NDArray[np.floating[Any]]
 Rows = slice | NDArray[np.intp]
@@ -36,6 +36,63 @@ CACHED_BYTES = 1 << 20
 BLOCK_BYTES = 4 << 20
 
 
+@overload
+def linear_softmax_cross_entropy(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    targets: ArrayLike,
+    *,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["mean", "sum"] = "mean",
+    scale: float = 1.0,
+    chunk_rows: SupportsIndex | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> float: ...
+@overload
+def linear_softmax_cross_entropy(
+    hidden: NDArray[FloatT],
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    targets: ArrayLike,
+    *,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["none"],
+    scale: float = 1.0,
+    chunk_rows: SupportsIndex | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[FloatT]: ...
+@overload
+def linear_softmax_cross_entropy(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    targets: ArrayLike,
+    *,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["none"],
+    scale: float = 1.0,
+    chunk_rows: SupportsIndex | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> FloatArray: ...
 def linear_softmax_cross_entropy(
     hidden: ArrayLike,
     weight: ArrayLike,
@@ -53,7 +110,7 @@ def linear_softmax_cross_entropy(
     chunk_rows: SupportsIndex | None = None,
     progress: Callable[[int, int], object] | None = None,
     num_threads: SupportsIndex | None = None,
-) -> Any:
+) -> float | FloatArray:
     r"""Cross-entropy of a linear layer's logits, which are made some rows at a time.
 
     The loss is that of `softmax_cross_entropy` for the logits ``hidden @ weight.T + bias``. They
@@ -152,6 +209,98 @@ def linear_softmax_cross_entropy(
     return _swept(layer, batch, _as_chunk_rows(chunk_rows, layer), _as_progress(progress), None)
 
 
+@overload
+def linear_softmax_cross_entropy_grad(
+    hidden: NDArray[FloatT],
+    weight: NDArray[FloatT],
+    bias: ArrayLike | None,
+    targets: ArrayLike,
+    *,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["mean", "sum"] = "mean",
+    scale: float = 1.0,
+    chunk_rows: SupportsIndex | None = None,
+    grad_hidden_out: FloatArray | None = None,
+    grad_weight_out: FloatArray | None = None,
+    grad_bias_out: FloatArray | None = None,
+    accumulate: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> LinearLossAndGrad[float, FloatT]: ...
+@overload
+def linear_softmax_cross_entropy_grad(
+    hidden: NDArray[FloatT],
+    weight: NDArray[FloatT],
+    bias: ArrayLike | None,
+    targets: ArrayLike,
+    *,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["none"],
+    scale: float = 1.0,
+    chunk_rows: SupportsIndex | None = None,
+    grad_hidden_out: FloatArray | None = None,
+    grad_weight_out: FloatArray | None = None,
+    grad_bias_out: FloatArray | None = None,
+    accumulate: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> LinearLossAndGrad[NDArray[FloatT], FloatT]: ...
+@overload
+def linear_softmax_cross_entropy_grad(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    targets: ArrayLike,
+    *,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["mean", "sum"] = "mean",
+    scale: float = 1.0,
+    chunk_rows: SupportsIndex | None = None,
+    grad_hidden_out: FloatArray | None = None,
+    grad_weight_out: FloatArray | None = None,
+    grad_bias_out: FloatArray | None = None,
+    accumulate: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> LinearLossAndGrad[float, np.floating[Any]]: ...
+@overload
+def linear_softmax_cross_entropy_grad(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    targets: ArrayLike,
+    *,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["none"],
+    scale: float = 1.0,
+    chunk_rows: SupportsIndex | None = None,
+    grad_hidden_out: FloatArray | None = None,
+    grad_weight_out: FloatArray | None = None,
+    grad_bias_out: FloatArray | None = None,
+    accumulate: bool = False,
+    progress: Callable[[int, int], object] | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> LinearLossAndGrad[FloatArray, np.floating[Any]]: ...
 def linear_softmax_cross_entropy_grad(
     hidden: ArrayLike,
     weight: ArrayLike,
@@ -173,7 +322,7 @@ def linear_softmax_cross_entropy_grad(
     accumulate: bool = False,
     progress: Callable[[int, int], object] | None = None,
     num_threads: SupportsIndex | None = None,
-) -> LinearLossAndGrad[Any]:
+) -> LinearLossAndGrad[Any, Any]:
     r"""Cross-entropy of a linear layer's logits, and its gradients, some rows at a time.
 
     Neither the logits ``hidden @ weight.T + bias`` nor their gradient exist at once: the logits of

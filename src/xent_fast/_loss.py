@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast import _core
-from xent_fast._result import LossAndGrad, LossAndStatistics, LossGradAndStatistics
+from xent_fast._result import FloatT, LossAndGrad, LossAndStatistics, LossGradAndStatistics
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -35,6 +35,23 @@ def softmax_cross_entropy(
 ) -> float: ...
 @overload
 def softmax_cross_entropy(
+    logits: NDArray[FloatT],
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["none"],
+    scale: float = 1.0,
+    return_statistics: Literal[False] = False,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[FloatT]: ...
+@overload
+def softmax_cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
@@ -52,7 +69,7 @@ def softmax_cross_entropy(
 ) -> FloatArray: ...
 @overload
 def softmax_cross_entropy(
-    logits: ArrayLike,
+    logits: NDArray[FloatT],
     targets: ArrayLike,
     *,
     axis: SupportsIndex = -1,
@@ -62,28 +79,62 @@ def softmax_cross_entropy(
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
     z_loss: float = 0.0,
-    reduction: Literal["mean", "sum", "none"] = "mean",
-    scale: float = 1.0,
-    return_statistics: Literal[False] = False,
-    num_threads: SupportsIndex | None = None,
-) -> float | FloatArray: ...
-@overload
-def softmax_cross_entropy(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
-    reduction: Literal["mean", "sum", "none"] = "mean",
+    reduction: Literal["mean", "sum"] = "mean",
     scale: float = 1.0,
     return_statistics: Literal[True],
     num_threads: SupportsIndex | None = None,
-) -> LossAndStatistics[Any]: ...
+) -> LossAndStatistics[float, FloatT]: ...
+@overload
+def softmax_cross_entropy(
+    logits: NDArray[FloatT],
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["none"],
+    scale: float = 1.0,
+    return_statistics: Literal[True],
+    num_threads: SupportsIndex | None = None,
+) -> LossAndStatistics[NDArray[FloatT], FloatT]: ...
+@overload
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["mean", "sum"] = "mean",
+    scale: float = 1.0,
+    return_statistics: Literal[True],
+    num_threads: SupportsIndex | None = None,
+) -> LossAndStatistics[float, np.floating[Any]]: ...
+@overload
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["none"],
+    scale: float = 1.0,
+    return_statistics: Literal[True],
+    num_threads: SupportsIndex | None = None,
+) -> LossAndStatistics[FloatArray, np.floating[Any]]: ...
 @overload
 def softmax_cross_entropy(
     logits: ArrayLike,
@@ -98,9 +149,9 @@ def softmax_cross_entropy(
     z_loss: float = 0.0,
     reduction: Literal["mean", "sum", "none"] = "mean",
     scale: float = 1.0,
-    return_statistics: bool = False,
+    return_statistics: bool,
     num_threads: SupportsIndex | None = None,
-) -> float | FloatArray | LossAndStatistics[Any]: ...
+) -> float | FloatArray | LossAndStatistics[Any, Any]: ...
 def softmax_cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -116,7 +167,7 @@ def softmax_cross_entropy(
     scale: float = 1.0,
     return_statistics: bool = False,
     num_threads: SupportsIndex | None = None,
-) -> float | FloatArray | LossAndStatistics[Any]:
+) -> float | FloatArray | LossAndStatistics[Any, Any]:
     r"""Cross-entropy between targets and the softmax of logits.
 
     A row of logits, divided by the temperature, is :math:`x`; its targets :math:`t` are one number
@@ -241,7 +292,7 @@ def softmax_cross_entropy(
     >>> rows.prediction, rows.is_correct
     (array([1, 2]), array([False,  True]))
     """
-    result: float | FloatArray | LossAndStatistics[Any] = _core.loss(
+    result: float | FloatArray | LossAndStatistics[Any, Any] = _core.loss(
         logits,
         targets,
         axis,
@@ -261,6 +312,42 @@ def softmax_cross_entropy(
 
 @overload
 def softmax_cross_entropy_grad(
+    logits: NDArray[FloatT],
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["mean", "sum"] = "mean",
+    scale: float = 1.0,
+    return_statistics: Literal[False] = False,
+    num_threads: SupportsIndex | None = None,
+    out: FloatArray | None = None,
+) -> LossAndGrad[float, FloatT]: ...
+@overload
+def softmax_cross_entropy_grad(
+    logits: NDArray[FloatT],
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["none"],
+    scale: float = 1.0,
+    return_statistics: Literal[False] = False,
+    num_threads: SupportsIndex | None = None,
+    out: FloatArray | None = None,
+) -> LossAndGrad[NDArray[FloatT], FloatT]: ...
+@overload
+def softmax_cross_entropy_grad(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
@@ -276,7 +363,7 @@ def softmax_cross_entropy_grad(
     return_statistics: Literal[False] = False,
     num_threads: SupportsIndex | None = None,
     out: FloatArray | None = None,
-) -> LossAndGrad[float]: ...
+) -> LossAndGrad[float, np.floating[Any]]: ...
 @overload
 def softmax_cross_entropy_grad(
     logits: ArrayLike,
@@ -294,10 +381,10 @@ def softmax_cross_entropy_grad(
     return_statistics: Literal[False] = False,
     num_threads: SupportsIndex | None = None,
     out: FloatArray | None = None,
-) -> LossAndGrad[FloatArray]: ...
+) -> LossAndGrad[FloatArray, np.floating[Any]]: ...
 @overload
 def softmax_cross_entropy_grad(
-    logits: ArrayLike,
+    logits: NDArray[FloatT],
     targets: ArrayLike,
     *,
     axis: SupportsIndex = -1,
@@ -307,30 +394,66 @@ def softmax_cross_entropy_grad(
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
     z_loss: float = 0.0,
-    reduction: Literal["mean", "sum", "none"] = "mean",
-    scale: float = 1.0,
-    return_statistics: Literal[False] = False,
-    num_threads: SupportsIndex | None = None,
-    out: FloatArray | None = None,
-) -> LossAndGrad[Any]: ...
-@overload
-def softmax_cross_entropy_grad(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
-    reduction: Literal["mean", "sum", "none"] = "mean",
+    reduction: Literal["mean", "sum"] = "mean",
     scale: float = 1.0,
     return_statistics: Literal[True],
     num_threads: SupportsIndex | None = None,
     out: FloatArray | None = None,
-) -> LossGradAndStatistics[Any]: ...
+) -> LossGradAndStatistics[float, FloatT]: ...
+@overload
+def softmax_cross_entropy_grad(
+    logits: NDArray[FloatT],
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["none"],
+    scale: float = 1.0,
+    return_statistics: Literal[True],
+    num_threads: SupportsIndex | None = None,
+    out: FloatArray | None = None,
+) -> LossGradAndStatistics[NDArray[FloatT], FloatT]: ...
+@overload
+def softmax_cross_entropy_grad(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["mean", "sum"] = "mean",
+    scale: float = 1.0,
+    return_statistics: Literal[True],
+    num_threads: SupportsIndex | None = None,
+    out: FloatArray | None = None,
+) -> LossGradAndStatistics[float, np.floating[Any]]: ...
+@overload
+def softmax_cross_entropy_grad(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["none"],
+    scale: float = 1.0,
+    return_statistics: Literal[True],
+    num_threads: SupportsIndex | None = None,
+    out: FloatArray | None = None,
+) -> LossGradAndStatistics[FloatArray, np.floating[Any]]: ...
 @overload
 def softmax_cross_entropy_grad(
     logits: ArrayLike,
@@ -345,10 +468,10 @@ def softmax_cross_entropy_grad(
     z_loss: float = 0.0,
     reduction: Literal["mean", "sum", "none"] = "mean",
     scale: float = 1.0,
-    return_statistics: bool = False,
+    return_statistics: bool,
     num_threads: SupportsIndex | None = None,
     out: FloatArray | None = None,
-) -> LossAndGrad[Any] | LossGradAndStatistics[Any]: ...
+) -> LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any]: ...
 def softmax_cross_entropy_grad(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -365,7 +488,7 @@ def softmax_cross_entropy_grad(
     return_statistics: bool = False,
     num_threads: SupportsIndex | None = None,
     out: FloatArray | None = None,
-) -> LossAndGrad[Any] | LossGradAndStatistics[Any]:
+) -> LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any]:
     r"""Cross-entropy between targets and the softmax of logits, and its gradient.
 
     With the symbols of `softmax_cross_entropy`, the row's softmax :math:`p` and the temperature
@@ -439,7 +562,7 @@ def softmax_cross_entropy_grad(
     >>> grad is logits
     True
     """
-    result: LossAndGrad[Any] | LossGradAndStatistics[Any] = _core.loss_and_grad(
+    result: LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any] = _core.loss_and_grad(
         logits,
         targets,
         axis,
@@ -458,7 +581,11 @@ def softmax_cross_entropy_grad(
     return result
 
 
-def softmax_loss(x: ArrayLike, y: ArrayLike) -> LossAndGrad[float]:
+@overload
+def softmax_loss(x: NDArray[FloatT], y: ArrayLike) -> LossAndGrad[float, FloatT]: ...
+@overload
+def softmax_loss(x: ArrayLike, y: ArrayLike) -> LossAndGrad[float, np.floating[Any]]: ...
+def softmax_loss(x: ArrayLike, y: ArrayLike) -> LossAndGrad[float, Any]:
     r"""Mean softmax loss over a batch and its gradient, under the names that courses use.
 
     With the softmax :math:`p` of a row of :math:`x`, :math:`N` rows and class indices :math:`y`,
@@ -515,7 +642,7 @@ def softmax_loss(x: ArrayLike, y: ArrayLike) -> LossAndGrad[float]:
     array([[-0.375,  0.125,  0.125,  0.125],
            [ 0.125,  0.125,  0.125, -0.375]])
     """
-    result: LossAndGrad[float] = _core.loss_and_grad(
+    result: LossAndGrad[float, Any] = _core.loss_and_grad(
         x, y, -1, None, None, None, 0.0, 1.0, 0.0, "mean", 1.0, False, None, None
     )
     return result

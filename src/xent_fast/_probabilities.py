@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast import _core, _remedies
-from xent_fast._result import LossAndGrad
+from xent_fast._result import FloatT, LossAndGrad
 
 FloatArray = NDArray[np.floating[Any]]
 Float64Array = NDArray[np.float64]
@@ -45,6 +45,21 @@ def cross_entropy(
 ) -> float: ...
 @overload
 def cross_entropy(
+    probabilities: NDArray[FloatT],
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    clip: float = 0.0,
+    reduction: Literal["none"],
+    scale: float = 1.0,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[FloatT]: ...
+@overload
+def cross_entropy(
     probabilities: ArrayLike,
     targets: ArrayLike,
     *,
@@ -58,21 +73,6 @@ def cross_entropy(
     scale: float = 1.0,
     num_threads: SupportsIndex | None = None,
 ) -> FloatArray: ...
-@overload
-def cross_entropy(
-    probabilities: ArrayLike,
-    targets: ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    clip: float = 0.0,
-    reduction: Literal["mean", "sum", "none"],
-    scale: float = 1.0,
-    num_threads: SupportsIndex | None = None,
-) -> float | FloatArray: ...
 def cross_entropy(
     probabilities: ArrayLike,
     targets: ArrayLike,
@@ -197,6 +197,38 @@ def cross_entropy(
 
 @overload
 def cross_entropy_grad(
+    probabilities: NDArray[FloatT],
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    clip: float = 0.0,
+    reduction: Literal["mean", "sum"] = "mean",
+    scale: float = 1.0,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> LossAndGrad[float, FloatT]: ...
+@overload
+def cross_entropy_grad(
+    probabilities: NDArray[FloatT],
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    clip: float = 0.0,
+    reduction: Literal["none"],
+    scale: float = 1.0,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> LossAndGrad[NDArray[FloatT], FloatT]: ...
+@overload
+def cross_entropy_grad(
     probabilities: ArrayLike,
     targets: ArrayLike,
     *,
@@ -210,7 +242,7 @@ def cross_entropy_grad(
     scale: float = 1.0,
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
-) -> LossAndGrad[float]: ...
+) -> LossAndGrad[float, np.floating[Any]]: ...
 @overload
 def cross_entropy_grad(
     probabilities: ArrayLike,
@@ -226,23 +258,7 @@ def cross_entropy_grad(
     scale: float = 1.0,
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
-) -> LossAndGrad[FloatArray]: ...
-@overload
-def cross_entropy_grad(
-    probabilities: ArrayLike,
-    targets: ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    clip: float = 0.0,
-    reduction: Literal["mean", "sum", "none"],
-    scale: float = 1.0,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
-) -> LossAndGrad[Any]: ...
+) -> LossAndGrad[FloatArray, np.floating[Any]]: ...
 def cross_entropy_grad(
     probabilities: ArrayLike,
     targets: ArrayLike,
@@ -257,7 +273,7 @@ def cross_entropy_grad(
     scale: float = 1.0,
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
-) -> LossAndGrad[Any]:
+) -> LossAndGrad[Any, Any]:
     r"""Cross-entropy between targets and probabilities as given, and its gradient.
 
     With the mass :math:`q` of `cross_entropy`, the gradient of the row losses' sum with respect to
@@ -332,7 +348,7 @@ def cross_entropy_grad(
     grad = np.zeros(p.shape, p.dtype)
     loss = _loss_and_grad(problem, reduction, grad)
     grad = np.moveaxis(grad.reshape(*place.row_shape, place.classes), -1, place.axis)
-    result = LossAndGrad[Any](loss, grad if out is None else out)
+    result = LossAndGrad[Any, Any](loss, grad if out is None else out)
     if out is not None:
         np.copyto(out, grad)  # the only write to it, after which nothing can fail
     return result

@@ -8,10 +8,14 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-LossT = TypeVar("LossT", float, NDArray[np.floating[Any]])
+# Of a tuple: what the loss is, and the dtype of its arrays.
+LossT = TypeVar("LossT", bound=float | NDArray[np.floating[Any]], covariant=True)
+DtypeT = TypeVar("DtypeT", bound=np.floating[Any], covariant=True)
+# Of a call: the dtypes that results have where the logits have them. Others are converted.
+FloatT = TypeVar("FloatT", np.float32, np.float64)
 
 
-class LossAndGrad(NamedTuple, Generic[LossT]):
+class LossAndGrad(NamedTuple, Generic[LossT, DtypeT]):
     """Loss and gradient with respect to the logits; unpacks as ``loss, grad = ...``.
 
     Attributes
@@ -24,10 +28,10 @@ class LossAndGrad(NamedTuple, Generic[LossT]):
     """
 
     loss: LossT
-    grad: NDArray[np.floating[Any]]
+    grad: NDArray[DtypeT]
 
 
-class LossGradAndHessian(NamedTuple, Generic[LossT]):
+class LossGradAndHessian(NamedTuple, Generic[LossT, DtypeT]):
     """Loss and both derivatives; unpacks as ``loss, grad, hessian = ...``.
 
     Attributes
@@ -40,11 +44,11 @@ class LossGradAndHessian(NamedTuple, Generic[LossT]):
     """
 
     loss: LossT
-    grad: NDArray[np.floating[Any]]
-    hessian: NDArray[np.floating[Any]]
+    grad: NDArray[DtypeT]
+    hessian: NDArray[DtypeT]
 
 
-class RowStatistics(NamedTuple):
+class RowStatistics(NamedTuple, Generic[DtypeT]):
     """What the pass over the logits learns of each row; every array lacks the class axis.
 
     Attributes
@@ -61,12 +65,12 @@ class RowStatistics(NamedTuple):
         row's first largest target. False where the prediction is -1.
     """
 
-    lse: NDArray[np.floating[Any]]
+    lse: NDArray[DtypeT]
     prediction: NDArray[np.intp]
     is_correct: NDArray[np.bool_]
 
 
-class LossAndStatistics(NamedTuple, Generic[LossT]):
+class LossAndStatistics(NamedTuple, Generic[LossT, DtypeT]):
     """Loss and row statistics; unpacks as ``loss, statistics = ...``.
 
     Attributes
@@ -78,10 +82,10 @@ class LossAndStatistics(NamedTuple, Generic[LossT]):
     """
 
     loss: LossT
-    statistics: RowStatistics
+    statistics: RowStatistics[DtypeT]
 
 
-class LossGradAndStatistics(NamedTuple, Generic[LossT]):
+class LossGradAndStatistics(NamedTuple, Generic[LossT, DtypeT]):
     """Loss, gradient and row statistics; unpacks as ``loss, grad, statistics = ...``.
 
     Attributes
@@ -93,11 +97,11 @@ class LossGradAndStatistics(NamedTuple, Generic[LossT]):
     """
 
     loss: LossT
-    grad: NDArray[np.floating[Any]]
-    statistics: RowStatistics
+    grad: NDArray[DtypeT]
+    statistics: RowStatistics[DtypeT]
 
 
-class SampledLossAndGrad(NamedTuple, Generic[LossT]):
+class SampledLossAndGrad(NamedTuple, Generic[LossT, DtypeT]):
     """Sampled softmax loss and its gradients, those of the weights for the rows that took part.
 
     Attributes
@@ -115,13 +119,13 @@ class SampledLossAndGrad(NamedTuple, Generic[LossT]):
     """
 
     loss: LossT
-    grad_hidden: NDArray[np.floating[Any]]
+    grad_hidden: NDArray[DtypeT]
     rows: NDArray[np.intp]
-    grad_weight: NDArray[np.floating[Any]]
-    grad_bias: NDArray[np.floating[Any]]
+    grad_weight: NDArray[DtypeT]
+    grad_bias: NDArray[DtypeT]
 
 
-class LinearLossAndGrad(NamedTuple, Generic[LossT]):
+class LinearLossAndGrad(NamedTuple, Generic[LossT, DtypeT]):
     """Loss of a linear layer's logits, and its gradients.
 
     Attributes
@@ -137,6 +141,6 @@ class LinearLossAndGrad(NamedTuple, Generic[LossT]):
     """
 
     loss: LossT
-    grad_hidden: NDArray[np.floating[Any]]
-    grad_weight: NDArray[np.floating[Any]]
-    grad_bias: NDArray[np.floating[Any]] | None
+    grad_hidden: NDArray[DtypeT]
+    grad_weight: NDArray[DtypeT]
+    grad_bias: NDArray[DtypeT] | None

@@ -6,19 +6,83 @@ products. Must not know: how the loss of those logits is computed, or how classe
 
 from __future__ import annotations
 
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast import _core
 from xent_fast._loss import softmax_cross_entropy_grad
-from xent_fast._result import SampledLossAndGrad
+from xent_fast._result import FloatT, SampledLossAndGrad
 from xent_fast._sampler import ClassArray, Sampler, as_classes, draw_candidates
 
 FloatArray = NDArray[np.floating[Any]]
 
 
+@overload
+def sampled_softmax_loss_grad(
+    hidden: NDArray[FloatT],
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    targets: ArrayLike,
+    *,
+    num_sampled: SupportsIndex,
+    sampler: Sampler = "log_uniform",
+    remove_accidental_hits: bool = True,
+    rng: np.random.Generator | int | None = None,
+    reduction: Literal["mean", "sum"] = "mean",
+    sample_weight: ArrayLike | None = None,
+    scale: float = 1.0,
+    num_threads: SupportsIndex | None = None,
+) -> SampledLossAndGrad[float, FloatT]: ...
+@overload
+def sampled_softmax_loss_grad(
+    hidden: NDArray[FloatT],
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    targets: ArrayLike,
+    *,
+    num_sampled: SupportsIndex,
+    sampler: Sampler = "log_uniform",
+    remove_accidental_hits: bool = True,
+    rng: np.random.Generator | int | None = None,
+    reduction: Literal["none"],
+    sample_weight: ArrayLike | None = None,
+    scale: float = 1.0,
+    num_threads: SupportsIndex | None = None,
+) -> SampledLossAndGrad[NDArray[FloatT], FloatT]: ...
+@overload
+def sampled_softmax_loss_grad(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    targets: ArrayLike,
+    *,
+    num_sampled: SupportsIndex,
+    sampler: Sampler = "log_uniform",
+    remove_accidental_hits: bool = True,
+    rng: np.random.Generator | int | None = None,
+    reduction: Literal["mean", "sum"] = "mean",
+    sample_weight: ArrayLike | None = None,
+    scale: float = 1.0,
+    num_threads: SupportsIndex | None = None,
+) -> SampledLossAndGrad[float, np.floating[Any]]: ...
+@overload
+def sampled_softmax_loss_grad(
+    hidden: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    targets: ArrayLike,
+    *,
+    num_sampled: SupportsIndex,
+    sampler: Sampler = "log_uniform",
+    remove_accidental_hits: bool = True,
+    rng: np.random.Generator | int | None = None,
+    reduction: Literal["none"],
+    sample_weight: ArrayLike | None = None,
+    scale: float = 1.0,
+    num_threads: SupportsIndex | None = None,
+) -> SampledLossAndGrad[FloatArray, np.floating[Any]]: ...
 def sampled_softmax_loss_grad(
     hidden: ArrayLike,
     weight: ArrayLike,
@@ -33,7 +97,7 @@ def sampled_softmax_loss_grad(
     sample_weight: ArrayLike | None = None,
     scale: float = 1.0,
     num_threads: SupportsIndex | None = None,
-) -> SampledLossAndGrad[Any]:
+) -> SampledLossAndGrad[Any, Any]:
     r"""Softmax loss of each target among sampled classes, and its gradients.
 
     An example with the hidden vector :math:`h` and the target :math:`y` is scored against

@@ -11,11 +11,47 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast import _core
-from xent_fast._result import LossGradAndHessian
+from xent_fast._result import FloatT, LossGradAndHessian
 
 FloatArray = NDArray[np.floating[Any]]
 
 
+@overload
+def softmax_cross_entropy_hvp(
+    logits: NDArray[FloatT],
+    targets: ArrayLike,
+    vector: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+    scale: float = 1.0,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[FloatT]: ...
+@overload
+def softmax_cross_entropy_hvp(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    vector: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+    scale: float = 1.0,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> FloatArray: ...
 def softmax_cross_entropy_hvp(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -120,6 +156,40 @@ def softmax_cross_entropy_hvp(
     )
 
 
+@overload
+def softmax_cross_entropy_hessian_diagonal(
+    logits: NDArray[FloatT],
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+    scale: float = 1.0,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[FloatT]: ...
+@overload
+def softmax_cross_entropy_hessian_diagonal(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+    scale: float = 1.0,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> FloatArray: ...
 def softmax_cross_entropy_hessian_diagonal(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -207,6 +277,46 @@ def softmax_cross_entropy_hessian_diagonal(
 
 @overload
 def softmax_cross_entropy_grad_hessian(
+    logits: NDArray[FloatT],
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    factor: float = 1.0,
+    min_hessian: float = 0.0,
+    reduction: Literal["mean", "sum"] = "sum",
+    scale: float = 1.0,
+    grad_out: FloatArray | None = None,
+    hessian_out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> LossGradAndHessian[float, FloatT]: ...
+@overload
+def softmax_cross_entropy_grad_hessian(
+    logits: NDArray[FloatT],
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    factor: float = 1.0,
+    min_hessian: float = 0.0,
+    reduction: Literal["none"],
+    scale: float = 1.0,
+    grad_out: FloatArray | None = None,
+    hessian_out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> LossGradAndHessian[NDArray[FloatT], FloatT]: ...
+@overload
+def softmax_cross_entropy_grad_hessian(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
@@ -224,7 +334,7 @@ def softmax_cross_entropy_grad_hessian(
     grad_out: FloatArray | None = None,
     hessian_out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
-) -> LossGradAndHessian[float]: ...
+) -> LossGradAndHessian[float, np.floating[Any]]: ...
 @overload
 def softmax_cross_entropy_grad_hessian(
     logits: ArrayLike,
@@ -244,8 +354,7 @@ def softmax_cross_entropy_grad_hessian(
     grad_out: FloatArray | None = None,
     hessian_out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
-) -> LossGradAndHessian[FloatArray]: ...
-@overload
+) -> LossGradAndHessian[FloatArray, np.floating[Any]]: ...
 def softmax_cross_entropy_grad_hessian(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -264,26 +373,7 @@ def softmax_cross_entropy_grad_hessian(
     grad_out: FloatArray | None = None,
     hessian_out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
-) -> LossGradAndHessian[Any]: ...
-def softmax_cross_entropy_grad_hessian(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
-    factor: float = 1.0,
-    min_hessian: float = 0.0,
-    reduction: Literal["mean", "sum", "none"] = "sum",
-    scale: float = 1.0,
-    grad_out: FloatArray | None = None,
-    hessian_out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
-) -> LossGradAndHessian[Any]:
+) -> LossGradAndHessian[Any, Any]:
     r"""Loss, gradient and the Hessian's diagonal, from one pass over the logits.
 
     What gradient boosting asks of a loss in every round. With the symbols of

@@ -5,16 +5,33 @@ Knows: what a caller may ask for. Must not know: mathematics, memory layouts, th
 
 from __future__ import annotations
 
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast import _core
+from xent_fast._result import FloatT
 
 FloatArray = NDArray[np.floating[Any]]
 
 
+@overload
+def softmax(
+    logits: NDArray[FloatT],
+    *,
+    axis: SupportsIndex = -1,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[FloatT]: ...
+@overload
+def softmax(
+    logits: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> FloatArray: ...
 def softmax(
     logits: ArrayLike,
     *,
@@ -88,6 +105,22 @@ def softmax(
     return result
 
 
+@overload
+def log_softmax(
+    logits: NDArray[FloatT],
+    *,
+    axis: SupportsIndex = -1,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[FloatT]: ...
+@overload
+def log_softmax(
+    logits: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> FloatArray: ...
 def log_softmax(
     logits: ArrayLike,
     *,
@@ -143,6 +176,24 @@ def log_softmax(
     return result
 
 
+@overload
+def logsumexp(
+    logits: NDArray[FloatT],
+    *,
+    axis: SupportsIndex = -1,
+    keepdims: bool = False,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[FloatT]: ...
+@overload
+def logsumexp(
+    logits: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    keepdims: bool = False,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> FloatArray: ...
 def logsumexp(
     logits: ArrayLike,
     *,

@@ -104,7 +104,7 @@ def grad_from_statistics(
     reduction: str = "sum",
     scale: float = 1.0,
     out: NDArray[np.floating[Any]] | None = None,
-) -> LossAndGrad[Any]:
+) -> LossAndGrad[Any, Any]:
     """The loss of the whole rows, and the range's part of its gradient."""
     result = softmax_cross_entropy_grad(
         statistics.logits,

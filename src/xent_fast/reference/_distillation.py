@@ -46,7 +46,7 @@ def distillation_loss_grad(
     scale: float = 1.0,
     out: NDArray[np.floating[Any]] | None = None,
     num_threads: SupportsIndex | None = None,
-) -> LossAndGrad[Any]:
+) -> LossAndGrad[Any, Any]:
     """`xent_fast.distillation_loss_grad` in float64.
 
     With the teacher's and the student's softened distributions P and Q at temperature T, and the

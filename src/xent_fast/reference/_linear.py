@@ -89,7 +89,7 @@ def linear_softmax_cross_entropy_grad(
     accumulate: bool = False,
     progress: Callable[[int, int], object] | None = None,
     num_threads: SupportsIndex | None = None,
-) -> LinearLossAndGrad[Any]:
+) -> LinearLossAndGrad[Any, Any]:
     """`xent_fast.linear_softmax_cross_entropy_grad` in float64.
 
     An ignored row takes no part, whatever `hidden` holds there.

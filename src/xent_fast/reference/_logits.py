@@ -56,7 +56,7 @@ def softmax_cross_entropy(
     scale: float = 1.0,
     return_statistics: bool = False,
     num_threads: SupportsIndex | None = None,
-) -> float | Float64Array | LossAndStatistics[Any]:
+) -> float | Float64Array | LossAndStatistics[Any, Any]:
     """`xent_fast.softmax_cross_entropy` in float64.
 
     Parameters
@@ -113,7 +113,7 @@ def softmax_cross_entropy_grad(
     return_statistics: bool = False,
     num_threads: SupportsIndex | None = None,
     out: NDArray[np.floating[Any]] | None = None,
-) -> LossAndGrad[Any] | LossGradAndStatistics[Any]:
+) -> LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any]:
     """`xent_fast.softmax_cross_entropy_grad` in float64.
 
     Parameters
@@ -154,11 +154,11 @@ def softmax_cross_entropy_grad(
         scale,
     )
     loss, grad = _loss_and_grad(problem)
-    result = LossAndGrad[Any](loss, written(grad, out))
+    result = LossAndGrad[Any, Any](loss, written(grad, out))
     return LossGradAndStatistics(*result, _statistics(problem)) if return_statistics else result
 
 
-def softmax_loss(x: ArrayLike, y: ArrayLike) -> LossAndGrad[float]:
+def softmax_loss(x: ArrayLike, y: ArrayLike) -> LossAndGrad[float, Any]:
     """`xent_fast.softmax_loss` in float64.
 
     Parameters
@@ -178,7 +178,7 @@ def softmax_loss(x: ArrayLike, y: ArrayLike) -> LossAndGrad[float]:
     IndexError, ValueError
         As for `softmax_cross_entropy`.
     """
-    return cast(LossAndGrad[float], softmax_cross_entropy_grad(x, y))
+    return cast(LossAndGrad[float, Any], softmax_cross_entropy_grad(x, y))
 
 
 def softmax_cross_entropy_hvp(
@@ -324,7 +324,7 @@ def softmax_cross_entropy_grad_hessian(
     grad_out: NDArray[np.floating[Any]] | None = None,
     hessian_out: NDArray[np.floating[Any]] | None = None,
     num_threads: SupportsIndex | None = None,
-) -> LossGradAndHessian[Any]:
+) -> LossGradAndHessian[Any, Any]:
     """`xent_fast.softmax_cross_entropy_grad_hessian` in float64.
 
     The diagonal is max(min_hessian, factor * that of `softmax_cross_entropy_hessian_diagonal`).
@@ -446,7 +446,7 @@ def _second_order(problem: _Problem, values: Float64Array) -> Float64Array:
     return problem.place.restored(problem.targets.finished(values, problem.softmax.is_defined))
 
 
-def _statistics(problem: _Problem) -> RowStatistics:
+def _statistics(problem: _Problem) -> RowStatistics[Any]:
     """lse, prediction and whether it is right, of rows that count and have a softmax."""
     rows, masses = problem.softmax, problem.targets
     is_known = rows.is_defined & masses.counted

@@ -93,7 +93,7 @@ def cross_entropy_grad(
     scale: float = 1.0,
     out: NDArray[np.floating[Any]] | None = None,
     num_threads: SupportsIndex | None = None,
-) -> LossAndGrad[Any]:
+) -> LossAndGrad[Any, Any]:
     """`xent_fast.cross_entropy_grad` in float64: the gradient with respect to p is -q / p.
 
     Parameters

@@ -36,7 +36,7 @@ def sampled_softmax_loss_grad(
     sample_weight: ArrayLike | None = None,
     scale: float = 1.0,
     num_threads: SupportsIndex | None = None,
-) -> SampledLossAndGrad[Any]:
+) -> SampledLossAndGrad[Any, Any]:
     """`xent_fast.sampled_softmax_loss_grad` in float64, with the same draw from the same `rng`.
 
     Parameters
