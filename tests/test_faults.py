@@ -51,12 +51,14 @@ def exact(
         x = [mpmath.mpf(float(value)) * over for value in logits]
         q = [mpmath.mpf(float(value)) for value in mass]
         top = max(x)
-        e = [mpmath.exp(value - top) for value in x]
+        powers = {value: mpmath.exp(value - top) for value in set(x)}
+        e = [powers[value] for value in x]
         # the maximum stays out of the sum, so that nothing cancels
         first = x.index(top)
         log_sum = mpmath.log1p(mpmath.fsum(e[:first] + e[first + 1 :]))
         lse = top + log_sum
-        p = [value / mpmath.fsum(e) for value in e]
+        sum_of_e = mpmath.fsum(e)
+        p = [value / sum_of_e for value in e]
         total = mpmath.fsum(q)
         loss = mpmath.fsum(
             each * ((top - value) + log_sum) for each, value in zip(q, x, strict=True) if each != 0
@@ -335,27 +337,65 @@ def test_a_distance_beyond_the_dtype(classes: int, dtype: type) -> None:
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64])
-def test_masses_of_distances_beyond_the_dtype(dtype: type) -> None:
-    row = [LARGE[dtype], -LARGE[dtype]]
-    dense = np.array([[0.9, 0.1]], dtype)
-    check_row(row, dtype, dense[0], targets=dense)
-    check_row(row, dtype, np.array([0.95, 0.05]), targets=np.array([0]), label_smoothing=0.1)
-    masked = [1.0, 0.5, float(np.finfo(dtype).min)]
-    mass = np.full(3, 0.1 / 3) + one_hot(3, 0) * 0.9
-    check_row(masked, dtype, mass, targets=np.array([0]), label_smoothing=0.1)
+@pytest.mark.parametrize("classes", [2, 40, 3000])
+def test_masses_of_distances_beyond_the_dtype(classes: int, dtype: type) -> None:
+    large = LARGE[dtype]
+    row = [large, *[-large] * (classes - 1)]
+    dense = np.full((1, classes), 0.1 / classes, dtype)
+    dense[0, 0] = 0.9
+    smoothed = np.full(classes, 0.1 / classes)
+    smoothed[0] += 0.9
+    for options in ({"scale": 0.1}, {"temperature": 10.0}, {"sample_weight": [0.1]}):
+        factor = {} if "temperature" in options else {"factor": 0.1}
+        check_row(row, dtype, dense[0], targets=dense, **factor, **options)
+        check_row(
+            row,
+            dtype,
+            smoothed,
+            targets=np.array([0]),
+            label_smoothing=0.1,
+            **factor,
+            **options,
+        )
+    masked = [1.0, *[0.5] * (classes - 2), float(np.finfo(dtype).min)]
+    check_row(masked, dtype, smoothed, targets=np.array([0]), label_smoothing=0.1)
 
 
-def test_weights_that_meet_their_opposites() -> None:
+@pytest.mark.parametrize("classes", [2, 40, 3000])
+def test_a_float32_mean_beyond_float32(classes: int) -> None:
+    """The mean is a Python float."""
+    row = np.full((1, classes), -3e38, FLOAT32)
+    row[0, 0] = 3e38
+    dense = np.full((1, classes), 1.0, FLOAT32)
+    want = exact(row[0], dense[0])
+    assert_close(softmax_cross_entropy(row, dense), want.loss, FLOAT64, 2**30)
+
+
+@pytest.mark.parametrize("classes", [2, 40, 3000])
+def test_weights_that_meet_their_opposites(classes: int) -> None:
+    row = [1, *[0] * (classes - 1)]
+    mass = np.full(classes, 0.1 / classes)
+    mass[0] += 0.9
     check_row(
-        [1, 0],
+        row,
         FLOAT32,
-        np.array([0.95, 0.05]) * float(FLOAT32(1e30)),
+        mass * float(FLOAT32(1e30)),
         targets=np.array([0]),
-        weight=[1e30] * 2,
+        weight=[1e30] * classes,
         label_smoothing=0.1,
         scale=1e-30,
         factor=1e-30,
     )
+    # what is left of a mean's denominator is 1e-60
+    mean = softmax_cross_entropy_grad(
+        np.array([row], FLOAT32), np.array([0]), weight=[1e30] * classes, label_smoothing=0.1
+    )
+    want = exact(np.array(row, FLOAT32), mass)
+    assert_close(mean.loss, want.loss, FLOAT32)
+    assert_close(mean.grad[0], want.grad, FLOAT32)
+
+
+def test_masses_that_meet_a_small_weight() -> None:
     check_row(
         [1, 0],
         FLOAT32,
@@ -364,6 +404,61 @@ def test_weights_that_meet_their_opposites() -> None:
         sample_weight=[1e-10],
         factor=1e-10,
     )
+
+
+def exact_curvature(
+    logits: np.ndarray, vector: np.ndarray | None, factor: float
+) -> list[mpmath.mpf]:
+    """f p (1 - p), or f p (v - sum p v), of one row in many digits."""
+    powers = {x: mpmath.exp(mpmath.mpf(float(x)) - float(max(logits))) for x in set(logits)}
+    total = mpmath.fsum(powers[x] for x in logits)
+    p = [powers[x] / total for x in logits]
+    if vector is None:
+        return [factor * value * (1 - value) for value in p]
+    mean = mpmath.fsum(value * float(v) for value, v in zip(p, vector, strict=True))
+    return [factor * value * (float(v) - mean) for value, v in zip(p, vector, strict=True)]
+
+
+@pytest.mark.parametrize("classes", [2, 10, 40, 3000])
+@pytest.mark.parametrize(
+    ("far", "scale", "dtype"),
+    [
+        (-97, 65536.0, FLOAT32),
+        (-97, 1.0, FLOAT32),
+        (-112, 2.0**40, FLOAT32),
+        (-725, 65536.0, FLOAT64),
+        (-760, 2.0**60, FLOAT64),
+    ],
+)
+def test_a_large_scale_reaches_small_curvature(
+    far: float, scale: float, dtype: type, classes: int
+) -> None:
+    x = np.full((1, classes), far, dtype)
+    x[0, 0] = 0
+    vector = np.where(np.arange(classes) % 3, 1.5, -2).astype(dtype)[np.newaxis]
+    options = {"reduction": "sum", "scale": scale}
+    with mpmath.workdps(400):  # 1 - p of the likeliest class
+        diagonal = exact_curvature(x[0], None, scale)
+        product = exact_curvature(x[0], vector[0], scale)
+    got = xent_fast.softmax_cross_entropy_hessian_diagonal(x, np.array([0]), **options)
+    assert_close(got[0], np.array(diagonal), dtype)
+    for label in (0, 1):
+        both = xent_fast.softmax_cross_entropy_grad_hessian(x, np.array([label]), **options)
+        if scale > 1:
+            assert_close(both.hessian[0], np.array(diagonal), dtype)
+    got = xent_fast.softmax_cross_entropy_hvp(x, np.array([0]), vector, **options)
+    assert_close(got[0], np.array(product), dtype)
+    assert (
+        xent_fast.softmax_cross_entropy_hvp(x, np.array([0]), vector, out=vector, **options) == got
+    ).all()
+
+
+def test_a_vector_reaches_small_probabilities() -> None:
+    x, vector = np.array([[0, -112]], FLOAT32), np.array([[0, 1e30]], FLOAT32)
+    with mpmath.workdps(400):
+        want = exact_curvature(x[0], vector[0], 1.0)
+    got = xent_fast.softmax_cross_entropy_hvp(x, np.array([0]), vector)
+    assert_close(got[0], np.array(want), FLOAT32)
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64])
@@ -387,6 +482,19 @@ def test_weights_of_any_size_have_a_mean(size: float, dense: bool) -> None:
     got = softmax_cross_entropy_grad(logits, targets, sample_weight=[size] * 2)
     assert_close(got.loss, want, FLOAT64)
     assert_close(got.grad, softmax_cross_entropy_grad(logits, targets).grad, FLOAT64)
+
+
+@pytest.mark.parametrize("size", [1e308, 1e-310, 1.0])
+@pytest.mark.parametrize("dense", [False, True])
+def test_weights_of_any_size_have_a_mean_of_probabilities(size: float, dense: bool) -> None:
+    p = np.full((2, 2), 0.5)
+    targets = np.eye(2)[[0, 0]] if dense else np.array([0, 0])
+    want = xent_fast.cross_entropy_grad(p, targets)
+    class_weight = {} if dense else {"weight": [size] * 2}
+    for options in ({"sample_weight": [size] * 2}, class_weight):
+        got = xent_fast.cross_entropy_grad(p, targets, **options)
+        assert_close(got.loss, want.loss, FLOAT64)
+        assert_close(got.grad, want.grad, FLOAT64)
 
 
 @pytest.mark.parametrize(

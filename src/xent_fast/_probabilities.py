@@ -431,13 +431,16 @@ def _checked(
     row_weight = _weights(sample_weight, place.row_shape, "sample_weight").reshape(-1)
 
     labels, dense_targets = None, None
-    counted, count = np.ones(row_weight.shape, dtype=bool), row_weight
     given = _core.checked_targets(targets, p, place.row_shape, "probabilities", place.axis)
     if reduction == "mean":
         _core.checked_signs(row_weight.reshape(place.row_shape), "sample_weight")
+        # a mean divides by the powers of two again: without them no sum of weights overflows
+        row_weight = _without_power(row_weight)
+    counted, count = np.ones(row_weight.shape, dtype=bool), row_weight
     if given.dtype.kind != "f":
         if reduction == "mean":
             _core.checked_signs(class_weight, "weight")
+            class_weight = _without_power(class_weight)
         labels, counted = _labels(given, place, ignore_index)
         with np.errstate(all="ignore"):
             count = row_weight[counted] * class_weight[labels[counted]]
@@ -464,6 +467,11 @@ def _checked(
         clip,
         is_void,
     )
+
+
+def _without_power(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Over the power of two next to the largest magnitude."""
+    return np.ldexp(values, -np.frexp(np.abs(values).max(initial=0.0))[1])
 
 
 def _check_probabilities(rows: FloatArray, counted: NDArray[np.bool_], place: _Place) -> None:

@@ -155,3 +155,38 @@ static NEVER_INLINE double NAME(loss_of_far_row)(const xent_batch *batch, int64_
     }
     return weight.high == 0 ? 0 : far_value(far_product(weight, loss));
 }
+
+/* The loss's Hessian of row `at`, a row as above: times `vector`, or its diagonal where that is NULL (second_order.h has the
+ * formulas).  `result`, classes side by side like those of the vector, may be the place of either. */
+static NEVER_INLINE void NAME(curvature_of_far_row)(const xent_batch *batch, int64_t at, int64_t label, int kind,
+                                                    const REAL *vector, REAL *result) {
+    NAME(far_row) row = NAME(far_row_at)(batch, at, label, kind);
+    NAME(add_far_classes)(&row);
+    const far total = far_sum(far_of(1), row.others), log_sum = far_log_of_1_plus(row.others);
+    const far lse = far_sum(far_product(far_of((double)row.maximum), row.over_temperature), log_sum);
+    const far slope = far_of(2 * batch->z_loss);
+    const far mass = far_sum(far_sum(row.other_mass, row.pivot_mass), far_product(slope, lse));
+    far weight = far_product(far_of(batch->weight_factor), far_product(row.over_temperature, row.over_temperature));
+    if (batch->sample_weight)
+        weight = far_product(weight, far_of(batch->sample_weight[at]));
+    const far likeliest = far_of(vector ? (double)vector[row.pivot] : 0);
+    far mean = far_of(0);
+    for (int64_t k = 0; vector && k < row.classes; ++k) {
+        const far above = far_sum(far_of((double)vector[k]), far_minus(likeliest));
+        mean = far_sum(mean, far_product(far_exponential(NAME(far_distance)(&row, k)), above));
+    }
+    mean = far_quotient(mean, total);
+    for (int64_t k = 0; k < row.classes; ++k) {
+        const far e = k == row.pivot ? far_of(1) : far_exponential(NAME(far_distance)(&row, k));
+        const far p = far_quotient(e, total);
+        far first, second = p; /* the factors of A p and of 2 z p */
+        if (vector) {
+            first = far_sum(far_sum(far_of((double)vector[k]), far_minus(likeliest)), far_minus(mean));
+            second = far_sum(likeliest, mean);
+        } else {
+            first = far_quotient(k == row.pivot ? row.others : far_sum(total, far_minus(e)), total);
+        }
+        const far value = far_product(p, far_sum(far_product(mass, first), far_product(slope, second)));
+        result[k] = (REAL)far_value(far_product(weight, value));
+    }
+}

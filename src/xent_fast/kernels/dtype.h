@@ -21,6 +21,8 @@
 #undef VISIBLE_FACTOR
 #undef LARGEST_FACTOR
 #undef LARGEST_TEMPERATURE
+#undef SMALLEST_EXACT
+#undef LANES_DISTANCE_UNIT
 #undef EXP2_TERMS
 #undef ATANH_TERMS
 
@@ -48,7 +50,9 @@
 #define VISIBLE_FACTOR 0x1p8f
 #define LARGEST_FACTOR 0x1p60f
 #define LARGEST_TEMPERATURE 0x1p100
-#define TINY_LOSS 0x1p-90f /* a loss below this leaves the lanes' type */
+#define LANES_DISTANCE_UNIT 0x1p-8f /* of the distances that are added up in lanes */
+#define SMALLEST_EXACT 0x1p-100f    /* a sum of smaller probabilities may lack digits that are seen */
+#define TINY_LOSS 0x1p-90f          /* a loss below this leaves the lanes' type */
 #define EXP2_TERMS (HAS_FMA ? 3 : 6)
 #define ATANH_TERMS 4
 #elif REAL_BITS == 64
@@ -70,6 +74,8 @@
 #define VISIBLE_FACTOR 0x1p8
 #define LARGEST_FACTOR 0x1p400
 #define LARGEST_TEMPERATURE 0x1p900
+#define LANES_DISTANCE_UNIT DISTANCE_UNIT
+#define SMALLEST_EXACT 0x1p-960
 #define EXP2_TERMS (HAS_FMA ? 7 : 11)
 #define ATANH_TERMS 8
 #else
@@ -122,6 +128,9 @@
 
 /* Rows of no more classes than these go through lanes_along_rows.h. */
 #define MOST_CLASSES_ALONG_ROWS 32
+
+/* Distances of classes with mass from the maximum are kept times this, so that no sum of them overflows. */
+#define DISTANCE_UNIT 0x1p-40
 
 /* Whether targets of that kind have mass at every class; the class left out of the sum is then the row's maximum. */
 #define HAS_MASS(kind) ((kind) != XENT_INDEX_TARGETS)

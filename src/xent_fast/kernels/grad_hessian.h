@@ -12,8 +12,13 @@
  * Targets with mass at every class (dense ones, label smoothing) and z_loss take the gradient from its own kernels and the
  * diagonal from second_order.h: two softmaxes, the same interface.
  *
+ * Factors from LARGE_HERE on, which make digits visible that small probabilities lost when they were rounded, take the same way.
+ *
  * The smallest value that is asked for comes last: max(hessian, least).
  */
+
+#undef LARGE_HERE
+#define LARGE_HERE 16
 
 /* What a row's p and p (1 - p) are multiplied with. */
 typedef struct {
@@ -355,6 +360,21 @@ KERNEL_INLINE void NAME(diagonal_of_masses)(const xent_grad_hessian_batch *probl
     }
 }
 
+/* Whether some row's factors are large. */
+KERNEL_INLINE int NAME(has_large_factors)(const xent_grad_hessian_batch *problem, int64_t first_row,
+                                          int64_t row_count) {
+    const xent_batch *batch = &problem->batch;
+    const int64_t count = batch->sample_weight || batch->class_weight ? row_count : 1;
+    int64_t labels[XENT_MAX_ROWS_PER_CALL];
+    double largest = 0;
+    xent_read_labels(&batch->labels, first_row, count, labels);
+    for (int64_t k = 0; k < count; ++k) {
+        const NAME(row_factors) own = NAME(factors_of_row)(problem, first_row + k, labels[k]);
+        largest = fmax(largest, fmax(fabs(own.gradient), fabs(own.hessian)));
+    }
+    return largest >= LARGE_HERE;
+}
+
 /* --- functions of the contract -------------------------------------------------------------------- */
 
 static double NAME(grad_hessian_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace) {
@@ -363,6 +383,10 @@ static double NAME(grad_hessian_rows)(const xent_batch *batch, int64_t first_row
     if (problem->target_kernels) {
         NAME(diagonal_of_masses)(problem, first_row, row_count, workspace);
         return problem->target_kernels->process_rows(batch, first_row, row_count, workspace);
+    }
+    if (NAME(has_large_factors)(problem, first_row, row_count)) {
+        NAME(diagonal_of_masses)(problem, first_row, row_count, workspace);
+        return NAME(index_rows)(batch, first_row, row_count, workspace);
     }
     NAME(grad_hessian_of_indices)(problem, first_row, row_count, losses, workspace);
     return xent_pairwise_sum(losses, row_count);

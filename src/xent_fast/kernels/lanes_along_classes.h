@@ -24,8 +24,8 @@ typedef struct {
     double reference; /* c_b, an integer */
     double weight;    /* of this block relative to the row's reference */
     /* targets with mass q; smoothed ones: the same of w instead of q */
-    double target_mass;  /* sum of q */
-    double distance;     /* sum of q (base - x), base: the maximum, or 0 where that is infinite */
+    double target_mass; /* sum of q */
+    double distance; /* DISTANCE_UNIT times the sum of q (base - x), base: the maximum, or 0 where that is infinite */
     double exp_of_pivot; /* e of the class left out, in the units of sum_of_others */
     int64_t pivot;       /* class left out, from the row's start */
     /* index targets, where lse is wanted: pivot is the block's first maximum, and sum_below that of all others */
@@ -119,7 +119,7 @@ typedef struct {
 typedef struct {
     NAME(exponential_reference) reference;
     vec shift; /* subtracted from the logits first */
-    vec base;  /* of the distances */
+    vec base;  /* of the distances, times their unit in lanes */
 } NAME(block_frame);
 
 /* Four vectors in a tree. */
@@ -132,12 +132,20 @@ KERNEL_INLINE void NAME(add_four)(NAME(wide) * sum, const vec *summands) {
     NAME(wide_add)(sum, NAME(sum_of_four)(summands));
 }
 
+/* LANES_DISTANCE_UNIT times base - x, rounded once; `base` has the unit already. */
+KERNEL_INLINE vec NAME(distance_from)(vec base, vec x) { return v_fma(x, v_splat(-LANES_DISTANCE_UNIT), base); }
+
+/* Such distances' sum, in units of DISTANCE_UNIT. */
+KERNEL_INLINE double NAME(distance_total)(NAME(wide) sum) {
+    return NAME(wide_total)(sum) * (DISTANCE_UNIT / (double)LANES_DISTANCE_UNIT);
+}
+
 /* Mass and distance of half a group. */
 KERNEL_INLINE void NAME(add_masses)(const vec *x, const vec *masses, vec base, NAME(block_sums) * sums) {
     const vec zero = v_splat(0);
     vec distances[4];
     /* 0 * inf = 0: a class without mass adds nothing, whatever its logit */
-    EACH_OF(4, distances[j] = v_drop(v_equal(masses[j], zero), v_mul(masses[j], v_sub(base, x[j]))));
+    EACH_OF(4, distances[j] = v_drop(v_equal(masses[j], zero), v_mul(masses[j], NAME(distance_from)(base, x[j]))));
     NAME(add_four)(&sums->target_mass, masses);
     NAME(add_four)(&sums->distance, distances);
 }
@@ -234,7 +242,7 @@ KERNEL_INLINE NAME(block_frame)
     const REAL scaled = (is_huge ? 0 : base) * scale->log2_e;
     const REAL reference = (scaled + ROUNDING_MAGIC) - ROUNDING_MAGIC;
     frame.shift = v_splat(is_huge ? base : 0);
-    frame.base = v_splat(base);
+    frame.base = v_splat(base * LANES_DISTANCE_UNIT);
     frame.reference = NAME(reference_for)(v_splat(reference), scale);
     summary->maximum = maximum;
     summary->shift = is_huge ? base : 0;
@@ -265,20 +273,21 @@ KERNEL_INLINE void NAME(forward_groups)(const REAL *logits, const NAME(masses) *
                                  sums, kind);
 }
 
-/* w (base - x); with `drops_zeros` 0 where w is, whatever the logit. */
+/* LANES_DISTANCE_UNIT times w (base - x); with `drops_zeros` 0 where w is, whatever the logit. */
 KERNEL_INLINE vec NAME(weighted_distance)(vec x, vec class_weight, vec base, int is_weighted, int drops_zeros) {
-    const vec distance = v_sub(base, x);
+    const vec distance = NAME(distance_from)(base, x);
     if (!is_weighted)
         return distance;
     const vec product = v_mul(class_weight, distance);
     return drops_zeros ? v_drop(v_equal(class_weight, v_splat(0)), product) : product;
 }
 
-/* The distances of smoothed targets in a block, sum of w (base - x): a sweep of their own, since the exponentials need the
+/* The distances of smoothed targets in a block, the sum of weighted_distance: a sweep of their own, since the exponentials need the
  * registers.  Eight vectors in a tree, then in the wide sum. */
 KERNEL_INLINE double NAME(sum_of_distances)(const REAL *logits, const REAL *class_weight, int64_t count, vec base,
                                             int is_weighted, int drops_zeros) {
     NAME(wide) sum = NAME(zero_wide)();
+    const REAL nearest = v_first(base) / LANES_DISTANCE_UNIT;
     vec near[4], far[4], weight[4] = {base, base, base, base};
     int64_t k = 0;
     for (; k + GROUP <= count; k += GROUP) {
@@ -298,15 +307,15 @@ KERNEL_INLINE double NAME(sum_of_distances)(const REAL *logits, const REAL *clas
         if (is_weighted)
             EACH_OF(4, weight[j] = NAME(load_up_to)(class_weight + k + j * LANES, left - j * LANES, 0));
         /* classes that are not there are no distance away */
-        EACH_OF(4, near[j] = NAME(weighted_distance)(
-                       NAME(load_up_to)(logits + k + j * LANES, left - j * LANES, v_first(base)), weight[j], base,
-                       is_weighted, drops_zeros));
+        EACH_OF(4,
+                near[j] = NAME(weighted_distance)(NAME(load_up_to)(logits + k + j * LANES, left - j * LANES, nearest),
+                                                  weight[j], base, is_weighted, drops_zeros));
         NAME(add_four)(&sum, near);
     }
-    return NAME(wide_total)(sum);
+    return NAME(distance_total)(sum);
 }
 
-/* Mass and distance of a block of smoothed targets, in units of E / C. */
+/* Mass and distance of a block of smoothed targets, over E / C. */
 KERNEL_INLINE void NAME(smoothed_block)(const REAL *logits, const NAME(masses) * masses, int64_t first, int64_t count,
                                         vec base, NAME(block_summary) * summary) {
     summary->target_mass = masses->class_weight ? masses->weight_sums[first / BLOCK] : (double)count;
@@ -414,7 +423,7 @@ KERNEL_INLINE void NAME(forward_block)(const REAL *logits, const NAME(masses) * 
         summary->sum_below = NAME(sum_below_maximum)(sums.exponentials, logits, e, count, excluded, position, &frame);
     if (HAS_OWN_MASSES(kind)) {
         summary->target_mass = NAME(wide_total)(sums.target_mass);
-        summary->distance = NAME(wide_total)(sums.distance);
+        summary->distance = NAME(distance_total)(sums.distance);
     }
 }
 
@@ -477,8 +486,8 @@ KERNEL_INLINE void NAME(sum_weights_of_blocks)(const REAL *class_weight, int64_t
         weight_sums[b] = NAME(sum_of_weights)(class_weight + b * BLOCK, NAME(block_length)(classes, b * BLOCK));
 }
 
-/* What lane `k` knows of smoothed targets, from the sums over w and w (m - x): q = E / C w, and at the label (1 - E) w_y
- * more.  No mass is the difference of two. */
+/* What lane `k` knows of smoothed targets, from the sums over w and w (m - x), the latter times DISTANCE_UNIT: q = E / C w,
+ * and at the label (1 - E) w_y more.  No mass is the difference of two. */
 KERNEL_INLINE void NAME(smooth_targets)(const NAME(long_row) * row, double weight_sum, double distance, row_sums *rows,
                                         int k) {
     const NAME(masses) *masses = &row->masses;
@@ -486,7 +495,7 @@ KERNEL_INLINE void NAME(smooth_targets)(const NAME(long_row) * row, double weigh
     const double pivot_weight = row->pivot < 0         ? 0
                                 : masses->class_weight ? (double)masses->class_weight[row->pivot]
                                                        : 1;
-    const double label_distance = row->maximum - rows->target_logit[k];
+    const double label_distance = row->maximum * DISTANCE_UNIT - rows->target_logit[k] * DISTANCE_UNIT;
     /* 0 * inf = 0 */
     rows->distance[k] = (masses->label_mass != 0 ? masses->label_mass * label_distance : 0) +
                         (masses->smoothing != 0 ? masses->smoothing * distance : 0);
@@ -512,7 +521,8 @@ KERNEL_INLINE void NAME(merge_blocks)(NAME(long_row) * row, const NAME(settings)
             mass += blocks[b].target_mass;
             distance += blocks[b].distance;
             if (blocks[b].target_mass != 0)
-                distance += (maximum - (is_finite ? blocks[b].maximum : 0)) * blocks[b].target_mass;
+                distance += (maximum * DISTANCE_UNIT - (is_finite ? blocks[b].maximum * DISTANCE_UNIT : 0)) *
+                            blocks[b].target_mass;
         }
     }
     rows->others[k] = others;

@@ -29,7 +29,8 @@ typedef struct {
      * exp_of_pivot */
     ALIGNED_64 double below[LANES], below_low[LANES];
     /* targets with mass; other_mass: Q - q of the pivot */
-    ALIGNED_64 double exp_of_pivot[LANES], target_mass[LANES], pivot_target[LANES], other_mass[LANES], distance[LANES];
+    ALIGNED_64 double exp_of_pivot[LANES], target_mass[LANES], pivot_target[LANES], other_mass[LANES];
+    ALIGNED_64 double distance[LANES]; /* sum of q (m - x) times DISTANCE_UNIT */
 } row_sums;
 
 /* What goes back to them. */
@@ -146,7 +147,8 @@ KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *setting
         const vec log_sum = log_of_ratio(others, pivot);
         lse = v_add(v_div(v_load(rows->maximum), temperature), log_sum);
         v_store(results->log_of_sum, log_sum);
-        loss = v_add(v_mul(mass, log_sum), v_div(v_load(rows->distance), temperature));
+        const vec distance = v_div(v_load(rows->distance), temperature);
+        loss = v_add(v_mul(mass, log_sum), v_mul(distance, v_splat(1 / DISTANCE_UNIT)));
         down = v_sub(v_mul(pivot_target, others), v_mul(v_load(rows->other_mass), exp_of_pivot));
     } else {
         const vec target_logit = v_load(rows->target_logit);
@@ -177,12 +179,15 @@ KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *setting
     const NAME(pair) factor = NAME(quotient)(numerator, sum, inverse);
     const vec ratio = NAME(pair_total)(NAME(quotient)(whole_down, sum, inverse));
     vec weighted = v_mul(weight, loss);
-    if (!HAS_MASS(kind) && v_mask_bits(v_equal(loss, v_splat(INFINITY)))) {
-        /* m - x_y may overflow on the way to a result that does not; beside it the logarithm does not show */
-        const vec half = v_splat(0.5), far_down = v_mul(v_load(rows->target_logit), half);
-        const vec distance = v_div(v_sub(v_mul(v_load(rows->maximum), half), far_down), temperature);
-        const vec twice = v_mul(v_mul(weight, distance), v_splat(2));
-        weighted = v_select(v_equal(loss, v_splat(INFINITY)), settings->z_loss == 0 ? twice : weighted, weighted);
+    const vec_mask is_infinite = v_equal(loss, v_splat(INFINITY));
+    if (settings->z_loss == 0 && v_mask_bits(is_infinite)) {
+        /* m - x may overflow on the way to a result that does not; beside it the logarithm does not show */
+        const vec unit = v_splat(DISTANCE_UNIT);
+        const vec distance = HAS_MASS(kind)
+                                 ? v_load(rows->distance)
+                                 : v_sub(v_mul(v_load(rows->maximum), unit), v_mul(v_load(rows->target_logit), unit));
+        const vec part = v_mul(weight, v_div(distance, temperature));
+        weighted = v_select(is_infinite, v_mul(part, v_splat(1 / DISTANCE_UNIT)), weighted);
     }
     v_store(results->loss, v_select(v_equal(weight, zero), zero, weighted));
     v_store(results->factor, NAME(pair_total)(factor));
@@ -198,4 +203,11 @@ KERNEL_INLINE int is_ignored(const xent_labels *labels, int64_t label) {
 /* A label that another thread has spoilt since it was checked must not lead out of the row. */
 KERNEL_INLINE int64_t clamped_label(int64_t label, int64_t classes) {
     return (uint64_t)label < (uint64_t)classes ? label : 0;
+}
+
+/* Kind of the targets of a batch. */
+KERNEL_INLINE int kind_of_targets(const xent_batch *batch) {
+    if (batch->dense_targets)
+        return batch->class_weight || batch->label_smoothing != 0 ? XENT_SHAPED_TARGETS : XENT_DENSE_TARGETS;
+    return batch->label_smoothing != 0 ? XENT_SMOOTHED_TARGETS : XENT_INDEX_TARGETS;
 }

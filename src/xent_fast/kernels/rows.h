@@ -147,7 +147,7 @@ KERNEL_INLINE double NAME(tell_row)(const xent_batch *batch, int64_t row, const 
 
 /* Whether the lanes' type cannot hold a row, which is a question of its logits where the weight is large. */
 static NEVER_INLINE int NAME(long_row_leaves)(const NAME(long_row) * row, const NAME(settings) * settings,
-                                              double factor) {
+                                              double factor, int is_lost) {
     REAL maximum = row->logits[0];
     int is_number = 1;
     for (int64_t k = 0; k < row->classes; ++k) {
@@ -156,7 +156,7 @@ static NEVER_INLINE int NAME(long_row_leaves)(const NAME(long_row) * row, const 
     }
     if (!is_number || maximum == -INFINITY)
         return 0;
-    if (settings->all_leave || !(factor < LARGEST_FACTOR))
+    if (settings->all_leave || is_lost || !(factor < LARGEST_FACTOR))
         return 1;
     const NAME(reach) reach = NAME(reach_of)(v_splat((REAL)factor), &settings->scale);
     unsigned found = 0;
@@ -173,8 +173,12 @@ KERNEL_INLINE int NAME(leaves_lanes)(const NAME(long_row) * row, const NAME(sett
     if (settings->row.output != XENT_GRADIENT && !settings->all_leave)
         return 0;
     const double mass = fabs(row->masses.label_mass) + fabs(row->masses.smoothing);
-    const double factor = fabs(row->weight / settings->row.temperature) * (HAS_OWN_MASSES(kind) || mass < 1 ? 1 : mass);
-    return (settings->all_leave || !(factor < VISIBLE_FACTOR)) && NAME(long_row_leaves)(row, settings, factor);
+    const double weight = fabs(row->weight / settings->row.temperature);
+    const double factor = weight * (HAS_OWN_MASSES(kind) || mass < 1 ? 1 : mass);
+    /* times a mass it is no small number, but it has lost its digits before */
+    const int is_lost = HAS_MASS(kind) && weight < SMALL_FACTOR && weight != 0;
+    return (settings->all_leave || is_lost || !(factor < VISIBLE_FACTOR)) &&
+           NAME(long_row_leaves)(row, settings, factor, is_lost);
 }
 
 /* Rows [first_row, first_row + count), lanes along classes; count is at most `rows_at_once`. */

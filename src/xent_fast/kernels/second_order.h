@@ -8,7 +8,8 @@
  *
  * Both are taken relative to the likeliest class m, whose p may be near 1.  v - s is the same for v and v + constant:
  * with u = v - v_m it is u - sum p u, to which m itself adds nothing.  1 - p_m is the sum of the other probabilities.
- * Sums are wide (sums.h): what is left are the errors of p and four roundings.
+ * Sums are wide (sums.h): what is left are the errors of p and four roundings.  Rows whose probabilities the lanes' type
+ * cannot hold are left to double_rows.h.
  */
 
 /* a A / T^2 and 2 a z / T^2 of one row. */
@@ -16,6 +17,7 @@ typedef struct {
     NAME(scaled_factor) factor;
     double z; /* times 2^(-3 third) of the factor */
     int has_z;
+    double size; /* of the larger of the two */
 } NAME(curvature);
 
 /* Q = (1 - E) sum w t + E / C sum w */
@@ -43,8 +45,8 @@ KERNEL_INLINE NAME(curvature)
     const double mass = NAME(mass_of_target)(problem, row, label) + (has_z ? slope * lse : 0);
     const double factor = over_square * mass, z = over_square * slope;
     const int third = NAME(third_of_exponent)(has_z && fabs(z) > fabs(factor) ? z : factor);
-    const NAME(curvature)
-        result = {NAME(scaled_factor_of)(factor, third), has_z ? NAME(scaled_down)(z, third) : 0, has_z};
+    const NAME(curvature) result = {NAME(scaled_factor_of)(factor, third), has_z ? NAME(scaled_down)(z, third) : 0,
+                                    has_z, fmax(fabs(factor), fabs(z))};
     return result;
 }
 
@@ -100,6 +102,43 @@ KERNEL_INLINE void NAME(hessian_diagonal)(REAL *p, REAL *diagonal, int64_t count
     diagonal[likeliest] = v_first(NAME(hessian_entry)(p_of_likeliest, others, c));
 }
 
+/* Whether a vector of probabilities has one that the lanes' type may have rounded to few digits, or to 0. */
+KERNEL_INLINE int NAME(has_rounded)(const REAL *p, int64_t count) {
+    const vec limit = v_splat(SMALLEST_EXACT);
+    vec below = v_splat(0);
+    int64_t k = 0;
+    for (; k + LANES <= count; k += LANES)
+        below = v_max(v_sub(limit, v_load(p + k)), below);
+    if (k < count)
+        below = v_max(v_sub(limit, v_load_first(p + k, (int)(count - k), 1)), below);
+    return v_largest(below) > 0;
+}
+
+/* Whether those show: beside a factor above 1, or where 1 - p of the likeliest class is made of nothing else.  A class does
+ * not whose p times the factor and the number of classes stays below every number. */
+static NEVER_INLINE int NAME(rounded_show)(const xent_second_order_batch *problem, int64_t row, const REAL *p,
+                                           int64_t likeliest, double factor) {
+    const xent_batch *batch = &problem->batch;
+    const REAL *logits = (const REAL *)(const void *)(batch->logits + row * batch->logits_row_stride);
+    const REAL *vector = (const REAL *)(const void *)(problem->vector + row * problem->vector_row_stride);
+    double size = 1, others = 0, nearest = INFINITY;
+    for (int64_t k = 0; k < batch->classes; ++k) {
+        if (problem->vector)
+            size = fmax(size, fabs((double)vector[k] - (double)vector[likeliest]));
+        if (k == likeliest)
+            continue;
+        others += (double)p[k];
+        if (p[k] < SMALLEST_EXACT)
+            nearest = fmin(nearest, (double)logits[likeliest] - (double)logits[k]);
+    }
+    size *= factor;
+    if (!(nearest < INFINITY) || (size <= 1 && others >= (double)SMALLEST_EXACT * (double)batch->classes))
+        return 0;
+    const double steps =
+        EXPONENT_BIAS + SIGNIFICAND_SHIFT + 1 + far_of(fmax(size, 1) * (double)batch->classes).exponent;
+    return nearest / batch->temperature < steps * ln_2_f64;
+}
+
 /* Rows that share the workspace. */
 KERNEL_INLINE void NAME(second_order_part)(const xent_second_order_batch *problem, int64_t first_row, int64_t row_count,
                                            void *workspace) {
@@ -122,10 +161,12 @@ KERNEL_INLINE void NAME(second_order_part)(const xent_second_order_batch *proble
             continue;
         }
         const NAME(curvature) c = NAME(curvature_of_row)(problem, row, labels[k], (double)lse[k]);
-        if (problem->vector)
-            NAME(hessian_times_vector)(p,
-                                       (const REAL *)(const void *)(problem->vector + row * problem->vector_row_stride),
-                                       result, classes, likeliest[k], &c);
+        const REAL *vector =
+            problem->vector ? (const REAL *)(const void *)(problem->vector + row * problem->vector_row_stride) : NULL;
+        if (NAME(has_rounded)(p, classes) && NAME(rounded_show)(problem, row, p, likeliest[k], c.size))
+            NAME(curvature_of_far_row)(batch, row, labels[k], kind_of_targets(batch), vector, result);
+        else if (vector)
+            NAME(hessian_times_vector)(p, vector, result, classes, likeliest[k], &c);
         else
             NAME(hessian_diagonal)(p, result, classes, likeliest[k], &c);
     }

@@ -75,6 +75,9 @@ def targets_of(
     class_weight = weights(weight, (place.classes,), "weight")
     a = weights(sample_weight, place.row_shape, "sample_weight").reshape(place.rows)
 
+    if reduction == "mean":  # which divides by them again: without them no sum overflows
+        a = without_power(a)
+
     counted = np.ones(place.rows, dtype=bool)
     if targets is None or np.ndim(targets) == len(place.shape):
         if ignore_index is not None:
@@ -94,8 +97,13 @@ def targets_of(
             raise ValueError(f"{name} must not be negative where reduction is 'mean'")
     denominator = float(count.sum()) if reduction == "mean" else 1.0
     is_void = denominator == 0
-    row_weight = np.zeros_like(a) if is_void else a * (scale / denominator)
-    return Targets(place, reduction, mass, row_weight, counted, target_class, is_void)
+    factor = 0.0 if is_void else scale / denominator
+    return Targets(place, reduction, mass, a * factor, counted, target_class, is_void)
+
+
+def without_power(values: Float64Array) -> Float64Array:
+    """Over the power of two next to the largest magnitude."""
+    return np.ldexp(values, -np.frexp(np.abs(values).max(initial=0.0))[1])
 
 
 def weights(given: ArrayLike | None, shape: tuple[int, ...], name: str) -> Float64Array:
