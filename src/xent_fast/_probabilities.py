@@ -471,7 +471,9 @@ def _checked(
 
 def _without_power(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Over the power of two next to the largest magnitude."""
-    return np.ldexp(values, -np.frexp(np.abs(values).max(initial=0.0))[1])
+    exponent = np.frexp(np.abs(values).max(initial=0.0))[1]
+    result: NDArray[np.float64] = np.ldexp(values, -exponent)
+    return result
 
 
 def _check_probabilities(rows: FloatArray, counted: NDArray[np.bool_], place: _Place) -> None:

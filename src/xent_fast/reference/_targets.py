@@ -97,13 +97,15 @@ def targets_of(
             raise ValueError(f"{name} must not be negative where reduction is 'mean'")
     denominator = float(count.sum()) if reduction == "mean" else 1.0
     is_void = denominator == 0
-    factor = 0.0 if is_void else scale / denominator
-    return Targets(place, reduction, mass, a * factor, counted, target_class, is_void)
+    row_weight = a * (0.0 if is_void else scale / denominator)
+    return Targets(place, reduction, mass, row_weight, counted, target_class, is_void)
 
 
 def without_power(values: Float64Array) -> Float64Array:
     """Over the power of two next to the largest magnitude."""
-    return np.ldexp(values, -np.frexp(np.abs(values).max(initial=0.0))[1])
+    exponent = np.frexp(np.abs(values).max(initial=0.0))[1]
+    result: Float64Array = np.ldexp(values, -exponent)
+    return result
 
 
 def weights(given: ArrayLike | None, shape: tuple[int, ...], name: str) -> Float64Array:
