@@ -15,8 +15,6 @@ from benchmarks.implementations.contract import LIMIT, PEER
 GOAL_OVER_PEERS = 5  # times faster than the fastest peer
 GOAL_OF_ISA = {"avx2": 3, "portable": 1}  # the same, of one instruction set
 GOAL_OF_LIMIT = 0.9  # of the speed of the limit
-GOAL_OF_OPTIONS = 1.3  # times the plain call
-GOAL_OF_AXIS = 5  # times faster than PyTorch
 ONE_THREAD = f"{OURS}, 1 thread"
 
 # Arithmetic floors, in cycles per 16 float32 elements on one thread, with 16 lanes a register: what
@@ -123,17 +121,6 @@ def slower_than_one_thread(results: dict) -> list[dict]:
         one, ours = (cell["timings"].get(name) for name in (ONE_THREAD, OURS))
         if one and ours and one["quartiles"][1] < ours["quartiles"][0]:
             found.append(cell)
-    return found
-
-
-def costly_options(cells: list[dict], plain: str) -> list[tuple[dict, str, float]]:
-    """Options that take more than their goal times as long as the plain call."""
-    found = []
-    for cell in cells:
-        for name in cell["timings"]:
-            cost = ratio(cell, name, plain)
-            if cost is not None and cost > GOAL_OF_OPTIONS:
-                found.append((cell, name, cost))
     return found
 
 

@@ -18,10 +18,7 @@ IN_PLACE, INTO_OUT, NEW, LOSS_ONLY = "in place", "into out", "new array", "loss 
 
 @dataclass(frozen=True)
 class Workload:
-    """Mean loss of one batch and its gradient; `destination` says where the gradient goes.
-
-    `goal` is a time in microseconds, or words, set for a 2-core machine with AVX-512.
-    """
+    """Mean loss of one batch and its gradient; `destination` says where the gradient goes."""
 
     name: str
     rows: int
@@ -29,7 +26,6 @@ class Workload:
     dtype: str = "float32"
     targets: str = INDEX
     destination: str = IN_PLACE
-    goal: str = ""
 
     @property
     def shape(self) -> str:
@@ -62,19 +58,19 @@ class Workload:
 
 
 EVERY_SHAPE = (
-    Workload("course exercise", 32, 10, goal="1.0"),
-    Workload("MNIST batch", 1_024, 10, goal="5"),
+    Workload("course exercise", 32, 10),
+    Workload("MNIST batch", 1_024, 10),
     Workload("pixels, mask", 65_536, 2),
     Workload("pixels, three classes", 65_536, 3),
-    Workload("pixels, ten classes", 65_536, 10, goal="130"),
+    Workload("pixels, ten classes", 65_536, 10),
     Workload("pixels, Pascal VOC", 65_536, 21),
-    Workload("ImageNet batch", 256, 1_000, goal="20"),
-    Workload("ImageNet large batch", 4_096, 1_000, goal="350"),
-    Workload("language model, short", 64, 32_000, goal="150"),
-    Workload("language model", 512, 32_000, goal="limit + 5 %"),
+    Workload("ImageNet batch", 256, 1_000),
+    Workload("ImageNet large batch", 4_096, 1_000),
+    Workload("language model, short", 64, 32_000),
+    Workload("language model", 512, 32_000),
     Workload("language model, GPT-2", 256, 50_257),
-    Workload("language model, large vocabulary", 128, 128_256, goal="limit + 5 %"),
-    Workload("one long row", 1, 1_000_000, goal="80"),
+    Workload("language model, large vocabulary", 128, 128_256),
+    Workload("one long row", 1, 1_000_000),
 )
 SOME_SHAPES = tuple(
     shape
@@ -85,7 +81,7 @@ SOME_SHAPES = tuple(
 
 
 def _vary(shapes: tuple[Workload, ...], **differences: str) -> tuple[Workload, ...]:
-    return tuple(replace(shape, goal="", **differences) for shape in shapes)
+    return tuple(replace(shape, **differences) for shape in shapes)
 
 
 WORKLOADS = (

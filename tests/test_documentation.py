@@ -33,11 +33,17 @@ def test_examples(name: str) -> None:
 
 
 @pytest.mark.smoke
-def test_recipes() -> None:
-    """The blocks of docs/how_to.md, in the page's order, each on what the ones before have left."""
-    page = (PAGES / "how_to.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["how_to.md", "index.md", "tutorial.md", "../README.md"])
+def test_pages(name: str) -> None:
+    """The blocks of a page, in its order, each on what the ones before have left."""
+    page = (PAGES / name).read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == page.count("\n## ") + 1
+    assert blocks
     names: dict[str, object] = {}
     for block in blocks:
-        exec(compile(block, "docs/how_to.md", "exec"), names)
+        exec(compile(block, name, "exec"), names)
+
+
+def test_every_recipe_has_its_block() -> None:
+    page = (PAGES / "how_to.md").read_text(encoding="utf-8")
+    assert page.count("```python\n") == page.count("\n## ") + 1

@@ -29,7 +29,6 @@ from tables import (
     FUNCTIONS,
     Cell,
     Results,
-    distribution_by_classes,
     functions,
     other_targets,
     overall,
@@ -188,8 +187,6 @@ def report(results: Results, libraries: list[str]) -> str:
         parts += [worst_by(results, dtype, "distribution")]
         parts += ["Worst loss / target / others by number of classes:\n"]
         parts += [worst_by(results, dtype, "classes")]
-        parts += ["Worst loss / target / others in every cell:\n"]
-        parts += [distribution_by_classes(results, dtype, library) for library in libraries]
     return "\n".join(parts)
 
 

@@ -141,18 +141,6 @@ def worst_by(results: Results, dtype: str, attribute: str) -> str:
     )
 
 
-def distribution_by_classes(results: Results, dtype: str, implementation: str) -> str:
-    """One implementation's worst loss / target / others in every cell, index targets."""
-
-    def entry(distribution: str, classes: int) -> str:
-        tallies = results[Cell(dtype, implementation, "index", distribution, classes)]
-        return _worst_of_each(tallies[quantity] for quantity in INDEX_QUANTITIES)
-
-    return _cross(
-        distinct(results, "distribution"), distinct(results, "classes"), entry, implementation
-    )
-
-
 def _cross(down: list, across: list, entry: Callable[..., str], corner: str) -> str:
     header = [corner, *(f"{it} classes" if isinstance(it, int) else it for it in across)]
     lines = (
