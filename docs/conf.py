@@ -84,15 +84,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 root_doc = "index"
-exclude_patterns = [
-    "_templates",
-    "api",
-    "derivation",
-    "examples",
-    "numerics",
-    "reliability",
-    "threads",
-]
+exclude_patterns = ["_templates", "api", "examples"]  # api: for code hosts
 suppress_warnings = ["config.cache"]
 
 # --- Markdown and formulas ------------------------------------------------------------------------
@@ -172,6 +164,12 @@ html_title = "xent_fast"
 html_static_path = ["_static", f"{mathjax}/static/mathjax/tex-svg.js"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+# Only what has pages below it has a list of them at the left.
+html_sidebars = {
+    **{page.stem: [] for page in HERE.glob("*.md") if page.stem != "reference"},
+    **{f"project/{name}": [] for name in OUTSIDE},
+    "reliability/mutants": [],
+}
 html_theme_options = {
     "navigation_with_keys": False,
     "show_nav_level": 2,
