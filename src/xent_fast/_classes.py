@@ -109,6 +109,11 @@ class ClassStatistics:
         return [_core.class_block_count(self.dtype.type, end - start) for start, end in self.ranges]
 
     @property
+    def _has_class_indices(self) -> bool:
+        kinds = [_core.target_kind(False, is_shaped) for is_shaped in (False, True)]
+        return int(self.array[0, 1]) in kinds
+
+    @property
     def _options(self) -> tuple[Any, ...]:
         """What all ranges must have in common."""
         return tuple(self.array[0, [1, 2, 3, 4, 6]])
@@ -187,10 +192,35 @@ def class_statistics(
     >>> loss_from_statistics(merge_class_statistics(parts)).round(6)  # log 4, log 1.25
     array([1.386294, 0.223144])
     """
+    rows = rows_of_range(logits, targets, axis, weight)
+    return measured(rows, first_class, num_classes, label_smoothing, temperature, ignore_index)
+
+
+def measured(
+    rows: "Range",
+    first_class: SupportsIndex,
+    num_classes: SupportsIndex | None,
+    label_smoothing: float,
+    temperature: float,
+    ignore_index: SupportsIndex | None,
+) -> ClassStatistics:
+    """What `class_statistics` returns, of arrays that are ready.
+
+    Parameters
+    ----------
+    rows : Range
+        The range's arrays.
+    first_class, num_classes, label_smoothing, temperature, ignore_index
+        As there.
+
+    Returns
+    -------
+    ClassStatistics
+        Of that range.
+    """
     label_smoothing, temperature, _, _ = _core.checked_options(
         label_smoothing, temperature, 0.0, "sum", 1.0
     )
-    rows = _rows_of_range(logits, targets, axis, weight)
     start = _core.checked_integer(first_class, "first_class")
     end = start + rows.logits.shape[1]
     total = -1 if num_classes is None else _core.checked_integer(num_classes, "num_classes")
@@ -209,7 +239,7 @@ def class_statistics(
     if not is_dense and num_classes is not None:
         counted = True if ignore_index is None else rows.targets != ignore_index
         _check_labels(rows.targets, counted, total)
-    kind = _core.target_kind(is_dense, label_smoothing != 0 or weight is not None)
+    kind = _core.target_kind(is_dense, label_smoothing != 0 or rows.weight is not None)
     blocks = [_core.class_block_count(rows.logits.dtype.type, end - start)]
     array = np.zeros((1 + len(rows.logits), _width(blocks, 1)))
     array[0, : HEADER + 2] = (
@@ -219,7 +249,7 @@ def class_statistics(
         temperature,
         label_smoothing,
         total,
-        weight is not None,
+        rows.weight is not None,
         1,
         start,
         end,
@@ -532,7 +562,33 @@ def grad_from_statistics(
     >>> grad_from_statistics(right, labels, statistics, first_class=2).grad
     array([[ 0.25, -0.75]])
     """
-    rows = _rows_of_range(logits, targets, axis, weight, out, with_grad=True)
+    rows = rows_of_range(logits, targets, axis, weight, out, with_grad=True)
+    return written(rows, statistics, first_class, sample_weight, z_loss, reduction, scale)
+
+
+def written(
+    rows: "Range",
+    statistics: ClassStatistics,
+    first_class: SupportsIndex,
+    sample_weight: ArrayLike | None,
+    z_loss: float,
+    reduction: Literal["mean", "sum", "none"],
+    scale: float,
+) -> LossAndGrad[Any, Any]:
+    """What `grad_from_statistics` returns, of arrays that are ready.
+
+    Parameters
+    ----------
+    rows : Range
+        The range's arrays, and where its gradient belongs.
+    statistics, first_class, sample_weight, z_loss, reduction, scale
+        As there.
+
+    Returns
+    -------
+    LossAndGrad
+        The loss, and the range's gradient.
+    """
     settled = _settled(statistics, sample_weight, z_loss, reduction, scale)
     start = _core.checked_integer(first_class, "first_class")
     bounds = (start, start + rows.logits.shape[1])
@@ -547,7 +603,7 @@ def grad_from_statistics(
         raise ValueError(f"logits have {len(rows.logits)} rows, the statistics {statistics.rows}")
     header = statistics.array[0]
     is_dense = rows.targets.ndim == 2
-    if header[1] != _core.target_kind(is_dense, header[4] != 0 or weight is not None):
+    if header[1] != _core.target_kind(is_dense, header[4] != 0 or rows.weight is not None):
         raise ValueError("targets and weight must be those that class_statistics was given")
     values = statistics._values
     if not is_dense:
@@ -624,33 +680,60 @@ def _settled(
     if total == 0 and statistics.rows:
         raise ValueError("the statistics have no class")
     values = statistics._values
-    is_index = statistics.array[0, 1] in (
-        _core.target_kind(False, False),
-        _core.target_kind(False, True),
-    )
     here = values[:, _core.TARGETS_HERE]
-    if is_index and (here == 0).any():
+    if statistics._has_class_indices and (here == 0).any():
         row = int(np.flatnonzero(here == 0)[0])
         raise IndexError(
             f"index {int(values[row, _core.TARGET_CLASS])} is out of bounds for axis 1 with size "
             f"{total} (targets[{row}])"
         )
-    weights = None
-    if sample_weight is not None:
-        given = _core.checked_weights(sample_weight, (statistics.rows,), "sample_weight")
-        weights = np.array(given, np.float64)
+    weights = _row_weights(statistics, sample_weight)
     factor: float | None = scale
     if reduction == "mean":
-        each = np.ones(statistics.rows) if weights is None else weights.copy()
-        if (each < 0).any():
-            raise ValueError(
-                'sample_weight must not be negative where reduction is "mean"; take "sum" and scale'
-            )
-        if is_index:
-            each *= np.where(here < 0, 0.0, values[:, _core.TARGET_WEIGHT])
-        denominator = math.fsum(each) if np.isfinite(each).all() else float(each.sum())
+        denominator = _denominator(statistics, weights)
         factor = scale / denominator if denominator else None
     return _Settled(weights, z_loss, factor, reduction)
+
+
+def _row_weights(
+    statistics: ClassStatistics, sample_weight: ArrayLike | None
+) -> Float64Array | None:
+    if sample_weight is None:
+        return None
+    given = _core.checked_weights(sample_weight, (statistics.rows,), "sample_weight")
+    return np.array(given, np.float64)
+
+
+def _denominator(statistics: ClassStatistics, weights: Float64Array | None) -> float:
+    """What the sum of the losses is divided by to give their mean."""
+    each = np.ones(statistics.rows) if weights is None else weights.copy()
+    if (each < 0).any():
+        raise ValueError(
+            'sample_weight must not be negative where reduction is "mean"; take "sum" and scale'
+        )
+    if statistics._has_class_indices:
+        values = statistics._values
+        is_ignored = values[:, _core.TARGETS_HERE] < 0
+        each *= np.where(is_ignored, 0.0, values[:, _core.TARGET_WEIGHT])
+    return math.fsum(each) if np.isfinite(each).all() else float(each.sum())
+
+
+def mean_denominator(statistics: ClassStatistics, sample_weight: ArrayLike | None) -> float:
+    """The weight of some rows in a mean over these and others.
+
+    Parameters
+    ----------
+    statistics : ClassStatistics
+        Of all classes, or of those where the rows' targets lie.
+    sample_weight : array_like or None
+        As for `loss_from_statistics`.
+
+    Returns
+    -------
+    float
+        What their losses' sum would be divided by, were there no other rows.
+    """
+    return _denominator(statistics, _row_weights(statistics, sample_weight))
 
 
 def _loss(statistics: ClassStatistics, settled: _Settled) -> float | FloatArray:
@@ -675,7 +758,7 @@ def _loss(statistics: ClassStatistics, settled: _Settled) -> float | FloatArray:
 
 
 @dataclass(frozen=True)
-class _Range:
+class Range:
     """Arrays of a range as the kernels take them: a row's classes side by side."""
 
     logits: FloatArray  # (rows, classes)
@@ -686,7 +769,7 @@ class _Range:
     result: FloatArray
 
 
-def _rows_of_range(
+def rows_of_range(
     logits: ArrayLike,
     targets: ArrayLike,
     axis: SupportsIndex,
@@ -694,7 +777,21 @@ def _rows_of_range(
     out: FloatArray | None = None,
     *,
     with_grad: bool = False,
-) -> _Range:
+) -> Range:
+    """A range's arrays, checked, with all that is allocated for it.
+
+    Parameters
+    ----------
+    logits, targets, axis, weight, out
+        As for `grad_from_statistics`.
+    with_grad : bool
+        Whether there will be a gradient.
+
+    Returns
+    -------
+    Range
+        Arrays as the kernels take them.
+    """
     x = _core.checked_floats(logits, "logits", out)
     number = _core.checked_integer(axis, "axis")
     if not -x.ndim <= number < x.ndim:
@@ -713,16 +810,22 @@ def _rows_of_range(
     class_weight = None
     if weight is not None:
         class_weight = np.array(_core.checked_weights(weight, (classes,), "weight"), dtype=dtype)
-    rows = np.ascontiguousarray(moved.reshape(count, classes), dtype=dtype)
-    rows = np.require(rows, requirements="A")
+    rows = moved.reshape(count, classes)
+    if not _lies_in_rows(rows):
+        rows = np.require(rows, dtype, ("C", "A"))
     if not with_grad:
-        return _Range(rows, rows_of_targets, class_weight, rows, moved, rows)
+        return Range(rows, rows_of_targets, class_weight, rows, moved, rows)
     result = np.empty(x.shape, dtype) if out is None else _core.checked_output(out, x, "logits")
     if out is not None and np.shares_memory(out, given):
         raise ValueError("out shares memory with targets")
     place = np.moveaxis(result, number, -1)
     grad = place.reshape(count, classes)
-    is_plain = grad.flags.carray and grad.dtype.isnative and np.shares_memory(grad, result)
-    if not is_plain:
+    if not (_lies_in_rows(grad) and np.shares_memory(grad, result)):
         grad = np.empty((count, classes), dtype)
-    return _Range(rows, rows_of_targets, class_weight, grad, place, result if out is None else out)
+    return Range(rows, rows_of_targets, class_weight, grad, place, result if out is None else out)
+
+
+def _lies_in_rows(array: FloatArray) -> bool:
+    """Whether each row's classes lie side by side, as the kernels take them."""
+    along = array.strides[1] == array.itemsize or array.shape[1] < 2
+    return along and array.flags.aligned and array.dtype.isnative
