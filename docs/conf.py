@@ -9,10 +9,13 @@ Knows: Sphinx and its extensions, where pages lie. Must not know: what a page sa
 
 import ast
 import re
+import sys
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 
 import matplotlib as mpl
+from numpydoc.docscrape import Parameter
 from sphinx.application import Sphinx
 
 import xent_fast
@@ -20,6 +23,9 @@ import xent_fast
 mpl.use("agg")
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "api"))
+import generate  # noqa: E402  reads the docstrings
+
 CHECKOUT = HERE.parent
 
 # --- pages outside docs, and links to them --------------------------------------------------------
@@ -111,17 +117,29 @@ numpydoc_show_class_members = False
 templates_path = ["_templates"]
 
 
-def join_lines(
-    _app: Sphinx, _kind: str, _name: str, _value: object, _options: object, lines: list[str]
+def complete(
+    _app: Sphinx, kind: str, name: str, _value: object, _options: object, lines: list[str]
 ) -> None:
-    """A line that ends with one backslash goes on in the next."""
-    lines[:] = re.sub(r"(?<!\\)\\\n\s*", "", "\n".join(lines)).split("\n")
+    """A docstring with what it takes from others, which says "As for `other`"."""
+    module, _, function = name.rpartition(".")
+    if kind != "function" or module != "xent_fast" or function not in generate.FUNCTIONS:
+        return
+    document = deepcopy(generate.docstring(function))
+    for section in ("Parameters", "Returns", "Raises"):
+        document[section] = []
+        for entry in generate.entries(function, section):
+            text = entry.text.split("\n")
+            if entry.name or entry.kind:
+                document[section].append(Parameter(entry.name, entry.kind, text))
+            elif document[section]:  # a remark on those above
+                document[section][-1].desc.extend(["", *text])
+    lines[:] = document.__str__(func_role="obj").split("\n")
 
 
 def is_left_out(_app: Sphinx, _kind: str, name: str, value: object, *_: object) -> bool | None:
-    """The fields of named tuples, which the tuple's docstring describes; what scikit-learn adds."""
+    """Fields of named tuples, which the tuple describes; what serves other libraries alone."""
     is_field = type(value).__name__ == "_tuplegetter"
-    return True if is_field or re.fullmatch(r"set_\w+_request", name) else None
+    return True if is_field or re.fullmatch(r"set_\w+_request|extra_repr", name) else None
 
 
 # --- gallery --------------------------------------------------------------------------------------
@@ -183,5 +201,5 @@ html_theme_options = {
 def setup(app: Sphinx) -> None:
     copy_pages()
     app.connect("source-read", read_page)
-    app.connect("autodoc-process-docstring", join_lines, priority=100)  # before numpydoc reads it
+    app.connect("autodoc-process-docstring", complete, priority=100)  # before numpydoc reads it
     app.connect("autodoc-skip-member", is_left_out)
