@@ -51,11 +51,18 @@ FUNCTIONS = [
     "sampled_softmax_loss_grad",
     "softmax",
     "softmax_cross_entropy_grad_hessian",
+    "softmax_cross_entropy_grad_targets",
+    "softmax_entropy",
+    "softmax_entropy_grad",
     "softmax_cross_entropy_hessian_diagonal",
     "softmax_cross_entropy_hvp",
     "softmax_vjp",
 ]
 TUPLES = [
+    "ChosenStatistics",
+    "EntropyAndGrad",
+    "LossAndChosenStatistics",
+    "LossGradAndChosenStatistics",
     "LinearLossAndGrad",
     "LossAndGrad",
     "LossAndStatistics",
@@ -136,8 +143,8 @@ def test_signatures() -> None:
     loss = inspect.signature(softmax_cross_entropy).parameters
     grad = inspect.signature(softmax_cross_entropy_grad).parameters
     assert list(loss) == ["logits", "targets", *OPTIONS]
-    assert list(grad) == [*loss, "out"]
-    for name in [*OPTIONS, "out"]:
+    assert list(grad) == [*loss, "grad_output", "out"]
+    for name in [*OPTIONS, "grad_output", "out"]:
         assert grad[name].kind is inspect.Parameter.KEYWORD_ONLY
     defaults = {name: grad[name].default for name in [*OPTIONS, "out"]}
     assert defaults == {**OPTIONS, "out": None}

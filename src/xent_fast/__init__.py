@@ -11,10 +11,13 @@ Losses
     linear_softmax_cross_entropy(_grad) for a last layer with many classes,
     sampled_softmax_loss_grad, distillation_loss_grad
 Softmax itself
-    softmax, log_softmax, logsumexp, and their backward passes softmax_vjp, log_softmax_vjp
+    softmax, log_softmax, logsumexp, and their backward passes softmax_vjp, log_softmax_vjp;
+    its entropy, softmax_entropy(_grad)
 Second order
     softmax_cross_entropy_hvp, softmax_cross_entropy_hessian_diagonal,
     softmax_cross_entropy_grad_hessian for boosting
+By the targets
+    softmax_cross_entropy_grad_targets
 Of probabilities, not of logits
     cross_entropy, cross_entropy_grad
 This installation
@@ -26,7 +29,11 @@ The module `xent_fast.reference` holds the same functions in plain NumPy.
 """
 
 from xent_fast import _loading  # noqa: F401  before any other module asks for the extension
-from xent_fast._backward import log_softmax_vjp, softmax_vjp
+from xent_fast._backward import (
+    log_softmax_vjp,
+    softmax_cross_entropy_grad_targets,
+    softmax_vjp,
+)
 from xent_fast._classes import (
     ClassStatistics,
     class_statistics,
@@ -36,6 +43,7 @@ from xent_fast._classes import (
 )
 from xent_fast._config import __version__, get_include, show_config
 from xent_fast._distillation import distillation_loss_grad
+from xent_fast._entropy import softmax_entropy, softmax_entropy_grad
 from xent_fast._linear import (
     linear_softmax_cross_entropy,
     linear_softmax_cross_entropy_grad,
@@ -43,9 +51,13 @@ from xent_fast._linear import (
 from xent_fast._loss import softmax_cross_entropy, softmax_cross_entropy_grad, softmax_loss
 from xent_fast._probabilities import cross_entropy, cross_entropy_grad
 from xent_fast._result import (
+    ChosenStatistics,
+    EntropyAndGrad,
     LinearLossAndGrad,
+    LossAndChosenStatistics,
     LossAndGrad,
     LossAndStatistics,
+    LossGradAndChosenStatistics,
     LossGradAndHessian,
     LossGradAndStatistics,
     RowStatistics,
@@ -60,10 +72,14 @@ from xent_fast._second_order import (
 from xent_fast._softmax import log_softmax, logsumexp, softmax
 
 __all__ = [
+    "ChosenStatistics",
     "ClassStatistics",
+    "EntropyAndGrad",
     "LinearLossAndGrad",
+    "LossAndChosenStatistics",
     "LossAndGrad",
     "LossAndStatistics",
+    "LossGradAndChosenStatistics",
     "LossGradAndHessian",
     "LossGradAndStatistics",
     "RowStatistics",
@@ -88,8 +104,11 @@ __all__ = [
     "softmax_cross_entropy",
     "softmax_cross_entropy_grad",
     "softmax_cross_entropy_grad_hessian",
+    "softmax_cross_entropy_grad_targets",
     "softmax_cross_entropy_hessian_diagonal",
     "softmax_cross_entropy_hvp",
+    "softmax_entropy",
+    "softmax_entropy_grad",
     "softmax_loss",
     "softmax_vjp",
 ]

@@ -1,11 +1,11 @@
-"""The backward passes of softmax and log_softmax: signatures, documentation, one call each.
+"""The backward passes of softmax and log_softmax, and the loss's to its dense targets.
 
 Knows: what a caller may ask for. Must not know: mathematics, memory layouts, threads.
 """
 
 from __future__ import annotations
 
-from typing import Any, SupportsIndex, overload
+from typing import Any, Literal, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +22,7 @@ def softmax_vjp(
     grad_probabilities: ArrayLike,
     *,
     axis: SupportsIndex = -1,
+    grad_output: ArrayLike | None = None,
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> NDArray[FloatT]: ...
@@ -31,6 +32,7 @@ def softmax_vjp(
     grad_probabilities: ArrayLike,
     *,
     axis: SupportsIndex = -1,
+    grad_output: ArrayLike | None = None,
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> FloatArray: ...
@@ -39,6 +41,7 @@ def softmax_vjp(
     grad_probabilities: ArrayLike,
     *,
     axis: SupportsIndex = -1,
+    grad_output: ArrayLike | None = None,
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> FloatArray:
@@ -61,6 +64,9 @@ def softmax_vjp(
         Gradient of a loss with respect to the probabilities, in the loss's unit.
     axis : int, default -1
         The axis of the classes. Inputs whose classes do not lie side by side are copied.
+    grad_output : float, or array_like of the shape without the class axis, optional
+        One more factor of the whole result or, one a row, of its rows, rounded to their dtype: the
+        derivative of a later loss by what `grad_probabilities` is the gradient of.
     out : ndarray of the same shape and dtype, optional
         Where the result is written: one of the two inputs, or an array that shares no memory with
         them. Both inputs must then be ndarrays. By default a new array.
@@ -82,8 +88,9 @@ def softmax_vjp(
         If an input is not float32 or float64 or is a masked array, the dtypes differ, or `out` is
         not an ndarray of that dtype.
     ValueError
-        If the shapes differ, there are rows but no class, `num_threads` is below 1, or `out` is
-        read-only, overlaps itself or overlaps an input without being the same array.
+        If the shapes differ or do not fit `grad_output`, there are rows but no class,
+        `num_threads` is below 1, or `out` is read-only, overlaps itself or overlaps an input
+        without being the same array.
     numpy.exceptions.AxisError
         If `axis` is out of range.
     MemoryError
@@ -116,7 +123,7 @@ def softmax_vjp(
     >>> softmax_vjp(np.array([0.25, 0.5, 0.25]), np.array([0.0, -2.0, 0.0]))
     array([ 0.25, -0.5 ,  0.25])
     """
-    return _core.softmax_vjp(probabilities, grad_probabilities, axis, out, num_threads)
+    return _core.softmax_vjp(probabilities, grad_probabilities, axis, grad_output, out, num_threads)
 
 
 @overload
@@ -125,6 +132,7 @@ def log_softmax_vjp(
     grad_log_probabilities: ArrayLike,
     *,
     axis: SupportsIndex = -1,
+    grad_output: ArrayLike | None = None,
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> NDArray[FloatT]: ...
@@ -134,6 +142,7 @@ def log_softmax_vjp(
     grad_log_probabilities: ArrayLike,
     *,
     axis: SupportsIndex = -1,
+    grad_output: ArrayLike | None = None,
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> FloatArray: ...
@@ -142,6 +151,7 @@ def log_softmax_vjp(
     grad_log_probabilities: ArrayLike,
     *,
     axis: SupportsIndex = -1,
+    grad_output: ArrayLike | None = None,
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> FloatArray:
@@ -159,7 +169,7 @@ def log_softmax_vjp(
         layout. The formula is computed as it stands, for positive numbers too.
     grad_log_probabilities : array_like of the same shape and dtype
         Gradient of a loss with respect to the log-probabilities, in the loss's unit a nat.
-    axis, out, num_threads
+    axis, grad_output, out, num_threads
         As for `softmax_vjp`.
 
     Returns
@@ -195,4 +205,106 @@ def log_softmax_vjp(
     >>> log_softmax_vjp(np.array([-np.inf, 0.0]), np.array([1.0, 2.0]))
     array([ 1., -1.])
     """
-    return _core.log_softmax_vjp(log_probabilities, grad_log_probabilities, axis, out, num_threads)
+    return _core.log_softmax_vjp(
+        log_probabilities, grad_log_probabilities, axis, grad_output, out, num_threads
+    )
+
+
+def softmax_cross_entropy_grad_targets(
+    logits: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+    scale: float = 1.0,
+    grad_output: ArrayLike | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> FloatArray:
+    r"""Gradient of the loss with respect to its dense targets, which it does not depend on.
+
+    The loss is linear in the targets. With the symbols of `softmax_cross_entropy` its derivative is
+
+    .. math:: a\, w_c\, (1 - \varepsilon) (\mathrm{lse} - x_c)
+
+    that is :math:`-\log p_c` without options. A z-loss does not depend on the targets.
+
+    Parameters
+    ----------
+    logits, axis, temperature, num_threads
+        As for `softmax_cross_entropy`.
+    weight : array_like of shape (classes,), optional
+        Real numbers that multiply the targets of each class.
+    sample_weight, label_smoothing, reduction, scale
+        As for `softmax_cross_entropy`, as with dense targets.
+    grad_output : float, or array_like of the logits' shape without the class axis, optional
+        Derivative of a later loss by this one: multiplies the result. One number a row only with
+        ``reduction="none"``.
+
+    Returns
+    -------
+    ndarray of the logits' shape
+        A new array of the logits' dtype, in nats a unit of target. +inf where a probability is 0
+        and the weights are not; NaN throughout a row that has a NaN, a +inf or nothing but -inf.
+        Exactly 0 where the mean's denominator is 0.
+
+    Raises
+    ------
+    TypeError, ValueError, numpy.exceptions.AxisError, MemoryError
+        As for `softmax_cross_entropy`; also ValueError if `grad_output` has another shape.
+
+    See Also
+    --------
+    log_softmax : What it is without options, but for the sign.
+    softmax_cross_entropy_grad : The gradient with respect to the logits.
+
+    Notes
+    -----
+    A teacher that is trained with its student, labels that are learned, and a framework's backward
+    pass need it.
+
+    References
+    ----------
+    I. Goodfellow, Y. Bengio, A. Courville. Deep Learning, section 6.2.2.3. MIT Press, 2016.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xent_fast import softmax_cross_entropy_grad_targets
+    >>> softmax_cross_entropy_grad_targets(np.log([[1.0, 3.0]])).round(6)  # log 4, log 4/3
+    array([[1.386294, 0.287682]])
+    """
+    array = _core.checked_floats(logits, "logits", None)
+    place = _core.checked_axis(axis, array, "logits")
+    row_shape = array.shape[:place] + array.shape[place + 1 :]
+    shape = (*row_shape, array.shape[place])
+    class_weight = None if weight is None else _core.checked_weights(weight, shape[-1:], "weight")
+    upstream = _core.checked_grad_output(grad_output, row_shape, reduction)
+    _, class_weight, row_weight, factor = _core.settle_batch(
+        shape, array.dtype.type, np.broadcast_to(array.dtype.type(0), shape), class_weight,
+        sample_weight, None, label_smoothing, temperature, 0.0, reduction, scale, num_threads,
+    )  # fmt: skip
+    if factor is None:
+        return np.zeros_like(array, dtype=array.dtype.type, subok=False)
+    result: FloatArray = _core.probabilities(array, place, True, None, num_threads, temperature)
+    row_factor = np.full(1, -factor * (1 - float(label_smoothing)))
+    for more in (row_weight, upstream):
+        row_factor = row_factor if more is None else row_factor * more
+    if len(row_factor) == 1:
+        _multiply(result, row_factor[0])
+    else:
+        _multiply(result, np.expand_dims(row_factor.reshape(row_shape), place))
+    if class_weight is not None:
+        _multiply(result, class_weight.reshape(-1, *(1,) * (array.ndim - 1 - place)))
+    return result
+
+
+def _multiply(values: FloatArray, factor: Any) -> None:
+    """In place and in the values' dtype; 0 times an infinity is 0, as for targets of no weight."""
+    factor = np.asarray(factor, dtype=values.dtype)
+    if not factor.all():
+        np.copyto(values, 0, where=np.isinf(values) & (factor == 0))
+    with np.errstate(all="ignore"):
+        np.multiply(values, factor, out=values)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xent_fast._result import LossAndGrad, LossGradAndHessian
+from xent_fast._result import EntropyAndGrad, LossAndGrad, LossGradAndHessian
 
 def loss(
     logits: object,
@@ -54,7 +54,12 @@ def settle_batch(
 ) -> tuple[NDArray[Any], NDArray[Any] | None, NDArray[np.float64] | None, float | None]: ...
 def repeats_itself(array: NDArray[Any]) -> bool: ...
 def probabilities(
-    given_logits: object, given_axis: object, logarithms: bool, out: object, num_threads: object
+    given_logits: object,
+    given_axis: object,
+    logarithms: bool,
+    out: object,
+    num_threads: object,
+    temperature: object = 1.0,
 ) -> Any: ...
 def log_sum_of_exponentials(
     given_logits: object, given_axis: object, keepdims: object, out: object, num_threads: object
@@ -63,6 +68,7 @@ def softmax_vjp(
     probabilities: object,
     grad_probabilities: object,
     axis: object,
+    grad_output: object,
     out: object,
     num_threads: object,
 ) -> NDArray[np.floating[Any]]: ...
@@ -70,9 +76,33 @@ def log_softmax_vjp(
     log_probabilities: object,
     grad_log_probabilities: object,
     axis: object,
+    grad_output: object,
     out: object,
     num_threads: object,
 ) -> NDArray[np.floating[Any]]: ...
+def entropy(
+    logits: object,
+    axis: object,
+    sample_weight: object,
+    temperature: object,
+    reduction: object,
+    scale: object,
+    num_threads: object,
+) -> Any: ...
+def entropy_and_grad(
+    logits: object,
+    axis: object,
+    sample_weight: object,
+    temperature: object,
+    reduction: object,
+    scale: object,
+    grad_output: object,
+    out: object,
+    num_threads: object,
+) -> EntropyAndGrad[Any, Any]: ...
+def checked_grad_output(
+    given: object, row_shape: tuple[int, ...], reduction: object
+) -> NDArray[np.float64] | None: ...
 def hessian_times_vector(
     logits: object,
     targets: object,

@@ -542,17 +542,23 @@ def repeats_itself(array):
 # --- softmax itself -------------------------------------------------------------------------------
 
 
-def probabilities(given_logits, given_axis, logarithms, out, num_threads):
+def probabilities(given_logits, given_axis, logarithms, out, num_threads, temperature=1.0):
     """Return `xent_fast.softmax` or, with `logarithms`, `xent_fast.log_softmax`."""
+    cdef double divisor = as_temperature(temperature)
     cdef xent_float_mode mode = xent_use_default_mode()
     try:
-        return any_probabilities(given_logits, given_axis, logarithms, out, num_threads)
+        return any_probabilities(given_logits, given_axis, logarithms, out, num_threads, divisor)
     finally:
         xent_restore_mode(mode)
 
 
 cdef object any_probabilities(
-    object given_logits, object given_axis, bint logarithms, object out, object num_threads
+    object given_logits,
+    object given_axis,
+    bint logarithms,
+    object out,
+    object num_threads,
+    double temperature,
 ):
     cdef xent_output output = XENT_LOG_PROBABILITIES if logarithms else XENT_PROBABILITIES
     cdef int threads = as_thread_count(num_threads)
@@ -566,10 +572,10 @@ cdef object any_probabilities(
     moved = destination.transpose(axes)
     grouped = as_groups([logits.transpose(axes), moved])
     if grouped is not None:
-        compute_softmax(grouped[0], grouped[1], output, threads)
+        compute_softmax(grouped[0], grouped[1], output, threads, temperature)
     else:
         rows = copied_rows(logits.transpose(axes), logits.dtype)
-        compute_softmax(rows, rows, output, threads)
+        compute_softmax(rows, rows, output, threads, temperature)
         np.copyto(moved, rows.reshape(moved.shape))
     return destination if out is None else out
 
@@ -599,7 +605,7 @@ cdef object any_log_sum_of_exponentials(
     moved = logits.transpose(axes)
     grouped = as_groups([moved])
     rows = copied_rows(moved, logits.dtype) if grouped is None else grouped[0]
-    lse = compute_softmax(rows, None, XENT_PROBABILITIES, threads)
+    lse = compute_softmax(rows, None, XENT_PROBABILITIES, threads, 1.0)
     if has_nan(lse):  # NaN, +inf or nothing but -inf: the largest logit is the answer
         undefined = np.isnan(lse).reshape(moved.shape[:moved.ndim - 1])
         lse.reshape(undefined.shape)[undefined] = moved[undefined].max(axis=1)
@@ -622,7 +628,9 @@ cdef bint has_nan(cnp.ndarray values) noexcept:
     return False
 
 
-cdef object compute_softmax(cnp.ndarray rows, cnp.ndarray out, xent_output output, int threads):
+cdef object compute_softmax(
+    cnp.ndarray rows, cnp.ndarray out, xent_output output, int threads, double temperature
+):
     """Write probabilities or their logarithms to `out`, unless it is None; return every lse.
 
     Both are as `as_groups` gives them. The kernels see smoothed targets of no weight, all of
@@ -633,7 +641,7 @@ cdef object compute_softmax(cnp.ndarray rows, cnp.ndarray out, xent_output outpu
     cdef Groups groups
     cdef Plan plan
     cdef cnp.ndarray first_class = np.zeros(1, dtype=np.int8)
-    read_options(&options, 0.0, 1.0, 0.0, "sum", 1.0, False, None)
+    read_options(&options, 0.0, temperature, 0.0, "sum", 1.0, False, None)
     describe_rows(&batch, &options, rows, first_class, None, None, None)
     cdef cnp.ndarray lse = empty_rows(batch.rows, cnp.PyArray_TYPE(rows))
     batch.labels.stride = 0
@@ -834,4 +842,5 @@ cdef inline xent_dtype dtype_of(cnp.ndarray logits) noexcept:
 include "_derivatives.pxi"
 include "_softmax_functions.pxi"
 include "_grad_hessian.pxi"
+include "_entropy.pxi"
 include "_class_statistics.pxi"

@@ -6,25 +6,27 @@
 from xent_fast._kernels cimport xent_vjp_batch
 
 
-def softmax_vjp(probabilities, grad_probabilities, axis, out, num_threads):
+def softmax_vjp(probabilities, grad_probabilities, axis, grad_output, out, num_threads):
     """Return p (dp - sum p dp); the arguments are those of `xent_fast.softmax_vjp`."""
     cdef xent_float_mode mode = xent_use_default_mode()
     try:
         return vector_jacobian_product(
             probabilities, "probabilities", grad_probabilities, "grad_probabilities",
-            axis, out, num_threads, False,
+            axis, grad_output, out, num_threads, False,
         )
     finally:
         xent_restore_mode(mode)
 
 
-def log_softmax_vjp(log_probabilities, grad_log_probabilities, axis, out, num_threads):
+def log_softmax_vjp(
+    log_probabilities, grad_log_probabilities, axis, grad_output, out, num_threads
+):
     """Return dl - exp(l) sum dl; the arguments are those of `xent_fast.log_softmax_vjp`."""
     cdef xent_float_mode mode = xent_use_default_mode()
     try:
         return vector_jacobian_product(
             log_probabilities, "log_probabilities", grad_log_probabilities,
-            "grad_log_probabilities", axis, out, num_threads, True,
+            "grad_log_probabilities", axis, grad_output, out, num_threads, True,
         )
     finally:
         xent_restore_mode(mode)
@@ -36,12 +38,14 @@ cdef object vector_jacobian_product(
     object given_slopes,
     str slopes_name,
     object given_axis,
+    object given_grad_output,
     object out,
     object given_num_threads,
     bint of_logarithm,
 ):
     cdef xent_vjp_batch batch
     cdef cnp.ndarray values_rows, slopes_rows, working
+    cdef cnp.ndarray grad_output = None
     cdef object destination = None
 
     # Everything that can be wrong with the arguments.
@@ -49,6 +53,7 @@ cdef object vector_jacobian_product(
     cdef int axis = as_axis(given_axis, values, values_name)
     slopes = as_float_array(given_slopes, slopes_name, out)
     check_alike(slopes, slopes_name, values, values_name)
+    grad_output = as_grad_output(given_grad_output, without_axis(values.shape, axis), True)
     cdef int requested_threads = as_thread_count(given_num_threads)
     if out is not None:
         destination = as_output(out, values, values_name)
@@ -75,6 +80,11 @@ cdef object vector_jacobian_product(
     batch.slopes_row_stride = cnp.PyArray_STRIDE(slopes_rows, 0)
     batch.grad = cnp.PyArray_BYTES(working)
     batch.grad_row_stride = cnp.PyArray_STRIDE(working, 0)
+    batch.grad_output = NULL
+    batch.grad_output_step = 0
+    if grad_output is not None:
+        batch.grad_output = <const double *>cnp.PyArray_DATA(grad_output)
+        batch.grad_output_step = 1 if np.ndim(given_grad_output) > 0 else 0
     process_vjp_rows(&batch, dtype_of(values_rows), of_logarithm, requested_threads)
     if not is_final:
         np.copyto(moved, (<object>working).reshape(moved.shape))

@@ -92,6 +92,8 @@ cdef extern from "kernels/contract.h" nogil:
         Py_ssize_t slopes_row_stride
         char *grad
         Py_ssize_t grad_row_stride
+        const double *grad_output
+        int64_t grad_output_step
 
     ctypedef struct xent_vjp_kernels:
         void (*softmax_rows)(
@@ -105,6 +107,7 @@ cdef extern from "kernels/contract.h" nogil:
         XENT_SECOND_ORDER
         XENT_DISTILLATION
         XENT_GRAD_HESSIAN
+        XENT_ENTROPY
 
     ctypedef struct xent_second_order_batch:
         xent_batch batch
@@ -129,6 +132,11 @@ cdef extern from "kernels/contract.h" nogil:
         double factor
         double min_hessian
         double mean_class_weight
+
+    ctypedef struct xent_entropy_batch:
+        xent_batch batch
+        const double *grad_output
+        int64_t grad_output_step
 
     enum:
         XENT_TARGETS_HERE
@@ -164,7 +172,7 @@ cdef extern from "kernels/contract.h" nogil:
         bint (*is_supported)() noexcept nogil
         xent_row_kernels kernels[2][4]
         xent_vjp_kernels vjp_kernels[2]
-        xent_row_kernels softmax_functions[2][3]
+        xent_row_kernels softmax_functions[2][4]
         xent_shard_kernels shard_kernels[2]
 
 

@@ -5,13 +5,21 @@ Knows: what a caller may ask for. Must not know: mathematics, memory layouts, th
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent_fast import _core
-from xent_fast._result import FloatT, LossAndGrad, LossAndStatistics, LossGradAndStatistics
+from xent_fast import _core, _passes
+from xent_fast._result import (
+    FloatT,
+    LossAndChosenStatistics,
+    LossAndGrad,
+    LossAndStatistics,
+    LossGradAndChosenStatistics,
+    LossGradAndStatistics,
+)
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -149,9 +157,10 @@ def softmax_cross_entropy(
     z_loss: float = 0.0,
     reduction: Literal["mean", "sum", "none"] = "mean",
     scale: float = 1.0,
-    return_statistics: bool,
+    return_statistics: Collection[str],
     num_threads: SupportsIndex | None = None,
-) -> float | FloatArray | LossAndStatistics[Any, Any]: ...
+) -> LossAndChosenStatistics[Any, Any]: ...
+@overload
 def softmax_cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -165,9 +174,25 @@ def softmax_cross_entropy(
     z_loss: float = 0.0,
     reduction: Literal["mean", "sum", "none"] = "mean",
     scale: float = 1.0,
-    return_statistics: bool = False,
+    return_statistics: bool | Collection[str],
     num_threads: SupportsIndex | None = None,
-) -> float | FloatArray | LossAndStatistics[Any, Any]:
+) -> float | FloatArray | LossAndStatistics[Any, Any] | LossAndChosenStatistics[Any, Any]: ...
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+    scale: float = 1.0,
+    return_statistics: bool | Collection[str] = False,
+    num_threads: SupportsIndex | None = None,
+) -> float | FloatArray | LossAndStatistics[Any, Any] | LossAndChosenStatistics[Any, Any]:
     r"""Cross-entropy between targets and the softmax of logits.
 
     A row of logits, divided by the temperature, is :math:`x`; its targets :math:`t` are one number
@@ -223,8 +248,10 @@ def softmax_cross_entropy(
         of their sample weights. ``"none"`` returns one loss a row.
     scale : float, default 1.0
         Multiplies the loss.
-    return_statistics : bool, default False
-        Whether to return, from the same pass, every row's lse and predicted class.
+    return_statistics : bool or names, default False
+        Whether to return, from the same pass, every row's lse and predicted class. Or the names of
+        statistics, fields of `ChosenStatistics`: ``("entropy", "target_log_probability")``. Either
+        of these two takes another pass over the logits, and ``"entropy"`` one more.
     num_threads : int, optional
         At least 1; more than there is work for are not used. By default as many as
         ``OMP_NUM_THREADS``, threadpoolctl and the processors at hand allow, and one for small
@@ -236,9 +263,9 @@ def softmax_cross_entropy(
     loss : float or ndarray of the logits' shape without the class axis
         In nats. A float for ``"mean"`` and ``"sum"``: the rows' losses rounded to the logits' dtype
         and added in double. An array of the logits' dtype for ``"none"``.
-    statistics : RowStatistics
-        Only if `return_statistics`; then both come as a `LossAndStatistics`. Its ``lse`` is in
-        nats.
+    statistics : RowStatistics, or ChosenStatistics for names
+        Only if `return_statistics`; then both come as a `LossAndStatistics` or a
+        `LossAndChosenStatistics`. Its numbers are in nats.
 
     Raises
     ------
@@ -250,8 +277,8 @@ def softmax_cross_entropy(
     ValueError
         If shapes do not fit together, the logits have rows but no class, `ignore_index` is given
         with dense targets, a weight that ``reduction="mean"`` would divide by is negative,
-        `label_smoothing` or `temperature` is out of its range, `z_loss` is NaN, `reduction` is
-        unknown or `num_threads` below 1.
+        `label_smoothing` or `temperature` is out of its range, `z_loss` is NaN, `reduction` or a
+        name of a statistic is unknown or `num_threads` below 1.
     numpy.exceptions.AxisError
         If `axis` is out of range.
     MemoryError
@@ -292,6 +319,25 @@ def softmax_cross_entropy(
     >>> rows.prediction, rows.is_correct
     (array([1, 2]), array([False,  True]))
     """
+    if not isinstance(return_statistics, bool):
+        with_names: float | FloatArray | LossAndChosenStatistics[Any, Any] = _passes.loss(
+            _passes.Arguments(
+                logits,
+                targets,
+                axis,
+                weight,
+                sample_weight,
+                ignore_index,
+                label_smoothing,
+                temperature,
+                z_loss,
+                reduction,
+                scale,
+                return_statistics,
+                num_threads,
+            )
+        )
+        return with_names
     result: float | FloatArray | LossAndStatistics[Any, Any] = _core.loss(
         logits,
         targets,
@@ -326,6 +372,7 @@ def softmax_cross_entropy_grad(
     scale: float = 1.0,
     return_statistics: Literal[False] = False,
     num_threads: SupportsIndex | None = None,
+    grad_output: ArrayLike | None = None,
     out: FloatArray | None = None,
 ) -> LossAndGrad[float, FloatT]: ...
 @overload
@@ -344,6 +391,7 @@ def softmax_cross_entropy_grad(
     scale: float = 1.0,
     return_statistics: Literal[False] = False,
     num_threads: SupportsIndex | None = None,
+    grad_output: ArrayLike | None = None,
     out: FloatArray | None = None,
 ) -> LossAndGrad[NDArray[FloatT], FloatT]: ...
 @overload
@@ -362,6 +410,7 @@ def softmax_cross_entropy_grad(
     scale: float = 1.0,
     return_statistics: Literal[False] = False,
     num_threads: SupportsIndex | None = None,
+    grad_output: ArrayLike | None = None,
     out: FloatArray | None = None,
 ) -> LossAndGrad[float, np.floating[Any]]: ...
 @overload
@@ -380,6 +429,7 @@ def softmax_cross_entropy_grad(
     scale: float = 1.0,
     return_statistics: Literal[False] = False,
     num_threads: SupportsIndex | None = None,
+    grad_output: ArrayLike | None = None,
     out: FloatArray | None = None,
 ) -> LossAndGrad[FloatArray, np.floating[Any]]: ...
 @overload
@@ -398,6 +448,7 @@ def softmax_cross_entropy_grad(
     scale: float = 1.0,
     return_statistics: Literal[True],
     num_threads: SupportsIndex | None = None,
+    grad_output: ArrayLike | None = None,
     out: FloatArray | None = None,
 ) -> LossGradAndStatistics[float, FloatT]: ...
 @overload
@@ -416,6 +467,7 @@ def softmax_cross_entropy_grad(
     scale: float = 1.0,
     return_statistics: Literal[True],
     num_threads: SupportsIndex | None = None,
+    grad_output: ArrayLike | None = None,
     out: FloatArray | None = None,
 ) -> LossGradAndStatistics[NDArray[FloatT], FloatT]: ...
 @overload
@@ -434,6 +486,7 @@ def softmax_cross_entropy_grad(
     scale: float = 1.0,
     return_statistics: Literal[True],
     num_threads: SupportsIndex | None = None,
+    grad_output: ArrayLike | None = None,
     out: FloatArray | None = None,
 ) -> LossGradAndStatistics[float, np.floating[Any]]: ...
 @overload
@@ -452,6 +505,7 @@ def softmax_cross_entropy_grad(
     scale: float = 1.0,
     return_statistics: Literal[True],
     num_threads: SupportsIndex | None = None,
+    grad_output: ArrayLike | None = None,
     out: FloatArray | None = None,
 ) -> LossGradAndStatistics[FloatArray, np.floating[Any]]: ...
 @overload
@@ -468,10 +522,12 @@ def softmax_cross_entropy_grad(
     z_loss: float = 0.0,
     reduction: Literal["mean", "sum", "none"] = "mean",
     scale: float = 1.0,
-    return_statistics: bool,
+    return_statistics: Collection[str],
     num_threads: SupportsIndex | None = None,
+    grad_output: ArrayLike | None = None,
     out: FloatArray | None = None,
-) -> LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any]: ...
+) -> LossGradAndChosenStatistics[Any, Any]: ...
+@overload
 def softmax_cross_entropy_grad(
     logits: ArrayLike,
     targets: ArrayLike,
@@ -485,10 +541,33 @@ def softmax_cross_entropy_grad(
     z_loss: float = 0.0,
     reduction: Literal["mean", "sum", "none"] = "mean",
     scale: float = 1.0,
-    return_statistics: bool = False,
+    return_statistics: bool | Collection[str],
     num_threads: SupportsIndex | None = None,
+    grad_output: ArrayLike | None = None,
     out: FloatArray | None = None,
-) -> LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any]:
+) -> (
+    LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any] | LossGradAndChosenStatistics[Any, Any]
+): ...
+def softmax_cross_entropy_grad(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+    scale: float = 1.0,
+    return_statistics: bool | Collection[str] = False,
+    num_threads: SupportsIndex | None = None,
+    grad_output: ArrayLike | None = None,
+    out: FloatArray | None = None,
+) -> (
+    LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any] | LossGradAndChosenStatistics[Any, Any]
+):
     r"""Cross-entropy between targets and the softmax of logits, and its gradient.
 
     With the symbols of `softmax_cross_entropy`, the row's softmax :math:`p` and the temperature
@@ -506,6 +585,10 @@ def softmax_cross_entropy_grad(
         As for `softmax_cross_entropy`.
     scale : float, default 1.0
         Multiplies loss and gradient, as a loss scale or 1 / (number of accumulated batches) does.
+    grad_output : float, or array_like of the logits' shape without the class axis, optional
+        Derivative of a later loss with respect to this one, as a backward pass has it: it
+        multiplies the gradient alone, and takes a second pass over the logits. One number a row
+        only with ``reduction="none"``.
     out : ndarray of the logits' shape, optional
         Where the gradient is written: `logits` themselves, or an array of their shape and dtype
         that shares no memory with them. The logits must then be an ndarray. By default a new array.
@@ -518,16 +601,17 @@ def softmax_cross_entropy_grad(
     grad : ndarray of the logits' shape
         Of the logits' dtype, in nats a unit of logit; `out` if it was given. For
         ``reduction="none"`` each row holds the gradient of its own loss.
-    statistics : RowStatistics
-        Only if `return_statistics`; then all come as a `LossGradAndStatistics`.
+    statistics : RowStatistics, or ChosenStatistics for names
+        Only if `return_statistics`; then all come as a `LossGradAndStatistics` or a
+        `LossGradAndChosenStatistics`.
 
     Raises
     ------
     IndexError, TypeError, ValueError, MemoryError, numpy.exceptions.AxisError
         As for `softmax_cross_entropy`; also TypeError if `out` is not an ndarray of the logits'
         dtype, and ValueError if it has another shape, is read-only, overlaps itself, overlaps the
-        logits without being the same array, or shares memory with `targets`. After any exception
-        `out` holds what it held before.
+        logits without being the same array, or shares memory with `targets`, or if `grad_output`
+        has another shape. After any exception `out` holds what it held before.
 
     See Also
     --------
@@ -562,6 +646,27 @@ def softmax_cross_entropy_grad(
     >>> grad is logits
     True
     """
+    if grad_output is not None or not isinstance(return_statistics, bool):
+        several: LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any] = _passes.loss_and_grad(
+            _passes.Arguments(
+                logits,
+                targets,
+                axis,
+                weight,
+                sample_weight,
+                ignore_index,
+                label_smoothing,
+                temperature,
+                z_loss,
+                reduction,
+                scale,
+                return_statistics,
+                num_threads,
+            ),
+            grad_output,
+            out,
+        )
+        return several
     result: LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any] = _core.loss_and_grad(
         logits,
         targets,

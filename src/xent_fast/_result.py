@@ -31,6 +31,21 @@ class LossAndGrad(NamedTuple, Generic[LossT, DtypeT]):
     grad: NDArray[DtypeT]
 
 
+class EntropyAndGrad(NamedTuple, Generic[LossT, DtypeT]):
+    """Entropy and its gradient with respect to the logits; unpacks as ``entropy, grad = ...``.
+
+    Attributes
+    ----------
+    entropy : float or ndarray of the logits' shape without the class axis
+        In nats. A float for ``reduction="mean"`` and ``"sum"``, one a row for ``"none"``.
+    grad : ndarray of the logits' shape
+        Gradient with respect to the logits, of their dtype, in nats a unit of them.
+    """
+
+    entropy: LossT
+    grad: NDArray[DtypeT]
+
+
 class LossGradAndHessian(NamedTuple, Generic[LossT, DtypeT]):
     """Loss and both derivatives; unpacks as ``loss, grad, hessian = ...``.
 
@@ -99,6 +114,60 @@ class LossGradAndStatistics(NamedTuple, Generic[LossT, DtypeT]):
     loss: LossT
     grad: NDArray[DtypeT]
     statistics: RowStatistics[DtypeT]
+
+
+class ChosenStatistics(NamedTuple, Generic[DtypeT]):
+    """The statistics that were asked for by name, None for all others; arrays lack the class axis.
+
+    Attributes
+    ----------
+    lse, prediction, is_correct : ndarray, or None
+        As of `RowStatistics`.
+    entropy : ndarray of the logits' dtype, or None
+        In nats: that of the row's softmax, as `softmax_entropy` gives it. NaN where the row is
+        ignored or has no softmax.
+    target_log_probability : ndarray of the logits' dtype, or None
+        In nats: logarithm of the softmax's probability of the row's class index or, for dense
+        targets, of the class of the row's first largest target. NaN where the row is ignored or has
+        no softmax.
+    """
+
+    lse: NDArray[DtypeT] | None = None
+    prediction: NDArray[np.intp] | None = None
+    is_correct: NDArray[np.bool_] | None = None
+    entropy: NDArray[DtypeT] | None = None
+    target_log_probability: NDArray[DtypeT] | None = None
+
+
+class LossAndChosenStatistics(NamedTuple, Generic[LossT, DtypeT]):
+    """Loss and statistics by name; unpacks as ``loss, statistics = ...``.
+
+    Attributes
+    ----------
+    loss : float or ndarray
+        As of `LossAndGrad`.
+    statistics : ChosenStatistics
+        One value a row in each of its arrays.
+    """
+
+    loss: LossT
+    statistics: ChosenStatistics[DtypeT]
+
+
+class LossGradAndChosenStatistics(NamedTuple, Generic[LossT, DtypeT]):
+    """Loss, gradient and statistics by name; unpacks as ``loss, grad, statistics = ...``.
+
+    Attributes
+    ----------
+    loss, grad
+        As of `LossAndGrad`.
+    statistics : ChosenStatistics
+        One value a row in each of its arrays.
+    """
+
+    loss: LossT
+    grad: NDArray[DtypeT]
+    statistics: ChosenStatistics[DtypeT]
 
 
 class SampledLossAndGrad(NamedTuple, Generic[LossT, DtypeT]):

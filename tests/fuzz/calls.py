@@ -277,7 +277,10 @@ OPTIONS: dict[str, Callable[[Call, Choices, Rows], Any]] = {
     "z_loss": number(0.0, 1e-2, 1.0, -0.5),
     "reduction": number("mean", "sum", "none", "mean"),
     "scale": number(1.0, 0.5, -2.0, 0.0),
-    "return_statistics": number(True, False, 1, 0),
+    "return_statistics": number(True, False, 1, 0, ("entropy", "lse"), "target_log_probability"),
+    "grad_output": lambda call, c, rows: (
+        take_weights(call, c, rows.row_shape) if c.below(2) else number(1.0, -0.5)(call, c, rows)
+    ),
     "num_threads": number(1, 2, 3, None),
     "keepdims": number(True, False),
     "clip": number(0.0, 1e-6, 0.25),
@@ -291,6 +294,7 @@ OF_LOSS = (
     "num_threads",
 )
 OF_LOGITS = (*OF_LOSS, "temperature", "z_loss")
+OF_ENTROPY = ("axis", "sample_weight", "reduction", "scale", "num_threads", "temperature")
 
 
 def logits(call: Call, c: Choices, rows: Rows) -> Any:
@@ -309,15 +313,15 @@ def targets_or_none(call: Call, c: Choices, rows: Rows) -> Any:
 SIGNATURES: dict[str, tuple[tuple[Callable[[Call, Choices, Rows], Any], ...], tuple[str, ...]]] = {
     "softmax_cross_entropy_grad": (
         (logits, take_targets),
-        (*OF_LOGITS, "return_statistics", "out"),
+        (*OF_LOGITS, "return_statistics", "out", "grad_output"),
     ),
     "softmax_cross_entropy": ((logits, take_targets), (*OF_LOGITS, "return_statistics")),
     "softmax_loss": ((logits, take_targets), ()),
     "softmax": ((logits,), ("axis", "out", "num_threads")),
     "log_softmax": ((logits,), ("axis", "out", "num_threads")),
     "logsumexp": ((logits,), ("axis", "keepdims", "out", "num_threads")),
-    "softmax_vjp": ((probabilities, logits), ("axis", "out", "num_threads")),
-    "log_softmax_vjp": ((logits, logits), ("axis", "out", "num_threads")),
+    "softmax_vjp": ((probabilities, logits), ("axis", "out", "num_threads", "grad_output")),
+    "log_softmax_vjp": ((logits, logits), ("axis", "out", "num_threads", "grad_output")),
     "cross_entropy": ((probabilities, take_targets), (*OF_LOSS, "clip")),
     "cross_entropy_grad": ((probabilities, take_targets), (*OF_LOSS, "clip", "out")),
     "softmax_cross_entropy_hvp": ((logits, take_targets, logits), (*OF_LOGITS, "out")),
@@ -329,6 +333,12 @@ SIGNATURES: dict[str, tuple[tuple[Callable[[Call, Choices, Rows], Any], ...], tu
     "distillation_loss_grad": (
         (logits, logits, targets_or_none),
         (*OF_LOSS, "temperature", "alpha", "out"),
+    ),
+    "softmax_entropy": ((logits,), OF_ENTROPY),
+    "softmax_entropy_grad": ((logits,), (*OF_ENTROPY, "grad_output", "out")),
+    "softmax_cross_entropy_grad_targets": (
+        (logits,),
+        (*OF_ENTROPY, "weight", "label_smoothing", "grad_output"),
     ),
 }
 

@@ -26,9 +26,15 @@ OF_TARGETS = (
     "softmax_cross_entropy_hessian_diagonal",
     "softmax_cross_entropy_grad_hessian",
 )
-OF_LOGITS = ("softmax", "log_softmax", "logsumexp")
+OF_LOGITS = (
+    *("softmax", "log_softmax", "logsumexp", "softmax_entropy", "softmax_entropy_grad"),
+    "softmax_cross_entropy_grad_targets",
+)
 OF_TWO_ARRAYS = ("softmax_vjp", "log_softmax_vjp")
-WITHOUT_OUT = ("softmax_cross_entropy", "cross_entropy", "softmax_cross_entropy_grad_hessian")
+WITHOUT_OUT = (
+    *("softmax_cross_entropy", "cross_entropy", "softmax_cross_entropy_grad_hessian"),
+    *("softmax_entropy", "softmax_cross_entropy_grad_targets"),
+)
 WITH_STATISTICS = ("softmax_cross_entropy", "softmax_cross_entropy_grad")
 OF_PROBABILITIES = ("cross_entropy", "cross_entropy_grad", "softmax_vjp")
 
@@ -69,6 +75,8 @@ def every_call(
                         yield from maker.call(name, targets, output, options)
             for name in (*OF_LOGITS, *OF_TWO_ARRAYS):
                 yield from maker.call(name, None, output, {})
+            for name in (*OF_TWO_ARRAYS, "softmax_entropy_grad"):
+                yield from maker.call(name, None, output, {"grad_output": 2.0})
             for targets in (None, "index"):
                 yield from maker.call("distillation_loss_grad", targets, output, {})
     yield from _course_call(rows, classes, dtype)
@@ -86,6 +94,9 @@ def _options_of(name: str, targets: str, maker: _Maker) -> Iterator[dict[str, An
     if name in WITH_STATISTICS:
         yield {"return_statistics": True}
         yield {"return_statistics": True, "reduction": "none", "weight": maker.class_weights()}
+        yield {"return_statistics": ("entropy", "target_log_probability")}
+    if name == "softmax_cross_entropy_grad":
+        yield {"grad_output": maker.row_weights(), "reduction": "none"}
 
 
 def _course_call(rows: int, classes: int, dtype: type) -> Iterator[Call]:

@@ -79,6 +79,14 @@ def _loss_and_grad(i: Inputs, threads: int | None) -> Any:
         ),
         xf.softmax_cross_entropy_grad(i.logits, i.dense, reduction="sum", num_threads=threads),
         xf.softmax_cross_entropy_grad(columns, i.labels, axis=0, num_threads=threads),
+        xf.softmax_cross_entropy_grad(
+            i.logits,
+            i.labels,
+            return_statistics=("entropy", "target_log_probability"),
+            reduction="none",
+            grad_output=i.sample_weight,
+            num_threads=threads,
+        ),
     ]
 
 
@@ -110,6 +118,13 @@ CALLS: dict[str, Call] = {
     ),
     "softmax_cross_entropy_hessian_diagonal": lambda i, threads: (
         xf.softmax_cross_entropy_hessian_diagonal(i.logits, i.labels, num_threads=threads)
+    ),
+    "softmax_cross_entropy_grad_targets": lambda i, threads: xf.softmax_cross_entropy_grad_targets(
+        i.logits, num_threads=threads
+    ),
+    "softmax_entropy": lambda i, threads: xf.softmax_entropy(i.logits, num_threads=threads),
+    "softmax_entropy_grad": lambda i, threads: xf.softmax_entropy_grad(
+        i.logits, grad_output=2.0, num_threads=threads
     ),
     "softmax_cross_entropy_grad_hessian": lambda i, threads: xf.softmax_cross_entropy_grad_hessian(
         i.logits, i.labels, num_threads=threads
@@ -166,6 +181,8 @@ def public_functions() -> set[str]:
 
 def bits(result: Any) -> Bits:
     """Every bit of a result: arrays, floats, and tuples and lists of them."""
+    if result is None:
+        return b""
     if isinstance(result, (tuple, list)):
         return b"".join(map(bits, result))
     if isinstance(result, str):

@@ -223,12 +223,14 @@ def _softmax_case(batch: Batch, name: str, layout: str) -> Case:
         options: dict[str, Any] = {"axis": axis, "num_threads": threads}
         if name == "logsumexp":
             return [function(logits, **options)]
+        if name == "softmax_entropy_grad":
+            options.update(reduction="none", temperature=1.5)
         given = logits.copy("K") if in_place else logits
         if in_place:
             options["out"] = given
         if name.endswith("_vjp"):
             return [function(given, LAYOUTS[layout](batch.slopes)[0], **options)]
-        return [function(given, **options)]
+        return _flat(function(given, **options))
 
     return batch.case(f"{name}, {layout}", run)
 
@@ -265,7 +267,10 @@ DERIVED_FUNCTIONS = (
     "softmax_cross_entropy_grad_hessian",
     "distillation_loss_grad",
 )
-SOFTMAX_FUNCTIONS = ("softmax", "log_softmax", "logsumexp", "softmax_vjp", "log_softmax_vjp")
+SOFTMAX_FUNCTIONS = (
+    *("softmax", "log_softmax", "logsumexp", "softmax_vjp", "log_softmax_vjp"),
+    "softmax_entropy_grad",
+)
 KINDS = ("index", "index, ignored", "dense")
 
 

@@ -137,7 +137,8 @@ typedef enum {
     XENT_SECOND_ORDER = 0,
     XENT_DISTILLATION = 1,
     XENT_GRAD_HESSIAN = 2,
-    XENT_SOFTMAX_FUNCTION_COUNT = 3
+    XENT_ENTROPY = 3,
+    XENT_SOFTMAX_FUNCTION_COUNT = 4
 } xent_softmax_function;
 
 /* The loss's Hessian times a vector, or its diagonal. */
@@ -170,6 +171,14 @@ typedef struct {
     double mean_class_weight; /* 1 where there are none */
 } xent_grad_hessian_batch;
 
+/* Entropies take the losses' place, times the row's weight, and their gradient that of the loss, which may be NULL.  Labels,
+ * class weights, label_smoothing and z_loss are not used. */
+typedef struct {
+    xent_batch batch;          /* lse and prediction are not used */
+    const double *grad_output; /* multiplies the gradient alone; NULL for 1 */
+    int64_t grad_output_step;  /* numbers from one row's to the next; 0: one for all */
+} xent_entropy_batch;
+
 /* One batch of a backward pass, a row at a time.  All three matrices have the same dtype, `classes` contiguous numbers a row
  * aligned to their own size, and strides in bytes of any sign. */
 typedef struct {
@@ -181,6 +190,8 @@ typedef struct {
     ptrdiff_t slopes_row_stride;
     char *grad; /* with respect to the logits; may be either of the two with the same stride, else disjoint */
     ptrdiff_t grad_row_stride;
+    const double *grad_output; /* multiplies `grad`, rounded to the dtype; NULL for 1 */
+    int64_t grad_output_step;  /* numbers from one row's to the next; 0: one for all */
 } xent_vjp_batch;
 
 /* Backward passes of one dtype, for rows [first_row, first_row + row_count):

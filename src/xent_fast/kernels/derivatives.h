@@ -142,14 +142,31 @@ KERNEL_INLINE void NAME(log_softmax_vjp_row)(const REAL *l, const REAL *dl, REAL
     }
 }
 
+/* grad times f, while the row is in cache. */
+KERNEL_INLINE void NAME(multiply_row)(REAL *grad, int64_t count, REAL f) {
+    int64_t k = 0;
+    for (; k + LANES <= count; k += LANES)
+        v_store(grad + k, v_mul(v_load(grad + k), v_splat(f)));
+    if (k < count)
+        v_store_first(grad + k, (int)(count - k), v_mul(v_load_first(grad + k, (int)(count - k), 0), v_splat(f)));
+}
+
+KERNEL_INLINE void NAME(multiply_by_output)(const xent_vjp_batch *batch, int64_t row) {
+    if (batch->grad_output)
+        NAME(multiply_row)((REAL *)(void *)(batch->grad + row * batch->grad_row_stride), batch->classes,
+                           (REAL)batch->grad_output[row * batch->grad_output_step]);
+}
+
 /* The functions of the contract. */
 #ifndef VJP_KERNELS
 #define VJP_KERNELS(function)                                                                                   \
     static void NAME(function##_rows)(const xent_vjp_batch *batch, int64_t first_row, int64_t row_count) {      \
-        for (int64_t row = first_row; row < first_row + row_count; ++row)                                       \
+        for (int64_t row = first_row; row < first_row + row_count; ++row) {                                     \
             NAME(function##_row)((const REAL *)(const void *)(batch->values + row * batch->values_row_stride),  \
                                  (const REAL *)(const void *)(batch->slopes + row * batch->slopes_row_stride),  \
                                  (REAL *)(void *)(batch->grad + row * batch->grad_row_stride), batch->classes); \
+            NAME(multiply_by_output)(batch, row);                                                               \
+        }                                                                                                       \
     }
 #define VJP_KERNELS_TABLE(dtype) {PASTE_NAMES(softmax_vjp_rows, dtype), PASTE_NAMES(log_softmax_vjp_rows, dtype)}
 #endif

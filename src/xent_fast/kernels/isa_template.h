@@ -27,6 +27,7 @@
 #include "second_order.h"
 #include "grad_hessian.h"
 #include "distillation.h"
+#include "entropy.h"
 #include "class_statistics.h"
 
 #undef REAL_BITS
@@ -42,6 +43,7 @@
 #include "second_order.h"
 #include "grad_hessian.h"
 #include "distillation.h"
+#include "entropy.h"
 #include "class_statistics.h"
 
 const xent_isa ISA_TABLE = {
@@ -52,8 +54,9 @@ const xent_isa ISA_TABLE = {
      {ROW_KERNELS_TABLE(index, _f64), ROW_KERNELS_TABLE(dense, _f64), ROW_KERNELS_TABLE(shaped, _f64),
       ROW_KERNELS_TABLE(smoothed, _f64)}},
     {VJP_KERNELS_TABLE(_f32), VJP_KERNELS_TABLE(_f64)},
-    {{SOFTMAX_FUNCTION_TABLE(second_order, _f32), SOFTMAX_FUNCTION_TABLE(distillation, _f32), GRAD_HESSIAN_TABLE(_f32)},
-     {SOFTMAX_FUNCTION_TABLE(second_order, _f64), SOFTMAX_FUNCTION_TABLE(distillation, _f64),
-      GRAD_HESSIAN_TABLE(_f64)}},
+    {{SOFTMAX_FUNCTION_TABLE(second_order, _f32), SOFTMAX_FUNCTION_TABLE(distillation, _f32), GRAD_HESSIAN_TABLE(_f32),
+      SOFTMAX_FUNCTION_TABLE(entropy, _f32)},
+     {SOFTMAX_FUNCTION_TABLE(second_order, _f64), SOFTMAX_FUNCTION_TABLE(distillation, _f64), GRAD_HESSIAN_TABLE(_f64),
+      SOFTMAX_FUNCTION_TABLE(entropy, _f64)}},
     {SHARD_KERNELS_TABLE(_f32), SHARD_KERNELS_TABLE(_f64)},
 };

@@ -29,6 +29,7 @@ from xent_fast.reference._classes import (
     merge_class_statistics,
 )
 from xent_fast.reference._distillation import distillation_loss_grad
+from xent_fast.reference._entropy import softmax_entropy, softmax_entropy_grad
 from xent_fast.reference._linear import (
     linear_softmax_cross_entropy,
     linear_softmax_cross_entropy_grad,
@@ -37,6 +38,7 @@ from xent_fast.reference._logits import (
     softmax_cross_entropy,
     softmax_cross_entropy_grad,
     softmax_cross_entropy_grad_hessian,
+    softmax_cross_entropy_grad_targets,
     softmax_cross_entropy_hessian_diagonal,
     softmax_cross_entropy_hvp,
     softmax_loss,
@@ -70,8 +72,11 @@ __all__ = [
     "softmax_cross_entropy",
     "softmax_cross_entropy_grad",
     "softmax_cross_entropy_grad_hessian",
+    "softmax_cross_entropy_grad_targets",
     "softmax_cross_entropy_hessian_diagonal",
     "softmax_cross_entropy_hvp",
+    "softmax_entropy",
+    "softmax_entropy_grad",
     "softmax_jacobian",
     "softmax_loss",
     "softmax_vjp",

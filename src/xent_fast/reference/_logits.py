@@ -6,6 +6,7 @@ Knows: how mass, weight and softmax become each of them. Must not know: how thos
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, SupportsIndex, cast
 
@@ -13,12 +14,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._result import (
+    ChosenStatistics,
+    LossAndChosenStatistics,
     LossAndGrad,
     LossAndStatistics,
+    LossGradAndChosenStatistics,
     LossGradAndHessian,
     LossGradAndStatistics,
     RowStatistics,
 )
+from xent_fast.reference._entropy import entropies
 from xent_fast.reference._rows import (
     Float64Array,
     Place,
@@ -38,6 +43,8 @@ from xent_fast.reference._targets import (
     number,
     targets_of,
     temperature_of,
+    upstream,
+    weights,
 )
 
 
@@ -54,9 +61,9 @@ def softmax_cross_entropy(
     z_loss: float = 0.0,
     reduction: str = "mean",
     scale: float = 1.0,
-    return_statistics: bool = False,
+    return_statistics: bool | Collection[str] = False,
     num_threads: SupportsIndex | None = None,
-) -> float | Float64Array | LossAndStatistics[Any, Any]:
+) -> float | Float64Array | LossAndStatistics[Any, Any] | LossAndChosenStatistics[Any, Any]:
     """`xent_fast.softmax_cross_entropy` in float64.
 
     Parameters
@@ -71,8 +78,8 @@ def softmax_cross_entropy(
     -------
     float or ndarray of the logits' shape without the class axis, float64
         The loss. Row losses are not rounded to the logits' dtype.
-    statistics : RowStatistics, only if `return_statistics`
-        ``lse`` in float64.
+    statistics : RowStatistics or ChosenStatistics, only if `return_statistics`
+        Numbers in float64.
 
     Raises
     ------
@@ -94,7 +101,12 @@ def softmax_cross_entropy(
         scale,
     )
     loss, _ = _loss_and_grad(problem)
-    return LossAndStatistics(loss, _statistics(problem)) if return_statistics else loss
+    if not return_statistics:
+        return loss
+    statistics = _statistics(problem, return_statistics)
+    if isinstance(statistics, ChosenStatistics):
+        return LossAndChosenStatistics(loss, statistics)
+    return LossAndStatistics(loss, statistics)
 
 
 def softmax_cross_entropy_grad(
@@ -110,16 +122,19 @@ def softmax_cross_entropy_grad(
     z_loss: float = 0.0,
     reduction: str = "mean",
     scale: float = 1.0,
-    return_statistics: bool = False,
+    return_statistics: bool | Collection[str] = False,
     num_threads: SupportsIndex | None = None,
+    grad_output: ArrayLike | None = None,
     out: NDArray[np.floating[Any]] | None = None,
-) -> LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any]:
+) -> (
+    LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any] | LossGradAndChosenStatistics[Any, Any]
+):
     """`xent_fast.softmax_cross_entropy_grad` in float64.
 
     Parameters
     ----------
     logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature, \
-    z_loss, reduction, scale, return_statistics
+    z_loss, reduction, scale, return_statistics, grad_output
         As for `xent_fast.softmax_cross_entropy_grad`.
     num_threads
         Not used.
@@ -132,8 +147,8 @@ def softmax_cross_entropy_grad(
         As of `softmax_cross_entropy`.
     grad : ndarray of the logits' shape
         A new float64 array, or `out`.
-    statistics : RowStatistics, only if `return_statistics`
-        ``lse`` in float64.
+    statistics : RowStatistics or ChosenStatistics, only if `return_statistics`
+        Numbers in float64.
 
     Raises
     ------
@@ -153,9 +168,14 @@ def softmax_cross_entropy_grad(
         reduction,
         scale,
     )
-    loss, grad = _loss_and_grad(problem)
+    loss, grad = _loss_and_grad(problem, upstream(problem.place, grad_output, reduction))
     result = LossAndGrad[Any, Any](loss, written(grad, out))
-    return LossGradAndStatistics(*result, _statistics(problem)) if return_statistics else result
+    if not return_statistics:
+        return result
+    statistics = _statistics(problem, return_statistics)
+    if isinstance(statistics, ChosenStatistics):
+        return LossGradAndChosenStatistics(result.loss, result.grad, statistics)
+    return LossGradAndStatistics(result.loss, result.grad, statistics)
 
 
 def softmax_loss(x: ArrayLike, y: ArrayLike) -> LossAndGrad[float, Any]:
@@ -373,6 +393,52 @@ def softmax_cross_entropy_grad_hessian(
     return LossGradAndHessian(loss, written(grad, grad_out), written(hessian, hessian_out))
 
 
+def softmax_cross_entropy_grad_targets(
+    logits: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    reduction: str = "mean",
+    scale: float = 1.0,
+    grad_output: ArrayLike | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> Float64Array:
+    """`xent_fast.softmax_cross_entropy_grad_targets` in float64: a w (1 - E) (lse - x).
+
+    Parameters
+    ----------
+    logits, axis, weight, sample_weight, label_smoothing, temperature, reduction, scale, grad_output
+        As for `xent_fast.softmax_cross_entropy_grad_targets`.
+    num_threads
+        Not used.
+
+    Returns
+    -------
+    ndarray of the logits' shape
+        A new float64 array.
+
+    Raises
+    ------
+    ValueError
+        As for `softmax_cross_entropy`.
+    """
+    x, place = rows_of(logits, axis, "logits")
+    temperature = temperature_of(temperature)
+    zeros = np.zeros(place.shape)
+    masses = targets_of(
+        place, zeros, weight, sample_weight, None, label_smoothing, reduction, scale
+    )
+    a = masses.row_weight * upstream(place, grad_output, reduction)
+    w = weights(weight, (place.classes,), "weight") * (1 - label_smoothing)
+    with np.errstate(all="ignore"):
+        rows = softmax_of(x, None, temperature)
+        grad = weighted(a[:, np.newaxis] * w, rows.lse_minus_x)
+    return place.restored(masses.finished(grad, rows.is_defined))
+
+
 # --- once its arguments are rows ------------------------------------------------------------------
 
 
@@ -412,14 +478,16 @@ def _problem_of_logits(
     return _Problem(place, softmax, masses, temperature, z_loss)
 
 
-def _loss_and_grad(problem: _Problem) -> tuple[float | Float64Array, Float64Array]:
+def _loss_and_grad(
+    problem: _Problem, grad_output: Float64Array | float = 1.0
+) -> tuple[float | Float64Array, Float64Array]:
     rows, masses, z = problem.softmax, problem.targets, problem.z_loss
     with np.errstate(all="ignore"):
         row_loss = sum_of_products(masses.mass, rows.lse_minus_x) + weighted(z, rows.lse**2)
         loss = masses.reduced(weighted(masses.row_weight, row_loss), rows.is_defined)
         grad = mass_times_p_minus_mass(masses.mass, rows)
         grad += weighted(2 * z, rows.lse)[:, np.newaxis] * rows.p
-        grad *= masses.row_weight[:, np.newaxis] / problem.temperature
+        grad *= (masses.row_weight * grad_output)[:, np.newaxis] / problem.temperature
     return loss, problem.place.restored(masses.finished(grad, rows.is_defined))
 
 
@@ -446,13 +514,26 @@ def _second_order(problem: _Problem, values: Float64Array) -> Float64Array:
     return problem.place.restored(problem.targets.finished(values, problem.softmax.is_defined))
 
 
-def _statistics(problem: _Problem) -> RowStatistics[Any]:
-    """lse, prediction and whether it is right, of rows that count and have a softmax."""
+def _statistics(
+    problem: _Problem, asked: bool | Collection[str]
+) -> RowStatistics[Any] | ChosenStatistics[Any]:
+    """lse, prediction and whether it is right, of rows that count and have a softmax; or others."""
     rows, masses = problem.softmax, problem.targets
     is_known = rows.is_defined & masses.counted
     prediction = np.where(is_known, rows.largest[:, 0], -1)
-    return RowStatistics(
+    usual = RowStatistics(
         problem.place.per_row(np.where(is_known, rows.lse, np.nan)),
         problem.place.per_row(prediction),
         problem.place.per_row(prediction == masses.target_class),
     )
+    if not isinstance(asked, Collection):
+        return usual
+    target_class = masses.target_class[:, np.newaxis]
+    log_p = -np.take_along_axis(rows.lse_minus_x, target_class, axis=1)[:, 0]
+    found: dict[str, Any] = {
+        **usual._asdict(),
+        "entropy": problem.place.per_row(np.where(is_known, entropies(rows), np.nan)),
+        "target_log_probability": problem.place.per_row(np.where(is_known, log_p, np.nan)),
+    }
+    names = [asked] if isinstance(asked, str) else asked
+    return ChosenStatistics(**{name: found[name] for name in names})

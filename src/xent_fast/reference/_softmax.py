@@ -17,6 +17,7 @@ from xent_fast.reference._rows import (
     written,
 )
 from xent_fast.reference._softmax_rows import softmax_of
+from xent_fast.reference._targets import upstream
 
 
 def softmax(
@@ -132,6 +133,7 @@ def softmax_vjp(
     grad_probabilities: ArrayLike,
     *,
     axis: SupportsIndex = -1,
+    grad_output: ArrayLike | None = None,
     out: NDArray[np.floating[Any]] | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> NDArray[np.floating[Any]]:
@@ -143,6 +145,8 @@ def softmax_vjp(
         What `softmax` returned.
     grad_probabilities : array_like of the same shape
         Gradient of a loss with respect to the probabilities.
+    grad_output
+        As for `xent_fast.softmax_vjp`.
     axis, num_threads, out
         As for `softmax`.
 
@@ -160,6 +164,7 @@ def softmax_vjp(
     dp = alike(grad_probabilities, place, "grad_probabilities", "probabilities")
     with np.errstate(all="ignore"):
         grad = p * (dp - (p * dp).sum(axis=1, keepdims=True))
+        grad *= upstream(place, grad_output, "none")[:, np.newaxis]
     return written(place.restored(grad), out)
 
 
@@ -168,6 +173,7 @@ def log_softmax_vjp(
     grad_log_probabilities: ArrayLike,
     *,
     axis: SupportsIndex = -1,
+    grad_output: ArrayLike | None = None,
     out: NDArray[np.floating[Any]] | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> NDArray[np.floating[Any]]:
@@ -179,6 +185,8 @@ def log_softmax_vjp(
         What `log_softmax` returned.
     grad_log_probabilities : array_like of the same shape
         Gradient of a loss with respect to the log-probabilities.
+    grad_output
+        As for `xent_fast.softmax_vjp`.
     axis, num_threads, out
         As for `softmax`.
 
@@ -196,6 +204,7 @@ def log_softmax_vjp(
     dl = alike(grad_log_probabilities, place, "grad_log_probabilities", "log_probabilities")
     with np.errstate(all="ignore"):
         grad = dl - np.exp(log_p) * dl.sum(axis=1, keepdims=True)
+        grad *= upstream(place, grad_output, "none")[:, np.newaxis]
     return written(place.restored(grad), out)
 
 

@@ -178,6 +178,15 @@ def number(given: float, name: str) -> float:
         raise ValueError(f"{name} is too large for a float") from None
 
 
+def upstream(place: Place, given: ArrayLike | None, reduction: str) -> Float64Array:
+    """`grad_output` of every row: what its gradient is multiplied with."""
+    if given is None or np.ndim(given) == 0:
+        return np.full(place.rows, 1.0 if given is None else np.asarray(given, dtype=np.float64))
+    if reduction != "none":
+        raise ValueError("grad_output must be a number where reduction is 'mean' or 'sum'")
+    return weights(given, place.row_shape, "grad_output").reshape(place.rows)
+
+
 def temperature_of(given: float) -> float:
     temperature = number(given, "temperature")
     if not 2**-126 <= temperature < math.inf:

@@ -1,0 +1,147 @@
+"""What takes more than one pass over the logits: statistics by name, an upstream gradient.
+
+Knows: which calls into the core make them up. Must not know: mathematics, memory layouts, threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, NamedTuple, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xent_fast import _core
+from xent_fast._result import (
+    ChosenStatistics,
+    LossAndChosenStatistics,
+    LossAndGrad,
+    LossGradAndChosenStatistics,
+    LossGradAndStatistics,
+    RowStatistics,
+)
+
+
+class Arguments(NamedTuple):
+    """A loss's arguments as they were given, in the core's order."""
+
+    logits: ArrayLike
+    targets: ArrayLike
+    axis: SupportsIndex
+    weight: ArrayLike | None
+    sample_weight: ArrayLike | None
+    ignore_index: SupportsIndex | None
+    label_smoothing: float
+    temperature: float
+    z_loss: float
+    reduction: str
+    scale: float
+    return_statistics: bool | Collection[str]
+    num_threads: SupportsIndex | None
+
+
+def loss(given: Arguments) -> Any:
+    """Return the loss, with statistics if they are asked for by name."""
+    names = _names(given)
+    if names is None:
+        return _core.loss(*given)
+    extra = _extra_statistics(given, names)
+    result, rows = _core.loss(*given._replace(return_statistics=True))
+    return LossAndChosenStatistics(result, _chosen(names, rows, extra))
+
+
+def loss_and_grad(
+    given: Arguments, grad_output: ArrayLike | None, out: NDArray[np.floating[Any]] | None
+) -> Any:
+    """Return both; the gradient times `grad_output`, which a pass of its own computes."""
+    names = _names(given)
+    extra = {} if names is None else _extra_statistics(given, names)
+    given = given._replace(return_statistics=bool(given.return_statistics))
+    if grad_output is None:
+        result: Any = _core.loss_and_grad(*given, out)
+    else:
+        result = _with_grad_output(given, grad_output, out)
+    if names is None:
+        return result
+    statistics = _chosen(names, result.statistics, extra)
+    return LossGradAndChosenStatistics(result.loss, result.grad, statistics)
+
+
+def _with_grad_output(
+    given: Arguments, grad_output: ArrayLike, out: NDArray[np.floating[Any]] | None
+) -> LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any]:
+    """The loss by one pass, then the gradient of weighted rows by another."""
+    row_shape = _place(given, out)[2]
+    factor: Any = _core.checked_grad_output(grad_output, row_shape, given.reduction)
+    result = _core.loss(*given)
+    if np.ndim(grad_output) == 0:
+        weighted = given._replace(scale=given.scale * factor[0])
+    else:
+        weights = factor.reshape(row_shape)
+        if given.sample_weight is not None:
+            weights = weights * np.asarray(given.sample_weight, dtype=np.float64)
+        weighted = given._replace(sample_weight=weights)
+    grad = _core.loss_and_grad(*weighted._replace(return_statistics=False), out).grad
+    if given.return_statistics:
+        return LossGradAndStatistics(result.loss, grad, result.statistics)
+    return LossAndGrad(result, grad)
+
+
+def _names(given: Arguments) -> set[str] | None:
+    """The names of statistics that are asked for; None for anything else, whose truth counts."""
+    asked = given.return_statistics
+    if not isinstance(asked, (str, tuple, list, set, frozenset)):
+        return None
+    names = {asked} if isinstance(asked, str) else set(asked)
+    for name in sorted(names - set(ChosenStatistics._fields), key=str):
+        raise ValueError(
+            f"return_statistics must be a bool or names among {', '.join(ChosenStatistics._fields)}"
+            f", not {name!r}"
+        )
+    return names
+
+
+def _place(
+    given: Arguments, out: NDArray[np.floating[Any]] | None
+) -> tuple[NDArray[Any], int, tuple[int, ...]]:
+    """The logits as an array, the class axis, and their shape without it."""
+    logits = _core.checked_floats(given.logits, "logits", out)
+    axis = _core.checked_axis(given.axis, logits, "logits")
+    return logits, axis, logits.shape[:axis] + logits.shape[axis + 1 :]
+
+
+def _extra_statistics(given: Arguments, names: set[str]) -> dict[str, NDArray[Any]]:
+    """Those that the loss does not learn: from a pass without options and, for entropies, one more.
+
+    Every option but the temperature leaves the softmax as it is.
+    """
+    extra: dict[str, NDArray[Any]] = {}
+    if not names & {"entropy", "target_log_probability"}:
+        return extra
+    logits, axis, row_shape = _place(given, None)
+    targets = _core.checked_targets(given.targets, logits, row_shape, "logits", axis)
+    ignore_index = given.ignore_index
+    if targets.shape == logits.shape:
+        targets = targets.argmax(axis) if targets.size else np.zeros(row_shape, np.intp)
+        ignore_index = None
+    plain = Arguments(
+        logits, targets, axis, None, None, ignore_index, 0.0, given.temperature, 0.0, "none",
+        1.0, True, given.num_threads,
+    )  # fmt: skip
+    losses, rows = _core.loss(*plain)
+    if "target_log_probability" in names:
+        extra["target_log_probability"] = np.negative(losses, out=losses)
+    if "entropy" in names:
+        extra["entropy"] = _core.entropy(
+            logits, axis, None, given.temperature, "none", 1.0, given.num_threads
+        )
+    for values in extra.values():
+        values[rows.prediction < 0] = np.nan
+    return extra
+
+
+def _chosen(
+    names: set[str], rows: RowStatistics[Any], extra: dict[str, NDArray[Any]]
+) -> ChosenStatistics[Any]:
+    usual = {name: value for name, value in rows._asdict().items() if name in names}
+    return ChosenStatistics(**usual, **extra)
