@@ -110,7 +110,9 @@ mathjax_path = "tex-svg.js"
 autosummary_generate = True
 autodoc_typehints = "none"  # the docstrings tell the types
 autodoc_mock_imports = [
-    name for name in ("autograd", "jax", "mygrad", "torch") if find_spec(name) is None
+    name
+    for name in ("autograd", "dask", "jax", "mpi4py", "mygrad", "torch")
+    if find_spec(name) is None
 ]
 default_role = "py:obj"
 numpydoc_show_class_members = False

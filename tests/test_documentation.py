@@ -47,3 +47,8 @@ def test_pages(name: str) -> None:
 def test_every_recipe_has_its_block() -> None:
     page = (PAGES / "how_to.md").read_text(encoding="utf-8")
     assert page.count("```python\n") == page.count("\n## ") + 1
+
+
+def test_every_name_is_on_the_page_of_functions() -> None:
+    listed = set(re.findall(r"^ {3}([\w.]+)$", (PAGES / "reference.md").read_text(), re.MULTILINE))
+    assert listed >= set(xent_fast.__all__) - {"__version__"}
