@@ -1,7 +1,9 @@
 """Times and memory of the modules for frameworks, beside each framework's own loss.
 
-    python -m benchmarks.frameworks            the table of docs/frameworks.md
-    python -m benchmarks.frameworks --limits   where PyTorch itself computes small inputs
+    python -m benchmarks.frameworks                the table of docs/frameworks.md, printed
+    python -m benchmarks.frameworks --write        the same, written to the page
+    python -m benchmarks.frameworks --only JAX     its rows alone; --write leaves the others
+    python -m benchmarks.frameworks --limits       where PyTorch itself computes small inputs
 
 It needs the extra `test-frameworks`. A time is the least of several repetitions, on as many threads
 as each library takes by itself (`OMP_NUM_THREADS` sets them).
@@ -22,6 +24,26 @@ SHAPES = ((32, 10), (1024, 10), (256, 1000), (256, 32000))
 FEATURES = 64
 MEMORY_SHAPE = (1024, 32000)
 SECONDS = 0.2  # that repetitions of one call take
+PAGE = Path(__file__).parent.parent / "docs" / "frameworks.md"
+HEADS = (
+    *("loss", "lines to change", "derivatives"),
+    *(f"{rows:,} x {classes:,}" for rows, classes in SHAPES),
+    "peak memory",
+)
+# Lines that a program changes, and orders of derivatives that are right: tests/frameworks holds the
+# modules to the latter.
+LINES_AND_ORDERS = {
+    "PyTorch": ("", "all"),
+    "xent_fast.torch": ("1, the import", "2, then an error"),
+    "xent_fast.torch, inplace": ("2, and the argument", "1, then an error"),
+    "JAX jit, optax": ("", "all"),
+    "xent_fast.jax": ("1, the import", "all"),
+    "xent_fast.jax, on the host": ("a step in two functions", "1"),
+    "Autograd": ("", "all"),
+    "xent_fast.autograd": ("1, the import", "2, then an error"),
+    "MyGrad": ("", "1"),
+    "xent_fast.mygrad": ("1, the import", "1"),
+}
 BLOCKS = 5
 
 Call = Callable[[], object]
@@ -177,11 +199,11 @@ def losses_of_mygrad() -> dict[str, Callable]:
 
 
 FAMILIES = (
-    (with_torch, losses_of_torch),
-    (with_jax, losses_of_jax),
-    (with_jax_on_host, losses_on_host),
-    (with_autograd, losses_of_autograd),
-    (with_mygrad, losses_of_mygrad),
+    ("PyTorch", with_torch, losses_of_torch),
+    ("JAX", with_jax, losses_of_jax),
+    ("JAX", with_jax_on_host, losses_on_host),
+    ("Autograd", with_autograd, losses_of_autograd),
+    ("MyGrad", with_mygrad, losses_of_mygrad),
 )
 
 
@@ -210,7 +232,7 @@ def peak_arrays(name: str) -> float:
 
 
 def print_peak(name: str) -> None:
-    for make, losses in FAMILIES:
+    for _, make, losses in FAMILIES:
         if name in (chosen := losses()):
             # what a first step loads and keeps
             make(chosen[name], *SHAPES[1], 1)[1]()
@@ -226,17 +248,38 @@ def peak_bytes() -> int:
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
-def print_table() -> None:
-    heads = [f"{rows:,} x {classes:,}" for rows, classes in SHAPES]
-    print("| loss | " + " | ".join(heads) + " | peak memory |")
-    print("| --- |" + " ---: |" * (len(heads) + 1))
-    for make, losses in FAMILIES:
+def measured_rows(family: str | None) -> dict[str, str]:
+    """The table's lines by the loss's name, each printed as soon as it is there."""
+    lines = {}
+    for name_of_family, make, losses in FAMILIES:
+        if family not in (None, name_of_family):
+            continue
         for name, loss in losses().items():
-            cells = []
+            cells = [name, *LINES_AND_ORDERS[name]]
             for shape in SHAPES:
                 gradient, step = make(loss, *shape, FEATURES)
                 cells.append(f"{least_milliseconds(gradient):.3g} / {least_milliseconds(step):.3g}")
-            print(f"| {name} | " + " | ".join(cells) + f" | {peak_arrays(name):.2f} |", flush=True)
+            cells.append(f"{peak_arrays(name):.2f}")
+            lines[name] = as_line(*cells)
+            print(lines[name], flush=True)
+    return lines
+
+
+def as_line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def write_table(lines: dict[str, str]) -> None:
+    """Take the place of the page's rows with these names; all columns are the page's."""
+    text = PAGE.read_text()
+    head = as_line(*HEADS)
+    before, _, after = text.partition(head)
+    if not after:
+        raise SystemExit(f"{PAGE.name} has no table with the head {head}")
+    rule, *rows = after.strip("\n").partition("\n\n")[0].split("\n")
+    kept = {row.split(" | ")[0].removeprefix("| "): row for row in rows} | lines
+    table = "\n".join([head, rule, *(kept[name] for name in LINES_AND_ORDERS if name in kept)])
+    PAGE.write_text(before + table + "\n\n" + after.partition("\n\n")[2])
 
 
 def print_limits() -> None:
@@ -256,6 +299,9 @@ def print_limits() -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    families = sorted({family for family, *_ in FAMILIES})
+    parser.add_argument("--write", action="store_true", help="renew the table of the page")
+    parser.add_argument("--only", choices=families, help="the rows of one framework alone")
     parser.add_argument("--limits", action="store_true", help="PyTorch's small inputs alone")
     parser.add_argument("--memory-of", metavar="LOSS", help="one loss's memory, in this process")
     chosen = parser.parse_args()
@@ -264,4 +310,6 @@ if __name__ == "__main__":
     elif chosen.limits:
         print_limits()
     else:
-        print_table()
+        found = measured_rows(chosen.only)
+        if chosen.write:
+            write_table(found)
