@@ -216,6 +216,20 @@ def test_trees_and_travel() -> None:
         ClassStatistics.from_array(np.zeros((2, 20)))
 
 
+def test_negative_weights() -> None:
+    """A mean would divide by a sum of mixed signs; a sum is as it is."""
+    logits, labels, weight = np.zeros((2, 4)), [0, 3], np.array([1.0, 1.0, 1.0, -2.0])
+    statistics = merge_class_statistics(
+        class_statistics(
+            logits[:, some], labels, first_class=some.start, weight=weight[some], num_classes=4
+        )
+        for some in (slice(0, 3), slice(3, 4))
+    )
+    with pytest.raises(ValueError, match="weight must not be negative where reduction is"):
+        loss_from_statistics(statistics, reduction="mean")
+    assert loss_from_statistics(statistics, reduction="sum") == pytest.approx(-np.log(4))
+
+
 def test_mean_over_nothing() -> None:
     logits = np.zeros((2, 4))
     statistics = class_statistics(logits, [-1, -1], first_class=0, ignore_index=-1)

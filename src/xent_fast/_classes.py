@@ -35,10 +35,10 @@ class ClassStatistics:
     ----------
     array : ndarray of shape (1 + rows, doubles), float64
         Everything. Row 0: the layout's version, kind of targets, bytes of a logit, temperature,
-        label smoothing, number of classes (-1 if not known), whether there are class weights, the
-        number of ranges, and first class and end of each. The rows after that hold 4 doubles
-        (targets in these ranges or -1 for an ignored row, target's logit, its weight, its class),
-        and 10 for each block of 2,048 classes (float64 logits: 1,024).
+        label smoothing, number of classes (-1 if not known), 1 where there are class weights (-1:
+        a negative one among them), the number of ranges, and first class and end of each. The rows
+        after that hold 4 doubles (targets in these ranges or -1 for an ignored row, target's logit,
+        its weight, its class), and 10 for each block of 2,048 classes (float64 logits: 1,024).
     """
 
     array: Float64Array
@@ -116,7 +116,13 @@ class ClassStatistics:
     @property
     def _options(self) -> tuple[Any, ...]:
         """What all ranges must have in common."""
-        return tuple(self.array[0, [1, 2, 3, 4, 6]])
+        return (*self.array[0, 1:5], self.array[0, 6] != 0)
+
+
+def _sign_of_weights(weight: FloatArray | None) -> int:
+    if weight is None:
+        return 0
+    return -1 if (weight < 0).any() else 1
 
 
 def _width(blocks: list[int], ranges: int) -> int:
@@ -249,7 +255,7 @@ def measured(
         temperature,
         label_smoothing,
         total,
-        rows.weight is not None,
+        _sign_of_weights(rows.weight),
         1,
         start,
         end,
@@ -341,6 +347,7 @@ def merge_class_statistics(statistics: Iterable[ClassStatistics]) -> ClassStatis
     array = np.zeros((1 + first.rows, _width(blocks, len(ranges))))
     array[0, :HEADER] = first.array[0, :HEADER]
     array[0, 5] = max(part.array[0, 5] for part in parts)
+    array[0, 6] = min(part.array[0, 6] for part in parts)
     array[0, 7] = len(ranges)
     array[0, HEADER : HEADER + 2 * len(ranges)] = np.ravel(ranges)
     rows = array[1:]
@@ -611,11 +618,16 @@ def written(
         _check_labels(rows.targets, counted, statistics.classes.stop)
         if (rows.targets != values[:, _core.TARGET_CLASS])[counted].any():
             raise ValueError("targets must be those that class_statistics was given")
+    # From the first write on nothing is allocated.
     loss = _loss(statistics, settled)
+    result = LossAndGrad(loss, rows.result)
+    is_apart = not np.shares_memory(rows.grad, rows.moved)
+    grad_in_shape = rows.grad.reshape(rows.moved.shape) if is_apart else None
     if settled.factor is None:
         rows.grad.fill(0)
     else:
         position = statistics.ranges.index(bounds)
+        blocks = statistics._blocks
         _core.write_classes(
             rows.logits,
             rows.targets,
@@ -631,12 +643,12 @@ def written(
             settled.factor,
             start,
             statistics.classes.stop,
-            sum(statistics._blocks),
-            sum(statistics._blocks[:position]),
+            sum(blocks),
+            sum(blocks[:position]),
         )
-    if not np.shares_memory(rows.grad, rows.moved):
-        rows.moved[...] = rows.grad.reshape(rows.moved.shape)
-    return LossAndGrad(loss, rows.result)
+    if grad_in_shape is not None:
+        np.copyto(rows.moved, grad_in_shape)
+    return result
 
 
 def _check_labels(labels: NDArray[Any], counted: Any, num_classes: int) -> None:
@@ -712,6 +724,10 @@ def _denominator(statistics: ClassStatistics, weights: Float64Array | None) -> f
             'sample_weight must not be negative where reduction is "mean"; take "sum" and scale'
         )
     if statistics._has_class_indices:
+        if statistics.array[0, 6] < 0:
+            raise ValueError(
+                'weight must not be negative where reduction is "mean"; take "sum" and scale'
+            )
         values = statistics._values
         is_ignored = values[:, _core.TARGETS_HERE] < 0
         each *= np.where(is_ignored, 0.0, values[:, _core.TARGET_WEIGHT])

@@ -35,6 +35,9 @@ class Choices:
         self._next += 1
         return self._data[self._next - 1]
 
+    def peek(self) -> int:
+        return self._data[self._next] if self._next < len(self._data) else 0
+
     def below(self, count: int) -> int:
         return self.byte() % count
 
@@ -309,7 +312,10 @@ def targets_or_none(call: Call, c: Choices, rows: Rows) -> Any:
     return None if c.below(3) == 0 else take_targets(call, c, rows)
 
 
-# Positional arguments and options of every public function but those of a layer.
+# The first byte of a call by ranges of classes is at least this.
+OF_RANGES = 244
+
+# Positional arguments and options of every public function but those of a layer or of ranges.
 SIGNATURES: dict[str, tuple[tuple[Callable[[Call, Choices, Rows], Any], ...], tuple[str, ...]]] = {
     "softmax_cross_entropy_grad": (
         (logits, take_targets),
@@ -345,6 +351,8 @@ SIGNATURES: dict[str, tuple[tuple[Callable[[Call, Choices, Rows], Any], ...], tu
 
 def take_call(data: bytes) -> Call:
     c = Choices(data)
+    if c.peek() >= OF_RANGES:
+        return take_ranges(c)
     which = c.below(len(SIGNATURES) + 2)
     if which == len(SIGNATURES):
         return take_sampled(c)
@@ -386,6 +394,82 @@ def take_sampled(c: Choices) -> Call:
         "reduction": c.one_of(("mean", "sum", "none", "all")),
     }
     return call
+
+
+def take_ranges(c: Choices) -> Call:
+    c.byte()
+    rows = take_rows(c)
+    call = Call("grad_of_ranges", [], {})
+    call.arguments += [logits(call, c, rows), take_targets(call, c, rows)]
+    call.arguments.append(c.below(rows.classes + 1))
+    asked = c.byte() | c.byte() << 8
+    for k, option in enumerate((*OF_LOGITS, "out")):
+        if option == "axis" or (asked >> k & 1 and option != "num_threads"):
+            call.options[option] = OPTIONS[option](call, c, rows)
+    return call
+
+
+def grad_of_ranges(
+    module: Any,
+    logits: Any,
+    targets: Any,
+    cut: int,
+    *,
+    axis: Any = -1,
+    weight: Any = None,
+    sample_weight: Any = None,
+    reduction: Any = "mean",
+    z_loss: Any = 0.0,
+    scale: Any = 1.0,
+    out: Any = None,
+    **measuring: Any,
+) -> Any:
+    """Loss and gradient of classes in two ranges, by xent_fast or its reference.
+
+    `out` takes the second range's gradient, if it is an array of that range's shape: the first's
+    would be written before it, were the second's arguments wrong.
+    """
+    if not isinstance(logits, np.ndarray) or type(axis) is not int or cut == 0:
+        ranges = [slice(None)]
+    else:
+        ranges = [slice(0, cut), slice(cut, None)]
+
+    def part(values: Any, axis: Any, some: slice) -> Any:
+        if not isinstance(values, np.ndarray) or values.ndim == 0 or len(ranges) == 1:
+            return values
+        return values[(slice(None),) * (axis % values.ndim) + (some,)]
+
+    def of(some: slice) -> tuple[Any, Any, dict[str, Any]]:
+        is_dense = isinstance(targets, np.ndarray) and targets.shape == np.shape(logits)
+        given = part(logits, axis, some)
+        options = {"axis": axis, "weight": part(weight, 0, some), "first_class": some.start or 0}
+        return given, part(targets, axis, some) if is_dense else targets, options
+
+    classes = np.shape(logits)[axis]
+    statistics = module.merge_class_statistics(
+        [
+            module.class_statistics(given, its_targets, num_classes=classes, **options, **measuring)
+            for given, its_targets, options in map(of, ranges)
+        ]
+    )
+    settling = {"reduction": reduction, "z_loss": z_loss, "scale": scale}
+    settling["sample_weight"] = sample_weight
+    if isinstance(sample_weight, np.ndarray) and np.ndim(logits) > 2:
+        settling["sample_weight"] = sample_weight.reshape(-1)
+    loss = module.loss_from_statistics(statistics, **settling)
+    grads = []
+    for some in ranges:
+        given, its_targets, options = of(some)
+        result = module.grad_from_statistics(
+            given,
+            its_targets,
+            statistics,
+            out=out if some is ranges[-1] else None,
+            **options,
+            **settling,
+        )
+        grads.append(result.grad)
+    return (loss, *grads)
 
 
 def take_layer(c: Choices) -> Call:

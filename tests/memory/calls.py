@@ -6,6 +6,7 @@ Must not know: what is checked, or what a call returns.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,9 +32,10 @@ OF_LOGITS = (
     "softmax_cross_entropy_grad_targets",
 )
 OF_TWO_ARRAYS = ("softmax_vjp", "log_softmax_vjp")
+OF_RANGES = ("class_statistics", "grad_from_statistics")
 WITHOUT_OUT = (
     *("softmax_cross_entropy", "cross_entropy", "softmax_cross_entropy_grad_hessian"),
-    *("softmax_entropy", "softmax_cross_entropy_grad_targets"),
+    *("softmax_entropy", "softmax_cross_entropy_grad_targets", "class_statistics"),
 )
 WITH_STATISTICS = ("softmax_cross_entropy", "softmax_cross_entropy_grad")
 OF_PROBABILITIES = ("cross_entropy", "cross_entropy_grad", "softmax_vjp")
@@ -69,7 +71,7 @@ def every_call(
     for layout in layouts:
         maker = _Maker(rows, classes, layout, dtype)
         for output in OUTPUTS:
-            for name in (*OF_TARGETS, "softmax_cross_entropy_hvp"):
+            for name in (*OF_TARGETS, "softmax_cross_entropy_hvp", *OF_RANGES):
                 for targets in ("index", "dense"):
                     for options in _options_of(name, targets, maker):
                         yield from maker.call(name, targets, output, options)
@@ -84,8 +86,54 @@ def every_call(
     yield from _layer_calls(rows, classes, dtype)
 
 
+def statistics_of_ranges(
+    logits: np.ndarray, targets: np.ndarray, *, axis: int = -1, **options: Any
+) -> xent_fast.ClassStatistics:
+    """Of all classes, and of none behind them, together."""
+    classes = logits.shape[axis]
+    none = np.split(logits, [0], axis)[0]
+    targets_of_none = np.split(targets, [0], axis)[0] if targets.ndim == logits.ndim else targets
+    options |= {"axis": axis, "num_classes": classes}
+    weight = options.pop("weight", None)
+    weight_of_none = None if weight is None else weight[:0]
+    return xent_fast.merge_class_statistics(
+        [
+            xent_fast.class_statistics(logits, targets, first_class=0, weight=weight, **options),
+            xent_fast.class_statistics(
+                none, targets_of_none, first_class=classes, weight=weight_of_none, **options
+            ),
+        ]
+    )
+
+
+def class_statistics(
+    logits: np.ndarray,
+    targets: np.ndarray,
+    *,
+    axis: int = -1,
+    weight: np.ndarray | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What they hold, and the losses that follow."""
+    statistics = statistics_of_ranges(
+        logits,
+        targets,
+        axis=axis,
+        weight=weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        temperature=temperature,
+    )
+    return statistics.array, xent_fast.loss_from_statistics(statistics)
+
+
 def _options_of(name: str, targets: str, maker: _Maker) -> Iterator[dict[str, Any]]:
     yield {}
+    if name in OF_RANGES:
+        yield {"weight": maker.class_weights(), "label_smoothing": 0.1}
+        return
     yield {"reduction": "none", "sample_weight": maker.row_weights()}
     yield {"label_smoothing": 0.1, "weight": maker.class_weights()}
     yield {"sample_weight": np.zeros(maker.row_shape)}  # a mean over nothing
@@ -180,11 +228,17 @@ class _Maker:
         if name == "cross_entropy_grad" and output == "in_place":
             out["scale"] = 0.0  # what it writes are probabilities again, for a second call
         words = (name, str(targets), self.layout, output, "+".join(options) or "plain")
+        function = class_statistics if name == "class_statistics" else getattr(xent_fast, name)
+        options = {"axis": self.axis, **options}
+        if name == "grad_from_statistics":
+            statistics = statistics_of_ranges(*arguments, **options)
+            function = functools.partial(function, statistics=statistics, first_class=0)
+            options.pop("label_smoothing", None)
         yield Call(
             " ".join(words),
-            getattr(xent_fast, name),
+            function,
             tuple(arguments),
-            {"axis": self.axis, **options, **out},
+            {**options, **out},
         )
 
     def logits(self) -> np.ndarray:

@@ -3,6 +3,7 @@
 Knows: how ranges become whole rows. Must not know: the formula of the loss.
 """
 
+import math
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -44,11 +45,12 @@ def class_statistics(
     given = np.asarray(targets)
     if given.ndim == x.ndim:
         given = np.moveaxis(given, operator.index(axis), -1)
+    rows = math.prod(x.shape[:-1])
     options = {"temperature": temperature, "label_smoothing": label_smoothing}
     return ClassStatistics(
         operator.index(first_class),
-        x.reshape(-1, x.shape[-1]) if x.size else x.reshape(given.size, 0),
-        given.reshape(-1, x.shape[-1]) if given.ndim == x.ndim else given.reshape(-1),
+        x.reshape(rows, x.shape[-1]),
+        given.reshape(rows, x.shape[-1]) if given.ndim == x.ndim else given.reshape(rows),
         None if weight is None else np.asarray(weight, dtype=np.float64),
         {**options, "ignore_index": ignore_index},
     )
