@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -63,3 +64,10 @@ def kind(request: pytest.FixtureRequest) -> str:
 def implementation(request: pytest.FixtureRequest) -> ModuleType:
     """Each module that has the public functions: the definition and the library."""
     return request.param
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out, for `-m smoke`, files without such a test: collecting all takes longer than it."""
+    if config.getoption("markexpr") != "smoke" or collection_path.suffix != ".py":
+        return None
+    return None if "mark.smoke" in collection_path.read_text(encoding="utf-8") else True

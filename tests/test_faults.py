@@ -6,6 +6,7 @@ Must not know the kernels, nor the reference implementation.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -223,12 +224,19 @@ LSE_ROWS = [
 ]
 
 
+@functools.cache  # the longest row takes seconds
+def exact_lse(number: int) -> mpmath.mpf:
+    row, dtype = LSE_ROWS[number]
+    return exact(np.asarray(row, dtype), one_hot(len(row), 0)).lse
+
+
 @pytest.mark.parametrize("in_place", [False, True])
-@pytest.mark.parametrize(("row", "dtype"), LSE_ROWS)
-def test_lse_is_the_row_s_whatever_its_label(row: list[float], dtype: type, in_place: bool) -> None:
+@pytest.mark.parametrize("number", range(len(LSE_ROWS)))
+def test_lse_is_the_row_s_whatever_its_label(number: int, in_place: bool) -> None:
+    row, dtype = LSE_ROWS[number]
     labels = np.arange(len(row))
     logits = np.tile(np.asarray(row, dtype), (len(row), 1))
-    want = exact(logits[0], one_hot(len(row), 0))
+    want = exact_lse(number)
     if in_place:
         call = softmax_cross_entropy_grad(
             logits, labels, return_statistics=True, out=logits
@@ -236,9 +244,9 @@ def test_lse_is_the_row_s_whatever_its_label(row: list[float], dtype: type, in_p
     else:
         call = softmax_cross_entropy(logits, labels, return_statistics=True).statistics
     assert len(set(call.lse.tolist())) == 1
-    largest = max(abs(want.lse), abs(max(row)), abs(want.lse - max(row)))
+    largest = max(abs(want), abs(max(row)), abs(want - max(row)))
     spacing = float(np.spacing(dtype(float(largest))))
-    assert abs(float(call.lse[0]) - float(want.lse)) <= 4 * spacing
+    assert abs(float(call.lse[0]) - float(want)) <= 4 * spacing
 
 
 @pytest.mark.parametrize("z_loss", [0.1, 1.0])

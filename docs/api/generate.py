@@ -3,7 +3,7 @@
     python docs/api/generate.py            renew the pages
     python docs/api/generate.py --check    name the pages that are stale; write nothing
 
-Needs numpydoc (the extra `dev`). A function whose docstring leaves out an argument or a section is
+Needs numpydoc (the group `lint`). A function whose docstring leaves out an argument or a section is
 an error. Where a docstring says "As for `other`", the page says what is said there.
 
 Knows: numpydoc's sections, Markdown. Must not know: any function by name.

@@ -32,6 +32,7 @@ def imported(text: str) -> list[str]:
     return [name.split(".")[0] for name in names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("plot_*.py")), ids=lambda path: path.stem)
 def test_example(path: Path, tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")

@@ -283,7 +283,7 @@ def test_operators_keep_their_contracts(reduction: str, kind: str) -> None:
     )
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled_without_a_break(backend: str) -> None:
     torch.compiler.reset()
     weight = torch.rand(100)
