@@ -31,7 +31,7 @@ from oracle import (
 from xent_fast import log_softmax, logsumexp, softmax, softmax_cross_entropy_grad
 
 ULPS = 4  # of the rows drawn here, as the next
-LOSS_ULPS = 3
+LOSS_ULPS = 4
 GRADIENT_ULPS = 5  # of rows that are drawn; docs/numerics.md has what a search finds
 INDEX_BOUNDS = {
     "loss": LOSS_ULPS,
@@ -244,15 +244,15 @@ def test_scale_far_from_1(power: int, classes: int, dtype: type, isa: str) -> No
 
 
 def test_weights_are_not_rounded_to_the_logits_dtype(isa: str) -> None:
-    """Of three equal classes each has the probability 1/3: w / 3 is rounded once."""
+    """Of five equal classes each has the probability 1/5: a factor of w / 5 and its product."""
     weights = np.random.default_rng(3).uniform(0.5, 1, 4000)
     gradient = softmax_cross_entropy_grad(
-        np.zeros((4000, 3), np.float32),
+        np.zeros((4000, 5), np.float32),
         np.zeros(4000, np.int64),
         sample_weight=weights,
         reduction="sum",
     ).grad
-    assert ulp_errors(gradient[:, 1], weights / 3).max() <= 0.6
+    assert ulp_errors(gradient[:, 1], weights / 5).max() <= 1.75
 
 
 # The share of an ulp that the judge itself may be wrong by.

@@ -7,18 +7,7 @@
  * one block. Column k of the tile holds class k of every row.  The pivot, the class left out of the sum, is the target
  * (index targets) or the first maximum (targets with mass at every class).
  */
-#undef SET_PERIOD
-#undef SET_LINES
-
-/* Lines of memory this many bytes apart share a set of that many places in the nearest cache of usual processors; those four times
- * as far apart do in the next one too. */
-#define SET_PERIOD 4096
-#define SET_LINES 8
-
-typedef struct {
-    ALIGNED_64 REAL columns[MOST_CLASSES_ALONG_ROWS][LANES]; /* logits, then exponentials, then the gradient */
-    ALIGNED_64 REAL masses[MOST_CLASSES_ALONG_ROWS][LANES];  /* q for a row weight of 1 */
-} NAME(tile);
+#include "tile.h"
 
 /* The weights of a vector of rows. */
 typedef struct {
@@ -26,6 +15,7 @@ typedef struct {
     NAME(pair) gradient_weight; /* a / T */
     vec last_factor;            /* 1, or 1 / RESCALE where the weight is RESCALE times larger */
     int is_rescaled;            /* whether any lane is */
+    int may_leave;              /* whether some weight reaches VISIBLE_FACTOR */
 } NAME(lane_weights);
 
 /* Per-lane state between the sweeps. */
@@ -50,114 +40,6 @@ typedef struct {
     vec labels, label_mass;               /* y and (1 - E) w_y */
     NAME(pair) label_target, target_mass; /* q_y and Q */
 } NAME(smoothed_masses);
-
-/* Rows to columns, number by number; rows that are not there become zeros. */
-KERNEL_INLINE void NAME(load_some_rows)(REAL (*columns)[LANES], const char *source, ptrdiff_t row_stride, int row_count,
-                                        int classes) {
-    for (int k = 0; k < classes; ++k)
-        v_store(columns[k], v_splat(0));
-    for (int row = 0; row < row_count; ++row) {
-        const REAL *values = (const REAL *)(const void *)(source + row * row_stride);
-        for (int k = 0; k < classes; ++k)
-            columns[k][row] = values[k];
-    }
-}
-
-/* Columns to rows, number by number. */
-KERNEL_INLINE void NAME(store_some_rows)(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride, int row_count,
-                                         int classes) {
-    for (int row = 0; row < row_count; ++row) {
-        REAL *values = (REAL *)(void *)(destination + row * row_stride);
-        for (int k = 0; k < classes; ++k)
-            values[k] = columns[k][row];
-    }
-}
-
-/* The squares and half squares of columns that make up `classes`: the next begins at *first, *count columns wide, where
- * `done` are behind; the last may overlap the one before it.  Returns how many are behind then. */
-KERNEL_INLINE int NAME(next_square)(int done, int classes, int *first, int *count) {
-    const int left = classes - done;
-    if (left >= TRANSPOSE_WIDTH || (left > TRANSPOSE_WIDTH / 2 && done > 0))
-        *count = TRANSPOSE_WIDTH;
-    else
-        *count = classes < TRANSPOSE_WIDTH / 2 ? classes : TRANSPOSE_WIDTH / 2;
-    *first = left < *count ? classes - *count : done;
-    return *first + *count;
-}
-
-/* Whether classes lie apart and rows side by side. */
-KERNEL_INLINE int NAME(has_columns)(ptrdiff_t class_stride) {
-    return class_stride != 0 && class_stride != (ptrdiff_t)sizeof(REAL);
-}
-
-/* Columns that lie in memory as such.  Those of later rows are asked for: they are further apart than a processor looks by
- * itself. */
-KERNEL_INLINE void NAME(load_lying_columns)(REAL (*columns)[LANES], const char *source, ptrdiff_t class_stride,
-                                            int row_count, int classes) {
-    for (int k = 0; k < classes; ++k) {
-        const REAL *column = (const REAL *)(const void *)(source + k * class_stride);
-        PREFETCH(column + 2 * LANES);
-        v_store(columns[k], row_count == LANES ? v_load(column) : v_load_first(column, row_count, 0));
-    }
-}
-
-/* Copies `count` numbers, at most a vector of them, in two steps that may overlap. */
-KERNEL_INLINE void NAME(copy_some)(REAL *destination, const REAL *source, int count) {
-    enum { HALF = LANES / 2, QUARTER = LANES / 4 };
-    if (count >= HALF) {
-        memcpy(destination, source, HALF * sizeof(REAL));
-        memcpy(destination + count - HALF, source + count - HALF, HALF * sizeof(REAL));
-    } else if (count >= QUARTER) {
-        memcpy(destination, source, QUARTER * sizeof(REAL));
-        memcpy(destination + count - QUARTER, source + count - QUARTER, QUARTER * sizeof(REAL));
-    } else {
-        for (int k = 0; k < count; ++k)
-            destination[k] = source[k];
-    }
-}
-
-KERNEL_INLINE void NAME(store_lying_columns)(REAL (*columns)[LANES], char *destination, ptrdiff_t class_stride,
-                                             int row_count, int classes) {
-    for (int k = 0; k < classes; ++k) {
-        REAL *column = (REAL *)(void *)(destination + k * class_stride);
-        if (row_count == LANES)
-            v_store(column, v_load(columns[k]));
-        else
-            NAME(copy_some)(column, columns[k], row_count);
-    }
-}
-
-KERNEL_INLINE void NAME(load_columns)(REAL (*columns)[LANES], const char *source, ptrdiff_t row_stride,
-                                      ptrdiff_t class_stride, int row_count, int classes) {
-    if (NAME(has_columns)(class_stride)) {
-        NAME(load_lying_columns)(columns, source, class_stride, row_count, classes);
-        return;
-    }
-    if (row_count < LANES) {
-        NAME(load_some_rows)(columns, source, row_stride, row_count, classes);
-        return;
-    }
-    for (int done = 0, first, count; done < classes;) {
-        done = NAME(next_square)(done, classes, &first, &count);
-        v_load_transposed(source + first * (ptrdiff_t)sizeof(REAL), row_stride, count, columns + first);
-    }
-}
-
-KERNEL_INLINE void NAME(store_columns)(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride,
-                                       ptrdiff_t class_stride, int row_count, int classes) {
-    if (NAME(has_columns)(class_stride)) {
-        NAME(store_lying_columns)(columns, destination, class_stride, row_count, classes);
-        return;
-    }
-    if (row_count < LANES) {
-        NAME(store_some_rows)(columns, destination, row_stride, row_count, classes);
-        return;
-    }
-    for (int done = 0, first, count; done < classes;) {
-        done = NAME(next_square)(done, classes, &first, &count);
-        v_store_transposed(columns + first, destination + first * (ptrdiff_t)sizeof(REAL), row_stride, count);
-    }
-}
 
 /* First class of each lane's maximum, -1 where there is no number. */
 KERNEL_INLINE vec NAME(columns_first_maximum)(REAL (*columns)[LANES], int classes) {
@@ -751,6 +633,9 @@ KERNEL_INLINE NAME(lane_weights)
             weight[row] /= batch->temperature;
         weights.gradient_weight = NAME(pairs_of)(weight);
     }
+    weights.may_leave = 0;
+    for (int row = 0; row < LANES; ++row)
+        weights.may_leave |= !(fabs(weights.of_loss[row] / batch->temperature) < (double)VISIBLE_FACTOR);
     return weights;
 }
 
@@ -768,33 +653,23 @@ KERNEL_INLINE void NAME(clear_rows_without_label)(REAL (*columns)[LANES], int cl
             v_store(columns[k], v_keep(counts, v_load(columns[k])));
 }
 
-/* Labels as lanes, -1 where there is no row; ignored rows become -1 with a weight of 0, and their logits 0. */
-KERNEL_INLINE vec NAME(lane_labels)(const xent_labels *labels, const int64_t *values, int row_count, int classes,
-                                    NAME(tile) * tile, NAME(lane_weights) * weights) {
-    ALIGNED_64 REAL numbers[LANES];
-    vec lanes = v_from_integers(values);
+/* Labels as lanes, -1 where there is no row or it is ignored. */
+KERNEL_INLINE vec NAME(lane_labels)(const xent_labels *labels, const int64_t *values, int row_count) {
+    ALIGNED_64 int64_t counted[LANES];
     if (row_count == LANES && !labels->has_ignore_index)
-        return lanes;
-    v_store(numbers, lanes);
+        return v_from_integers(values);
     for (int row = 0; row < LANES; ++row)
-        if (row >= row_count || is_ignored(labels, values[row]))
-            numbers[row] = -1;
-    lanes = v_load(numbers);
-    const vec_mask counts = v_not_less(lanes, v_splat(0));
-    if (v_mask_bits(counts) != (1u << LANES) - 1) {
-        weights->gradient_weight = NAME(keep_pair)(counts, weights->gradient_weight);
-        NAME(clear_rows_without_label)(tile->columns, classes, lanes);
-    }
-    return lanes;
+        counted[row] = row >= row_count || is_ignored(labels, values[row]) ? -1 : values[row];
+    return v_from_integers(counted);
 }
 
 /* Statistics of rows, of those that are not ignored. */
-KERNEL_INLINE void NAME(tell_lanes)(const xent_batch *batch, int64_t first_row, int row_count, vec labels,
-                                    const NAME(lane_results) * results, int has_labels) {
+KERNEL_INLINE void NAME(tell_lanes)(const xent_batch *batch, int64_t first_row, int row_count, vec labels, vec row_lse,
+                                    vec row_prediction, int has_labels) {
     ALIGNED_64 REAL numbers[LANES], lse[LANES], prediction[LANES];
     v_store(numbers, labels);
-    v_store(lse, results->lse);
-    v_store(prediction, results->prediction);
+    v_store(lse, row_lse);
+    v_store(prediction, row_prediction);
     if (batch->lse)
         for (int row = 0; row < row_count; ++row)
             ((REAL *)(void *)batch->lse)[first_row + row] = has_labels && numbers[row] < 0 ? (REAL)NAN : lse[row];
@@ -889,9 +764,13 @@ KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, 
     const char *logits = batch->logits + first_row * batch->logits_row_stride;
     NAME(load_columns)(tile.columns, logits, batch->logits_row_stride, batch->logits_class_stride, row_count, classes);
     vec lanes = v_splat(-1);
-    if (HAS_LABELS(kind))
-        lanes = NAME(lane_labels)(&batch->labels, labels, row_count, classes, &tile, &weights);
-    else
+    if (HAS_LABELS(kind)) {
+        lanes = NAME(lane_labels)(&batch->labels, labels, row_count);
+        if (row_count < LANES || batch->labels.has_ignore_index) {
+            weights.gradient_weight = NAME(keep_pair)(v_not_less(lanes, v_splat(0)), weights.gradient_weight);
+            NAME(clear_rows_without_label)(tile.columns, classes, lanes);
+        }
+    } else
         NAME(load_columns)(tile.masses, batch->dense_targets + first_row * batch->dense_targets_row_stride,
                            batch->dense_targets_row_stride, batch->dense_targets_class_stride, row_count, classes);
     if (kind == XENT_SHAPED_TARGETS)
@@ -914,7 +793,7 @@ KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, 
         for (int row = 0; row < row_count; ++row)
             row_loss[row] = is_ignored(&batch->labels, labels[row]) ? 0 : row_loss[row];
     if (batch->lse || batch->prediction)
-        NAME(tell_lanes)(batch, first_row, row_count, lanes, &results, HAS_LABELS(kind));
+        NAME(tell_lanes)(batch, first_row, row_count, lanes, results.lse, results.prediction, HAS_LABELS(kind));
     /* their weight of 0 alone gives NaN where a mass overflows */
     if (has_grad && HAS_LABELS(kind) && batch->labels.has_ignore_index)
         NAME(clear_rows_without_label)(tile.columns, classes, lanes);
@@ -924,16 +803,6 @@ KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, 
     if (has_grad)
         NAME(store_columns)(tile.columns, batch->grad + first_row * batch->grad_row_stride, batch->grad_row_stride,
                             batch->grad_class_stride, row_count, classes);
-}
-
-/* Rows of the first vector: all of it or, where so many classes lie so far apart that their lines push each other out of the
- * cache, those before the next line, so that each vector takes one line of a class's logits instead of parts of two. */
-KERNEL_INLINE int NAME(rows_of_first_vector)(const xent_batch *batch, int64_t first_row) {
-    const char *first = batch->logits + first_row * batch->logits_row_stride;
-    if (!NAME(has_columns)(batch->logits_class_stride) || batch->logits_class_stride % SET_PERIOD != 0 ||
-        batch->classes <= SET_LINES)
-        return LANES;
-    return LANES - (int)((uintptr_t)first / sizeof(REAL) % LANES);
 }
 
 /* All of them, a vector of rows at a time.  `labels` has a whole vector from each row on. */

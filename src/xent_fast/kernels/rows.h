@@ -6,6 +6,7 @@
 #include "lanes_along_classes.h"
 #include "double_rows.h"
 #include "lanes_along_rows.h"
+#include "index_lanes.h"
 
 /* Long rows are taken this many logits at a time. */
 #undef LOGITS_AT_ONCE
@@ -302,6 +303,8 @@ KERNEL_INLINE void NAME(plain_rows)(const xent_batch *batch, int64_t first_row, 
                                     const int64_t *labels, double *row_loss, void *workspace, int kind) {
     if (batch->classes > MOST_CLASSES_ALONG_ROWS)
         NAME(many_long_rows)(batch, first_row, row_count, labels, row_loss, workspace, kind);
+    else if (kind == XENT_INDEX_TARGETS)
+        NAME(many_index_rows)(batch, first_row, row_count, labels, row_loss);
     else
         NAME(many_short_rows)(batch, first_row, row_count, labels, row_loss, kind);
 }

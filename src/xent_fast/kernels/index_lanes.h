@@ -1,0 +1,384 @@
+/* Class indices of a few classes: as many rows side by side as a vector has lanes.  A template over REAL_BITS.
+ *
+ * Knows: loss and gradient of such rows, all in the lanes' own dtype; which of them must leave it (double_rows.h).
+ * Must not know: instruction sets, threads, Python, how rows become columns (tile.h).
+ *
+ * Each lane is a row with the class y.  With m its maximum, exponentials e relative to a power of two near that of m, and
+ * O the sum of all but the label's:
+ *
+ *     S = O + e_y     R = O / e_m, or ((O - e_m) + e_y) / e_m where y is not the maximum
+ *     loss = (m - x_y) / T + log1p(R)          F = a / (T S)     grad_k = e_k F     grad_y = -O F
+ *
+ * The maximum's exponential, which is in no sum that is divided by it, leaves small losses all their digits; where y is not
+ * the maximum the loss is at least log 2, and what O - e_m loses does not show.
+ *
+ * Errors, with u half a unit at 1: e 1.5 u (exp.h), sums at most 7 u in depth for 32 classes but only two or three of
+ * these where one term dominates, each quotient and product u, the logarithm 1.7 u.
+ *
+ * With z_loss and h = 2 z lse: loss + z lse^2, factor (1 + h) F, grad_y = (h e_y - O) F, lse = m / T + log1p of
+ * the others over the first maximum.
+ */
+
+/* Columns of a vector of rows: class k of all of them lies `step` bytes after class k - 1. */
+typedef struct {
+    const char *first;
+    ptrdiff_t step;
+} NAME(lane_columns);
+
+KERNEL_INLINE vec NAME(load_column)(NAME(lane_columns) columns, int k) {
+    return v_load((const REAL *)(const void *)(columns.first + k * columns.step));
+}
+
+/* What the sweeps find of each lane. */
+typedef struct {
+    vec maximum, label_logit;
+    NAME(pair) others, exp_of_label, exp_of_maximum;
+} NAME(index_sums);
+
+/* Of `count` columns (1, 2 or 4) from `k`; `labels` count from there. */
+KERNEL_INLINE void NAME(some_maxima)(NAME(lane_columns) columns, int k, int count, vec labels,
+                                     NAME(index_sums) * sums) {
+    EACH_OF(count, const vec x = NAME(load_column)(columns, k + j);
+            sums->label_logit = v_select(v_equal(labels, v_splat(j)), x, sums->label_logit);
+            sums->maximum = v_max(x, sums->maximum));
+}
+
+/* Exponentials of as many to `place`; returns the sum of all but the labels'. */
+KERNEL_INLINE vec NAME(some_index_exponentials)(NAME(lane_columns) columns, int k, int count, vec labels,
+                                                const NAME(exponential_reference) * reference, REAL (*place)[LANES]) {
+    vec x[4], e[4];
+    EACH_OF(count, x[j] = NAME(load_column)(columns, k + j));
+    if (count > INTERLEAVED) {
+        for (int first = 0; first < count; first += INTERLEAVED)
+            NAME(scaled_exponentials)(x + first, INTERLEAVED, *reference, e + first, NULL);
+    } else {
+        NAME(scaled_exponentials)(x, count, *reference, e, NULL);
+    }
+    EACH_OF(count, v_store(place[k + j], e[j]); e[j] = v_drop(v_equal(labels, v_splat(j)), e[j]));
+    return count == 4 ? v_add(v_add(e[0], e[1]), v_add(e[2], e[3])) : count == 2 ? v_add(e[0], e[1]) : e[0];
+}
+
+/* A statement for k = 0, 4, ... with a constant `count` of 4, then for the one to three classes that are left; `from_k`
+ * are the labels counted from k. */
+#ifndef EACH_CLASS
+#define EACH_CLASS(classes, labels, statement)  \
+    do {                                        \
+        vec from_k = labels;                    \
+        int k = 0;                              \
+        for (; k + 4 <= (classes); k += 4) {    \
+            enum { count = 4 };                 \
+            statement;                          \
+            from_k = v_sub(from_k, v_splat(4)); \
+        }                                       \
+        if ((classes) - k >= 2) {               \
+            enum { count = 2 };                 \
+            statement;                          \
+            from_k = v_sub(from_k, v_splat(2)); \
+            k += 2;                             \
+        }                                       \
+        if (k < (classes)) {                    \
+            enum { count = 1 };                 \
+            statement;                          \
+        }                                       \
+    } while (0)
+#endif
+
+/* Their sum, of fours in a tree; the additions of these lose nothing. */
+KERNEL_INLINE NAME(pair) NAME(index_exponentials)(NAME(lane_columns) columns, int classes, vec labels,
+                                                  const NAME(exponential_reference) * reference, REAL (*place)[LANES]) {
+    NAME(pair) total = NAME(zero_pair)();
+    EACH_CLASS(classes, labels,
+               const vec sum = NAME(some_index_exponentials)(columns, k, count, from_k, reference, place);
+               if (k == 0) total.high = sum; else NAME(pair_add)(&total, sum));
+    return total;
+}
+
+/* First class that has the maximum. */
+KERNEL_INLINE vec NAME(first_of_columns)(NAME(lane_columns) columns, int classes, vec maximum) {
+    vec first = v_splat(-1);
+    for (int k = classes - 1; k >= 0; --k)
+        first = v_select(v_equal(NAME(load_column)(columns, k), maximum), v_splat((REAL)k), first);
+    return first;
+}
+
+/* log of the sum of all exponentials over the maximum's: the same whatever the label is. */
+KERNEL_INLINE vec NAME(log_of_columns)(REAL (*place)[LANES], int classes, vec first_maximum, vec exp_of_maximum) {
+    NAME(pair) total = NAME(zero_pair)();
+    EACH_CLASS(classes, first_maximum, vec e[4];
+               EACH_OF(count, e[j] = v_drop(v_equal(from_k, v_splat(j)), v_load(place[k + j])));
+               const vec sum = count == 4   ? v_add(v_add(e[0], e[1]), v_add(e[2], e[3]))
+                               : count == 2 ? v_add(e[0], e[1])
+                                            : e[0];
+               NAME(pair_add)(&total, sum));
+    return NAME(log_of_1_plus_rounded)(v_div(v_add(total.high, total.low), exp_of_maximum));
+}
+
+KERNEL_INLINE vec NAME(over_temperature)(vec a, double temperature) {
+    return temperature == 1 ? a : v_div(a, v_splat((REAL)temperature));
+}
+
+/* a / b as one number; `is_exact` says whether low parts count. */
+KERNEL_INLINE vec NAME(rounded_quotient)(NAME(pair) a, NAME(pair) b, int is_exact) {
+    if (!is_exact)
+        return v_div(a.high, b.high);
+    const NAME(pair) ratio = NAME(quotient)(a, b, NAME(inverse_of)(b));
+    return v_add(ratio.high, ratio.low);
+}
+
+/* Losses for a weight of 1, without the z-loss. */
+KERNEL_INLINE vec NAME(index_losses)(const NAME(index_sums) * sums, vec_mask leads, vec base, double temperature,
+                                     int is_exact) {
+    NAME(pair) rest = sums->others;
+    rest.high = v_select(leads, rest.high, v_add(v_sub(rest.high, sums->exp_of_maximum.high), sums->exp_of_label.high));
+    const vec ratio = NAME(rounded_quotient)(rest, sums->exp_of_maximum, is_exact);
+    const vec distance = NAME(over_temperature)(v_sub(base, sums->label_logit), temperature);
+    return v_add(distance, NAME(log_of_1_plus_rounded)(ratio));
+}
+
+/* What exponentials are multiplied by, and the gradient of the label's class. */
+typedef struct {
+    vec of_exponentials, of_label;
+} NAME(index_factors);
+
+KERNEL_INLINE NAME(index_factors)
+    NAME(index_factors_of)(const NAME(index_sums) * sums, vec_mask leads, NAME(pair) weight, int is_exact) {
+    NAME(pair) others = sums->others;
+    NAME(index_factors) factors;
+    if (!is_exact) {
+        factors.of_exponentials = v_div(weight.high, v_add(others.high, sums->exp_of_label.high));
+        factors.of_label = v_mul(v_sub(v_splat(0), others.high), factors.of_exponentials);
+        return factors;
+    }
+    others.low = v_add(others.low, v_drop(leads, sums->exp_of_maximum.low));
+    NAME(pair) sum = others;
+    NAME(pair_add_pair)(&sum, sums->exp_of_label);
+    const NAME(pair) factor = NAME(quotient)(weight, sum, NAME(inverse_of)(sum));
+    const vec low = v_fma(others.high, factor.low, v_mul(others.low, factor.high));
+    factors.of_exponentials = v_add(factor.high, factor.low);
+    factors.of_label = v_sub(v_splat(0), v_fma(others.high, factor.high, low));
+    return factors;
+}
+
+/* The gradient of as many in place of their exponentials, to `destination`. */
+KERNEL_INLINE void NAME(some_index_gradients)(REAL (*place)[LANES], int k, int count, vec labels,
+                                              NAME(index_factors) factors, char *destination, ptrdiff_t step) {
+    EACH_OF(count, const vec grad = v_mul(v_load(place[k + j]), factors.of_exponentials);
+            v_store((REAL *)(void *)(destination + (k + j) * step),
+                    v_select(v_equal(labels, v_splat(j)), factors.of_label, grad)));
+}
+
+/* A vector of rows: where it stands in the batch, and its numbers. */
+typedef struct {
+    const xent_batch *batch;
+    const NAME(settings) * settings;
+    const int64_t *label_values;
+    int64_t first_row;
+    int row_count, classes;
+    vec labels;
+    unsigned counts; /* bit k for lane k: a row with a label */
+} NAME(lane_rows);
+
+/* Rows that are taken as double_rows.h says, known before their exponentials. */
+static NEVER_INLINE unsigned NAME(leaving_index_lanes)(REAL (*columns)[LANES], const NAME(lane_rows) * rows,
+                                                       const NAME(lane_weights) * weights) {
+    const NAME(settings) *settings = rows->settings;
+    vec maximum = v_splat(-INFINITY);
+    if (settings->all_leave)
+        return (1u << LANES) - 1;
+    if (settings->row.output != XENT_GRADIENT)
+        return 0;
+    for (int k = 0; k < rows->classes; ++k)
+        maximum = v_max(v_load(columns[k]), maximum);
+    const vec factor = v_mul(NAME(magnitude)(weights->gradient_weight.high), weights->last_factor);
+    return NAME(lanes_out_of_reach)(columns, rows->classes, maximum, factor, factor, &settings->scale);
+}
+
+/* a times losses that are finite numbers, in double. */
+KERNEL_INLINE void NAME(weigh_plain_losses)(vec loss, const double *weight, double *losses) {
+#if REAL_BITS == 32
+    v_store_f64(losses, v_mul_f64(v_load_f64(weight), v_low_half_as_f64(loss)));
+    v_store_f64(losses + LANES / 2, v_mul_f64(v_load_f64(weight + LANES / 2), v_high_half_as_f64(loss)));
+#else
+    v_store(losses, v_mul(v_load(weight), loss));
+#endif
+}
+
+/* What takes the place of losses that are not plain numbers of the lanes' type: NaN, and in double those too small for it. */
+static NEVER_INLINE void NAME(mend_losses)(const NAME(index_sums) * sums, vec loss, vec_mask is_number, int has_tiny,
+                                           const double *weight, double *losses) {
+    ALIGNED_64 REAL others[LANES], exp_of_label[LANES], numbers[LANES];
+    v_store(others, sums->others.high);
+    v_store(exp_of_label, sums->exp_of_label.high);
+    v_store(numbers, v_select(is_number, loss, v_splat(NAN)));
+    for (int lane = 0; lane < LANES; ++lane) {
+        double number = (double)numbers[lane];
+        if (has_tiny && number < (double)TINY_LOSS && others[lane] > 0)
+            number = (double)others[lane] / (double)exp_of_label[lane];
+        losses[lane] = weight[lane] == 0 && number == number ? 0 : weight[lane] * number;
+    }
+}
+
+/* Loss and, if asked for, statistics and gradient of a vector of rows. */
+KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows, int classes, const NAME(lane_weights) * weights,
+                                         double *row_loss, int is_exact) {
+    const xent_batch *batch = rows->batch;
+    const NAME(settings) *settings = rows->settings;
+    const unsigned all = (1u << LANES) - 1;
+    const vec labels = rows->labels;
+    const char *logits = batch->logits + rows->first_row * batch->logits_row_stride;
+    ALIGNED_64 REAL place[MOST_CLASSES_ALONG_ROWS][LANES];
+    NAME(lane_columns) columns = {logits, batch->logits_class_stride};
+    NAME(index_sums) sums;
+    unsigned leaving = 0;
+
+    if (!NAME(has_columns)(batch->logits_class_stride) || rows->counts != all || weights->may_leave) {
+        NAME(load_columns)(place, logits, batch->logits_row_stride, batch->logits_class_stride, rows->row_count,
+                           classes);
+        if (rows->counts != all)
+            NAME(clear_rows_without_label)(place, classes, labels);
+        if (weights->may_leave)
+            leaving = NAME(leaving_index_lanes)(place, rows, weights);
+        columns.first = (const char *)place;
+        columns.step = sizeof place[0];
+    }
+
+    sums.maximum = v_splat(-INFINITY);
+    sums.label_logit = v_splat(0);
+    EACH_CLASS(classes, labels, NAME(some_maxima)(columns, k, count, from_k, &sums));
+    vec base = sums.maximum, shift = v_splat(0), first_maximum = v_splat(-1);
+    if (settings->wants_prediction || settings->row.wants_lse)
+        first_maximum = NAME(first_of_columns)(columns, classes, sums.maximum);
+    if (v_mask_bits(v_greater(NAME(magnitude)(base), v_splat(settings->scale.huge_logit)))) {
+        base = NAME(finite_maximum)(base);
+        for (int k = 0; k < classes; ++k)
+            v_store(place[k], NAME(load_column)(columns, k));
+        shift = NAME(shift_huge_columns)(place, classes, base, settings->scale.huge_logit);
+        columns.first = (const char *)place;
+        columns.step = sizeof place[0];
+    }
+    const vec shifted_maximum = v_sub(base, shift);
+    const NAME(exponential_reference) reference =
+        NAME(reference_for)(NAME(reference_exponent)(shifted_maximum, &settings->scale), &settings->scale);
+    sums.others = NAME(index_exponentials)(columns, classes, labels, &reference, place);
+    const vec ends[2] = {v_sub(sums.label_logit, shift), shifted_maximum};
+    vec exponentials[2], dropped[2];
+    for (int j = 0; j < 2; j += INTERLEAVED)
+        NAME(scaled_exponentials)(ends + j, INTERLEAVED < 2 ? 1 : 2, reference, exponentials + j,
+                                  is_exact ? dropped + j : NULL);
+    sums.exp_of_label.high = exponentials[0];
+    sums.exp_of_label.low = is_exact ? dropped[0] : v_splat(0);
+    sums.exp_of_maximum.high = exponentials[1];
+    sums.exp_of_maximum.low = is_exact ? dropped[1] : v_splat(0);
+
+    const vec_mask leads = v_equal(sums.label_logit, base);
+    NAME(pair) weight = weights->gradient_weight;
+    const int is_softmax = settings->row.output == XENT_PROBABILITIES;
+    if (is_softmax) {
+        weight.high = v_splat(1);
+        weight.low = v_splat(0);
+    }
+    NAME(index_factors) factors = NAME(index_factors_of)(&sums, leads, weight, is_exact);
+    vec loss = NAME(index_losses)(&sums, leads, base, settings->row.temperature, is_exact), lse = v_splat(0);
+    if (settings->row.wants_lse)
+        lse = v_add(NAME(over_temperature)(sums.maximum, settings->row.temperature),
+                    NAME(log_of_columns)(place, classes, first_maximum, sums.exp_of_maximum.high));
+    if (settings->row.z_loss != 0) {
+        const vec z = v_splat((REAL)settings->row.z_loss), slope = v_mul(v_add(z, z), lse);
+        loss = v_fma(v_mul(z, lse), lse, loss);
+        factors.of_label = v_fma(v_mul(slope, sums.exp_of_label.high), factors.of_exponentials, factors.of_label);
+        factors.of_exponentials = v_fma(slope, factors.of_exponentials, factors.of_exponentials);
+    }
+    if (is_softmax)
+        factors.of_label = v_mul(sums.exp_of_label.high, factors.of_exponentials);
+
+    const vec finite = v_keep(v_greater(v_splat(INFINITY), loss), loss);
+    if (rows->counts == all && v_mask_bits(v_greater(finite, v_splat((REAL)TINY_LOSS))) == all) {
+        NAME(weigh_plain_losses)(loss, weights->of_loss, row_loss);
+    } else {
+        const vec_mask is_number =
+            v_greater(v_keep(v_equal(base, sums.maximum), v_add(sums.others.high, sums.exp_of_label.high)), v_splat(0));
+        ALIGNED_64 double losses[LANES];
+        NAME(mend_losses)(&sums, loss, is_number, REAL_BITS == 32 && settings->row.z_loss == 0, weights->of_loss,
+                          losses);
+        for (int row = 0; row < rows->row_count; ++row)
+            row_loss[row] = rows->counts >> row & 1 ? losses[row] : 0;
+        if (settings->row.output == XENT_GRADIENT)
+            leaving |= ~v_mask_bits(v_equal(v_sub(loss, loss), v_splat(0)));
+        leaving &= v_mask_bits(is_number) & rows->counts;
+        lse = v_select(is_number, lse, v_splat(NAN));
+        first_maximum = v_select(is_number, first_maximum, v_splat(-1));
+        if (v_mask_bits(is_number) != all) {
+            /* one NaN everywhere: which of two an operation passes on differs between processors */
+            factors.of_exponentials = v_select(is_number, factors.of_exponentials, v_splat(NAN));
+            factors.of_label = v_select(is_number, factors.of_label, v_splat(NAN));
+            for (int k = 0; k < classes; ++k)
+                v_store(place[k], v_select(is_number, v_load(place[k]), v_splat(NAN)));
+        }
+        if (rows->counts != all)
+            factors.of_exponentials = v_keep(v_not_less(labels, v_splat(0)), factors.of_exponentials);
+    }
+    if (batch->lse || batch->prediction)
+        NAME(tell_lanes)(batch, rows->first_row, rows->row_count, labels, lse, first_maximum, 1);
+    if (!batch->grad) {
+        if (leaving)
+            NAME(take_leaving_rows)(batch, rows->first_row, rows->row_count, leaving, rows->label_values, NULL,
+                                    row_loss, XENT_INDEX_TARGETS);
+        return;
+    }
+    char *grad = batch->grad + rows->first_row * batch->grad_row_stride;
+    const int is_direct =
+        NAME(has_columns)(batch->grad_class_stride) && rows->row_count == LANES && !leaving && !weights->is_rescaled;
+    char *destination = is_direct ? grad : (char *)place;
+    const ptrdiff_t step = is_direct ? batch->grad_class_stride : (ptrdiff_t)sizeof place[0];
+    EACH_CLASS(classes, labels, NAME(some_index_gradients)(place, k, count, from_k, factors, destination, step));
+    if (is_direct)
+        return;
+    if (weights->is_rescaled && !is_softmax)
+        for (int k = 0; k < classes; ++k)
+            v_store(place[k], v_mul(v_load(place[k]), weights->last_factor));
+    if (leaving)
+        NAME(take_leaving_rows)(batch, rows->first_row, rows->row_count, leaving, rows->label_values, place, row_loss,
+                                XENT_INDEX_TARGETS);
+    NAME(store_columns)(place, grad, batch->grad_row_stride, batch->grad_class_stride, rows->row_count, classes);
+}
+
+KERNEL_INLINE void NAME(index_rows_of)(const xent_batch *batch, int64_t first_row, int64_t row_count, int classes,
+                                       const int64_t *labels, double *row_loss, int is_exact) {
+    const int has_own_weights = batch->sample_weight != NULL || batch->class_weight != NULL;
+    const NAME(settings) settings = NAME(settings_of)(batch);
+    NAME(lane_weights) weights;
+    if (!has_own_weights)
+        weights = NAME(weights_of_rows)(batch, first_row, LANES, labels, XENT_INDEX_TARGETS);
+    int count = NAME(rows_of_first_vector)(batch, first_row);
+    for (int64_t k = 0; k < row_count; k += count, count = LANES) {
+        if (row_count - k < count)
+            count = (int)(row_count - k);
+        if (has_own_weights)
+            weights = NAME(weights_of_rows)(batch, first_row + k, count, labels + k, XENT_INDEX_TARGETS);
+        weights.may_leave |= settings.all_leave;
+        NAME(lane_rows)
+        rows = {batch,
+                &settings,
+                labels + k,
+                first_row + k,
+                count,
+                classes,
+                NAME(lane_labels)(&batch->labels, labels + k, count),
+                (1u << LANES) - 1};
+        if (count < LANES || batch->labels.has_ignore_index)
+            rows.counts = v_mask_bits(v_not_less(rows.labels, v_splat(0)));
+        NAME(take_index_rows)(&rows, classes, &weights, row_loss + k, is_exact);
+    }
+}
+
+/* The fewest classes, of which every vector of rows is a matter of some tens of instructions, have code of their own.
+ * `labels` has a whole vector from each row on. */
+KERNEL_INLINE void NAME(many_index_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                         const int64_t *labels, double *row_loss) {
+    if (batch->classes == 2)
+        NAME(index_rows_of)(batch, first_row, row_count, 2, labels, row_loss, 0);
+    else if (batch->classes == 3)
+        NAME(index_rows_of)(batch, first_row, row_count, 3, labels, row_loss, 0);
+    else
+        NAME(index_rows_of)(batch, first_row, row_count, (int)batch->classes, labels, row_loss, 1);
+}
