@@ -1,11 +1,11 @@
-/* Lanes along rows: as many rows side by side as a vector has lanes, for few classes.  A template over REAL_BITS.
+/* Targets with mass of a few classes: as many rows side by side as a vector has lanes.  A template over REAL_BITS.
  *
- * Knows: THE algorithm for rows of a few classes; the small tile that turns rows into columns and back.
- * Must not know: instruction sets, threads, Python.
+ * Knows: loss, gradient and softmax of such rows; what they share with class indices (index_lanes.h): weights, labels, what is
+ * told of rows, which of them leave the lanes.
+ * Must not know: instruction sets, threads, Python, how rows become columns (tile.h).
  *
  * The formulas are those of lanes_along_classes.h, each lane for its own row and in the lanes' own dtype; the row is
- * one block. Column k of the tile holds class k of every row.  The pivot, the class left out of the sum, is the target
- * (index targets) or the first maximum (targets with mass at every class).
+ * one block.  The pivot, the class left out of the sum, is the first maximum.
  */
 #include "tile.h"
 
@@ -22,12 +22,11 @@ typedef struct {
 typedef struct {
     vec maximum, pivot; /* pivot: the class left out of the sum; -1 for an ignored row */
     NAME(pair) exp_of_pivot;
-    NAME(pair) sum_of_others;   /* of exponentials as they are stored */
-    vec dropped;                /* what their last roundings took from that sum */
-    vec pivot_logit;            /* index targets */
-    NAME(pair) target_mass;     /* targets with mass */
-    vec distance, pivot_target; /* the same */
-    NAME(pair) other_mass;      /* the same: all but the pivot's */
+    NAME(pair) sum_of_others; /* of exponentials as they are stored */
+    vec dropped;              /* what their last roundings took from that sum */
+    NAME(pair) target_mass;
+    vec distance, pivot_target;
+    NAME(pair) other_mass; /* all but the pivot's */
     vec lse, log_of_sum;
     vec slope; /* 2 z lse */
 } NAME(lane_sums);
@@ -41,8 +40,8 @@ typedef struct {
     NAME(pair) label_target, target_mass; /* q_y and Q */
 } NAME(smoothed_masses);
 
-/* First class of each lane's maximum, -1 where there is no number. */
-KERNEL_INLINE vec NAME(columns_first_maximum)(REAL (*columns)[LANES], int classes) {
+/* Maximum of each lane, and its first class. */
+KERNEL_INLINE void NAME(columns_maximum)(REAL (*columns)[LANES], int classes, NAME(lane_sums) * sums) {
     vec maximum = v_splat(-INFINITY), first = v_splat(-1);
     REAL number = 0;
     for (int k = 0; k < classes; ++k, ++number) {
@@ -50,26 +49,8 @@ KERNEL_INLINE vec NAME(columns_first_maximum)(REAL (*columns)[LANES], int classe
         first = v_select(v_greater(x, maximum), v_splat(number), first);
         maximum = v_max(x, maximum);
     }
-    return first;
-}
-
-/* Maximum of each lane; for index targets the pivot's logit, for targets with mass the maximum's first class. */
-KERNEL_INLINE void NAME(columns_maximum)(REAL (*columns)[LANES], int classes, NAME(lane_sums) * sums, int kind) {
-    vec maximum = v_splat(-INFINITY), first = v_splat(-1), pivot_logit = v_splat(0);
-    REAL number = 0;
-    for (int k = 0; k < classes; ++k, ++number) {
-        const vec x = v_load(columns[k]);
-        if (HAS_MASS(kind))
-            first = v_select(v_greater(x, maximum), v_splat(number), first);
-        else
-            pivot_logit = v_select(v_equal(sums->pivot, v_splat(number)), x, pivot_logit);
-        maximum = v_max(x, maximum);
-    }
     sums->maximum = maximum;
-    if (HAS_MASS(kind))
-        sums->pivot = first;
-    else
-        sums->pivot_logit = pivot_logit;
+    sums->pivot = first;
 }
 
 /* The maximum where it is a finite number, else 0. */
@@ -276,82 +257,35 @@ KERNEL_INLINE NAME(pair) NAME(log_of_ratio)(NAME(pair) rest, NAME(pair) top) {
     return NAME(log_of_1_plus)(NAME(pair_total)(NAME(quotient)(rest, top, NAME(inverse_of)(top))));
 }
 
-/* lse - x_y of lanes whose target is so far below the maximum that the quotient of the formula above would overflow:
- * (m - x_y) + log1p(((T - e_m) + e_y) / e_m). */
-KERNEL_INLINE NAME(pair) NAME(losses_of_distant_targets)(const NAME(lane_sums) * sums, vec shifted_maximum,
-                                                         NAME(exponential_reference) reference, vec temperature) {
-    const NAME(pair) top = NAME(scaled_exponential_pair)(shifted_maximum, reference), target = sums->exp_of_pivot;
-    NAME(pair) rest = NAME(accurate_others)(sums), distance = {sums->maximum, v_splat(0)};
-    rest.high = v_add(v_sub(rest.high, top.high), target.high);
-    rest.low = v_add(v_sub(rest.low, top.low), target.low);
-    NAME(pair) loss = NAME(log_of_ratio)(rest, top);
-    NAME(pair_add)(&distance, v_sub(v_splat(0), sums->pivot_logit));
-    NAME(pair_add)(&loss, v_div(distance.high, temperature));
-    loss.low = v_add(loss.low, v_div(distance.low, temperature));
-    return loss;
-}
-
-/* lse = m / T + log1p(rest / e_m) from the exponentials of all classes but the first maximum: the same whatever the target is,
- * which x_y + loss would not be. */
-KERNEL_INLINE vec NAME(lse_of_columns)(REAL (*columns)[LANES], int classes, vec first_maximum, vec maximum,
-                                       vec shifted_maximum, NAME(exponential_reference) reference, vec temperature) {
-    const NAME(pair) top = NAME(scaled_exponential_pair)(shifted_maximum, reference);
-    NAME(pair) rest = NAME(zero_pair)();
-    for (int first = 0; first < classes; first += 4) {
-        vec e[4] = {v_splat(0), v_splat(0), v_splat(0), v_splat(0)};
-        for (int j = 0; j < 4 && first + j < classes; ++j)
-            e[j] = v_drop(v_equal(first_maximum, v_splat((REAL)(first + j))), v_load(columns[first + j]));
-        NAME(pair_add)(&rest, v_add(v_add(e[0], e[1]), v_add(e[2], e[3])));
-    }
-    return v_add(v_div(maximum, temperature), NAME(pair_total)(NAME(log_of_ratio)(rest, top)));
-}
-
 /* Adds z lse^2 to the losses; leaves lse and the slope of that for the gradient. */
 KERNEL_INLINE void NAME(add_z_loss)(NAME(lane_sums) * sums, NAME(pair) * loss, REAL z_loss) {
     sums->slope = v_mul(v_splat(2 * z_loss), sums->lse);
     NAME(pair_add)(loss, v_mul(v_mul(v_splat(z_loss), sums->lse), sums->lse));
 }
 
-/* Losses for a weight of 1: log1p(T / e_y), or mass * log1p(T / e_m) + distance for targets with mass; z_loss added. */
-KERNEL_INLINE NAME(pair)
-    NAME(lane_losses)(NAME(lane_sums) * sums, vec shifted_maximum, NAME(exponential_reference) reference,
-                      const NAME(settings) * settings, int kind) {
+/* Losses for a weight of 1: mass * log1p(T / e_m) + distance; z_loss added. */
+KERNEL_INLINE NAME(pair) NAME(lane_losses)(NAME(lane_sums) * sums, const NAME(settings) * settings) {
     const vec temperature = v_splat((REAL)settings->row.temperature);
     const NAME(pair) others = NAME(accurate_others)(sums);
     NAME(pair) loss = NAME(log_of_ratio)(others, sums->exp_of_pivot);
-    if (HAS_MASS(kind)) {
-        sums->log_of_sum = NAME(pair_total)(loss);
-        sums->lse = v_add(v_div(sums->maximum, temperature), sums->log_of_sum);
-        loss = NAME(pair_product)(sums->target_mass, loss);
-        NAME(pair_add)(&loss, v_div(sums->distance, temperature));
-    } else {
-        const vec_mask is_distant = v_greater(v_splat(DISTANT_TARGET), sums->exp_of_pivot.high);
-        if (v_mask_bits(is_distant)) {
-            const NAME(pair) distant = NAME(losses_of_distant_targets)(sums, shifted_maximum, reference, temperature);
-            loss.high = v_select(is_distant, distant.high, loss.high);
-            loss.low = v_select(is_distant, distant.low, loss.low);
-        }
-    }
+    sums->log_of_sum = NAME(pair_total)(loss);
+    sums->lse = v_add(v_div(sums->maximum, temperature), sums->log_of_sum);
+    loss = NAME(pair_product)(sums->target_mass, loss);
+    NAME(pair_add)(&loss, v_div(sums->distance, temperature));
     if (settings->row.z_loss != 0)
         NAME(add_z_loss)(sums, &loss, (REAL)settings->row.z_loss);
     return loss;
 }
 
-/* -a T / S, or a ((Q - q) e - q T) / S for targets with mass, q the pivot's: see lanes_along_classes.h.  `inverse` is nearly
- * 1 / S. */
-KERNEL_INLINE vec NAME(gradient_of_pivot)(const NAME(lane_sums) * sums, NAME(pair) weight, vec inverse, int has_slope,
-                                          int kind) {
-    const NAME(pair) others = NAME(accurate_others)(sums);
-    NAME(pair) sum = others, down = others;
+/* a ((Q - q) e - q T) / S, q the pivot's: see lanes_along_classes.h.  `inverse` is nearly 1 / S. */
+KERNEL_INLINE vec NAME(gradient_of_pivot)(const NAME(lane_sums) * sums, NAME(pair) weight, vec inverse, int has_slope) {
+    const NAME(pair) others = NAME(accurate_others)(sums), target = {sums->pivot_target, v_splat(0)};
+    const NAME(pair) gained = NAME(pair_product)(sums->other_mass, sums->exp_of_pivot);
+    NAME(pair) sum = others, down = NAME(pair_product)(target, others);
     NAME(pair_add)(&sum, sums->exp_of_pivot.high);
     sum.low = v_add(sum.low, sums->exp_of_pivot.low);
-    if (HAS_MASS(kind)) {
-        const NAME(pair) up = NAME(pair_product)(sums->other_mass, sums->exp_of_pivot);
-        const NAME(pair) target = {sums->pivot_target, v_splat(0)};
-        down = NAME(pair_product)(target, others);
-        NAME(pair_add)(&down, v_sub(v_splat(0), up.high));
-        down.low = v_sub(down.low, up.low);
-    }
+    NAME(pair_add)(&down, v_sub(v_splat(0), gained.high));
+    down.low = v_sub(down.low, gained.low);
     if (has_slope) {
         const NAME(pair) slope = {sums->slope, v_splat(0)};
         const NAME(pair) up = NAME(pair_product)(slope, sums->exp_of_pivot);
@@ -388,9 +322,7 @@ KERNEL_INLINE void NAME(columns_gradient)(NAME(tile) * tile, int classes, vec pi
             const vec_mask is_label = v_equal(smoothed->labels, v_splat(number));
             grad = NAME(product_with_pair_plus)(e, factor, v_select(is_label, minus_label, mass));
         } else {
-            grad = NAME(product_with_pair)(e, factor);
-            if (HAS_MASS(kind))
-                grad = v_fma(minus_weight, v_load(tile->masses[k]), grad);
+            grad = v_fma(minus_weight, v_load(tile->masses[k]), NAME(product_with_pair)(e, factor));
         }
         v_store(tile->columns[k], v_select(v_equal(pivot, v_splat(number)), pivot_gradient, grad));
     }
@@ -404,19 +336,14 @@ KERNEL_INLINE void NAME(gradient_of_tile)(NAME(tile) * tile, int classes, const 
     const vec not_a_number = v_splat(NAN);
     const int has_slope = settings->z_loss != 0;
     const NAME(pair) weight = weights->gradient_weight;
-    NAME(pair) numerator = weight, sum = sums->sum_of_others;
-    if (HAS_MASS(kind) || has_slope) {
-        NAME(pair) mass = {v_splat(1), v_splat(0)};
-        if (HAS_MASS(kind))
-            mass = sums->target_mass;
-        if (has_slope)
-            NAME(pair_add)(&mass, sums->slope);
-        numerator = NAME(pair_product)(weight, mass);
-    }
+    NAME(pair) mass = sums->target_mass, sum = sums->sum_of_others;
+    if (has_slope)
+        NAME(pair_add)(&mass, sums->slope);
+    const NAME(pair) numerator = NAME(pair_product)(weight, mass);
     NAME(pair_add)(&sum, sums->exp_of_pivot.high);
     const vec inverse = NAME(inverse_of)(sum);
     NAME(pair) factor = NAME(quotient)(numerator, sum, inverse);
-    vec pivot_gradient = NAME(gradient_of_pivot)(sums, weight, inverse, has_slope, kind);
+    vec pivot_gradient = NAME(gradient_of_pivot)(sums, weight, inverse, has_slope);
     if (settings->output == XENT_PROBABILITIES) {
         const NAME(pair) one = {v_splat(1), v_splat(0)};
         factor = NAME(quotient)(one, sum, inverse);
@@ -439,20 +366,14 @@ KERNEL_INLINE void NAME(gradient_of_tile)(NAME(tile) * tile, int classes, const 
             v_store(tile->columns[k], v_mul(v_load(tile->columns[k]), weights->last_factor));
 }
 
-KERNEL_INLINE NAME(pair) NAME(unit_pair)(void) {
-    const NAME(pair) one = {v_splat(1), v_splat(0)};
-    return one;
-}
-
 /* Lanes whose loss the lanes' type holds with few digits, though a double does not: it is Q log1p(T / e), and log1p(r) is r
  * there.  0 where there are others. */
 KERNEL_INLINE unsigned NAME(tiny_losses)(const NAME(pair) * loss, const NAME(lane_sums) * sums,
-                                         const NAME(settings) * settings, int kind) {
+                                         const NAME(settings) * settings) {
     const vec zero = v_splat(0), limit = v_splat((REAL)TINY_LOSS);
     const vec magnitude = v_max(v_sub(zero, loss->high), loss->high);
     unsigned tiny = v_mask_bits(v_greater(limit, magnitude)) & v_mask_bits(v_greater(sums->sum_of_others.high, zero));
-    if (HAS_MASS(kind))
-        tiny &= v_mask_bits(v_equal(sums->distance, zero));
+    tiny &= v_mask_bits(v_equal(sums->distance, zero));
     return settings->row.z_loss != 0 ? 0 : tiny;
 }
 
@@ -483,70 +404,53 @@ static NEVER_INLINE unsigned NAME(lanes_out_of_reach)(REAL (*columns)[LANES], in
 
 /* Lanes that must leave the lanes' type (double_rows.h), as far as that is known before the exponentials. */
 KERNEL_INLINE unsigned NAME(leaving_lanes)(REAL (*columns)[LANES], int classes, const NAME(lane_sums) * sums,
-                                           const NAME(lane_weights) * weights, const NAME(settings) * settings,
-                                           int kind) {
+                                           const NAME(lane_weights) * weights, const NAME(settings) * settings) {
     const unsigned all = (1u << LANES) - 1;
     if (settings->all_leave)
         return all;
     if (settings->row.output != XENT_GRADIENT)
         return 0;
-    vec factor = v_mul(NAME(magnitude)(weights->gradient_weight.high), weights->last_factor), largest = factor;
-    if (HAS_MASS(kind)) {
-        const vec mass = v_max(NAME(magnitude)(sums->target_mass.high), NAME(magnitude)(sums->pivot_target));
-        largest = v_max(factor, v_max(mass, NAME(magnitude)(sums->other_mass.high)));
-        factor = v_max(v_mul(factor, mass), factor);
-    }
+    const vec weight = v_mul(NAME(magnitude)(weights->gradient_weight.high), weights->last_factor);
+    const vec mass = v_max(NAME(magnitude)(sums->target_mass.high), NAME(magnitude)(sums->pivot_target));
+    const vec largest = v_max(weight, v_max(mass, NAME(magnitude)(sums->other_mass.high)));
+    const vec factor = v_max(v_mul(weight, mass), weight);
     if (v_mask_bits(v_not_less(v_max(largest, factor), v_splat(VISIBLE_FACTOR))) == 0)
         return 0;
     return NAME(lanes_out_of_reach)(columns, classes, sums->maximum, factor, largest, &settings->scale);
 }
 
 /* Losses and, if asked for, statistics and gradient of the rows side by side in a tile. */
-KERNEL_INLINE NAME(lane_results)
-    NAME(rows_of_tile)(NAME(tile) * tile, int classes, vec labels, const NAME(lane_weights) * weights,
-                       const NAME(smoothed_masses) * smoothed, const NAME(settings) * settings, int has_grad,
-                       int kind) {
+KERNEL_INLINE NAME(lane_results) NAME(rows_of_tile)(NAME(tile) * tile, int classes, const NAME(lane_weights) * weights,
+                                                    const NAME(smoothed_masses) * smoothed,
+                                                    const NAME(settings) * settings, int has_grad, int kind) {
     const vec zero = v_splat(0);
     NAME(lane_sums) sums;
     NAME(lane_results) results;
-    sums.pivot = labels;
     sums.slope = zero;
-    NAME(columns_maximum)(tile->columns, classes, &sums, kind);
-    results.prediction = sums.pivot;
-    if ((settings->wants_prediction || settings->row.wants_lse) && !HAS_MASS(kind))
-        results.prediction = NAME(columns_first_maximum)(tile->columns, classes);
+    NAME(columns_maximum)(tile->columns, classes, &sums);
     const vec base = NAME(finite_maximum)(sums.maximum);
     if (kind == XENT_SMOOTHED_TARGETS && settings->row.output != XENT_GRADIENT)
         NAME(forget_masses)(&sums);
     else if (kind == XENT_SMOOTHED_TARGETS && smoothed->class_weight)
         NAME(columns_masses)(tile, classes, smoothed, base, &sums, 1, kind);
-    else if (HAS_MASS(kind))
+    else
         NAME(columns_masses)(tile, classes, smoothed, base, &sums, 0, kind);
-    results.leaving = NAME(leaving_lanes)(tile->columns, classes, &sums, weights, settings, kind);
+    results.leaving = NAME(leaving_lanes)(tile->columns, classes, &sums, weights, settings);
     const vec shift = NAME(shift_huge_columns)(tile->columns, classes, base, settings->scale.huge_logit);
     const vec shifted_maximum = v_sub(base, shift);
     const NAME(exponential_reference) reference =
         NAME(reference_for)(NAME(reference_exponent)(shifted_maximum, &settings->scale), &settings->scale);
-    NAME(columns_exponentials)(tile->columns, classes,
-                               HAS_MASS(kind) ? shifted_maximum : v_sub(sums.pivot_logit, shift), reference, &sums);
+    NAME(columns_exponentials)(tile->columns, classes, shifted_maximum, reference, &sums);
 
     const vec sum = v_add(sums.sum_of_others.high, sums.exp_of_pivot.high);
     const vec_mask is_number = v_greater(v_keep(v_equal(base, sums.maximum), sum), zero);
-    if (!HAS_MASS(kind)) {
-        sums.lse = zero;
-        if (settings->row.wants_lse)
-            sums.lse = NAME(lse_of_columns)(tile->columns, classes, results.prediction, sums.maximum, shifted_maximum,
-                                            reference, v_splat((REAL)settings->row.temperature));
-    }
-    results.loss = NAME(lane_losses)(&sums, shifted_maximum, reference, settings, kind);
+    results.loss = NAME(lane_losses)(&sums, settings);
     if (has_grad)
         NAME(gradient_of_tile)(tile, classes, &sums, weights, smoothed, is_number, &settings->row, kind);
-    results.is_tiny = REAL_BITS == 32 ? NAME(tiny_losses)(&results.loss, &sums, settings, kind) : 0;
+    results.is_tiny = REAL_BITS == 32 ? NAME(tiny_losses)(&results.loss, &sums, settings) : 0;
     results.others = NAME(accurate_others)(&sums);
     results.exp_of_pivot = sums.exp_of_pivot;
-    results.mass = NAME(unit_pair)();
-    if (HAS_MASS(kind))
-        results.mass = sums.target_mass;
+    results.mass = sums.target_mass;
     if (settings->row.output == XENT_GRADIENT)
         results.leaving |= ~v_mask_bits(v_equal(v_sub(results.loss.high, results.loss.high), zero));
     results.leaving &= v_mask_bits(is_number);
@@ -554,8 +458,8 @@ KERNEL_INLINE NAME(lane_results)
     results.loss.high = v_select(is_number, results.loss.high, v_splat(NAN));
     results.lse = v_select(is_number, sums.lse, v_splat(NAN));
     results.maximum = v_select(is_number, sums.maximum, v_splat(NAN));
-    results.log_of_sum = HAS_MASS(kind) ? sums.log_of_sum : zero;
-    results.prediction = v_select(is_number, results.prediction, v_splat(-1));
+    results.log_of_sum = sums.log_of_sum;
+    results.prediction = v_select(is_number, sums.pivot, v_splat(-1));
     return results;
 }
 
@@ -770,9 +674,10 @@ KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, 
             weights.gradient_weight = NAME(keep_pair)(v_not_less(lanes, v_splat(0)), weights.gradient_weight);
             NAME(clear_rows_without_label)(tile.columns, classes, lanes);
         }
-    } else
+    } else {
         NAME(load_columns)(tile.masses, batch->dense_targets + first_row * batch->dense_targets_row_stride,
                            batch->dense_targets_row_stride, batch->dense_targets_class_stride, row_count, classes);
+    }
     if (kind == XENT_SHAPED_TARGETS)
         NAME(shape_masses)(&tile, batch);
     if (kind == XENT_SMOOTHED_TARGETS) {
@@ -782,7 +687,7 @@ KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, 
     }
     const int is_logarithm = settings->row.output == XENT_LOG_PROBABILITIES;
     const NAME(lane_results) results =
-        NAME(rows_of_tile)(&tile, classes, lanes, &weights, smoothed, settings, has_grad && !is_logarithm, kind);
+        NAME(rows_of_tile)(&tile, classes, &weights, smoothed, settings, has_grad && !is_logarithm, kind);
     if (has_grad && is_logarithm) {
         NAME(load_columns)(tile.columns, logits, batch->logits_row_stride, batch->logits_class_stride, row_count,
                            classes);
@@ -808,7 +713,7 @@ KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, 
 /* All of them, a vector of rows at a time.  `labels` has a whole vector from each row on. */
 KERNEL_INLINE void NAME(many_short_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
                                          const int64_t *labels, double *row_loss, int kind) {
-    const int has_own_weights = batch->sample_weight != NULL || (batch->class_weight != NULL && !HAS_MASS(kind));
+    const int has_own_weights = batch->sample_weight != NULL;
     const NAME(settings) settings = NAME(settings_of)(batch);
     NAME(lane_weights) weights;
     NAME(smoothed_masses) smoothed;
