@@ -68,6 +68,9 @@ def calls(shape: tuple[int, int], dtype: type, threads: int) -> dict[str, Callab
     ready["distillation"] = lambda: xent_fast.distillation_loss_grad(
         logits, slopes, labels, temperature=2.0, alpha=0.3, **several
     )
+    ready["entropy"] = lambda: xent_fast.softmax_entropy_grad(
+        logits, reduction="none", temperature=1.7, **several
+    )
     turned = np.ascontiguousarray(logits.T)
     ready["classes first"] = lambda: xent_fast.softmax(turned, axis=0, **several)
     ready["loss"] = lambda: xent_fast.softmax_cross_entropy(logits, targets, **several)

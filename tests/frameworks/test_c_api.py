@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import float_mode
 import numpy as np
 import pytest
 
@@ -347,6 +348,27 @@ def test_outputs_that_overlap_are_refused() -> None:
     # in place, beside each other, and an input inside another input
     assert called(**members_of(logits, labels, grad=logits, row_loss=whole[400:440]))[0] == OK
     assert called(**members_of(logits, labels, class_weight=logits))[0] in (OK, NEGATIVE)
+
+
+@pytest.mark.skipif(not float_mode.IS_KNOWN, reason="fenv_t of this platform unknown")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_float_mode(threads: int) -> None:
+    logits, labels = problem(200, 1000)
+    logits *= 10  # subnormal probabilities
+    want = np.empty_like(logits)
+    calls = np.zeros(1, c_api.CALL_DTYPE)
+    assert called(**members_of(logits, labels, grad=want))[0] == OK
+    for mode in float_mode.MODES.values():
+        grad = np.empty_like(logits)
+        INIT(calls.ctypes.data)
+        for name, value in members_of(logits, labels, grad=grad, num_threads=threads).items():
+            calls[name] = value.ctypes.data if isinstance(value, np.ndarray) else value
+        place = calls.ctypes.data
+        with float_mode.in_mode(mode):
+            status = LOSS_AND_GRAD(place)
+            after = float_mode.current()
+        assert (status, after) == (OK, mode & float_mode.MODE_BITS)
+        np.testing.assert_array_equal(grad, want)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
