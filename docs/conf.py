@@ -168,7 +168,7 @@ executed = [path.name for path in (HERE / "examples").glob("plot_*.py") if can_r
 sphinx_gallery_conf = {
     "examples_dirs": ["examples"],
     "gallery_dirs": ["gallery"],
-    "ignore_pattern": "train_digits",  # a program with options: the tutorial shows what it does
+    "ignore_pattern": "train_",  # programs with options: pages show what they do
     "filename_pattern": "|".join(re.escape(f"/{name}") for name in executed),
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
