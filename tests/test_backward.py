@@ -319,13 +319,28 @@ def good(shape: tuple[int, ...] = (6, 4), dtype: type = np.float32) -> np.ndarra
 
 
 BAD_INPUTS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
-    "integers": (lambda: np.ones((6, 4), int), TypeError, "must be float32 or float64, not int64"),
-    "bool": (lambda: np.ones((6, 4), bool), TypeError, "must be float32 or float64, not bool"),
-    "half": (lambda: good(dtype=np.float16), TypeError, "must be float32 or float64, not float16"),
-    "complex": (lambda: good(dtype=complex), TypeError, "must be float32 or float64"),
-    "object": (lambda: good().astype(object), TypeError, "must be float32 or float64, not object"),
-    "text": (lambda: "abc", TypeError, "must be float32 or float64"),
-    "None": (lambda: None, TypeError, "must be float32 or float64, not None"),
+    "integers": (
+        lambda: np.ones((6, 4), int),
+        TypeError,
+        "must be float16, bfloat16, float32 or float64, not int64",
+    ),
+    "bool": (
+        lambda: np.ones((6, 4), bool),
+        TypeError,
+        "must be float16, bfloat16, float32 or float64, not bool",
+    ),
+    "complex": (
+        lambda: good(dtype=complex),
+        TypeError,
+        "must be float16, bfloat16, float32 or float64",
+    ),
+    "object": (
+        lambda: good().astype(object),
+        TypeError,
+        "must be float16, bfloat16, float32 or float64, not object",
+    ),
+    "text": (lambda: "abc", TypeError, "must be float16, bfloat16, float32 or float64"),
+    "None": (lambda: None, TypeError, "must be float16, bfloat16, float32 or float64, not None"),
     "masked": (lambda: np.ma.array(good()), TypeError, "must not be a masked array"),
     "ragged": (lambda: [[1.0], [1.0, 2.0]], ValueError, "inhomogeneous"),
 }

@@ -191,7 +191,11 @@ MEMORY = np.zeros(13)
 @pytest.mark.parametrize(
     ("error", "words", "arguments"),
     [
-        (TypeError, "logits must be float32 or float64", {"logits": LOGITS.astype(int)}),
+        (
+            TypeError,
+            "logits must be float16, bfloat16, float32 or float64",
+            {"logits": LOGITS.astype(int)},
+        ),
         (TypeError, "masked", {"logits": np.ma.masked_array(LOGITS)}),
         (IndexError, "index 4 is out of bounds", {"targets": [0, 0, 4]}),
         (ValueError, "class indices must have shape", {"targets": [0, 0]}),

@@ -2,7 +2,7 @@
 
     loss, grad = softmax_cross_entropy_grad(logits, labels)
 
-``logits`` are float32 or float64 scores of shape (rows, classes), before any softmax; ``labels``
+``logits`` are floating-point scores of shape (rows, classes), before any softmax; ``labels``
 one class index a row. ``grad`` is the gradient of the mean loss with respect to the logits, as an
 array that can be handed to the layer below; ``out=logits`` writes it over the logits.
 

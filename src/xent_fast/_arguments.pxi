@@ -12,7 +12,7 @@
 
 
 cdef inline cnp.ndarray as_logits(object given, object out):
-    """The logits as a plain ndarray (rows, classes) of float32 or float64, of any layout."""
+    """The logits as a plain ndarray (rows, classes) of a float that is taken, of any layout."""
     cdef cnp.ndarray logits
     if cnp.PyArray_CheckExact(given):
         logits = <cnp.ndarray>given
@@ -85,9 +85,9 @@ cdef cnp.ndarray unusual_targets(object given, object logits, object destination
         raise ValueError("out shares memory with targets")
     if cnp.PyArray_ISINTEGER(targets):
         return targets.astype(targets.dtype.newbyteorder("="), copy=False)
-    if targets.dtype.type is logits.dtype.type and is_for_kernels(targets):
+    if is_read_as_stored(targets, logits) and is_for_kernels(targets):
         return targets
-    return cast_copy(targets, logits.dtype.type)
+    return cast_copy(targets, computed_type(logits))
 
 
 cdef int describe_labels(xent_labels *labels, cnp.ndarray targets, object ignore_index) except -1:
@@ -175,7 +175,7 @@ cdef inline bint is_matrix_of_rows(object logits, object axis) except -1:
 
 
 cdef object as_float_array(object given, str name, object out):
-    """A plain ndarray of float32 or float64, of any shape and layout."""
+    """A plain ndarray of a float that is taken, of any shape and layout."""
     if out is not None and not isinstance(given, np.ndarray):
         raise TypeError(no_ndarray_beside_out(given, name))
     array = as_plain_array(given, name)
@@ -192,6 +192,18 @@ cdef str no_ndarray_beside_out(object given, str name):
 
 cdef int check_supported_float(object given, cnp.ndarray array, str name) except -1:
     if not is_supported_float(array):
+        raise TypeError(
+            f"{name} must be float16, bfloat16, float32 or float64, not "
+            f"{_remedies.described(given, array)}"
+            f"{_remedies.for_numbers(given, array, name, 'np.float32')}"
+        )
+    return 0
+
+
+cdef int check_computed_float(object given, cnp.ndarray array, str name) except -1:
+    """Of functions that are written in Python."""
+    cdef int type_number = cnp.PyArray_TYPE(array)
+    if type_number != cnp.NPY_FLOAT32 and type_number != cnp.NPY_FLOAT64:
         raise TypeError(
             f"{name} must be float32 or float64, not {_remedies.described(given, array)}"
             f"{_remedies.for_numbers(given, array, name, 'np.float32')}"
@@ -210,20 +222,33 @@ cdef int as_axis(object given, object array, str name) except -1:
 
 
 cdef object as_output(object out, object other, str name, str out_name="out"):
-    """`out` as a plain ndarray of the other's shape and dtype that can be written."""
-    return as_output_of_shape(out, other, name, other.shape, f"the {name}' shape", out_name)
+    """`out` as a plain ndarray of the other's shape that can be written.
+
+    It has the other's dtype or, where that has 16 bits, float32.
+    """
+    return as_output_of_shape(
+        out, other.dtype, computed_type(other), other, name, other.shape, f"the {name}' shape",
+        out_name
+    )
 
 
 cdef object as_output_of_shape(
-    object out, object other, str name, tuple shape, str shape_name, str out_name="out"
+    object out, object dtype, object computed, object other, str name, tuple shape,
+    str shape_name, str out_name="out"
 ):
-    """The same for another shape."""
+    """The same for another shape, of one dtype or the other."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"{out_name} must be an ndarray, not {type(out).__name__}")
     destination = as_plain_array(out, out_name)
-    if destination.dtype.type is not other.dtype.type:
+    if destination.dtype.type is not dtype.type and destination.dtype.type is not computed:
+        if dtype.type is not other.dtype.type:
+            raise TypeError(
+                f"{out_name} must have the dtype {dtype} where the {name} are {other.dtype}, not "
+                f"{destination.dtype}"
+            )
+        alternative = "" if dtype.type is computed else " or float32"
         raise TypeError(
-            f"{out_name} must have the {name}' dtype {other.dtype}, not {destination.dtype}"
+            f"{out_name} must have the {name}' dtype {dtype}{alternative}, not {destination.dtype}"
         )
     if destination.shape != shape:
         raise ValueError(f"{out_name} must have {shape_name} {shape}, not {destination.shape}")
@@ -265,13 +290,14 @@ cdef object as_any_targets(
 ):
     """Integers of the rows' shape or, dense, numbers of the logits', which errors call `name`.
 
-    Dense targets that are not floats of NumPy's become numbers of the logits' dtype.
+    Dense targets that are neither floats of NumPy's nor of the logits' dtype become numbers of the
+    type that is computed in.
     """
     targets = as_plain_array(given, "targets")
     if not isinstance(given, np.ndarray) and targets.shape == (0,):
         targets = targets.astype(np.intp)  # NumPy makes float64 of an empty list
     if targets.shape == logits.shape and is_real_or_bool(targets.dtype):
-        if targets.dtype.kind == "f":
+        if targets.dtype.kind == "f" or targets.dtype.type is logits.dtype.type:
             return targets
         if targets.ndim == 1:
             raise TypeError(
@@ -279,7 +305,7 @@ cdef object as_any_targets(
                 f"one class index or, if dense, floating-point, not {targets.dtype} of shape "
                 f"{targets.shape}; a binary loss takes two logits a row: [0, x]"
             )
-        return cast_copy(targets, logits.dtype.type, "K")
+        return cast_copy(targets, computed_type(logits), "K")
     if cnp.PyArray_ISINTEGER(targets):
         if targets.shape == row_shape:
             return targets
@@ -339,8 +365,8 @@ cdef int check_label_sizes(object given, object targets, object classes, int axi
 
 
 cdef bint is_real(object dtype) except -1:
-    """Numbers that convert to floats; bfloat16 of ml_dtypes is known by its name."""
-    return dtype.kind in "fiu" or dtype.name == "bfloat16"
+    """Numbers that convert to floats."""
+    return dtype.kind in "fiu" or is_bfloat16(dtype)
 
 
 cdef bint is_real_or_bool(object dtype) except -1:
@@ -449,13 +475,13 @@ cdef inline double as_z_loss(object given) except? -1.0:
 
 
 cdef inline cnp.ndarray as_class_weight(object given, cnp.ndarray logits):
-    """The class weights as contiguous numbers of the logits' dtype, or None."""
+    """The class weights as contiguous numbers of the type that is computed in, or None."""
     return None if given is None else copied_class_weight(given, logits)
 
 
 cdef cnp.ndarray copied_class_weight(object given, object logits):
     weights = as_weights(given, logits.shape[logits.ndim - 1:], "weight")
-    return cast_copy(weights, logits.dtype.type)
+    return cast_copy(weights, computed_type(logits))
 
 
 cdef int check_signs(
@@ -582,9 +608,50 @@ cdef object as_plain_array(object given, str name):
 # --- how an array lies in memory ------------------------------------------------------------------
 
 
-cdef inline bint is_supported_float(cnp.ndarray array) noexcept:
+cdef inline bint is_supported_float(cnp.ndarray array) except -1:
     cdef int type_number = cnp.PyArray_TYPE(array)
-    return type_number == cnp.NPY_FLOAT32 or type_number == cnp.NPY_FLOAT64
+    if type_number == cnp.NPY_FLOAT32 or type_number == cnp.NPY_FLOAT64:
+        return True
+    return type_number == cnp.NPY_FLOAT16 or is_bfloat16((<object>array).dtype)
+
+
+cdef inline bint is_bfloat16(object dtype) except -1:
+    """Whether it is that of ml_dtypes, which is known by its name and size alone."""
+    return (
+        dtype.num >= NPY_USERDEF and dtype.itemsize == 2 and dtype.type.__name__ == "bfloat16"
+    )
+
+
+cdef inline xent_storage storage_of(cnp.ndarray array) noexcept:
+    """How the numbers of an array of a float that is taken lie in memory."""
+    cdef int type_number = cnp.PyArray_TYPE(array)
+    if type_number == cnp.NPY_FLOAT32 or type_number == cnp.NPY_FLOAT64:
+        return XENT_AS_COMPUTED
+    return XENT_FLOAT16 if type_number == cnp.NPY_FLOAT16 else XENT_BFLOAT16
+
+
+cdef inline xent_dtype dtype_of(cnp.ndarray array) noexcept:
+    """What an array of a float that is taken is computed in."""
+    return XENT_FLOAT64 if cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT64 else XENT_FLOAT32
+
+
+cdef inline int computed_type_number(cnp.ndarray array) noexcept:
+    """The same as NumPy's number of it."""
+    return cnp.NPY_FLOAT64 if cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT64 else cnp.NPY_FLOAT32
+
+
+cdef inline object computed_type(cnp.ndarray array):
+    """The same as NumPy's type."""
+    return np.float64 if cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT64 else np.float32
+
+
+cdef inline bint is_read_as_stored(cnp.ndarray array, cnp.ndarray logits) except -1:
+    """Whether kernels for those logits take an array's numbers without a copy."""
+    if cnp.PyArray_TYPE(array) == computed_type_number(logits):
+        return True
+    if computed_type_number(logits) != cnp.NPY_FLOAT32 or not is_supported_float(array):
+        return False
+    return storage_of(array) != XENT_AS_COMPUTED
 
 
 cdef bint shares_memory(cnp.ndarray first, cnp.ndarray second) except -1:
@@ -671,6 +738,15 @@ cdef int check_alike(object array, str name, object other, str other_name) excep
 
 def checked_floats(given, name, out):
     """An array of float32 or float64; one that is not an array only without `out`."""
+    if out is not None and not isinstance(given, np.ndarray):
+        raise TypeError(no_ndarray_beside_out(given, name))
+    array = as_plain_array(given, name)
+    check_computed_float(given, array, name)
+    return array
+
+
+def checked_logits(given, name, out):
+    """An array of any float that is taken; one that is not an array only without `out`."""
     return as_float_array(given, name, out)
 
 

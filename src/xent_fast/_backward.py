@@ -57,7 +57,7 @@ def softmax_vjp(
 
     Parameters
     ----------
-    probabilities : array_like, float32 or float64
+    probabilities : array_like, float16, bfloat16, float32 or float64
         What softmax returned, of any shape with at least one axis and of any memory layout. The
         formula is computed as it stands; rows need not sum to 1.
     grad_probabilities : array_like of the same shape and dtype
@@ -85,8 +85,8 @@ def softmax_vjp(
     Raises
     ------
     TypeError
-        If an input is not float32 or float64 or is a masked array, the dtypes differ, or `out` is
-        not an ndarray of that dtype.
+        If an input is no float of 16, 32 or 64 bits or is a masked array, the dtypes differ, or
+        `out` is not an ndarray of a dtype that it may have.
     ValueError
         If the shapes differ or do not fit `grad_output`, there are rows but no class,
         `num_threads` is below 1, or `out` is read-only, overlaps itself or overlaps an input
@@ -164,7 +164,7 @@ def log_softmax_vjp(
 
     Parameters
     ----------
-    log_probabilities : array_like, float32 or float64
+    log_probabilities : array_like, float16, bfloat16, float32 or float64
         What log_softmax returned, in nats, of any shape with at least one axis and of any memory
         layout. The formula is computed as it stands, for positive numbers too.
     grad_log_probabilities : array_like of the same shape and dtype

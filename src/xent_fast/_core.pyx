@@ -30,6 +30,8 @@ from xent_fast._engine cimport (
     XENT_OPENMP_VERSION,
     Groups,
     Plan,
+    StoredMatrices,
+    StoredMatrix,
     check_labels,
     kernels_of_kind,
     make_plan,
@@ -44,8 +46,11 @@ from xent_fast._engine cimport (
     xent_use_default_mode,
 )
 from xent_fast._kernels cimport (
+    XENT_AS_COMPUTED,
+    XENT_BFLOAT16,
     XENT_BLOCK_STATISTICS,
     XENT_DENSE_TARGETS,
+    XENT_FLOAT16,
     XENT_FLOAT32,
     XENT_FLOAT64,
     XENT_GRADIENT,
@@ -68,6 +73,7 @@ from xent_fast._kernels cimport (
     xent_labels,
     xent_output,
     xent_row_kernels,
+    xent_storage,
     xent_target_kind,
     XENT_MEASURE,
     XENT_ROW_STATISTICS,
@@ -93,6 +99,11 @@ use_isa = _engine.use_isa
 cdef extern from "Python.h":
     ctypedef struct PyFloatObject:
         double ob_fval
+
+
+cdef extern from "numpy/ndarraytypes.h":
+    enum:
+        NPY_USERDEF  # the first number of a dtype that NumPy does not have itself
 
 
 cdef extern from "_tuples.h":
@@ -283,6 +294,7 @@ cdef object compute_checked(
     """
     cdef xent_batch batch
     cdef Groups groups
+    cdef StoredMatrices stored
     cdef Plan plan
     cdef cnp.ndarray row_loss = None
     cdef cnp.ndarray working = None      # where the kernels write the gradient
@@ -315,12 +327,12 @@ cdef object compute_checked(
 
     # Every allocation.
     if options.reduction == NONE:
-        row_loss = empty_rows(batch.rows, cnp.PyArray_TYPE(logits))
+        row_loss = empty_rows(batch.rows, computed_type_number(logits))
         loss = row_loss
     else:
         loss = NAN  # a float that nobody else has seen
     if options.with_statistics:
-        lse = empty_rows(batch.rows, cnp.PyArray_TYPE(logits))
+        lse = empty_rows(batch.rows, computed_type_number(logits))
         prediction = empty_rows(batch.rows, cnp.NPY_INT64)
         class_number = prediction
         if sizeof(cnp.npy_intp) != sizeof(int64_t):
@@ -332,13 +344,14 @@ cdef object compute_checked(
     if options.with_grad:
         if destination is None:
             destination = empty_like(logits)
-        working = destination if is_for_kernels(destination) else empty_like(logits)
+        working = destination if is_for_kernels(destination) else empty_like(destination)
     if is_for_kernels(logits):
         source = logits
     else:
         source = working if options.with_grad and not is_void else empty_like(logits)
     point_batch_at(&batch, source, None if is_void else working, row_loss, lse, prediction)
     describe_groups(&groups, source, working, targets)
+    describe_stored(&stored, &batch, sizeof(batch), source, working, targets)
     grad = destination if out is None else out
     if rearrangement is not None:
         grad = rearrangement.grad
@@ -347,7 +360,10 @@ cdef object compute_checked(
         if options.with_statistics:
             statistics = RowStatistics(*map(rearrangement.rows_as_given, statistics))
     result = packed(options, loss, grad, statistics)
-    make_plan(&plan, &batch, &groups, kernels_for(&batch, logits), options.num_threads)
+    make_plan(
+        &plan, &batch, &groups, if_in_16_bits(&stored), kernels_for(&batch, logits),
+        options.num_threads
+    )
 
     # The first write to memory of the caller, and all others. A copy fails before it writes, if at
     # all, and nothing else allocates.
@@ -444,19 +460,20 @@ cdef object compute_rearranged(
     if destination is not None:
         matrices.append(destination.transpose(axes))
     if is_dense:
-        if targets.dtype != logits.dtype.type:
-            targets = cast_copy(targets, logits.dtype.type, "K")
+        if not is_read_as_stored(targets, logits) or not targets.dtype.isnative:
+            targets = cast_copy(targets, computed_type(logits), "K")
         matrices.append(targets.transpose(axes))
     else:
         targets = rows_in_order(targets, axes, axis)
         targets = targets.astype(targets.dtype.newbyteorder("="), copy=False)
     grouped = as_groups(matrices)
     if grouped is None:
-        grouped = [copied_rows(matrices[0], logits.dtype)]
+        dtype = logits.dtype if destination is None else destination.dtype
+        grouped = [copied_rows(matrices[0], dtype)]
         if destination is not None:
             grouped.append(grouped[0])  # the gradient takes the copy's place
         if is_dense:
-            grouped.append(copied_rows(matrices[len(matrices) - 1], logits.dtype))
+            grouped.append(copied_rows(matrices[len(matrices) - 1], targets.dtype))
         if destination is not None:
             rearrangement.last_copy_to = matrices[1]
             rearrangement.last_copy_from = grouped[1].reshape(matrices[1].shape)
@@ -574,7 +591,7 @@ cdef object any_probabilities(
     if grouped is not None:
         compute_softmax(grouped[0], grouped[1], output, threads, temperature)
     else:
-        rows = copied_rows(logits.transpose(axes), logits.dtype)
+        rows = copied_rows(logits.transpose(axes), destination.dtype)
         compute_softmax(rows, rows, output, threads, temperature)
         np.copyto(moved, rows.reshape(moved.shape))
     return destination if out is None else out
@@ -598,7 +615,10 @@ cdef object any_log_sum_of_exponentials(
     row_shape = without_axis(logits.shape, axis)
     shape = (*row_shape[:axis], 1, *row_shape[axis:]) if keepdims else row_shape
     if out is not None:
-        destination = as_output_of_shape(out, logits, "logits", shape, "the result's shape")
+        computed = computed_type(logits)
+        destination = as_output_of_shape(
+            out, np.dtype(computed), computed, logits, "logits", shape, "the result's shape"
+        )
         if shares_memory(destination, logits):
             raise ValueError("out shares memory with logits")
     axes = axes_by_stride(logits, axis)
@@ -608,7 +628,8 @@ cdef object any_log_sum_of_exponentials(
     lse = compute_softmax(rows, None, XENT_PROBABILITIES, threads, 1.0)
     if has_nan(lse):  # NaN, +inf or nothing but -inf: the largest logit is the answer
         undefined = np.isnan(lse).reshape(moved.shape[:moved.ndim - 1])
-        lse.reshape(undefined.shape)[undefined] = moved[undefined].max(axis=1)
+        with np.errstate(all="ignore"):
+            lse.reshape(undefined.shape)[undefined] = moved[undefined].max(axis=1)
     result = rows_as_given(lse, axes, axis, row_shape).reshape(shape)
     if out is None:
         return result
@@ -639,17 +660,22 @@ cdef object compute_softmax(
     cdef Options options
     cdef xent_batch batch
     cdef Groups groups
+    cdef StoredMatrices stored
     cdef Plan plan
     cdef cnp.ndarray first_class = np.zeros(1, dtype=np.int8)
     read_options(&options, 0.0, temperature, 0.0, "sum", 1.0, False, None)
     describe_rows(&batch, &options, rows, first_class, None, None, None)
-    cdef cnp.ndarray lse = empty_rows(batch.rows, cnp.PyArray_TYPE(rows))
+    cdef cnp.ndarray lse = empty_rows(batch.rows, computed_type_number(rows))
     batch.labels.stride = 0
     batch.weight_factor = 0.0
     batch.output = output
     point_batch_at(&batch, rows, out, None, lse, None)
     describe_groups(&groups, rows, out, first_class)
-    make_plan(&plan, &batch, &groups, kernels_of(rows, XENT_SMOOTHED_TARGETS), threads)
+    describe_stored(&stored, &batch, sizeof(batch), rows, out, first_class)
+    make_plan(
+        &plan, &batch, &groups, if_in_16_bits(&stored), kernels_of(rows, XENT_SMOOTHED_TARGETS),
+        threads
+    )
     try:
         process_rows(&plan)
     finally:
@@ -797,7 +823,7 @@ cdef inline void describe_groups(
     Groups *groups, cnp.ndarray source, cnp.ndarray working, cnp.ndarray targets
 ) noexcept:
     """`targets` count only if they are dense."""
-    groups.real_bytes = cnp.PyArray_ITEMSIZE(source)
+    groups.real_bytes = sizeof(double) if dtype_of(source) == XENT_FLOAT64 else sizeof(float)
     groups.count = 1
     groups.rows = cnp.PyArray_DIM(source, 0)
     groups.logits_stride = groups.grad_stride = groups.targets_stride = 0
@@ -810,6 +836,89 @@ cdef inline void describe_groups(
         groups.grad_stride = cnp.PyArray_STRIDE(working, 0)
     if cnp.PyArray_NDIM(targets) == 3:
         groups.targets_stride = cnp.PyArray_STRIDE(targets, 0)
+
+
+cdef inline void describe_stored(
+    StoredMatrices *stored,
+    const xent_batch *batch,
+    size_t batch_bytes,
+    cnp.ndarray source,
+    cnp.ndarray working,
+    cnp.ndarray targets,
+) noexcept:
+    """How the matrices of a batch lie in memory, of a function's batch those that all begin with.
+
+    `targets` count only if they are dense; without `batch.grad` nothing is written to `working`.
+    """
+    begin_stored(stored, batch_bytes)
+    add_matrix(
+        stored, batch, &batch.logits, &batch.logits_row_stride, &batch.logits_class_stride, source
+    ).is_read = True
+    if batch.grad != NULL:
+        add_result(
+            stored, batch, &batch.grad, &batch.grad_row_stride, &batch.grad_class_stride, working,
+            True
+        )
+    if batch.dense_targets != NULL:
+        add_matrix(
+            stored, batch, &batch.dense_targets, &batch.dense_targets_row_stride,
+            &batch.dense_targets_class_stride, targets
+        ).is_read = True
+
+
+cdef inline void begin_stored(StoredMatrices *stored, size_t batch_bytes) noexcept:
+    """Of a batch without factors of its rows, until they are noted."""
+    stored.batch_bytes = batch_bytes
+    stored.count = 0
+    stored.in_16_bits = 0
+    stored.row_factor = 0
+    stored.row_factor_step = 0
+
+
+cdef inline void add_result(
+    StoredMatrices *stored,
+    const void *batch,
+    const void *address,
+    const Py_ssize_t *row_stride,
+    const Py_ssize_t *class_stride,
+    cnp.ndarray array,
+    bint takes_first_place,
+) noexcept:
+    cdef StoredMatrix *matrix = add_matrix(
+        stored, batch, address, row_stride, class_stride, array
+    )
+    matrix.is_written = True
+    matrix.takes_first_place = takes_first_place
+
+
+cdef inline StoredMatrix *add_matrix(
+    StoredMatrices *stored,
+    const void *batch,
+    const void *address,
+    const Py_ssize_t *row_stride,
+    const Py_ssize_t *class_stride,
+    cnp.ndarray array,
+) noexcept:
+    """Note where a batch has a matrix; a batch without strides of its classes names its rows'."""
+    cdef StoredMatrix *matrix = &stored.matrices[stored.count]
+    stored.count += 1
+    matrix.storage = storage_of(array)
+    if matrix.storage != XENT_AS_COMPUTED:
+        stored.in_16_bits += 1
+    matrix.address = <const char *>address - <const char *>batch
+    matrix.row_stride = <const char *>row_stride - <const char *>batch
+    matrix.class_stride = <const char *>class_stride - <const char *>batch
+    matrix.group_stride = 0
+    if cnp.PyArray_NDIM(array) == 3:
+        matrix.group_stride = cnp.PyArray_STRIDE(array, 0)
+    matrix.is_read = False
+    matrix.is_written = False
+    matrix.takes_first_place = False
+    return matrix
+
+
+cdef inline const StoredMatrices *if_in_16_bits(const StoredMatrices *stored) noexcept:
+    return stored if stored.in_16_bits > 0 else NULL
 
 
 cdef inline const xent_row_kernels *kernels_for(
@@ -830,10 +939,6 @@ cdef inline const xent_row_kernels *kernels_of(
     cnp.ndarray logits, xent_target_kind target_kind
 ) noexcept:
     return kernels_of_kind(dtype_of(logits), target_kind)
-
-
-cdef inline xent_dtype dtype_of(cnp.ndarray logits) noexcept:
-    return XENT_FLOAT32 if cnp.PyArray_TYPE(logits) == cnp.NPY_FLOAT32 else XENT_FLOAT64
 
 
 # --- the functions of the derivation --------------------------------------------------------------

@@ -44,6 +44,7 @@ cdef object vector_jacobian_product(
     bint of_logarithm,
 ):
     cdef xent_vjp_batch batch
+    cdef StoredMatrices stored
     cdef cnp.ndarray values_rows, slopes_rows, working
     cdef cnp.ndarray grad_output = None
     cdef object destination = None
@@ -69,7 +70,7 @@ cdef object vector_jacobian_product(
     working = rows_in_place(moved)
     is_final = working is not None
     if not is_final:
-        working = np.empty((<object>values_rows).shape, values.dtype.type)
+        working = np.empty((<object>values_rows).shape, destination.dtype.type)
 
     # The first write to memory of the caller, and all others.
     batch.rows = cnp.PyArray_DIM(values_rows, 0)
@@ -85,7 +86,23 @@ cdef object vector_jacobian_product(
     if grad_output is not None:
         batch.grad_output = <const double *>cnp.PyArray_DATA(grad_output)
         batch.grad_output_step = 1 if np.ndim(given_grad_output) > 0 else 0
-    process_vjp_rows(&batch, dtype_of(values_rows), of_logarithm, requested_threads)
+    begin_stored(&stored, sizeof(batch))
+    stored.row_factor = <const char *>&batch.grad_output - <const char *>&batch
+    stored.row_factor_step = <const char *>&batch.grad_output_step - <const char *>&batch
+    add_matrix(
+        &stored, &batch, &batch.values, &batch.values_row_stride, &batch.values_row_stride,
+        values_rows
+    ).is_read = True
+    add_matrix(
+        &stored, &batch, &batch.slopes, &batch.slopes_row_stride, &batch.slopes_row_stride,
+        slopes_rows
+    ).is_read = True
+    add_result(
+        &stored, &batch, &batch.grad, &batch.grad_row_stride, &batch.grad_row_stride, working, True
+    )
+    process_vjp_rows(
+        &batch, if_in_16_bits(&stored), dtype_of(values_rows), of_logarithm, requested_threads
+    )
     if not is_final:
         np.copyto(moved, (<object>working).reshape(moved.shape))
     return out

@@ -124,11 +124,11 @@ def distillation_loss_grad(
 
     Parameters
     ----------
-    student_logits : array_like with a class axis, float32 or float64
-        Unnormalised log-probabilities, of any memory layout. Computed in their own precision. Must
-        be an ndarray if `out` is given.
+    student_logits : array_like with a class axis, float16, bfloat16, float32 or float64
+        Unnormalised log-probabilities, of any memory layout. Computed in their own precision, those
+        of 16 bits in float32. Must be an ndarray if `out` is given.
     teacher_logits : array_like of the same shape
-        Real numbers, converted to the dtype of `student_logits`. They get no gradient.
+        Real numbers, converted to what `student_logits` are computed in. They get no gradient.
     targets : array_like, optional
         Class indices or dense targets, as for `softmax_cross_entropy`. Without them the loss is the
         first term alone, as with ``alpha=1``.

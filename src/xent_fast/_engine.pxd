@@ -12,6 +12,7 @@ from xent_fast._kernels cimport (
     xent_row_kernels,
     xent_shard_kernels,
     xent_softmax_function,
+    xent_storage,
     xent_target_kind,
     xent_vjp_batch,
 )
@@ -43,10 +44,35 @@ cdef struct Groups:
     Py_ssize_t grad_stride
     Py_ssize_t targets_stride
 
+cdef enum:
+    MOST_MATRICES = 4
+
+# A matrix of a batch. Where one of them lies in 16 bits, the kernels get some of its rows at a time
+# as float32, in memory of the thread's own.
+cdef struct StoredMatrix:
+    xent_storage storage
+    size_t address         # where its members stand in the batch, in bytes from its beginning
+    size_t row_stride
+    size_t class_stride    # the same as row_stride: the batch has none
+    Py_ssize_t group_stride
+    bint is_read
+    bint is_written
+    bint takes_first_place  # a result that may take the place of the first matrix's float32
+
+# All matrices of a batch of `batch_bytes` bytes; `in_16_bits` of them lie in 16 bits.
+cdef struct StoredMatrices:
+    size_t batch_bytes
+    int count
+    int in_16_bits
+    size_t row_factor       # where the batch has doubles for its rows; 0: it has none
+    size_t row_factor_step  # and where their step
+    StoredMatrix matrices[MOST_MATRICES]
+
 # How the rows of one batch are shared out, and the memory that takes.
 cdef struct Plan:
     const xent_batch *batch
     const Groups *groups
+    const StoredMatrices *stored   # NULL where every matrix lies as it is computed with
     const xent_row_kernels *kernels
     int64_t chunk_rows
     int64_t group_chunks   # of each group
@@ -54,6 +80,7 @@ cdef struct Plan:
     int threads
     int64_t parts          # of each row where threads share rows; else 0
     char *workspaces
+    size_t kernel_bytes    # of a thread's workspace, before the float32 of stored matrices
     size_t workspace_step  # bytes from one thread's workspace to the next, or from one row's
     double *chunk_losses   # one sum a chunk; only with more than one thread
     void *memory           # what to free
@@ -65,6 +92,7 @@ cdef int make_plan(
     Plan *plan,
     const xent_batch *batch,
     const Groups *groups,
+    const StoredMatrices *stored,
     const xent_row_kernels *kernels,
     int requested_threads,
 ) except -1
@@ -72,14 +100,19 @@ cdef size_t share_out(
     Plan *plan,
     const xent_batch *batch,
     const Groups *groups,
+    const StoredMatrices *stored,
     const xent_row_kernels *kernels,
     int requested_threads,
 ) noexcept nogil
 cdef double process_rows(const Plan *plan) noexcept
 cdef double process_chunks(const Plan *plan) noexcept nogil
-cdef void process_vjp_rows(
-    const xent_vjp_batch *batch, xent_dtype dtype, bint of_logarithm, int requested_threads
-) noexcept
+cdef int process_vjp_rows(
+    const xent_vjp_batch *batch,
+    const StoredMatrices *stored,
+    xent_dtype dtype,
+    bint of_logarithm,
+    int requested_threads,
+) except -1
 
 cdef const xent_row_kernels *kernels_of_kind(
     xent_dtype dtype, xent_target_kind kind

@@ -10,9 +10,11 @@ import os
 
 from cython.parallel cimport parallel, prange, threadid
 from libc.stdint cimport int64_t, uintptr_t
-from libc.stdlib cimport malloc
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 
 from xent_fast._kernels cimport (
+    XENT_AS_COMPUTED,
     XENT_MAX_ROWS_PER_CALL,
     XENT_ROW_GRANULARITY,
     xent_add_to_sum,
@@ -20,7 +22,10 @@ from xent_fast._kernels cimport (
     xent_batch_from,
     xent_best_isa,
     xent_check_labels,
+    xent_distillation_batch,
     xent_dtype,
+    xent_entropy_batch,
+    xent_grad_hessian_batch,
     xent_isa,
     xent_isa_at,
     xent_isa_count,
@@ -30,8 +35,11 @@ from xent_fast._kernels cimport (
     xent_read_labels,
     xent_row_kernels,
     xent_running_sum,
+    xent_second_order_batch,
+    xent_shard,
     xent_shard_kernels,
     xent_softmax_function,
+    xent_storage_kernels,
     xent_sum_of,
     xent_sum_total,
     xent_target_kind,
@@ -86,11 +94,12 @@ cdef int make_plan(
     Plan *plan,
     const xent_batch *batch,
     const Groups *groups,
+    const StoredMatrices *stored,
     const xent_row_kernels *kernels,
     int requested_threads,
 ) except -1:
     """Share out the rows and allocate, or raise MemoryError."""
-    cdef size_t missing = share_out(plan, batch, groups, kernels, requested_threads)
+    cdef size_t missing = share_out(plan, batch, groups, stored, kernels, requested_threads)
     if missing != 0:
         raise MemoryError(f"cannot allocate {missing} bytes of workspace")
     return 0
@@ -100,6 +109,7 @@ cdef size_t share_out(
     Plan *plan,
     const xent_batch *batch,
     const Groups *groups,
+    const StoredMatrices *stored,
     const xent_row_kernels *kernels,
     int requested_threads,
 ) noexcept nogil:
@@ -110,6 +120,7 @@ cdef size_t share_out(
     cdef size_t workspace_bytes, loss_bytes
     plan.batch = batch
     plan.groups = groups
+    plan.stored = stored
     plan.kernels = kernels
     plan.chunk_count = 0
     plan.threads = 1
@@ -137,6 +148,9 @@ cdef size_t share_out(
         plan.workspace_step = round_up(kernels.workspace_bytes(batch.classes))
         if is_turned(batch):
             plan.workspace_step += round_up(kernels.turning_bytes(batch.classes))
+        plan.kernel_bytes = plan.workspace_step
+        if stored != NULL:
+            plan.workspace_step += float32_bytes(stored, batch, plan.chunk_rows, batch.classes)
         workspace_bytes = plan.threads * plan.workspace_step
         loss_bytes = plan.chunk_count * sizeof(double) if plan.threads > 1 else 0
     if workspace_bytes + loss_bytes == 0:
@@ -189,6 +203,8 @@ cdef int64_t parts_per_row(const Plan *plan, int requested_threads) noexcept nog
     cdef int64_t classes = plan.batch.classes
     cdef int threads
     if classes < SHARED_LOGITS or plan.groups.count > 1 or is_turned(plan.batch):
+        return 0
+    if plan.stored != NULL:
         return 0
     if plan.kernels.blocks_to_share == NULL:
         return 0
@@ -259,6 +275,8 @@ cdef inline double process_chunk(const Plan *plan, int64_t chunk, int thread) no
     cdef char *workspace = plan.workspaces + thread * plan.workspace_step
     cdef xent_batch batch
     cdef const xent_batch *rows = plan.batch
+    if plan.stored != NULL:
+        return process_stored_rows(plan, group, first_row, row_count, workspace)
     if group != 0:
         batch = group_of(plan, group)
         rows = &batch
@@ -315,6 +333,198 @@ cdef inline double finish_shared_row(const Plan *plan, int64_t row) noexcept nog
     return plan.kernels.finish_row(plan.batch, row, workspace_of(plan, row))
 
 
+# --- matrices of 16 bits --------------------------------------------------------------------------
+
+
+cdef enum Direction:
+    LOAD
+    STORE
+
+# A copy of any batch, and what each of them begins with.
+cdef union AnyBatch:
+    xent_batch rows
+    xent_second_order_batch second_order
+    xent_distillation_batch distillation
+    xent_grad_hessian_batch grad_hessian
+    xent_entropy_batch entropy
+    xent_shard shard
+
+
+cdef double process_stored_rows(
+    const Plan *plan, int64_t group, int64_t first_row, int64_t row_count, char *workspace
+) noexcept nogil:
+    """Some rows of a group through float32 of the thread's own."""
+    cdef const StoredMatrices *stored = plan.stored
+    cdef AnyBatch copy
+    cdef double loss
+    memcpy(&copy, plan.batch, stored.batch_bytes)
+    copy.rows = xent_batch_from(
+        plan.batch, group * plan.groups.rows + first_row, plan.groups.real_bytes
+    )
+    place_rows(
+        stored, plan.batch, &copy, group, first_row, plan.chunk_rows, plan.batch.classes,
+        workspace + plan.kernel_bytes
+    )
+    move_rows(stored, plan.batch, &copy, LOAD, group, first_row, row_count, plan.batch.classes)
+    loss = plan.kernels.process_rows(&copy.rows, 0, row_count, workspace)
+    move_rows(stored, plan.batch, &copy, STORE, group, first_row, row_count, plan.batch.classes)
+    return loss
+
+
+cdef size_t float32_bytes(
+    const StoredMatrices *stored, const void *batch, int64_t chunk_rows, int64_t classes
+) noexcept nogil:
+    """Memory for as many rows of each matrix in 16 bits."""
+    cdef size_t bytes = 0
+    cdef int number
+    for number in range(stored.count):
+        if has_own_float32(stored, batch, number):
+            bytes += float32_count(&stored.matrices[number], batch, chunk_rows, classes) * sizeof(
+                float
+            )
+    return bytes
+
+
+cdef inline bint has_own_float32(
+    const StoredMatrices *stored, const void *batch, int number
+) noexcept nogil:
+    """A result takes the place of what it was made from, if both lie in the same way."""
+    cdef const StoredMatrix *matrix = &stored.matrices[number]
+    cdef const StoredMatrix *first = &stored.matrices[0]
+    if matrix.storage == XENT_AS_COMPUTED:
+        return False
+    if not matrix.takes_first_place or first.storage == XENT_AS_COMPUTED:
+        return True
+    return (class_stride_of(matrix, batch) == 0) != (class_stride_of(first, batch) == 0)
+
+
+cdef inline Py_ssize_t stride_at(const void *batch, size_t place) noexcept nogil:
+    return (<const Py_ssize_t *>(<const char *>batch + place))[0]
+
+
+cdef inline Py_ssize_t class_stride_of(
+    const StoredMatrix *matrix, const void *batch
+) noexcept nogil:
+    if matrix.class_stride == matrix.row_stride:
+        return 0
+    return stride_at(batch, matrix.class_stride)
+
+
+cdef inline int64_t float32_step(
+    const StoredMatrix *matrix, const void *batch, int64_t chunk_rows, int64_t classes
+) noexcept nogil:
+    """From one row to the next or, where classes lie apart, from one class to the next.
+
+    Those steps are no power of two, so that the classes of some rows do not meet in a cache.
+    """
+    if class_stride_of(matrix, batch) == 0:
+        return classes
+    return (chunk_rows + 15) // 16 * 16 + 16
+
+
+cdef inline int64_t float32_count(
+    const StoredMatrix *matrix, const void *batch, int64_t chunk_rows, int64_t classes
+) noexcept nogil:
+    """Numbers of some rows, so many that the next matrix is aligned."""
+    cdef int64_t lines = chunk_rows if class_stride_of(matrix, batch) == 0 else classes
+    return (lines * float32_step(matrix, batch, chunk_rows, classes) + 15) // 16 * 16
+
+
+cdef void place_rows(
+    const StoredMatrices *stored,
+    const void *batch,
+    void *copy,
+    int64_t group,
+    int64_t first_row,
+    int64_t row_count,
+    int64_t classes,
+    char *memory,
+) noexcept nogil:
+    """Make the matrices of a copy of the batch begin at that row, those of 16 bits in `memory`."""
+    cdef const StoredMatrix *matrix
+    cdef const double **factor
+    cdef char *first_place = memory
+    cdef char **address
+    cdef Py_ssize_t step
+    cdef int number
+    for number in range(stored.count):
+        matrix = &stored.matrices[number]
+        address = <char **>(<char *>copy + matrix.address)
+        if matrix.storage == XENT_AS_COMPUTED:
+            address[0] = stored_place(matrix, batch, group, first_row)
+            continue
+        if has_own_float32(stored, batch, number):
+            address[0] = memory
+            memory += float32_count(matrix, batch, row_count, classes) * sizeof(float)
+        else:
+            address[0] = first_place
+        step = float32_step(matrix, batch, row_count, classes) * sizeof(float)
+        if class_stride_of(matrix, batch) == 0:
+            set_stride(copy, matrix.row_stride, step)
+        else:
+            set_stride(copy, matrix.row_stride, sizeof(float))
+            set_stride(copy, matrix.class_stride, step)
+    if stored.row_factor != 0:
+        factor = <const double **>(<char *>copy + stored.row_factor)
+        if factor[0] != NULL:
+            factor[0] += first_row * (<const int64_t *>(<char *>copy + stored.row_factor_step))[0]
+
+
+cdef void move_rows(
+    const StoredMatrices *stored,
+    const void *batch,
+    const void *copy,
+    Direction direction,
+    int64_t group,
+    int64_t first_row,
+    int64_t row_count,
+    int64_t classes,
+) noexcept nogil:
+    """Widen what is read from its place in the batch, or round the results to theirs."""
+    cdef const xent_storage_kernels *kernels
+    cdef const StoredMatrix *matrix
+    cdef float *numbers
+    cdef char *place
+    cdef Py_ssize_t stored_step
+    cdef int64_t step, lines, count
+    cdef int number
+    for number in range(stored.count):
+        matrix = &stored.matrices[number]
+        if matrix.storage == XENT_AS_COMPUTED:
+            continue
+        if not (matrix.is_read if direction == LOAD else matrix.is_written):
+            continue
+        place = stored_place(matrix, batch, group, first_row)
+        numbers = (<float **>(<const char *>copy + matrix.address))[0]
+        stored_step = class_stride_of(matrix, batch)
+        if stored_step == 0:
+            stored_step = stride_at(batch, matrix.row_stride)
+            step = stride_at(copy, matrix.row_stride) // <Py_ssize_t>sizeof(float)
+            lines, count = row_count, classes
+        else:
+            step = stride_at(copy, matrix.class_stride) // <Py_ssize_t>sizeof(float)
+            lines, count = classes, row_count
+        kernels = &active_isa.storage_kernels[<int>matrix.storage]
+        if direction == LOAD:
+            kernels.load(place, stored_step, lines, count, numbers, step)
+        else:
+            kernels.store(numbers, step, lines, count, place, stored_step)
+
+
+cdef inline char *stored_place(
+    const StoredMatrix *matrix, const void *batch, int64_t group, int64_t first_row
+) noexcept nogil:
+    """Where the matrix has its number of that row and of class 0."""
+    cdef char *first = (<char **>(<const char *>batch + matrix.address))[0]
+    return first + (
+        group * matrix.group_stride + first_row * stride_at(batch, matrix.row_stride)
+    )
+
+
+cdef inline void set_stride(void *batch, size_t place, Py_ssize_t stride) noexcept nogil:
+    (<Py_ssize_t *>(<char *>batch + place))[0] = stride
+
+
 # libgomp's threads do not survive a fork, and a parallel region in the child would wait for them
 # for ever: a child runs serially, and so do its children. Written where there is one thread.
 cdef bint is_forked = False
@@ -351,35 +561,75 @@ ctypedef void (*vjp_rows)(
 ) noexcept nogil
 
 
-cdef void process_vjp_rows(
-    const xent_vjp_batch *batch, xent_dtype dtype, bint of_logarithm, int requested_threads
-) noexcept:
+cdef int process_vjp_rows(
+    const xent_vjp_batch *batch,
+    const StoredMatrices *stored,
+    xent_dtype dtype,
+    bint of_logarithm,
+    int requested_threads,
+) except -1:
     """Write every row's product: of log_softmax, or of softmax."""
     cdef const xent_vjp_kernels *kernels = &active_isa.vjp_kernels[<int>dtype]
     cdef vjp_rows process = kernels.log_softmax_rows if of_logarithm else kernels.softmax_rows
     cdef int64_t size = batch.rows * batch.classes
     cdef int64_t chunk, chunk_rows, chunk_count
+    cdef size_t step = 0
+    cdef char *workspaces = NULL
     cdef xent_float_mode mode
     cdef int threads
     if size == 0:
-        return
+        return 0
     chunk_rows = rows_per_chunk(batch.rows, batch.classes, False)
     chunk_count = (batch.rows - 1) // chunk_rows + 1
     threads = xent_startable_threads(thread_count(chunk_count, size, requested_threads))
+    if stored != NULL:
+        step = round_up(float32_bytes(stored, batch, chunk_rows, batch.classes))
+        workspaces = <char *>malloc(threads * step)
+        if workspaces == NULL:
+            raise MemoryError(f"cannot allocate {threads * step} bytes of workspace")
+    elif threads == 1:
+        chunk_rows = batch.rows
+        chunk_count = 1
     if size < UNLOCKED_LOGITS and threads == 1:
-        process(batch, 0, batch.rows)
-        return
+        for chunk in range(chunk_count):
+            process_vjp_chunk(batch, stored, process, chunk, chunk_rows, workspaces)
+        free(workspaces)
+        return 0
     with nogil:
         if threads == 1:
-            process(batch, 0, batch.rows)
-            return
-        with parallel(num_threads=threads):
-            mode = xent_use_default_mode()
-            for chunk in prange(chunk_count, schedule="dynamic"):
-                process(
-                    batch, chunk * chunk_rows, min(chunk_rows, batch.rows - chunk * chunk_rows)
-                )
-            xent_restore_mode(mode)
+            for chunk in range(chunk_count):
+                process_vjp_chunk(batch, stored, process, chunk, chunk_rows, workspaces)
+        else:
+            with parallel(num_threads=threads):
+                mode = xent_use_default_mode()
+                for chunk in prange(chunk_count, schedule="dynamic"):
+                    process_vjp_chunk(
+                        batch, stored, process, chunk, chunk_rows, workspaces + threadid() * step
+                    )
+                xent_restore_mode(mode)
+        free(workspaces)
+    return 0
+
+
+cdef inline void process_vjp_chunk(
+    const xent_vjp_batch *batch,
+    const StoredMatrices *stored,
+    vjp_rows process,
+    int64_t chunk,
+    int64_t chunk_rows,
+    char *workspace,
+) noexcept nogil:
+    cdef int64_t first_row = chunk * chunk_rows
+    cdef int64_t row_count = min(chunk_rows, batch.rows - first_row)
+    cdef xent_vjp_batch copy
+    if stored == NULL:
+        process(batch, first_row, row_count)
+        return
+    copy = batch[0]
+    place_rows(stored, batch, &copy, 0, first_row, chunk_rows, batch.classes, workspace)
+    move_rows(stored, batch, &copy, LOAD, 0, first_row, row_count, batch.classes)
+    process(&copy, 0, row_count)
+    move_rows(stored, batch, &copy, STORE, 0, first_row, row_count, batch.classes)
 
 
 # --- labels ---------------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ cdef object any_entropy(
     cdef xent_entropy_batch problem
     cdef xent_batch *batch = &problem.batch
     cdef Groups groups
+    cdef StoredMatrices stored
     cdef Plan plan
     cdef Rearrangement rearrangement = Rearrangement()
     cdef cnp.ndarray sample_weight = None
@@ -115,7 +116,7 @@ cdef object any_entropy(
     cdef object result = NAN  # a float that nobody else has seen
     cdef object entropies = result
     if options.reduction == NONE:
-        row_entropy = empty_rows(batch.rows, cnp.PyArray_TYPE(rows))
+        row_entropy = empty_rows(batch.rows, computed_type_number(rows))
         entropies = result = row_entropy.reshape(row_shape)
     if options.with_grad:
         if destination is None:
@@ -123,15 +124,18 @@ cdef object any_entropy(
         moved = classes_last(destination, axis)
         working = rows_in_place(moved)
         if working is None:
-            working = np.empty((<object>rows).shape, logits.dtype.type)
+            working = np.empty((<object>rows).shape, destination.dtype.type)
         else:
             moved = None
         result = EntropyAndGrad(entropies, out)
     point_batch_at(batch, rows, working, row_entropy, None, None)
     describe_groups(&groups, rows, working, no_labels)
+    describe_stored(&stored, batch, sizeof(problem), rows, working, no_labels)
+    stored.row_factor = <const char *>&problem.grad_output - <const char *>batch
+    stored.row_factor_step = <const char *>&problem.grad_output_step - <const char *>batch
     make_plan(
-        &plan, batch, &groups, softmax_kernels_of(dtype_of(rows), XENT_ENTROPY),
-        options.num_threads
+        &plan, batch, &groups, if_in_16_bits(&stored),
+        softmax_kernels_of(dtype_of(rows), XENT_ENTROPY), options.num_threads
     )
 
     # The first write to memory of the caller, and all others.

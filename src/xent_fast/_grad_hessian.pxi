@@ -54,6 +54,7 @@ cdef object both_derivatives(
     cdef Rearrangement rearrangement = Rearrangement()
     cdef xent_batch *batch = &problem.batch
     cdef Groups groups
+    cdef StoredMatrices stored
     cdef Plan plan
     cdef cnp.ndarray sample_weight = None
     cdef cnp.ndarray row_loss = None
@@ -83,8 +84,8 @@ cdef object both_derivatives(
     is_dense = not cnp.PyArray_ISINTEGER(targets)
     matrices = [logits.transpose(axes), grad.transpose(axes), hessian.transpose(axes)]
     if is_dense:
-        if targets.dtype != logits.dtype.type:
-            targets = cast_copy(targets, logits.dtype.type, "K")
+        if not is_read_as_stored(targets, logits) or not targets.dtype.isnative:
+            targets = cast_copy(targets, computed_type(logits), "K")
         matrices.append(targets.transpose(axes))
     else:
         labels = rows_in_order(targets, axes, axis)
@@ -93,16 +94,19 @@ cdef object both_derivatives(
     grouped = as_groups(matrices)
     if grouped is None or grouped[0].ndim > 2:
         rows = copied_rows(matrices[0], logits.dtype)
-        grouped = [rows, rows, np.empty_like(rows)]
-        copies.append((matrices[1], rows.reshape(logits.transpose(axes).shape)))
+        grad_rows = rows
+        if grad.dtype.type is not logits.dtype.type:
+            grad_rows = np.empty_like(rows, dtype=grad.dtype.type)
+        grouped = [rows, grad_rows, np.empty_like(rows, dtype=hessian.dtype.type)]
+        copies.append((matrices[1], grouped[1].reshape(logits.transpose(axes).shape)))
         copies.append((matrices[2], grouped[2].reshape(logits.transpose(axes).shape)))
         if is_dense:
-            grouped.append(copied_rows(matrices[3], logits.dtype))
+            grouped.append(copied_rows(matrices[3], targets.dtype))
     rows, grad_rows, hessian_rows = grouped[:3]
     targets_of_rows = grouped[3] if is_dense else labels
     if class_stride_of(hessian_rows) != 0 and class_stride_of(rows) == class_stride_of(grad_rows):
         if class_stride_of(rows) == 0:  # the plan looks at these two
-            copies.append((hessian_rows, np.empty_like(rows)))
+            copies.append((hessian_rows, np.empty_like(rows, dtype=hessian.dtype.type)))
             hessian_rows = copies[len(copies) - 1][1]
 
     # What they say together.
@@ -133,7 +137,7 @@ cdef object both_derivatives(
     # Every allocation that is left.
     cdef object loss = NAN  # a float that nobody else has seen
     if options.reduction == NONE:
-        row_loss = empty_rows(batch.rows, cnp.PyArray_TYPE(rows))
+        row_loss = empty_rows(batch.rows, computed_type_number(rows))
         loss = rows_as_given(row_loss, axes, axis, row_shape)
     result = LossGradAndHessian(
         loss,
@@ -142,10 +146,16 @@ cdef object both_derivatives(
     )
     point_batch_at(batch, rows, grad_rows, row_loss, None, None)
     describe_groups(&groups, rows, grad_rows, targets_of_rows)
+    describe_stored(&stored, batch, sizeof(problem[0]), rows, grad_rows, targets_of_rows)
+    add_result(
+        &stored, batch, &problem.hessian, &problem.hessian_row_stride,
+        &problem.hessian_class_stride, hessian_rows, False
+    )
     make_plan(
         &plan,
         batch,
         &groups,
+        if_in_16_bits(&stored),
         softmax_kernels_of(dtype_of(rows), XENT_GRAD_HESSIAN),
         options.num_threads,
     )

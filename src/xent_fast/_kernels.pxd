@@ -10,6 +10,11 @@ cdef extern from "kernels/contract.h" nogil:
         XENT_FLOAT32
         XENT_FLOAT64
 
+    ctypedef enum xent_storage:
+        XENT_AS_COMPUTED
+        XENT_FLOAT16
+        XENT_BFLOAT16
+
     ctypedef enum xent_target_kind:
         XENT_INDEX_TARGETS
         XENT_DENSE_TARGETS
@@ -167,6 +172,16 @@ cdef extern from "kernels/contract.h" nogil:
         int64_t (*block_count)(int64_t classes) noexcept nogil
         size_t (*workspace_bytes)(int64_t whole_blocks, int64_t classes) noexcept nogil
 
+    ctypedef struct xent_storage_kernels:
+        void (*load)(
+            const char *stored, Py_ssize_t stored_step, int64_t lines, int64_t count,
+            float *numbers, int64_t step
+        ) noexcept nogil
+        void (*store)(
+            const float *numbers, int64_t step, int64_t lines, int64_t count, char *stored,
+            Py_ssize_t stored_step
+        ) noexcept nogil
+
     ctypedef struct xent_isa:
         const char *name
         bint (*is_supported)() noexcept nogil
@@ -174,6 +189,7 @@ cdef extern from "kernels/contract.h" nogil:
         xent_vjp_kernels vjp_kernels[2]
         xent_row_kernels softmax_functions[2][4]
         xent_shard_kernels shard_kernels[2]
+        xent_storage_kernels storage_kernels[3]
 
 
 cdef extern from "kernels/dispatch.h" nogil:

@@ -210,20 +210,22 @@ def softmax_cross_entropy(
 
     Parameters
     ----------
-    logits : array_like with a class axis, float32 or float64
+    logits : array_like with a class axis, float16, bfloat16, float32 or float64
         Unnormalised log-probabilities in nats, of any memory layout. Computed in their own
-        precision. A row is what lies along the class axis; one-dimensional logits are one row. For
-        a binary loss of one number x a row, give two logits, [0, x].
+        precision, those of 16 bits in float32. A row is what lies along the class axis;
+        one-dimensional logits are one row. For a binary loss of one number x a row, give two
+        logits, [0, x].
     targets : array_like
         Either class indices, integers of the logits' shape without the class axis, or dense
-        targets, numbers of the logits' shape, which need not sum to 1 and are converted to the
-        logits' dtype. Integers and booleans do as dense targets, as one-hot arrays often hold,
-        where the logits have two dimensions or more.
+        targets, numbers of the logits' shape, which need not sum to 1 and are converted to what
+        the logits are computed in. Integers and booleans do as dense targets, as one-hot arrays
+        often hold, where the logits have two dimensions or more.
     axis : int, default -1
         The class axis. Logits are copied only where their classes lie neither side by side nor
         some distance apart with at least eight rows side by side, as in (N, C, H, W).
     weight : array_like of shape (classes,), optional
-        Real numbers that multiply the targets of each class; converted to the logits' dtype.
+        Real numbers that multiply the targets of each class; converted to what the logits are
+        computed in.
         Negative ones are refused for class indices with ``reduction="mean"``.
     sample_weight : array_like of the logits' shape without the class axis, optional
         Real numbers that multiply each row's loss. ``reduction="mean"`` divides by their sum and
@@ -261,8 +263,9 @@ def softmax_cross_entropy(
     Returns
     -------
     loss : float or ndarray of the logits' shape without the class axis
-        In nats. A float for ``"mean"`` and ``"sum"``: the rows' losses rounded to the logits' dtype
-        and added in double. An array of the logits' dtype for ``"none"``.
+        In nats. A float for ``"mean"`` and ``"sum"``: the rows' losses, rounded to what the logits
+        are computed in and added in double. For ``"none"`` an array of the logits' dtype, or of
+        float32 where that has 16 bits.
     statistics : RowStatistics, or ChosenStatistics for names
         Only if `return_statistics`; then both come as a `LossAndStatistics` or a
         `LossAndChosenStatistics`. Its numbers are in nats.
@@ -272,8 +275,9 @@ def softmax_cross_entropy(
     IndexError
         If a class index is neither in [0, classes) nor `ignore_index`.
     TypeError
-        If an argument has the wrong type or dtype: logits that are not float32 or float64, class
-        indices that are not integers, dense targets that are no real numbers, a masked array.
+        If an argument has the wrong type or dtype: logits that are no floats of 16, 32 or 64
+        bits, class indices that are not integers, dense targets that are no real numbers, a masked
+        array.
     ValueError
         If shapes do not fit together, the logits have rows but no class, `ignore_index` is given
         with dense targets, a weight that ``reduction="mean"`` would divide by is negative,
@@ -590,16 +594,17 @@ def softmax_cross_entropy_grad(
         multiplies the gradient alone, and takes a second pass over the logits. One number a row
         only with ``reduction="none"``.
     out : ndarray of the logits' shape, optional
-        Where the gradient is written: `logits` themselves, or an array of their shape and dtype
-        that shares no memory with them. The logits must then be an ndarray. By default a new array.
-        No other input is ever written to.
+        Where the gradient is written: `logits` themselves, or an array of their shape and dtype, or
+        of float32 for logits of 16 bits, that shares no memory with them. The logits must then be
+        an ndarray. By default a new array. No other input is ever written to.
 
     Returns
     -------
     loss : float or ndarray of the logits' shape without the class axis
         As for `softmax_cross_entropy`.
     grad : ndarray of the logits' shape
-        Of the logits' dtype, in nats a unit of logit; `out` if it was given. For
+        Of the logits' dtype, in nats a unit of logit; `out` if it was given. Numbers of 16 bits are
+        rounded once; small gradients of float16 become 0 unless `scale` is large. For
         ``reduction="none"`` each row holds the gradient of its own loss.
     statistics : RowStatistics, or ChosenStatistics for names
         Only if `return_statistics`; then all come as a `LossGradAndStatistics` or a
@@ -702,7 +707,7 @@ def softmax_loss(x: ArrayLike, y: ArrayLike) -> LossAndGrad[float, Any]:
 
     Parameters
     ----------
-    x : array_like of shape (rows, classes), float32 or float64
+    x : array_like of shape (rows, classes), float16, bfloat16, float32 or float64
         Scores: unnormalised log-probabilities in nats. Any other shape with the classes last does
         as well.
     y : array_like of shape (rows,)

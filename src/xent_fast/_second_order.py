@@ -87,7 +87,7 @@ def softmax_cross_entropy_hvp(
         As for `softmax_cross_entropy_grad`.
     vector : array_like of the logits' shape
         Real numbers: what the Hessian is multiplied with, a direction in the space of the logits.
-        Converted to the logits' dtype.
+        Converted to what the logits are computed in.
     out : ndarray of the logits' shape, optional
         Where the product is written: an array of the logits' shape and dtype that is `logits` or
         `vector` or shares no memory with them. By default a new array. No other input is ever

@@ -47,14 +47,15 @@ def softmax(
 
     Parameters
     ----------
-    logits : array_like with a class axis, float32 or float64
+    logits : array_like with a class axis, float16, bfloat16, float32 or float64
         Unnormalised log-probabilities in nats, of any memory layout. Computed in their own
-        precision. A row is what lies along the class axis.
+        precision, those of 16 bits in float32. A row is what lies along the class axis.
     axis : int, default -1
         The class axis.
     out : ndarray of the logits' shape and dtype, optional
         Where the result is written: `logits` themselves, or an array that shares no memory with
-        them. The logits must then be an ndarray. By default a new array.
+        them and may be float32 for logits of 16 bits. The logits must then be an ndarray. By
+        default a new array.
     num_threads : int, optional
         As for `softmax_cross_entropy`.
 
@@ -67,8 +68,8 @@ def softmax(
     Raises
     ------
     TypeError
-        If the logits are not float32 or float64 or are a masked array, `out` is not an ndarray of
-        their dtype, or `axis` or `num_threads` is no integer.
+        If the logits are no floats of 16, 32 or 64 bits or are a masked array, `out` is not an
+        ndarray of a dtype that it may have, or `axis` or `num_threads` is no integer.
     ValueError
         If there are rows but no class, `num_threads` is below 1, or `out` has another shape, is
         read-only, overlaps itself or overlaps the logits without being the same array.
@@ -214,13 +215,13 @@ def logsumexp(
         As for `softmax`.
     keepdims : bool, default False
         Whether the class axis stays, with length 1.
-    out : ndarray of the result's shape and the logits' dtype, optional
+    out : ndarray of the result's shape and dtype, optional
         Where the result is written; it shares no memory with the logits, which must then be an
         ndarray. By default a new array.
 
     Returns
     -------
-    ndarray of the logits' dtype
+    ndarray of the logits' dtype, or of float32 where that has 16 bits
         In nats, of the logits' shape without the class axis; `out` if it was given. NaN for a row
         with a NaN, otherwise +inf for one with a +inf, -inf for one of nothing but -inf.
 

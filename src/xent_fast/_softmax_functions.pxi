@@ -87,7 +87,10 @@ cdef object second_order(
         batch.vector = cnp.PyArray_BYTES(problem.other)
         batch.vector_row_stride = cnp.PyArray_STRIDE(problem.other, 0)
     batch.batch.weight_factor = weight_factor_of(options, denominator)
-    return compute_problem(problem, options, &batch.batch, XENT_SECOND_ORDER, denominator, out)
+    return compute_problem(
+        problem, options, &batch.batch, sizeof(batch), &batch.vector, &batch.vector_row_stride,
+        XENT_SECOND_ORDER, denominator, out
+    )
 
 
 def distillation(
@@ -126,7 +129,8 @@ def distillation(
         if target_share > 0:
             batch.target_kernels = kernels_for(&batch.batch, problem.rows)
         return compute_problem(
-            problem, &options, &batch.batch, XENT_DISTILLATION, denominator, out
+            problem, &options, &batch.batch, sizeof(batch), &batch.teacher,
+            &batch.teacher_row_stride, XENT_DISTILLATION, denominator, out
         )
     finally:
         xent_restore_mode(mode)
@@ -157,7 +161,9 @@ cdef Problem checked_problem(object given_logits, str name, object given_axis, o
     problem.rows = plain_rows(logits, problem.axis)
     working = rows_in_place(classes_last(problem.final, problem.axis))
     problem.is_final = working is not None
-    problem.working = working if problem.is_final else empty_like(problem.rows)
+    problem.working = working
+    if not problem.is_final:
+        problem.working = np.empty((<object>problem.rows).shape, problem.final.dtype.type)
     return problem
 
 
@@ -168,8 +174,8 @@ cdef int add_other_matrix(
     other = as_numbers_alike(given, name, problem.logits, logits_name)
     if out is not None:
         check_overlap(problem.final, other, name)
-    if other.dtype.type is not problem.logits.dtype.type:
-        other = cast_copy(other, problem.logits.dtype.type)
+    if not is_read_as_stored(other, problem.logits):
+        other = cast_copy(other, computed_type(problem.logits))
     problem.other = plain_rows(other, problem.axis)
     return 0
 
@@ -251,15 +257,20 @@ cdef object compute_problem(
     Problem problem,
     const Options *options,
     xent_batch *batch,
+    size_t batch_bytes,
+    const void *other,
+    const Py_ssize_t *other_row_stride,
     xent_softmax_function function,
     double denominator,
     object out,
 ):
     """What the caller gets: the gradient or, of distillation, the loss too.
 
+    `other` is where the function's own batch, of so many bytes, has the problem's other matrix.
     It is made before its numbers are known, so that nothing can fail once they are written.
     """
     cdef Groups groups
+    cdef StoredMatrices stored
     cdef Plan plan
     cdef cnp.ndarray last_copy_to = None
     cdef cnp.ndarray last_copy_from = None
@@ -271,7 +282,7 @@ cdef object compute_problem(
     result = problem.final if out is None else out
     if function == XENT_DISTILLATION:
         if options.reduction == NONE:
-            problem.row_loss = empty_rows(batch.rows, cnp.PyArray_TYPE(problem.rows))
+            problem.row_loss = empty_rows(batch.rows, computed_type_number(problem.rows))
             loss = problem.row_loss.reshape(problem.row_shape)
         else:
             loss = NAN  # a float that nobody else has seen
@@ -281,10 +292,16 @@ cdef object compute_problem(
         last_copy_from = problem.working.reshape((<object>last_copy_to).shape)
     point_batch_at(batch, problem.rows, problem.working, problem.row_loss, None, None)
     describe_groups(&groups, problem.rows, problem.working, problem.targets)
+    describe_stored(&stored, batch, batch_bytes, problem.rows, problem.working, problem.targets)
+    if problem.other is not None:
+        add_matrix(
+            &stored, batch, other, other_row_stride, other_row_stride, problem.other
+        ).is_read = True
     make_plan(
         &plan,
         batch,
         &groups,
+        if_in_16_bits(&stored),
         softmax_kernels_of(dtype_of(problem.rows), function),
         options.num_threads,
     )

@@ -173,7 +173,7 @@ cdef int compute(xent_fast_call *call) noexcept nogil:
     groups.rows = batch.rows
     groups.logits_stride = groups.grad_stride = groups.targets_stride = 0
     if share_out(
-        &plan, &batch, &groups, kernels_of_kind(dtype_of(call), target_kind_of(call)),
+        &plan, &batch, &groups, NULL, kernels_of_kind(dtype_of(call), target_kind_of(call)),
         call.num_threads
     ) != 0:
         return XENT_FAST_NO_MEMORY

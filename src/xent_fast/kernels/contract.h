@@ -24,6 +24,9 @@
 
 typedef enum { XENT_FLOAT32 = 0, XENT_FLOAT64 = 1, XENT_DTYPE_COUNT = 2 } xent_dtype;
 
+/* How a matrix's numbers lie in memory: of the type that they are computed in, or in 16 bits, where that is float32. */
+typedef enum { XENT_AS_COMPUTED = 0, XENT_FLOAT16 = 1, XENT_BFLOAT16 = 2, XENT_STORAGE_COUNT = 3 } xent_storage;
+
 /* Shaped targets are dense ones with label smoothing or class weights; smoothed ones are class indices with label
  * smoothing, or with class weights and z_loss, or those of whatever asks for p and log p.  Class indices with class weights
  * alone are index targets: w_y is part of the row's weight. */
@@ -239,6 +242,14 @@ typedef struct {
     size_t (*workspace_bytes)(int64_t whole_blocks, int64_t classes);
 } xent_shard_kernels;
 
+/* Numbers of 16 bits, in `lines` lines of `count` numbers side by side: each line's first is `stored_step` bytes and, widened,
+ * `step` numbers after that of the line before.  `store` rounds to nearest, ties to even.  NULL for what lies as computed. */
+typedef struct {
+    void (*load)(const char *stored, ptrdiff_t stored_step, int64_t lines, int64_t count, float *numbers, int64_t step);
+    void (*store)(const float *numbers, int64_t step, int64_t lines, int64_t count, char *stored,
+                  ptrdiff_t stored_step);
+} xent_storage_kernels;
+
 /* Everything one instruction set exports. */
 typedef struct {
     const char *name;          /* the name XENT_FAST_ISA knows it by */
@@ -247,6 +258,7 @@ typedef struct {
     xent_vjp_kernels vjp_kernels[XENT_DTYPE_COUNT];
     xent_row_kernels softmax_functions[XENT_DTYPE_COUNT][XENT_SOFTMAX_FUNCTION_COUNT];
     xent_shard_kernels shard_kernels[XENT_DTYPE_COUNT];
+    xent_storage_kernels storage_kernels[XENT_STORAGE_COUNT];
 } xent_isa;
 
 #endif

@@ -41,7 +41,17 @@ const char *xent_known_isa_names(void) { return "avx512, avx2, neon, portable"; 
 #ifdef XENT_X86_64
 /* The processor must have the instructions and the operating system must save their registers (XCR0). */
 #if defined(__GNUC__) || defined(__clang__)
-int xent_processor_has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+#include <cpuid.h>
+
+/* Clang's __builtin_cpu_supports does not know F16C by name. */
+static int has_f16c(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
+}
+
+int xent_processor_has_avx2(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+}
 
 int xent_processor_has_avx512(void) {
     return xent_processor_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
@@ -52,6 +62,7 @@ int xent_processor_has_avx512(void) {
 enum {
     OSXSAVE_BIT = 27,
     FMA_BIT = 12,
+    F16C_BIT = 29,
     AVX2_BIT = 5,
     AVX512F_BIT = 16,
     AVX512DQ_BIT = 17,
@@ -59,11 +70,12 @@ enum {
     ZMM_STATE = 0xe6
 };
 
-/* EBX of CPUID leaf 7 if leaf 1 has FMA and the operating system saves `state`, else 0. */
+/* EBX of CPUID leaf 7 if leaf 1 has FMA and F16C and the operating system saves `state`, else 0. */
 static unsigned extended_features(unsigned state) {
     int leaf[4];
     __cpuid(leaf, 1);
-    if (!(leaf[2] >> OSXSAVE_BIT & 1) || !(leaf[2] >> FMA_BIT & 1) || (_xgetbv(0) & state) != state)
+    if (!(leaf[2] >> OSXSAVE_BIT & 1) || !(leaf[2] >> FMA_BIT & 1) || !(leaf[2] >> F16C_BIT & 1) ||
+        (_xgetbv(0) & state) != state)
         return 0;
     __cpuidex(leaf, 7, 0);
     return (unsigned)leaf[1];

@@ -1,14 +1,14 @@
-/* AVX2 with FMA.  Knows: its compilation target and how to ask the processor for it. */
+/* AVX2 with FMA and F16C.  Knows: its compilation target and how to ask the processor for it. */
 #include "isa_tables.h"
 
 #ifdef XENT_X86_64
 #include <immintrin.h>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #elif defined(__GNUC__)
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 #endif
 
 #define SIMD_HEADER "simd/avx2.h"

@@ -45,6 +45,7 @@
 #include "distillation.h"
 #include "entropy.h"
 #include "class_statistics.h"
+#include "storage.h"
 
 const xent_isa ISA_TABLE = {
     ISA_NAME,
@@ -59,4 +60,5 @@ const xent_isa ISA_TABLE = {
      {SOFTMAX_FUNCTION_TABLE(second_order, _f64), SOFTMAX_FUNCTION_TABLE(distillation, _f64), GRAD_HESSIAN_TABLE(_f64),
       SOFTMAX_FUNCTION_TABLE(entropy, _f64)}},
     {SHARD_KERNELS_TABLE(_f32), SHARD_KERNELS_TABLE(_f64)},
+    STORAGE_KERNELS_TABLE,
 };

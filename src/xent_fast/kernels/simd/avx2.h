@@ -168,6 +168,18 @@ KERNEL_INLINE vec_f64 v_high_half_as_f64(vec a) {
     return v_low_half_as_f64(a);
 }
 
+KERNEL_INLINE vec v_load_float16(const uint16_t *source) {
+    vec r;
+    EACH_REGISTER(const uint16_t *half = source + part * (LANES / 2);
+                  r.part[part] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)half)));
+    return r;
+}
+
+KERNEL_INLINE void v_store_float16(uint16_t *destination, vec a) {
+    EACH_REGISTER(uint16_t *half = destination + part * (LANES / 2);
+                  _mm_storeu_si128((__m128i *)(void *)half, _mm256_cvtps_ph(a.part[part], _MM_FROUND_TO_NEAREST_INT)));
+}
+
 KERNEL_INLINE vec v_bits_to_exponent(vec a) {
     EACH_REGISTER(a.part[part] =
                       _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a.part[part]), SIGNIFICAND_SHIFT)));

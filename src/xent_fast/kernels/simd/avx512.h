@@ -93,6 +93,14 @@ KERNEL_INLINE vec v_power_of_eighths(const BITS_TYPE *table, vec a) {
     return _mm512_castsi512_ps(_mm512_add_epi32(power, _mm512_slli_epi32(bits, SIGNIFICAND_SHIFT - 3)));
 }
 
+KERNEL_INLINE vec v_load_float16(const uint16_t *source) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)source));
+}
+
+KERNEL_INLINE void v_store_float16(uint16_t *destination, vec a) {
+    _mm256_storeu_si256((__m256i *)(void *)destination, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+
 KERNEL_INLINE vec v_bits_to_exponent(vec a) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), SIGNIFICAND_SHIFT));
 }

@@ -183,6 +183,16 @@ KERNEL_INLINE vec v_power_of_eighths(const BITS_TYPE *table, vec a) {
 }
 
 #if REAL_BITS == 32
+KERNEL_INLINE vec v_load_float16(const uint16_t *source) {
+    vec r;
+    EACH_REGISTER(r.part[part] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(source + part * (LANES / 4)))));
+    return r;
+}
+
+KERNEL_INLINE void v_store_float16(uint16_t *destination, vec a) {
+    EACH_REGISTER(vst1_u16(destination + part * (LANES / 4), vreinterpret_u16_f16(vcvt_f16_f32(a.part[part]))));
+}
+
 KERNEL_INLINE vec_f64 v_low_half_as_f64(vec a) {
     vec_f64 r;
     r.part[0] = vcvt_f64_f32(vget_low_f32(a.part[0]));

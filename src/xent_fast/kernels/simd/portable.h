@@ -192,6 +192,42 @@ KERNEL_INLINE vec v_high_half(vec a) {
 }
 
 #if REAL_BITS == 32
+/* The bits as those of a float32, 112 binary orders too small: exact, subnormal numbers too. */
+KERNEL_INLINE vec v_load_float16(const uint16_t *source) {
+    ALIGNED_64 float lanes[LANES];
+    for (int lane = 0; lane < LANES; ++lane) {
+        const uint32_t sign = (uint32_t)(source[lane] & 0x8000) << 16, size = source[lane] & 0x7fff;
+        const uint32_t small_bits = size << 13;
+        uint32_t bits;
+        float number;
+        memcpy(&number, &small_bits, sizeof number);
+        number *= 0x1p112f;
+        memcpy(&bits, &number, sizeof bits);
+        bits = sign | (size < 0x7c00 ? bits : small_bits | 0x7f800000);
+        memcpy(lanes + lane, &bits, sizeof bits);
+    }
+    return v_load(lanes);
+}
+
+/* Below 2^-14 the unit is that of 1/2, to which the addition rounds; from there on half a unit carries, as in storage.h. */
+KERNEL_INLINE void v_store_float16(uint16_t *destination, vec a) {
+    ALIGNED_64 float lanes[LANES];
+    v_store(lanes, a);
+    for (int lane = 0; lane < LANES; ++lane) {
+        uint32_t bits, size, subnormal;
+        float number;
+        memcpy(&bits, lanes + lane, sizeof bits);
+        size = bits & 0x7fffffff;
+        memcpy(&number, &size, sizeof number);
+        number += 0.5f;
+        memcpy(&subnormal, &number, sizeof subnormal);
+        const uint32_t normal = (size - 0x38000000 + 0xfff + (size >> 13 & 1)) >> 13;
+        const uint32_t finite = size < 0x38800000 ? subnormal - 0x3f000000 : normal;
+        const uint32_t not_finite = size > 0x7f800000 ? 0x7e00 : 0x7c00;
+        destination[lane] = (uint16_t)((bits >> 16 & 0x8000) | (size < 0x47800000 ? finite : not_finite));
+    }
+}
+
 KERNEL_INLINE vec_f64 v_low_half_as_f64(vec a) {
     ALIGNED_64 float lanes[16];
     ALIGNED_64 double wide[8];

@@ -1,0 +1,326 @@
+"""Logits of float16 and bfloat16: the same call in float32 gives their results, rounded once.
+
+Knows the public functions, NumPy's float16 and ml_dtypes' bfloat16, and their rounding.
+Must not know how the library widens and rounds.
+"""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from instruction_sets import FMA_ISAS, forced
+
+import xent_fast
+from xent_fast import reference
+
+ml_dtypes = pytest.importorskip("ml_dtypes")
+DTYPES = (np.float16, ml_dtypes.bfloat16)
+by_name = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
+
+# Few classes, many, several blocks, a row that float32 shares among threads.
+SHAPES = ((37, 3), (300, 33), (21, 1000), (3, 5000), (2, 40_000))
+
+
+def exact(a: Any) -> Any:
+    """The same numbers in float64."""
+    return np.asarray(a).astype(np.float64)
+
+
+def assert_same_bits(got: Any, want: Any) -> None:
+    """Which NaN it is does not count."""
+    assert got.dtype == want.dtype
+    assert got.shape == want.shape
+    same = np.array_equal(got, want) if got.dtype.itemsize > 2 else same_halves(got, want)
+    assert same
+
+
+def same_halves(got: Any, want: Any) -> bool:
+    both_nan = np.isnan(exact(got)) & np.isnan(exact(want))
+    return bool(np.all((bits(got) == bits(want)) | both_nan))
+
+
+def rounded_to(dtype: Any, a: Any) -> Any:
+    """Without a word about what becomes infinite."""
+    with np.errstate(all="ignore"):
+        return a.astype(dtype)
+
+
+def bits(a: Any) -> Any:
+    return np.ascontiguousarray(a).view(np.uint16)
+
+
+def ulps(got: Any, want: Any) -> float:
+    """The largest error in units of the last place of the storage, subnormal numbers too."""
+    form = ml_dtypes.finfo(got.dtype)
+    size = np.maximum(np.abs(want), float(form.smallest_normal))
+    unit = np.exp2(np.floor(np.log2(size)) - form.nmant)
+    return float(np.max(np.abs(exact(got) - want) / unit))
+
+
+def inputs(shape: tuple[int, int], dtype: Any, seed: int = 3) -> tuple[Any, Any, Any]:
+    """Logits, labels and other logits."""
+    rng = np.random.default_rng(seed)
+    logits, other = (4 * rng.standard_normal((2, *shape))).astype(dtype)
+    return logits, rng.integers(0, shape[1], shape[0]), other
+
+
+# Each takes logits, labels and a matrix of their shape and dtype, and `options` that all take.
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "loss": lambda x, y, v, **o: (
+        xent_fast.softmax_cross_entropy_grad(x, y, scale=2.0**12, **o).grad
+    ),
+    "dense": lambda x, y, v, **o: (
+        xent_fast.softmax_cross_entropy_grad(
+            x, np.abs(v), reduction="sum", scale=1 / len(x), **o
+        ).grad
+    ),
+    "smoothed": lambda x, y, v, **o: (
+        xent_fast.softmax_cross_entropy_grad(
+            x, y, label_smoothing=0.1, temperature=2.0, z_loss=1e-3, reduction="sum", **o
+        ).grad
+    ),
+    "softmax": lambda x, y, v, **o: xent_fast.softmax(x, **o),
+    "log_softmax": lambda x, y, v, **o: xent_fast.log_softmax(x, **o),
+    "softmax_vjp": lambda x, y, v, **o: xent_fast.softmax_vjp(x, v, **o),
+    "log_softmax_vjp": lambda x, y, v, **o: xent_fast.log_softmax_vjp(x, v, **o),
+    "entropy": lambda x, y, v, **o: (
+        xent_fast.softmax_entropy_grad(
+            x, reduction="none", grad_output=np.arange(1.0, len(y) + 1), **o
+        ).grad
+    ),
+    "vector": lambda x, y, v, **o: xent_fast.softmax_cross_entropy_hvp(
+        x, y, v, reduction="sum", **o
+    ),
+    "diagonal": lambda x, y, v, **o: xent_fast.softmax_cross_entropy_hessian_diagonal(
+        x, y, reduction="sum", **o
+    ),
+    "distillation": lambda x, y, v, **o: (
+        xent_fast.distillation_loss_grad(x, v, y, reduction="sum", **o).grad
+    ),
+}
+
+
+@by_name
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_float32_rounded_once(name: str, shape: tuple[int, int], dtype: Any, isa: str) -> None:
+    """In a new array, in place and, not rounded, into float32; by every number of threads."""
+    x, y, v = inputs(shape, dtype)
+    want = FUNCTIONS[name](x.astype(np.float32), y, v.astype(np.float32), num_threads=1)
+    rounded = rounded_to(dtype, want)
+    assert_same_bits(FUNCTIONS[name](x, y, v), rounded)
+    assert_same_bits(FUNCTIONS[name](x, y, v, num_threads=3), rounded)
+    wide = np.full(shape, np.nan, np.float32)
+    assert FUNCTIONS[name](x, y, v, out=wide) is wide
+    assert_same_bits(wide, want)
+    place = x.copy()
+    assert FUNCTIONS[name](place, y, v, out=place) is place
+    assert_same_bits(place, rounded)
+
+
+@by_name
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gradient_and_hessian(shape: tuple[int, int], dtype: Any) -> None:
+    x, y, _ = inputs(shape, dtype)
+    function = xent_fast.softmax_cross_entropy_grad_hessian
+    want = function(x.astype(np.float32), y, reduction="none")
+    got = function(x, y, reduction="none")
+    assert_same_bits(got.loss, want.loss)
+    assert_same_bits(got.grad, rounded_to(dtype, want.grad))
+    assert_same_bits(got.hessian, rounded_to(dtype, want.hessian))
+    wide = np.empty((2, *shape), np.float32)
+    mixed = function(x, y, grad_out=wide[0], hessian_out=wide[1])
+    assert_same_bits(mixed.grad, want.grad)
+    assert_same_bits(mixed.hessian, want.hessian)
+
+
+@by_name
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_half_a_unit_from_the_reference(shape: tuple[int, int], dtype: Any, isa: str) -> None:
+    x, y, _ = inputs(shape, dtype)
+    options = {"scale": 2.0**10, "reduction": "none"}
+    got = xent_fast.softmax_cross_entropy_grad(x, y, **options)
+    want = reference.softmax_cross_entropy_grad(x, y, **options)
+    assert got.loss.dtype == np.float32
+    np.testing.assert_allclose(got.loss, want.loss, rtol=5e-7)
+    assert ulps(got.grad, want.grad) <= 0.51
+    for name in ("softmax", "log_softmax"):
+        assert ulps(getattr(xent_fast, name)(x), getattr(reference, name)(x)) <= 0.51
+    lse = xent_fast.logsumexp(x)
+    assert lse.dtype == np.float32
+    np.testing.assert_allclose(lse, reference.logsumexp(x), rtol=5e-7)
+
+
+@by_name
+def test_every_number_is_read_as_it_is(dtype: Any, isa: str) -> None:
+    """log_softmax of one class more, whose logit is -inf, is 0; lse is the logit itself."""
+    every = np.arange(2**16, dtype=np.uint16).view(dtype)
+    x = np.stack([every, np.full_like(every, -np.inf)], axis=1)
+    np.testing.assert_array_equal(xent_fast.logsumexp(x), every.astype(np.float32))
+    columns = np.asfortranarray(x)
+    np.testing.assert_array_equal(xent_fast.logsumexp(columns), every.astype(np.float32))
+
+
+@by_name
+def test_every_number_is_rounded_to_even(dtype: Any, isa: str) -> None:
+    """The gradient p - q = -1/2 + rest of two equal logits, times weights around every number."""
+    every = np.arange(2**16, dtype=np.uint16).view(dtype).astype(np.float32)
+    every = every[np.isfinite(every) & (every > 0)]
+    halfway = (every[:-1].astype(float) + every[1:]) / 2
+    below, above = np.nextafter(halfway, 0), np.nextafter(halfway, np.inf)
+    weight = np.float32(np.concatenate([every, halfway, np.float32(below), np.float32(above)]))
+    weight = weight[(weight > 2.0**-120) & (weight < 2.0**120)]
+    x = np.zeros((len(weight), 2), dtype)
+    grad = xent_fast.softmax_cross_entropy_grad(
+        x, np.zeros(len(weight), int), sample_weight=2 * exact(weight), reduction="sum"
+    ).grad
+    with np.errstate(all="ignore"):
+        want = np.stack([-weight, weight], axis=1).astype(dtype)
+    assert_same_bits(grad, want)
+
+
+@by_name
+def test_beyond_the_range(dtype: Any) -> None:
+    """What is too large becomes infinite, what is too small 0 or subnormal, a NaN row stays one."""
+    x = np.zeros((4, 2), dtype)
+    x[3, 0] = np.nan
+    largest = float(ml_dtypes.finfo(dtype).max)
+    tiny = float(ml_dtypes.finfo(dtype).smallest_subnormal)
+    weight = np.array([3 * largest, 3 * tiny, tiny / 4, 1.0])
+    with np.errstate(all="ignore"):
+        grad = xent_fast.softmax_cross_entropy_grad(
+            x, [0] * 4, sample_weight=weight, reduction="sum"
+        ).grad
+    assert exact(grad[0]).tolist() == [-np.inf, np.inf]
+    assert exact(grad[1]).tolist() == [-2 * tiny, 2 * tiny]
+    assert exact(grad[2]).tolist() == [0.0, 0.0]
+    assert np.isnan(exact(grad[3])).all()
+
+
+LAYOUTS: dict[str, Callable[[Any], Any]] = {
+    "padded": lambda a: np.concatenate([a, a], axis=1)[:, : a.shape[1]],
+    "reversed rows": lambda a: a[::-1].copy()[::-1],
+    "reversed classes": lambda a: a[:, ::-1].copy()[:, ::-1],
+    "every second class": lambda a: np.repeat(a, 2, axis=1)[:, ::2],
+    "fortran": np.asfortranarray,
+    "misaligned": lambda a: misaligned(a),
+    "byte-swapped": lambda a: a.astype(a.dtype.newbyteorder()),
+}
+
+
+# ml_dtypes has no bfloat16 of the other byte order.
+LAYOUT_CASES = [
+    (layout, dtype)
+    for layout in LAYOUTS
+    for dtype in DTYPES
+    if layout != "byte-swapped" or dtype is np.float16
+]
+
+
+def misaligned(a: Any) -> Any:
+    memory = np.zeros(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
+    memory[...] = a
+    return memory
+
+
+@pytest.mark.parametrize(("layout", "dtype"), LAYOUT_CASES, ids=str)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_layouts(name: str, layout: str, dtype: Any) -> None:
+    for shape in ((40, 3), (40, 70)):
+        x, y, v = inputs(shape, dtype)
+        wide = [LAYOUTS[layout](a.astype(np.float32)) for a in (x, v)]
+        want = FUNCTIONS[name](wide[0], y, wide[1])
+        given, other = LAYOUTS[layout](x), LAYOUTS[layout](v)
+        rounded = rounded_to(dtype, want)
+        assert_same_bits(FUNCTIONS[name](given, y, other), rounded)
+        out = np.empty(shape, np.float32)
+        np.testing.assert_array_equal(FUNCTIONS[name](given, y, other, out=out), want)
+        assert_same_bits(np.array(FUNCTIONS[name](given, y, other, out=given), dtype), rounded)
+
+
+@by_name
+def test_images(dtype: Any) -> None:
+    """Classes along axis 1, in the order of memory and in another."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, 7, 8, 5)).astype(dtype)
+    y = rng.integers(0, 7, (3, 8, 5))
+    options = {"axis": 1, "reduction": "none", "return_statistics": True}
+    for view in (slice(None), slice(None, None, -1)):
+        got = xent_fast.softmax_cross_entropy_grad(x[..., view], y[..., view], **options)
+        wide = x[..., view].astype(np.float32)
+        want = xent_fast.softmax_cross_entropy_grad(wide, y[..., view], **options)
+        np.testing.assert_allclose(got.loss, want.loss, rtol=5e-7)
+        assert ulps(got.grad, exact(want.grad)) <= 0.51
+        assert got.statistics.lse.dtype == np.float32
+        np.testing.assert_array_equal(got.statistics.prediction, want.statistics.prediction)
+
+
+@by_name
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64, int])
+def test_targets_and_weights_of_any_type(dtype: Any, kind: Any) -> None:
+    x, _, v = inputs((20, 40), dtype)
+    t = np.abs(v).astype(kind)
+    options = {"weight": t[0], "sample_weight": t[:, 0], "reduction": "sum"}
+    for logits in (x, x.astype(np.float32)):
+        got = xent_fast.softmax_cross_entropy_grad(logits, t, **options)
+        want = xent_fast.softmax_cross_entropy_grad(
+            x.astype(np.float32), t.astype(np.float32), **options
+        )
+        assert got.loss == want.loss
+        assert_same_bits(got.grad, rounded_to(logits.dtype, want.grad))
+
+
+@pytest.mark.skipif(len(FMA_ISAS) < 2, reason="one instruction set")
+@by_name
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_same_bits(name: str, dtype: Any) -> None:
+    """On instruction sets with fused multiply-add, and wherever a row stands."""
+    x, y, v = inputs((40, 1000), dtype)
+    results = []
+    for isa in FMA_ISAS:
+        with forced(isa):
+            results.append(FUNCTIONS[name](x, y, v))
+    assert_same_bits(results[0], results[1])
+    if name in ("softmax", "log_softmax", "vector", "distillation"):
+        assert_same_bits(FUNCTIONS[name](x[5:8], y[5:8], v[5:8]), results[0][5:8])
+
+
+@by_name
+def test_no_memory_of_the_logits_size(dtype: Any) -> None:
+    x, y, _ = inputs((4096, 1000), dtype)
+    xent_fast.softmax_cross_entropy_grad(x, y, out=x)
+    tracemalloc.start()
+    try:
+        xent_fast.softmax_cross_entropy_grad(x, y, out=x)
+        assert tracemalloc.get_traced_memory()[1] < x.nbytes / 10
+    finally:
+        tracemalloc.stop()
+
+
+@by_name
+def test_what_is_refused(dtype: Any) -> None:
+    x, y = np.ones((4, 5), dtype), np.zeros(4, int)
+    name = np.dtype(dtype).name
+    message = f"out must have the logits' dtype {name} or float32, not float64"
+    with pytest.raises(TypeError, match=message):
+        xent_fast.softmax_cross_entropy_grad(x, y, out=np.zeros(x.shape))
+    with pytest.raises(TypeError, match=f"dtype float32 where the logits are {name}"):
+        xent_fast.logsumexp(x, out=np.zeros(4, dtype))
+    memory = np.zeros(20, np.float32)
+    part = memory.view(np.uint16).view(dtype)[:20].reshape(4, 5)
+    with pytest.raises(ValueError, match="out overlaps logits"):
+        xent_fast.softmax_cross_entropy_grad(part, y, out=memory.reshape(4, 5))
+    for call in (
+        lambda: xent_fast.cross_entropy(np.full((4, 5), 0.2, dtype), y),
+        lambda: xent_fast.class_statistics(x, np.zeros(4, int), first_class=0),
+    ):
+        with pytest.raises(TypeError, match="must be float32 or float64"):
+            call()
+    before = x.copy()
+    with pytest.raises(IndexError):
+        xent_fast.softmax_cross_entropy_grad(x, [0, 1, 2, 5], out=x)
+    assert_same_bits(x, before)
