@@ -126,7 +126,7 @@
 #define GROUP (2 * HALF_GROUP)
 #define BLOCK (16 * GROUP)
 
-/* Rows of no more classes than these go through lanes_along_rows.h. */
+/* Rows of no more classes than these stand side by side, one a lane. */
 #define MOST_CLASSES_ALONG_ROWS 32
 
 /* Distances of classes with mass from the maximum are kept times this, so that no sum of them overflows. */

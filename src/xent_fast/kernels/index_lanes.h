@@ -1,22 +1,26 @@
-/* Class indices of a few classes: as many rows side by side as a vector has lanes.  A template over REAL_BITS.
+/* Class indices of a few classes: as many rows side by side as a vector has lanes.  A template over
+ * REAL_BITS.
  *
- * Knows: loss and gradient of such rows, all in the lanes' own dtype; which of them must leave it (double_rows.h).
+ * Knows: loss and gradient of such rows in the lanes' own dtype; which rows need more (double_rows.h).
  * Must not know: instruction sets, threads, Python, how rows become columns (tile.h).
  *
- * Each lane is a row with the class y.  With m its maximum, exponentials e relative to a power of two near that of m, and
- * O the sum of all but the label's:
+ * Each lane is a row with the class y.  With m its maximum, exponentials e relative to a power of two
+ * near that of m, and O the sum of all but the label's:
  *
- *     S = O + e_y     R = O / e_m, or ((O - e_m) + e_y) / e_m where y is not the maximum
- *     loss = (m - x_y) / T + log1p(R)          F = a / (T S)     grad_k = e_k F     grad_y = -O F
+ *     S = O + e_y           R = O / e_m, or ((O - e_m) + e_y) / e_m where y is not the maximum
+ *     F = a / (T S)         loss = (m - x_y) / T + log1p(R)
+ *     grad_k = e_k F        grad_y = -O F
  *
- * The maximum's exponential, which is in no sum that is divided by it, leaves small losses all their digits; where y is not
- * the maximum the loss is at least log 2, and what O - e_m loses does not show.
+ * Where y is the maximum, R and the loss have the relative accuracy of O, however small.  Elsewhere the
+ * loss is at least log 2, and what O - e_m loses does not show beside it.
  *
- * Errors, with u half a unit at 1: e 1.5 u (exp.h), sums at most 7 u in depth for 32 classes but only two or three of
- * these where one term dominates, each quotient and product u, the logarithm 1.7 u.
+ * With u half a unit at 1: e 1.5 u (exp.h), fours of them added in a tree 2 u, the logarithm 1.7 u, each
+ * product u.  From four classes on (`is_exact`) the fours are added without loss, e_y and e_m keep what
+ * their last rounding dropped, and the quotients R and F are rounded once, the weight's own rounding
+ * included: a few operations for a whole vector of rows.  Two or three classes need none of that.
  *
- * With z_loss and h = 2 z lse: loss + z lse^2, factor (1 + h) F, grad_y = (h e_y - O) F, lse = m / T + log1p of
- * the others over the first maximum.
+ * With z_loss and h = 2 z lse: loss + z lse^2, (1 + h) F in place of F, grad_y = (h e_y - O) F, and
+ * lse = m / T + log1p of the others over the first maximum.
  */
 
 /* Columns of a vector of rows: class k of all of them lies `step` bytes after class k - 1. */
@@ -58,8 +62,8 @@ KERNEL_INLINE vec NAME(some_index_exponentials)(NAME(lane_columns) columns, int 
     return count == 4 ? v_add(v_add(e[0], e[1]), v_add(e[2], e[3])) : count == 2 ? v_add(e[0], e[1]) : e[0];
 }
 
-/* A statement for k = 0, 4, ... with a constant `count` of 4, then for the one to three classes that are left; `from_k`
- * are the labels counted from k. */
+/* A statement for k = 0, 4, ... with a constant `count` of 4, then for the one to three classes that are
+ * left; `from_k` are the labels counted from k. */
 #ifndef EACH_CLASS
 #define EACH_CLASS(classes, labels, statement)  \
     do {                                        \
