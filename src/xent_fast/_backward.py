@@ -210,6 +210,34 @@ def log_softmax_vjp(
     )
 
 
+@overload
+def softmax_cross_entropy_grad_targets(
+    logits: NDArray[FloatT],
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+    scale: float = 1.0,
+    grad_output: ArrayLike | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[FloatT]: ...
+@overload
+def softmax_cross_entropy_grad_targets(
+    logits: ArrayLike,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+    scale: float = 1.0,
+    grad_output: ArrayLike | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> FloatArray: ...
 def softmax_cross_entropy_grad_targets(
     logits: ArrayLike,
     *,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast import _core
-from xent_fast._result import EntropyAndGrad
+from xent_fast._result import EntropyAndGrad, FloatT
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -27,6 +27,17 @@ def softmax_entropy(
     scale: float = 1.0,
     num_threads: SupportsIndex | None = None,
 ) -> float: ...
+@overload
+def softmax_entropy(
+    logits: NDArray[FloatT],
+    *,
+    axis: SupportsIndex = -1,
+    sample_weight: ArrayLike | None = None,
+    temperature: float = 1.0,
+    reduction: Literal["none"],
+    scale: float = 1.0,
+    num_threads: SupportsIndex | None = None,
+) -> NDArray[FloatT]: ...
 @overload
 def softmax_entropy(
     logits: ArrayLike,
@@ -116,6 +127,32 @@ def softmax_entropy(
 
 @overload
 def softmax_entropy_grad(
+    logits: NDArray[FloatT],
+    *,
+    axis: SupportsIndex = -1,
+    sample_weight: ArrayLike | None = None,
+    temperature: float = 1.0,
+    reduction: Literal["mean", "sum"] = "mean",
+    scale: float = 1.0,
+    grad_output: ArrayLike | None = None,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> EntropyAndGrad[float, FloatT]: ...
+@overload
+def softmax_entropy_grad(
+    logits: NDArray[FloatT],
+    *,
+    axis: SupportsIndex = -1,
+    sample_weight: ArrayLike | None = None,
+    temperature: float = 1.0,
+    reduction: Literal["none"],
+    scale: float = 1.0,
+    grad_output: ArrayLike | None = None,
+    out: FloatArray | None = None,
+    num_threads: SupportsIndex | None = None,
+) -> EntropyAndGrad[NDArray[FloatT], FloatT]: ...
+@overload
+def softmax_entropy_grad(
     logits: ArrayLike,
     *,
     axis: SupportsIndex = -1,
@@ -126,7 +163,7 @@ def softmax_entropy_grad(
     grad_output: ArrayLike | None = None,
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
-) -> EntropyAndGrad[float, Any]: ...
+) -> EntropyAndGrad[float, np.floating[Any]]: ...
 @overload
 def softmax_entropy_grad(
     logits: ArrayLike,
@@ -139,7 +176,7 @@ def softmax_entropy_grad(
     grad_output: ArrayLike | None = None,
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
-) -> EntropyAndGrad[FloatArray, Any]: ...
+) -> EntropyAndGrad[FloatArray, np.floating[Any]]: ...
 def softmax_entropy_grad(
     logits: ArrayLike,
     *,
