@@ -140,11 +140,12 @@ def test_row_alone_has_the_same_bits(isa: str, dtype: type, data: st.DataObject)
 
 
 @pytest.mark.parametrize("reduction", ("mean", "sum"))
-@given(data=st.data(), exponent=st.integers(-8, 8), sign=st.sampled_from([1.0, -1.0]))
+@given(data=st.data(), exponent=st.integers(-8, 7), sign=st.sampled_from([1.0, -1.0]))
 def test_scale_is_linear(
     isa: str, dtype: type, data: st.DataObject, reduction: str, exponent: int, sign: float
 ) -> None:
-    """A scale that is a power of two multiplies loss and gradient exactly."""
+    """A scale that is a power of two multiplies loss and gradient exactly; from 2^8 on rows whose
+    small probabilities it makes visible are computed in another way (docs/numerics.md)."""
     batch = data.draw(batches(dtype))
     losses = row_losses(batch)
     assume(((losses == 0) | (losses > ROUNDS_FREELY)).all())
