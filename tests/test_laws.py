@@ -145,7 +145,8 @@ def test_scale_is_linear(
     isa: str, dtype: type, data: st.DataObject, reduction: str, exponent: int, sign: float
 ) -> None:
     """A scale that is a power of two multiplies loss and gradient exactly; from 2^8 on rows whose
-    small probabilities it makes visible are computed in another way (docs/numerics.md)."""
+    small probabilities it makes visible are computed in another way (docs/numerics.md).
+    """
     batch = data.draw(batches(dtype))
     losses = row_losses(batch)
     assume(((losses == 0) | (losses > ROUNDS_FREELY)).all())
