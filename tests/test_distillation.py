@@ -162,7 +162,11 @@ MEMORY = np.zeros(13)
 @pytest.mark.parametrize(
     ("error", "words", "arguments"),
     [
-        (TypeError, "^student_logits must be float32", {"student_logits": STUDENT.astype(int)}),
+        (
+            TypeError,
+            "^student_logits must be float16, bfloat16",
+            {"student_logits": STUDENT.astype(int)},
+        ),
         (TypeError, "^student_logits .* masked", {"student_logits": np.ma.masked_array(STUDENT)}),
         (ValueError, "^student_logits .* have no class", {"student_logits": STUDENT[:, :0]}),
         (
