@@ -16,6 +16,7 @@ from xent_fast._result import (
     ChosenStatistics,
     LossAndChosenStatistics,
     LossAndGrad,
+    LossAndStatistics,
     LossGradAndChosenStatistics,
     LossGradAndStatistics,
     RowStatistics,
@@ -55,36 +56,49 @@ def loss_and_grad(
 ) -> Any:
     """Return both; the gradient times `grad_output`, which a pass of its own computes."""
     names = _names(given)
-    extra = {} if names is None else _extra_statistics(given, names)
     given = given._replace(return_statistics=bool(given.return_statistics))
-    if grad_output is None:
-        result: Any = _core.loss_and_grad(*given, out)
-    else:
-        result = _with_grad_output(given, grad_output, out)
-    if names is None:
-        return result
-    statistics = _chosen(names, result.statistics, extra)
-    return LossGradAndChosenStatistics(result.loss, result.grad, statistics)
+    if names is None and grad_output is None:
+        return _core.loss_and_grad(*given, out)
+    extra = (
+        {} if names is None else _extra_statistics(given._replace(return_statistics=True), names)
+    )
+    weighted = given._replace(return_statistics=False)
+    if grad_output is not None:
+        weighted = _weighted(weighted, grad_output, out)
+    if out is None:
+        return _together(
+            names, _core.loss(*given), extra, _core.loss_and_grad(*weighted, None).grad
+        )
+    # `out` is written last: nothing is left then that could fail
+    result = _together(names, _core.loss(*given), extra, out)
+    _core.loss_and_grad(*weighted, out)
+    return result
 
 
-def _with_grad_output(
-    given: Arguments, grad_output: ArrayLike, out: NDArray[np.floating[Any]] | None
-) -> LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any]:
-    """The loss by one pass, then the gradient of weighted rows by another."""
-    row_shape = _place(given, out)[2]
-    factor: Any = _core.checked_grad_output(grad_output, row_shape, given.reduction)
-    result = _core.loss(*given)
-    if np.ndim(grad_output) == 0:
-        weighted = given._replace(scale=given.scale * factor[0])
-    else:
-        weights = factor.reshape(row_shape)
-        if given.sample_weight is not None:
-            weights = weights * np.asarray(given.sample_weight, dtype=np.float64)
-        weighted = given._replace(sample_weight=weights)
-    grad = _core.loss_and_grad(*weighted._replace(return_statistics=False), out).grad
-    if given.return_statistics:
+def _together(
+    names: set[str] | None, result: Any, extra: dict[str, NDArray[Any]], grad: NDArray[Any]
+) -> Any:
+    """What a caller gets of a loss, which may have statistics, and a gradient."""
+    if names is not None:
+        statistics = _chosen(names, result.statistics, extra)
+        return LossGradAndChosenStatistics(result.loss, grad, statistics)
+    if isinstance(result, LossAndStatistics):
         return LossGradAndStatistics(result.loss, grad, result.statistics)
     return LossAndGrad(result, grad)
+
+
+def _weighted(
+    given: Arguments, grad_output: ArrayLike, out: NDArray[np.floating[Any]] | None
+) -> Arguments:
+    """The same with every row's gradient times `grad_output`."""
+    row_shape = _place(given, out)[2]
+    factor: Any = _core.checked_grad_output(grad_output, row_shape, given.reduction)
+    if np.ndim(grad_output) == 0:
+        return given._replace(scale=given.scale * factor[0])
+    weights = factor.reshape(row_shape)
+    if given.sample_weight is not None:
+        weights = weights * np.asarray(given.sample_weight, dtype=np.float64)
+    return given._replace(sample_weight=weights)
 
 
 def _names(given: Arguments) -> set[str] | None:
