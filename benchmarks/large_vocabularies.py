@@ -337,7 +337,8 @@ def main() -> None:
     if arguments.worker:
         work(arguments.worker)
         return
-    for name in [arguments.only] if arguments.only else PARTS:
+    parts = ("layer", "ranks") if arguments.quick else PARTS
+    for name in [arguments.only] if arguments.only else parts:
         text = part(name, arguments.quick)
         print(text, end="\n\n")
         if arguments.write:
