@@ -139,9 +139,9 @@ KERNEL_INLINE vec NAME(index_losses)(const NAME(index_sums) * sums, vec_mask lea
     return v_add(distance, NAME(log_of_1_plus_rounded)(ratio));
 }
 
-/* What exponentials are multiplied by, and the gradient of the label's class. */
+/* What exponentials are multiplied by; the gradient of the label's class, and of others that are as large as the maximum's. */
 typedef struct {
-    vec of_exponentials, of_label;
+    vec of_exponentials, of_label, of_maximum;
 } NAME(index_factors);
 
 KERNEL_INLINE NAME(index_factors)
@@ -163,10 +163,18 @@ KERNEL_INLINE NAME(index_factors)
     return factors;
 }
 
+/* F e_m, and no larger than `weight`: p of the maximum is at most 1, though e_m and F may both have been rounded up. */
+KERNEL_INLINE vec NAME(gradient_of_maximum)(vec exp_of_maximum, vec factor, vec weight) {
+    const vec grad = v_mul(exp_of_maximum, factor);
+    return v_select(v_greater(NAME(magnitude)(grad), NAME(magnitude)(weight)), weight, grad);
+}
+
 /* The gradient of as many in place of their exponentials, to `destination`. */
 KERNEL_INLINE void NAME(some_index_gradients)(REAL (*place)[LANES], int k, int count, vec labels,
-                                              NAME(index_factors) factors, char *destination, ptrdiff_t step) {
-    EACH_OF(count, const vec grad = v_mul(v_load(place[k + j]), factors.of_exponentials);
+                                              NAME(index_factors) factors, vec exp_of_maximum, int is_exact,
+                                              char *destination, ptrdiff_t step) {
+    EACH_OF(count, const vec e = v_load(place[k + j]); vec grad = v_mul(e, factors.of_exponentials);
+            if (is_exact) grad = v_select(v_equal(e, exp_of_maximum), factors.of_maximum, grad);
             v_store((REAL *)(void *)(destination + (k + j) * step),
                     v_select(v_equal(labels, v_splat(j)), factors.of_label, grad)));
 }
@@ -291,6 +299,7 @@ KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows, int class
         loss = v_fma(v_mul(z, lse), lse, loss);
         factors.of_label = v_fma(v_mul(slope, sums.exp_of_label.high), factors.of_exponentials, factors.of_label);
         factors.of_exponentials = v_fma(slope, factors.of_exponentials, factors.of_exponentials);
+        weight.high = v_fma(slope, weight.high, weight.high);
     }
     if (is_softmax)
         factors.of_label = v_mul(sums.exp_of_label.high, factors.of_exponentials);
@@ -334,7 +343,10 @@ KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows, int class
         NAME(has_columns)(batch->grad_class_stride) && rows->row_count == LANES && !leaving && !weights->is_rescaled;
     char *destination = is_direct ? grad : (char *)place;
     const ptrdiff_t step = is_direct ? batch->grad_class_stride : (ptrdiff_t)sizeof place[0];
-    EACH_CLASS(classes, labels, NAME(some_index_gradients)(place, k, count, from_k, factors, destination, step));
+    factors.of_maximum = NAME(gradient_of_maximum)(sums.exp_of_maximum.high, factors.of_exponentials, weight.high);
+    EACH_CLASS(classes, labels,
+               NAME(some_index_gradients)(place, k, count, from_k, factors, sums.exp_of_maximum.high, is_exact,
+                                          destination, step));
     if (is_direct)
         return;
     if (weights->is_rescaled && !is_softmax)

@@ -116,14 +116,12 @@ KERNEL_INLINE int NAME(has_rounded)(const REAL *p, int64_t count) {
 
 /* Whether those show: beside a factor above 1, or where 1 - p of the likeliest class is made of nothing else.  A class does
  * not whose p times the factor and the number of classes stays below every number. */
-static NEVER_INLINE int NAME(rounded_show)(const xent_second_order_batch *problem, int64_t row, const REAL *p,
+static NEVER_INLINE int NAME(rounded_show)(const xent_batch *batch, int64_t row, const REAL *p, const REAL *vector,
                                            int64_t likeliest, double factor) {
-    const xent_batch *batch = &problem->batch;
     const REAL *logits = (const REAL *)(const void *)(batch->logits + row * batch->logits_row_stride);
-    const REAL *vector = (const REAL *)(const void *)(problem->vector + row * problem->vector_row_stride);
     double size = 1, others = 0, nearest = INFINITY;
     for (int64_t k = 0; k < batch->classes; ++k) {
-        if (problem->vector)
+        if (vector)
             size = fmax(size, fabs((double)vector[k] - (double)vector[likeliest]));
         if (k == likeliest)
             continue;
@@ -163,7 +161,7 @@ KERNEL_INLINE void NAME(second_order_part)(const xent_second_order_batch *proble
         const NAME(curvature) c = NAME(curvature_of_row)(problem, row, labels[k], (double)lse[k]);
         const REAL *vector =
             problem->vector ? (const REAL *)(const void *)(problem->vector + row * problem->vector_row_stride) : NULL;
-        if (NAME(has_rounded)(p, classes) && NAME(rounded_show)(problem, row, p, likeliest[k], c.size))
+        if (NAME(has_rounded)(p, classes) && NAME(rounded_show)(batch, row, p, vector, likeliest[k], c.size))
             NAME(curvature_of_far_row)(batch, row, labels[k], kind_of_targets(batch), vector, result);
         else if (vector)
             NAME(hessian_times_vector)(p, vector, result, classes, likeliest[k], &c);
