@@ -23,8 +23,8 @@ import xent_fast
 mpl.use("agg")
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE / "api"))
-import generate  # noqa: E402  reads the docstrings
+sys.path.insert(0, str(HERE))
+import docstrings  # noqa: E402
 
 CHECKOUT = HERE.parent
 
@@ -47,17 +47,12 @@ def link_within_site(folder: Path, text: str) -> str:
         for name, page in OUTSIDE.items():
             if target == page:
                 return f"](/project/{name}.md{anchor})"
-        if target.parent == HERE / "api":
-            page = (
-                "/reference.md"
-                if target.stem in ("README", "results")
-                else f"#xent_fast.{target.stem}"
-            )
-            return f"]({page})"
         if target.is_relative_to(HERE) and target.suffix == ".md":
             return f"](/{target.relative_to(HERE)}{anchor})"
         return match[0]
 
+    functions = rf"\[`({'|'.join(docstrings.FUNCTIONS)})`\]\(reference\.md\)"
+    text = re.sub(functions, r"[`\1`](#xent_fast.\1)", text)
     return re.sub(r"\]\(([\w./-]+\.md)(#[\w-]+)?\)", turned, text)
 
 
@@ -90,7 +85,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 root_doc = "index"
-exclude_patterns = ["_templates", "api", "examples"]  # api: for code hosts
+exclude_patterns = ["_templates", "examples"]
 suppress_warnings = ["config.cache"]
 
 # --- Markdown and formulas ------------------------------------------------------------------------
@@ -124,12 +119,12 @@ def complete(
 ) -> None:
     """A docstring with what it takes from others, which says "As for `other`"."""
     module, _, function = name.rpartition(".")
-    if kind != "function" or module != "xent_fast" or function not in generate.FUNCTIONS:
+    if kind != "function" or module != "xent_fast" or function not in docstrings.FUNCTIONS:
         return
-    document = deepcopy(generate.docstring(function))
+    document = deepcopy(docstrings.docstring(function))
     for section in ("Parameters", "Returns", "Raises"):
         document[section] = []
-        for entry in generate.entries(function, section):
+        for entry in docstrings.entries(function, section):
             text = entry.text.split("\n")
             if entry.name or entry.kind:
                 document[section].append(Parameter(entry.name, entry.kind, text))
