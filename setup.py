@@ -1,6 +1,6 @@
-"""Build the extension module.
+"""Build the extension modules.
 
-Knows: its sources, the compilers' flags, and how to find out whether OpenMP works.
+Knows: their sources, the compilers' flags, and how to find out whether OpenMP works.
 Must not know: the package's metadata (pyproject.toml), the compiler options of an instruction set
 (each `kernels/isa_*.c` sets its own target).
 
@@ -27,17 +27,25 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError, PlatformError
 
 PACKAGE = Path("src/xent_fast")
-# The kernels belong to the engine; the binding reaches them through it.
-BINDING = ["_core.pyx"]
-ENTRY_POINTS = ["c_api.pyx"]
+# The kernels belong to the engine; everything else reaches them through it.
 ENGINE = [
-    "_engine.pyx",
+    "_binding/engine.pyx",
     "kernels/dispatch.c",
     "kernels/labels.c",
     "kernels/isa_portable.c",
     "kernels/isa_avx2.c",
     "kernels/isa_avx512.c",
     "kernels/isa_neon.c",
+]
+BINDING = [
+    "arguments",
+    "arrays",
+    "batch",
+    "class_calls",
+    "loss_calls",
+    "options",
+    "second_order_calls",
+    "softmax_calls",
 ]
 LAST_FLAGS = shlex.split(os.environ.get("XENT_FAST_LAST_CFLAGS", ""))
 CYTHON_CHECKS = os.environ.get("XENT_FAST_CYTHON_CHECKS", "0") != "0"
@@ -177,8 +185,9 @@ def probe_runs(library):
     return subprocess.run(command, check=False).returncode == 0
 
 
-def extension(name, sources):
-    """One compiled module."""
+def extension(sources):
+    """One compiled module, named by its first source."""
+    name = Path(sources[0]).with_suffix("").as_posix().replace("/", ".")
     return Extension(
         f"xent_fast.{name}",
         sources=[(PACKAGE / source).as_posix() for source in sources],
@@ -191,8 +200,8 @@ def extension(name, sources):
 setup(
     cmdclass={"build_ext": BuildExtension},
     ext_modules=[
-        extension("_engine", ENGINE),
-        extension("_core", BINDING),
-        extension("c_api", ENTRY_POINTS),
+        extension(ENGINE),
+        *(extension([f"_binding/{name}.pyx"]) for name in BINDING),
+        extension(["c_api.pyx"]),
     ],
 )

@@ -16,7 +16,8 @@ from helpers import TARGET_KINDS
 from hypothesis import HealthCheck, settings
 
 import xent_fast
-from xent_fast import _core, reference
+from xent_fast import reference
+from xent_fast._binding import engine
 
 # Modules with the same functions, both held to other people's values.
 IMPLEMENTATIONS = {"reference": reference, "xent_fast": xent_fast}
@@ -40,12 +41,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.fixture(params=_core.available_isas())
+@pytest.fixture(params=engine.available_isas())
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every instruction set this machine can run, in force for one test."""
-    previous = _core.use_isa(request.param)
+    previous = engine.use_isa(request.param)
     yield request.param
-    _core.use_isa(previous)
+    engine.use_isa(previous)
 
 
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])

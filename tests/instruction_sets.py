@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import combinations_with_replacement
 
-from xent_fast import _core
+from xent_fast._binding import engine
 
-AVAILABLE = tuple(_core.available_isas())
+AVAILABLE = tuple(engine.available_isas())
 FMA_ISAS = tuple(name for name in AVAILABLE if name != "portable")
 # A pair of an instruction set with itself: two calls agree.
 SAME_BITS_PAIRS = tuple(combinations_with_replacement(FMA_ISAS, 2)) or (("portable", "portable"),)
@@ -20,8 +20,8 @@ SAME_BITS_PAIRS = tuple(combinations_with_replacement(FMA_ISAS, 2)) or (("portab
 @contextmanager
 def forced(name: str) -> Iterator[None]:
     """Run with one instruction set."""
-    previous = _core.use_isa(name)
+    previous = engine.use_isa(name)
     try:
         yield
     finally:
-        _core.use_isa(previous)
+        engine.use_isa(previous)

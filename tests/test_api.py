@@ -25,13 +25,13 @@ from helpers import GuardedArray
 import xent_fast
 from xent_fast import (
     LossAndGrad,
-    _core,
     reference,
     show_config,
     softmax_cross_entropy,
     softmax_cross_entropy_grad,
     softmax_loss,
 )
+from xent_fast._binding import engine
 
 LOSSES = ["softmax_cross_entropy", "softmax_cross_entropy_grad", "softmax_loss"]
 FUNCTIONS = [
@@ -575,7 +575,7 @@ def test_show_config_returns_a_dict() -> None:
     config = show_config("dicts")
     assert config["version"] == xent_fast.__version__
     assert config["isa"]["active"] in config["isa"]["supported"]
-    assert tuple(config["isa"]["supported"]) == _core.available_isas()
+    assert tuple(config["isa"]["supported"]) == engine.available_isas()
     assert config["isa"]["supported"][-1] == "portable"
     assert config["threads"]["default"] >= 1
     assert config["numpy"] == np.__version__
@@ -595,13 +595,13 @@ def test_show_config_refuses_another_mode() -> None:
 PRINT_ISA = "import xent_fast; print(xent_fast.show_config('dicts')['isa']['active'])"
 
 
-@pytest.mark.parametrize("name", _core.available_isas())
+@pytest.mark.parametrize("name", engine.available_isas())
 def test_environment_forces_an_isa(name: str) -> None:
     assert run_python(PRINT_ISA, XENT_FAST_ISA=name).stdout.strip() == name
 
 
 def test_best_isa_is_the_default() -> None:
-    assert run_python(PRINT_ISA, XENT_FAST_ISA="").stdout.strip() == _core.available_isas()[0]
+    assert run_python(PRINT_ISA, XENT_FAST_ISA="").stdout.strip() == engine.available_isas()[0]
 
 
 @pytest.mark.parametrize(
@@ -612,7 +612,7 @@ def test_best_isa_is_the_default() -> None:
         " ",
         "neon,avx2",
         "\udcff",
-        *sorted({"avx2", "neon"} - {*_core.available_isas()}),
+        *sorted({"avx2", "neon"} - {*engine.available_isas()}),
     ],
 )
 def test_environment_with_an_unusable_isa(name: str) -> None:
@@ -621,16 +621,16 @@ def test_environment_with_an_unusable_isa(name: str) -> None:
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith(f"ValueError: XENT_FAST_ISA: {name!r} cannot be used")
     assert "valid names are avx512, avx2, neon, portable" in message
-    assert message.endswith(f"support {', '.join(_core.available_isas())}")
+    assert message.endswith(f"support {', '.join(engine.available_isas())}")
 
 
 def test_use_isa_returns_the_one_before() -> None:
     before = show_config("dicts")["isa"]["active"]
-    assert _core.use_isa("portable") == before
+    assert engine.use_isa("portable") == before
     assert show_config("dicts")["isa"]["active"] == "portable"
-    assert _core.use_isa(before) == "portable"
+    assert engine.use_isa(before) == "portable"
     with pytest.raises(ValueError, match="valid names are"):
-        _core.use_isa("sse9")
+        engine.use_isa("sse9")
 
 
 # --- threads ---

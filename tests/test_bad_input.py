@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from helpers import GuardedArray
 
-from xent_fast import _core, reference, softmax_cross_entropy, softmax_cross_entropy_grad
+from xent_fast import reference, softmax_cross_entropy, softmax_cross_entropy_grad
+from xent_fast._binding import engine
 
 ROWS, CLASSES = 6, 4
 PATTERN = 0xA5
@@ -826,7 +827,7 @@ def test_interrupt_waits_for_the_end_of_the_call() -> None:
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    previous = _core.use_isa("portable")
+    previous = engine.use_isa("portable")
     # A shell starts commands in the background with this signal ignored.
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     switch_interval = sys.getswitchinterval()
@@ -840,7 +841,7 @@ def test_interrupt_waits_for_the_end_of_the_call() -> None:
     finally:
         sys.setswitchinterval(switch_interval)
         signal.signal(signal.SIGINT, handler)
-        _core.use_isa(previous)
+        engine.use_isa(previous)
         thread.join()
     np.testing.assert_allclose(out, want, rtol=1e-4, atol=1e-12)
 

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.workloads import DENSE, IN_PLACE, INDEX, INTO_OUT, LOSS_ONLY, NEW, Case, Workload
-from xent_fast import _core
+from xent_fast._binding import engine
 
 Step = Callable[[Any], tuple[Any, Any]]
-CONFIGURATION = _core.configuration()
+CONFIGURATION = engine.configuration()
 DEFAULT_ISA: str = CONFIGURATION["isa"]["active"]
 THREADS: int = CONFIGURATION["threads"]["default"]
 
@@ -78,11 +78,11 @@ class Implementation:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        previous = _core.use_isa(self.isa)
+        previous = engine.use_isa(self.isa)
         try:
             yield
         finally:
-            _core.use_isa(previous)
+            engine.use_isa(previous)
 
 
 def _is_installed(distribution: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Literal, SupportsIndex, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent_fast import _core
+from xent_fast._binding import arguments, loss_calls, softmax_calls
 from xent_fast._result import FloatT
 
 FloatArray = NDArray[np.floating[Any]]
@@ -123,7 +123,9 @@ def softmax_vjp(
     >>> softmax_vjp(np.array([0.25, 0.5, 0.25]), np.array([0.0, -2.0, 0.0]))
     array([ 0.25, -0.5 ,  0.25])
     """
-    return _core.softmax_vjp(probabilities, grad_probabilities, axis, grad_output, out, num_threads)
+    return softmax_calls.softmax_vjp(
+        probabilities, grad_probabilities, axis, grad_output, out, num_threads
+    )
 
 
 @overload
@@ -205,7 +207,7 @@ def log_softmax_vjp(
     >>> log_softmax_vjp(np.array([-np.inf, 0.0]), np.array([1.0, 2.0]))
     array([ 1., -1.])
     """
-    return _core.log_softmax_vjp(
+    return softmax_calls.log_softmax_vjp(
         log_probabilities, grad_log_probabilities, axis, grad_output, out, num_threads
     )
 
@@ -304,19 +306,23 @@ def softmax_cross_entropy_grad_targets(
     >>> softmax_cross_entropy_grad_targets(np.log([[1.0, 3.0]])).round(6)  # log 4, log 4/3
     array([[1.386294, 0.287682]])
     """
-    array = _core.checked_floats(logits, "logits", None)
-    place = _core.checked_axis(axis, array, "logits")
+    array = arguments.checked_floats(logits, "logits", None)
+    place = arguments.checked_axis(axis, array, "logits")
     row_shape = array.shape[:place] + array.shape[place + 1 :]
     shape = (*row_shape, array.shape[place])
-    class_weight = None if weight is None else _core.checked_weights(weight, shape[-1:], "weight")
-    upstream = _core.checked_grad_output(grad_output, row_shape, reduction)
-    _, class_weight, row_weight, factor = _core.settle_batch(
+    class_weight = (
+        None if weight is None else arguments.checked_weights(weight, shape[-1:], "weight")
+    )
+    upstream = arguments.checked_grad_output(grad_output, row_shape, reduction)
+    _, class_weight, row_weight, factor = loss_calls.settle_batch(
         shape, array.dtype.type, np.broadcast_to(array.dtype.type(0), shape), class_weight,
         sample_weight, None, label_smoothing, temperature, 0.0, reduction, scale, num_threads,
     )  # fmt: skip
     if factor is None:
         return np.zeros_like(array, dtype=array.dtype.type, subok=False)
-    result: FloatArray = _core.probabilities(array, place, True, None, num_threads, temperature)
+    result: FloatArray = softmax_calls.probabilities(
+        array, place, True, None, num_threads, temperature
+    )
     row_factor = np.full(1, -factor * (1 - float(label_smoothing)))
     for more in (row_weight, upstream):
         row_factor = row_factor if more is None else row_factor * more

@@ -13,7 +13,7 @@ from typing import Any, Literal, SupportsIndex, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent_fast import _core
+from xent_fast._binding import arguments, class_calls, options
 from xent_fast._result import FloatT, LossAndGrad
 
 FloatArray = NDArray[np.floating[Any]]
@@ -106,11 +106,14 @@ class ClassStatistics:
 
     @property
     def _blocks(self) -> list[int]:
-        return [_core.class_block_count(self.dtype.type, end - start) for start, end in self.ranges]
+        return [
+            class_calls.class_block_count(self.dtype.type, end - start)
+            for start, end in self.ranges
+        ]
 
     @property
     def _has_class_indices(self) -> bool:
-        kinds = [_core.target_kind(False, is_shaped) for is_shaped in (False, True)]
+        kinds = [class_calls.target_kind(False, is_shaped) for is_shaped in (False, True)]
         return int(self.array[0, 1]) in kinds
 
     @property
@@ -126,7 +129,7 @@ def _sign_of_weights(weight: FloatArray | None) -> int:
 
 
 def _width(blocks: list[int], ranges: int) -> int:
-    needed = _core.ROW_STATISTICS + _core.BLOCK_STATISTICS * sum(blocks)
+    needed = class_calls.ROW_STATISTICS + class_calls.BLOCK_STATISTICS * sum(blocks)
     return max(needed, HEADER + 2 * ranges)
 
 
@@ -224,12 +227,12 @@ def measured(
     ClassStatistics
         Of that range.
     """
-    label_smoothing, temperature, _, _ = _core.checked_options(
+    label_smoothing, temperature, _, _ = options.checked_options(
         label_smoothing, temperature, 0.0, "sum", 1.0
     )
-    start = _core.checked_integer(first_class, "first_class")
+    start = options.checked_integer(first_class, "first_class")
     end = start + rows.logits.shape[1]
-    total = -1 if num_classes is None else _core.checked_integer(num_classes, "num_classes")
+    total = -1 if num_classes is None else options.checked_integer(num_classes, "num_classes")
     if start < 0 or (num_classes is not None and end > total):
         raise ValueError(
             f"the range of classes [{start}, {end}) does not lie in "
@@ -241,12 +244,12 @@ def measured(
     if is_dense and ignore_index is not None:
         raise ValueError("ignore_index needs targets that are class indices, not dense targets")
     if ignore_index is not None:
-        ignore_index = _core.checked_integer(ignore_index, "ignore_index")
+        ignore_index = options.checked_integer(ignore_index, "ignore_index")
     if not is_dense and num_classes is not None:
         counted = True if ignore_index is None else rows.targets != ignore_index
         _check_labels(rows.targets, counted, total)
-    kind = _core.target_kind(is_dense, label_smoothing != 0 or rows.weight is not None)
-    blocks = [_core.class_block_count(rows.logits.dtype.type, end - start)]
+    kind = class_calls.target_kind(is_dense, label_smoothing != 0 or rows.weight is not None)
+    blocks = [class_calls.class_block_count(rows.logits.dtype.type, end - start)]
     array = np.zeros((1 + len(rows.logits), _width(blocks, 1)))
     array[0, : HEADER + 2] = (
         LAYOUT_VERSION,
@@ -260,7 +263,7 @@ def measured(
         start,
         end,
     )
-    _core.measure_classes(
+    class_calls.measure_classes(
         rows.logits,
         rows.targets,
         rows.weight,
@@ -352,27 +355,27 @@ def merge_class_statistics(statistics: Iterable[ClassStatistics]) -> ClassStatis
     array[0, HEADER : HEADER + 2 * len(ranges)] = np.ravel(ranges)
     rows = array[1:]
     _merge_rows(rows, parts)
-    at = _core.ROW_STATISTICS
+    at = class_calls.ROW_STATISTICS
     for part in parts:
-        count = _core.BLOCK_STATISTICS * sum(part._blocks)
-        rows[:, at : at + count] = part._values[:, _core.ROW_STATISTICS :][:, :count]
+        count = class_calls.BLOCK_STATISTICS * sum(part._blocks)
+        rows[:, at : at + count] = part._values[:, class_calls.ROW_STATISTICS :][:, :count]
         at += count
     return ClassStatistics(array)
 
 
 def _merge_rows(rows: Float64Array, parts: list[ClassStatistics]) -> None:
     """What the ranges say of the targets: at most one of them has each."""
-    here = np.stack([part._values[:, _core.TARGETS_HERE] for part in parts])
-    labels = np.stack([part._values[:, _core.TARGET_CLASS] for part in parts])
+    here = np.stack([part._values[:, class_calls.TARGETS_HERE] for part in parts])
+    labels = np.stack([part._values[:, class_calls.TARGET_CLASS] for part in parts])
     if (labels != labels[0]).any() or ((here < 0) != (here[0] < 0)).any():
         row = int(np.flatnonzero(((labels != labels[0]) | ((here < 0) != (here[0] < 0))).any(0))[0])
         raise ValueError(f"the ranges were given different class indices in row {row}")
-    for column in (_core.TARGET_LOGIT, _core.TARGET_WEIGHT):
+    for column in (class_calls.TARGET_LOGIT, class_calls.TARGET_WEIGHT):
         rows[:, column] = 0
         for part, has_target in zip(parts, here > 0, strict=True):
             np.copyto(rows[:, column], part._values[:, column], where=has_target)
-    rows[:, _core.TARGETS_HERE] = here.max(axis=0)
-    rows[:, _core.TARGET_CLASS] = labels[0]
+    rows[:, class_calls.TARGETS_HERE] = here.max(axis=0)
+    rows[:, class_calls.TARGET_CLASS] = labels[0]
 
 
 @overload
@@ -597,7 +600,7 @@ def written(
         The loss, and the range's gradient.
     """
     settled = _settled(statistics, sample_weight, z_loss, reduction, scale)
-    start = _core.checked_integer(first_class, "first_class")
+    start = options.checked_integer(first_class, "first_class")
     bounds = (start, start + rows.logits.shape[1])
     if bounds not in statistics.ranges:
         raise ValueError(
@@ -610,13 +613,13 @@ def written(
         raise ValueError(f"logits have {len(rows.logits)} rows, the statistics {statistics.rows}")
     header = statistics.array[0]
     is_dense = rows.targets.ndim == 2
-    if header[1] != _core.target_kind(is_dense, header[4] != 0 or rows.weight is not None):
+    if header[1] != class_calls.target_kind(is_dense, header[4] != 0 or rows.weight is not None):
         raise ValueError("targets and weight must be those that class_statistics was given")
     values = statistics._values
     if not is_dense:
-        counted = values[:, _core.TARGETS_HERE] > 0
+        counted = values[:, class_calls.TARGETS_HERE] > 0
         _check_labels(rows.targets, counted, statistics.classes.stop)
-        if (rows.targets != values[:, _core.TARGET_CLASS])[counted].any():
+        if (rows.targets != values[:, class_calls.TARGET_CLASS])[counted].any():
             raise ValueError("targets must be those that class_statistics was given")
     # From the first write on nothing is allocated.
     loss = _loss(statistics, settled)
@@ -628,7 +631,7 @@ def written(
     else:
         position = statistics.ranges.index(bounds)
         blocks = statistics._blocks
-        _core.write_classes(
+        class_calls.write_classes(
             rows.logits,
             rows.targets,
             rows.weight,
@@ -682,7 +685,7 @@ def _settled(
     """What rows share, everything having been checked."""
     if not isinstance(statistics, ClassStatistics):
         raise TypeError(f"statistics must be ClassStatistics, not {type(statistics).__name__}")
-    _, _, z_loss, scale = _core.checked_options(0.0, 1.0, z_loss, reduction, scale)
+    _, _, z_loss, scale = options.checked_options(0.0, 1.0, z_loss, reduction, scale)
     total = statistics.classes.stop if statistics.num_classes is None else statistics.num_classes
     if statistics.classes != range(total):
         raise ValueError(
@@ -692,12 +695,12 @@ def _settled(
     if total == 0 and statistics.rows:
         raise ValueError("the statistics have no class")
     values = statistics._values
-    here = values[:, _core.TARGETS_HERE]
+    here = values[:, class_calls.TARGETS_HERE]
     if statistics._has_class_indices and (here == 0).any():
         row = int(np.flatnonzero(here == 0)[0])
         raise IndexError(
-            f"index {int(values[row, _core.TARGET_CLASS])} is out of bounds for axis 1 with size "
-            f"{total} (targets[{row}])"
+            f"index {int(values[row, class_calls.TARGET_CLASS])} is out of bounds for axis 1 with "
+            f"size {total} (targets[{row}])"
         )
     weights = _row_weights(statistics, sample_weight)
     factor: float | None = scale
@@ -712,7 +715,7 @@ def _row_weights(
 ) -> Float64Array | None:
     if sample_weight is None:
         return None
-    given = _core.checked_weights(sample_weight, (statistics.rows,), "sample_weight")
+    given = arguments.checked_weights(sample_weight, (statistics.rows,), "sample_weight")
     return np.array(given, np.float64)
 
 
@@ -729,8 +732,8 @@ def _denominator(statistics: ClassStatistics, weights: Float64Array | None) -> f
                 'weight must not be negative where reduction is "mean"; take "sum" and scale'
             )
         values = statistics._values
-        is_ignored = values[:, _core.TARGETS_HERE] < 0
-        each *= np.where(is_ignored, 0.0, values[:, _core.TARGET_WEIGHT])
+        is_ignored = values[:, class_calls.TARGETS_HERE] < 0
+        each *= np.where(is_ignored, 0.0, values[:, class_calls.TARGET_WEIGHT])
     return math.fsum(each) if np.isfinite(each).all() else float(each.sum())
 
 
@@ -757,7 +760,7 @@ def _loss(statistics: ClassStatistics, settled: _Settled) -> float | FloatArray:
     row_loss = np.empty(statistics.rows, statistics.dtype)
     if settled.factor is None:
         return math.nan
-    _core.settle_classes(
+    class_calls.settle_classes(
         statistics._values,
         row_loss,
         settled.sample_weight,
@@ -808,15 +811,15 @@ def rows_of_range(
     Range
         Arrays as the kernels take them.
     """
-    x = _core.checked_floats(logits, "logits", out)
-    number = _core.checked_integer(axis, "axis")
+    x = arguments.checked_floats(logits, "logits", out)
+    number = options.checked_integer(axis, "axis")
     if not -x.ndim <= number < x.ndim:
         raise np.exceptions.AxisError(number, x.ndim)
     moved = np.moveaxis(x, number, -1)
     row_shape, classes = moved.shape[:-1], moved.shape[-1]
     count = math.prod(row_shape)
     dtype = x.dtype.type
-    given = _core.checked_targets(targets, x, row_shape, "logits")
+    given = arguments.checked_targets(targets, x, row_shape, "logits")
     if given.dtype.kind in "iu" and given.shape == row_shape:
         native = given.dtype.newbyteorder("=")
         rows_of_targets = np.array(given, dtype=native, order="C").reshape(count)
@@ -825,13 +828,15 @@ def rows_of_range(
         rows_of_targets = np.ascontiguousarray(dense, dtype=dtype)
     class_weight = None
     if weight is not None:
-        class_weight = np.array(_core.checked_weights(weight, (classes,), "weight"), dtype=dtype)
+        class_weight = np.array(
+            arguments.checked_weights(weight, (classes,), "weight"), dtype=dtype
+        )
     rows = moved.reshape(count, classes)
     if not _lies_in_rows(rows):
         rows = np.require(rows, dtype, ("C", "A"))
     if not with_grad:
         return Range(rows, rows_of_targets, class_weight, rows, moved, rows)
-    result = np.empty(x.shape, dtype) if out is None else _core.checked_output(out, x, "logits")
+    result = np.empty(x.shape, dtype) if out is None else arguments.checked_output(out, x, "logits")
     if out is not None and np.shares_memory(out, given):
         raise ValueError("out shares memory with targets")
     place = np.moveaxis(result, number, -1)

@@ -12,9 +12,9 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from xent_fast import _core
+from xent_fast._binding import engine
 
-__version__: str = _core.configuration()["version"]
+__version__: str = engine.configuration()["version"]
 
 
 @overload
@@ -64,7 +64,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     True
     """
     config = {
-        **_core.configuration(),
+        **engine.configuration(),
         "numpy": np.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),

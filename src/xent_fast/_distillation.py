@@ -10,7 +10,7 @@ from typing import Any, Literal, SupportsIndex, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent_fast import _core
+from xent_fast._binding import second_order_calls
 from xent_fast._result import FloatT, LossAndGrad
 
 FloatArray = NDArray[np.floating[Any]]
@@ -194,7 +194,7 @@ def distillation_loss_grad(
     >>> grad.round(6)
     array([[-0.25,  0.25]])
     """
-    return _core.distillation(
+    return second_order_calls.distillation(
         student_logits,
         teacher_logits,
         targets,

@@ -10,7 +10,7 @@ from typing import Any, Literal, SupportsIndex, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent_fast import _core
+from xent_fast._binding import softmax_calls
 from xent_fast._result import EntropyAndGrad, FloatT
 
 FloatArray = NDArray[np.floating[Any]]
@@ -119,7 +119,7 @@ def softmax_entropy(
     >>> softmax_entropy(np.array([[0.0, 0.0], [0.0, -40.0]]), reduction="none")
     array([6.93147181e-01, 1.74182524e-16])
     """
-    result: float | FloatArray = _core.entropy(
+    result: float | FloatArray = softmax_calls.entropy(
         logits, axis, sample_weight, temperature, reduction, scale, num_threads
     )
     return result
@@ -248,7 +248,7 @@ def softmax_entropy_grad(
     >>> grad.round(6)
     array([[ 0.086643,  0.086643, -0.173287]])
     """
-    result: EntropyAndGrad[Any, Any] = _core.entropy_and_grad(
+    result: EntropyAndGrad[Any, Any] = softmax_calls.entropy_and_grad(
         logits, axis, sample_weight, temperature, reduction, scale, grad_output, out, num_threads
     )
     return result

@@ -15,7 +15,7 @@ from typing import Any, Literal, SupportsIndex, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent_fast import _core
+from xent_fast._binding import arguments, loss_calls, options
 from xent_fast._result import FloatT, LinearLossAndGrad
 
 FloatArray = NDArray[np.floating[Any]]
@@ -462,9 +462,9 @@ class _Outputs:
 
 
 def _layer_of(hidden: ArrayLike, weight: ArrayLike, bias: ArrayLike | None) -> _Layer:
-    h = _core.checked_array(hidden, "hidden")
-    w = _core.checked_array(weight, "weight")
-    b = None if bias is None else _core.checked_array(bias, "bias")
+    h = arguments.checked_array(hidden, "hidden")
+    w = arguments.checked_array(weight, "weight")
+    b = None if bias is None else arguments.checked_array(bias, "bias")
     dtype = _logits_dtype(h, w, b)
     if h.ndim == 0:
         raise ValueError("hidden must have a feature axis; it has no axis at all")
@@ -536,7 +536,7 @@ def _batch_of(
     scale: float,
     num_threads: SupportsIndex | None,
 ) -> _Batch:
-    rows_of_targets, weights, row_weights, factor = _core.settle_batch(
+    rows_of_targets, weights, row_weights, factor = loss_calls.settle_batch(
         (*layer.hidden_shape[:-1], layer.classes),
         layer.dtype,
         targets,
@@ -577,7 +577,7 @@ def _as_chunk_rows(given: SupportsIndex | None, layer: _Layer) -> int:
         even = -(-rows // -(-rows // most))
         most = -(-even // ROW_GRANULARITY) * ROW_GRANULARITY
     else:
-        most = int(_core.checked_integer(given, "chunk_rows"))
+        most = int(options.checked_integer(given, "chunk_rows"))
         if most < 1:
             raise ValueError(f"chunk_rows must be at least 1, not {most}")
     return min(most, rows)
@@ -592,7 +592,7 @@ def _as_progress(given: Progress | None) -> Progress | None:
 def _outputs_of(
     layer: _Layer,
     given: tuple[FloatArray | None, FloatArray | None, FloatArray | None],
-    arguments: tuple[ArrayLike | None, ...],
+    inputs: tuple[ArrayLike | None, ...],
     *,
     accumulate: bool,
 ) -> _Outputs:
@@ -605,7 +605,7 @@ def _outputs_of(
             "none of them is given"
         )
     names = ("hidden", "weight", "bias", "targets", "class_weight", "sample_weight")
-    others = [(n, a) for n, a in zip(names, arguments, strict=True) if isinstance(a, np.ndarray)]
+    others = [(n, a) for n, a in zip(names, inputs, strict=True) if isinstance(a, np.ndarray)]
     shapes = (layer.hidden_shape, layer.weight.shape, (layer.classes,))
     results: list[FloatArray | None] = []
     for name, out, shape, dtype in zip(names, given, shapes, (*layer.dtypes, None), strict=False):
@@ -640,7 +640,7 @@ def _check_output(
 ) -> None:
     if not isinstance(out, np.ndarray):
         raise TypeError(f"{name} must be an ndarray, not {type(out).__name__}")
-    _core.checked_array(out, name)
+    arguments.checked_array(out, name)
     allowed = dict.fromkeys([dtype or np.dtype(logits_dtype), np.dtype(logits_dtype)])
     if all(out.dtype.type is not one.type for one in allowed):
         raise TypeError(f"{name} must be {' or '.join(map(str, allowed))}, not {out.dtype}")
@@ -648,7 +648,7 @@ def _check_output(
         raise ValueError(f"{name} must have shape {shape}, not {out.shape}")
     if not out.flags.writeable:
         raise ValueError(f"output array is read-only ({name})")
-    if _core.repeats_itself(out):
+    if arguments.repeats_itself(out):
         raise ValueError(f"{name} overlaps itself: shape {out.shape}, strides {out.strides}")
 
 
@@ -723,7 +723,7 @@ def _losses(layer: _Layer, batch: _Batch, logits: FloatArray, rows: Rows, with_g
     """The sum of some rows' losses, or each; the gradient takes the logits' place."""
     if layer.bias is not None:
         np.add(logits, layer.bias, out=logits)
-    arguments = (
+    given = (
         logits,
         batch.targets[rows],
         -1,
@@ -739,8 +739,8 @@ def _losses(layer: _Layer, batch: _Batch, logits: FloatArray, rows: Rows, with_g
         batch.num_threads,
     )
     if with_grad:
-        return _core.loss_and_grad(*arguments, logits).loss
-    return _core.loss(*arguments)
+        return loss_calls.loss_and_grad(*given, logits).loss
+    return loss_calls.loss(*given)
 
 
 class _Inputs:

@@ -53,18 +53,18 @@ def load() -> None:
     has_chosen = any(name in os.environ for name in CHOICES)
     before = openmp_libraries()
     with environment({} if has_chosen else BOUNDED):
-        from xent_fast import _core
+        from xent_fast._binding import engine
 
         # LLVM's library reads the environment when it is first asked for something.
-        has_openmp = _core.configuration()["threads"]["openmp"] is not None
+        has_openmp = engine.configuration()["threads"]["openmp"] is not None
     if not has_openmp:
-        _core.set_waiting(None, False)
+        engine.set_waiting(None, False)
     elif has_chosen:
-        _core.set_waiting("as the environment says", False)
+        engine.set_waiting("as the environment says", False)
     elif before and openmp_libraries() == before:
-        _core.set_waiting("as the OpenMP library was loaded before", True)
+        engine.set_waiting("as the OpenMP library was loaded before", True)
     else:
-        _core.set_waiting("briefly", False)
+        engine.set_waiting("briefly", False)
 
 
 load()

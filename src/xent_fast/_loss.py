@@ -11,7 +11,8 @@ from typing import Any, Literal, SupportsIndex, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent_fast import _core, _passes
+from xent_fast import _passes
+from xent_fast._binding import loss_calls
 from xent_fast._result import (
     FloatT,
     LossAndChosenStatistics,
@@ -342,7 +343,7 @@ def softmax_cross_entropy(
             )
         )
         return with_names
-    result: float | FloatArray | LossAndStatistics[Any, Any] = _core.loss(
+    result: float | FloatArray | LossAndStatistics[Any, Any] = loss_calls.loss(
         logits,
         targets,
         axis,
@@ -672,7 +673,7 @@ def softmax_cross_entropy_grad(
             out,
         )
         return several
-    result: LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any] = _core.loss_and_grad(
+    result: LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any] = loss_calls.loss_and_grad(
         logits,
         targets,
         axis,
@@ -752,7 +753,7 @@ def softmax_loss(x: ArrayLike, y: ArrayLike) -> LossAndGrad[float, Any]:
     array([[-0.375,  0.125,  0.125,  0.125],
            [ 0.125,  0.125,  0.125, -0.375]])
     """
-    result: LossAndGrad[float, Any] = _core.loss_and_grad(
+    result: LossAndGrad[float, Any] = loss_calls.loss_and_grad(
         x, y, -1, None, None, None, 0.0, 1.0, 0.0, "mean", 1.0, False, None, None
     )
     return result

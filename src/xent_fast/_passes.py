@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent_fast import _core
+from xent_fast._binding import arguments, loss_calls, softmax_calls
 from xent_fast._result import (
     ChosenStatistics,
     LossAndChosenStatistics,
@@ -45,9 +45,9 @@ def loss(given: Arguments) -> Any:
     """Return the loss, with statistics if they are asked for by name."""
     names = _names(given)
     if names is None:
-        return _core.loss(*given)
+        return loss_calls.loss(*given)
     extra = _extra_statistics(given, names)
-    result, rows = _core.loss(*given._replace(return_statistics=True))
+    result, rows = loss_calls.loss(*given._replace(return_statistics=True))
     return LossAndChosenStatistics(result, _chosen(names, rows, extra))
 
 
@@ -58,7 +58,7 @@ def loss_and_grad(
     names = _names(given)
     given = given._replace(return_statistics=bool(given.return_statistics))
     if names is None and grad_output is None:
-        return _core.loss_and_grad(*given, out)
+        return loss_calls.loss_and_grad(*given, out)
     extra = (
         {} if names is None else _extra_statistics(given._replace(return_statistics=True), names)
     )
@@ -67,11 +67,11 @@ def loss_and_grad(
         weighted = _weighted(weighted, grad_output, out)
     if out is None:
         return _together(
-            names, _core.loss(*given), extra, _core.loss_and_grad(*weighted, None).grad
+            names, loss_calls.loss(*given), extra, loss_calls.loss_and_grad(*weighted, None).grad
         )
     # `out` is written last: nothing is left then that could fail
-    result = _together(names, _core.loss(*given), extra, out)
-    _core.loss_and_grad(*weighted, out)
+    result = _together(names, loss_calls.loss(*given), extra, out)
+    loss_calls.loss_and_grad(*weighted, out)
     return result
 
 
@@ -92,7 +92,7 @@ def _weighted(
 ) -> Arguments:
     """The same with every row's gradient times `grad_output`."""
     row_shape = _place(given, out)[2]
-    factor: Any = _core.checked_grad_output(grad_output, row_shape, given.reduction)
+    factor: Any = arguments.checked_grad_output(grad_output, row_shape, given.reduction)
     if np.ndim(grad_output) == 0:
         return given._replace(scale=given.scale * factor[0])
     weights = factor.reshape(row_shape)
@@ -119,8 +119,8 @@ def _place(
     given: Arguments, out: NDArray[np.floating[Any]] | None
 ) -> tuple[NDArray[Any], int, tuple[int, ...]]:
     """The logits as an array, the class axis, and their shape without it."""
-    logits = _core.checked_logits(given.logits, "logits", out)
-    axis = _core.checked_axis(given.axis, logits, "logits")
+    logits = arguments.checked_logits(given.logits, "logits", out)
+    axis = arguments.checked_axis(given.axis, logits, "logits")
     return logits, axis, logits.shape[:axis] + logits.shape[axis + 1 :]
 
 
@@ -133,7 +133,7 @@ def _extra_statistics(given: Arguments, names: set[str]) -> dict[str, NDArray[An
     if not names & {"entropy", "target_log_probability"}:
         return extra
     logits, axis, row_shape = _place(given, None)
-    targets = _core.checked_targets(given.targets, logits, row_shape, "logits", axis)
+    targets = arguments.checked_targets(given.targets, logits, row_shape, "logits", axis)
     ignore_index = given.ignore_index
     if targets.shape == logits.shape:
         targets = targets.argmax(axis) if targets.size else np.zeros(row_shape, np.intp)
@@ -142,11 +142,11 @@ def _extra_statistics(given: Arguments, names: set[str]) -> dict[str, NDArray[An
         logits, targets, axis, None, None, ignore_index, 0.0, given.temperature, 0.0, "none",
         1.0, True, given.num_threads,
     )  # fmt: skip
-    losses, rows = _core.loss(*plain)
+    losses, rows = loss_calls.loss(*plain)
     if "target_log_probability" in names:
         extra["target_log_probability"] = np.negative(losses, out=losses)
     if "entropy" in names:
-        extra["entropy"] = _core.entropy(
+        extra["entropy"] = softmax_calls.entropy(
             logits, axis, None, given.temperature, "none", 1.0, given.num_threads
         )
     for values in extra.values():

@@ -15,7 +15,8 @@ from typing import Any, Literal, SupportsIndex, cast, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent_fast import _core, _remedies
+from xent_fast import _remedies
+from xent_fast._binding import arguments, options
 from xent_fast._result import FloatT, LossAndGrad
 
 FloatArray = NDArray[np.floating[Any]]
@@ -418,28 +419,28 @@ def _checked(
     out: FloatArray | None,
     num_threads: SupportsIndex | None,
 ) -> _Problem:
-    p = _core.checked_floats(probabilities, "probabilities", out)
-    place = _Place(p.shape, _core.checked_axis(axis, p, "probabilities"))
-    scale = _core.checked_scale(reduction, scale, num_threads)
-    smoothing = _core.checked_label_smoothing(label_smoothing)
-    clip = _core.checked_number(clip, "clip")
+    p = arguments.checked_floats(probabilities, "probabilities", out)
+    place = _Place(p.shape, arguments.checked_axis(axis, p, "probabilities"))
+    scale = options.checked_scale(reduction, scale, num_threads)
+    smoothing = options.checked_label_smoothing(label_smoothing)
+    clip = options.checked_number(clip, "clip")
     if not 0 <= clip < 0.5:
         raise ValueError(f"clip must be in [0, 0.5), not {clip}")
     if out is not None:
-        _core.checked_output(out, p, "probabilities")
+        arguments.checked_output(out, p, "probabilities")
     class_weight = _weights(weight, (place.classes,), "weight")
     row_weight = _weights(sample_weight, place.row_shape, "sample_weight").reshape(-1)
 
     labels, dense_targets = None, None
-    given = _core.checked_targets(targets, p, place.row_shape, "probabilities", place.axis)
+    given = arguments.checked_targets(targets, p, place.row_shape, "probabilities", place.axis)
     if reduction == "mean":
-        _core.checked_signs(row_weight.reshape(place.row_shape), "sample_weight")
+        arguments.checked_signs(row_weight.reshape(place.row_shape), "sample_weight")
         # a mean divides by the powers of two again: without them no sum of weights overflows
         row_weight = _without_power(row_weight)
     counted, count = np.ones(row_weight.shape, dtype=bool), row_weight
     if given.dtype.kind != "f":
         if reduction == "mean":
-            _core.checked_signs(class_weight, "weight")
+            arguments.checked_signs(class_weight, "weight")
             class_weight = _without_power(class_weight)
         labels, counted = _labels(given, place, ignore_index)
         with np.errstate(all="ignore"):
@@ -498,7 +499,7 @@ def _weights(given: ArrayLike | None, shape: tuple[int, ...], name: str) -> Floa
     if given is None:
         return np.ones(shape)
     with np.errstate(all="ignore"):
-        return _core.checked_weights(given, shape, name).astype(np.float64)
+        return arguments.checked_weights(given, shape, name).astype(np.float64)
 
 
 def _labels(
@@ -507,7 +508,7 @@ def _labels(
     """Every row's class index, 0 where it does not count, and which rows count."""
     counted = np.ones(targets.shape, dtype=bool)
     if ignore_index is not None:
-        counted = np.asarray(targets != _core.checked_integer(ignore_index, "ignore_index"))
+        counted = np.asarray(targets != options.checked_integer(ignore_index, "ignore_index"))
     out_of_bounds = counted & ((targets < 0) | (targets >= place.classes))
     if out_of_bounds.any():
         position = tuple(int(i) for i in np.argwhere(out_of_bounds)[0])

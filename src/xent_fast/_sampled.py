@@ -11,7 +11,7 @@ from typing import Any, Literal, SupportsIndex, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent_fast import _core
+from xent_fast._binding import arguments
 from xent_fast._loss import softmax_cross_entropy_grad
 from xent_fast._result import FloatT, SampledLossAndGrad
 from xent_fast._sampler import ClassArray, Sampler, as_classes, draw_candidates
@@ -275,7 +275,7 @@ def _layer(
 
 def _plain(given: ArrayLike, name: str) -> NDArray[Any]:
     """An array of no subclass, in the processor's byte order."""
-    array = _core.checked_array(given, name)
+    array = arguments.checked_array(given, name)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 

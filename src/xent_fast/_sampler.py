@@ -14,7 +14,8 @@ from typing import NamedTuple, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent_fast import _core, _remedies
+from xent_fast import _remedies
+from xent_fast._binding import arguments
 
 Float64Array = NDArray[np.float64]
 ClassArray = NDArray[np.intp]
@@ -198,7 +199,7 @@ def _given_candidates(
     samples = as_classes(given_samples, num_classes, "samples")
     if samples.shape != (count,):
         raise ValueError(f"samples must have shape ({count},) as num_sampled, not {samples.shape}")
-    counts = _core.checked_weights(given_counts, (num_classes,), "expected_counts")
+    counts = arguments.checked_weights(given_counts, (num_classes,), "expected_counts")
 
     def expected_count(classes: ClassArray) -> Float64Array:
         expected = counts[classes].astype(np.float64)
@@ -237,7 +238,7 @@ def as_classes(given: ArrayLike, num_classes: int, name: str) -> ClassArray:
     TypeError
         If they are not integers.
     """
-    classes = _core.checked_array(given, name)
+    classes = arguments.checked_array(given, name)
     if classes.size == 0 and not isinstance(given, np.ndarray):
         classes = classes.astype(np.intp)  # NumPy makes float64 of an empty list
     if classes.dtype.kind not in "iu":

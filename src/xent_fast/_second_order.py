@@ -10,7 +10,7 @@ from typing import Any, Literal, SupportsIndex, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent_fast import _core
+from xent_fast._binding import second_order_calls
 from xent_fast._result import FloatT, LossGradAndHessian
 
 FloatArray = NDArray[np.floating[Any]]
@@ -138,7 +138,7 @@ def softmax_cross_entropy_hvp(
     >>> softmax_cross_entropy_hvp(np.zeros((1, 4)), np.array([0]), np.array([[1.0, 0.0, 0.0, 0.0]]))
     array([[ 0.1875, -0.0625, -0.0625, -0.0625]])
     """
-    return _core.hessian_times_vector(
+    return second_order_calls.hessian_times_vector(
         logits,
         targets,
         vector,
@@ -258,7 +258,7 @@ def softmax_cross_entropy_hessian_diagonal(
     >>> softmax_cross_entropy_hessian_diagonal(np.zeros((1, 4)), np.array([0]))
     array([[0.1875, 0.1875, 0.1875, 0.1875]])
     """
-    return _core.hessian_diagonal(
+    return second_order_calls.hessian_diagonal(
         logits,
         targets,
         axis,
@@ -456,7 +456,7 @@ def softmax_cross_entropy_grad_hessian(
     >>> hessian
     array([[0.375, 0.375, 0.375, 0.375]])
     """
-    return _core.grad_hessian(
+    return second_order_calls.grad_hessian(
         logits,
         targets,
         axis,

@@ -10,7 +10,7 @@ from typing import Any, SupportsIndex, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent_fast import _core
+from xent_fast._binding import softmax_calls
 from xent_fast._result import FloatT
 
 FloatArray = NDArray[np.floating[Any]]
@@ -102,7 +102,7 @@ def softmax(
     array([[0.25, 0.25, 0.25, 0.25],
            [0.5 , 0.5 , 0.  , 0.  ]])
     """
-    result: FloatArray = _core.probabilities(logits, axis, False, out, num_threads)
+    result: FloatArray = softmax_calls.probabilities(logits, axis, False, out, num_threads)
     return result
 
 
@@ -173,7 +173,7 @@ def log_softmax(
     >>> log_softmax(np.array([0.0, -40.0]))
     array([-4.24835426e-18, -4.00000000e+01])
     """
-    result: FloatArray = _core.probabilities(logits, axis, True, out, num_threads)
+    result: FloatArray = softmax_calls.probabilities(logits, axis, True, out, num_threads)
     return result
 
 
@@ -253,5 +253,7 @@ def logsumexp(
     >>> logsumexp(np.array([[0.0, -40.0], [1000.0, 1000.0]]))
     array([4.24835426e-18, 1.00069315e+03])
     """
-    lse: FloatArray = _core.log_sum_of_exponentials(logits, axis, keepdims, out, num_threads)
+    lse: FloatArray = softmax_calls.log_sum_of_exponentials(
+        logits, axis, keepdims, out, num_threads
+    )
     return lse

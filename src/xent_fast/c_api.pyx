@@ -13,7 +13,7 @@ from libc.stdint cimport int32_t, int64_t, uintptr_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 
-from xent_fast._engine cimport (
+from xent_fast._binding.engine cimport (
     Groups,
     Plan,
     check_labels,
@@ -24,7 +24,7 @@ from xent_fast._engine cimport (
     xent_restore_mode,
     xent_use_default_mode,
 )
-from xent_fast._kernels cimport (
+from xent_fast._binding.kernels cimport (
     XENT_FLOAT32,
     XENT_FLOAT64,
     XENT_GRADIENT,

@@ -20,7 +20,7 @@ from typing import Any, Literal, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent_fast import _core
+from xent_fast._binding import arguments, options
 from xent_fast._classes import (
     ClassStatistics,
     class_statistics,
@@ -184,7 +184,7 @@ class _Problem:
         given, targets, axis, weight, sample_weight = arrays
         ignore_index, label_smoothing, temperature = measuring
         z_loss, reduction, scale = settling
-        label_smoothing, temperature, z_loss, scale = _core.checked_options(
+        label_smoothing, temperature, z_loss, scale = options.checked_options(
             label_smoothing, temperature, z_loss, reduction, scale
         )
         place = _checked_axis(given, axis)
@@ -194,7 +194,7 @@ class _Problem:
         if is_dense and ignore_index is not None:
             raise ValueError("ignore_index needs targets that are class indices, not dense targets")
         if ignore_index is not None:
-            ignore_index = _core.checked_integer(ignore_index, "ignore_index")
+            ignore_index = options.checked_integer(ignore_index, "ignore_index")
         rows, classes = logits.chunks[:-1], logits.chunks[-1:]
         if weight is not None:
             weight = _as_weights(weight, classes, "weight")
@@ -340,13 +340,13 @@ def _checked_axis(logits: Any, axis: SupportsIndex) -> int:
             f"logits must be a dask array, not {type(logits).__name__}: "
             "take dask.array.from_array(logits, chunks=...)"
         )
-    _core.checked_floats(np.zeros((1,) * logits.ndim, logits.dtype), "logits", None)
+    arguments.checked_floats(np.zeros((1,) * logits.ndim, logits.dtype), "logits", None)
     if any(math.isnan(n) for n in logits.shape):
         raise ValueError(
             f"logits must have chunks of known sizes, not shape {logits.shape}: "
             "call logits.compute_chunk_sizes() first"
         )
-    place = _core.checked_integer(axis, "axis")
+    place = options.checked_integer(axis, "axis")
     if not -logits.ndim <= place < logits.ndim:
         raise np.exceptions.AxisError(place, logits.ndim)
     return int(place % logits.ndim)
@@ -365,7 +365,7 @@ def _as_targets(targets: Any, logits: Any, given: Any, axis: int) -> Any:
         raise ValueError(
             f"{kind} {row_shape}, or that of the logits, {given.shape}, not {targets.shape}"
         )
-    _core.checked_targets(
+    arguments.checked_targets(
         np.zeros((1,) * targets.ndim, targets.dtype),
         np.zeros((1,) * given.ndim, logits.dtype),
         (1,) * len(row_shape),
@@ -382,7 +382,7 @@ def _as_weights(given: Any, chunks: tuple[tuple[int, ...], ...], name: str) -> A
     shape = tuple(sum(c) for c in chunks)
     if weights.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, not {weights.shape}")
-    _core.checked_weights(np.ones((1,) * len(shape), weights.dtype), (1,) * len(shape), name)
+    arguments.checked_weights(np.ones((1,) * len(shape), weights.dtype), (1,) * len(shape), name)
     return weights.rechunk(chunks)
 
 

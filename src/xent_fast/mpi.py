@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent_fast import _core
+from xent_fast._binding import arguments, options
 from xent_fast._classes import (
     ClassStatistics,
     Range,
@@ -228,14 +228,14 @@ class _Ready(NamedTuple):
         with_grad: bool = False,
     ) -> _Ready:
         rows = rows_of_range(*arrays, with_grad=with_grad)
-        first_class, num_classes, *options = measuring
-        _core.checked_integer(num_classes, "num_classes")
-        mine = measured(rows, first_class, num_classes, *options)
+        first_class, num_classes, *others = measuring
+        options.checked_integer(num_classes, "num_classes")
+        mine = measured(rows, first_class, num_classes, *others)
         sample_weight, z_loss, reduction, scale = settling
-        _, _, z_loss, scale = _core.checked_options(0.0, 1.0, z_loss, reduction, scale)
+        _, _, z_loss, scale = options.checked_options(0.0, 1.0, z_loss, reduction, scale)
         row_shape = rows.moved.shape[:-1]
         if sample_weight is not None:
-            weights = _core.checked_weights(sample_weight, row_shape, "sample_weight")
+            weights = arguments.checked_weights(sample_weight, row_shape, "sample_weight")
             sample_weight = np.array(weights, np.float64).reshape(-1)
         options_of_loss = {
             "sample_weight": sample_weight,

@@ -92,14 +92,18 @@ def add_kernel_file(counts: Counts, object_name: str, name: str, lines: list[dic
             counts.add_branches(f"{object_name}:{function}", (name, number), taken)
 
 
-def source_places(text: str) -> dict[int, Place]:
-    """The place in the Cython source of each line of C, from #line directives in it."""
+def source_places(text: str, package: str) -> dict[int, Place]:
+    """The place in the Cython source of each line of C, from #line directives in it.
+
+    Sources outside of the package, such as Cython's own, have none.
+    """
     places: dict[int, Place] = {}
     here: Place | None = None
     for number, line in enumerate(text.splitlines(), 1):
         directive = LINE_DIRECTIVE.match(line)
         if directive:
-            here = (directive[2].split("/")[-1], int(directive[1]))
+            _, found, name = directive[2].rpartition(f"{package}/")
+            here = (name, int(directive[1])) if found else None
         elif here and line.strip():
             places[number] = here
             if line.startswith("}"):
@@ -112,17 +116,32 @@ def without_directives(text: str) -> str:
     return "\n".join("" if LINE_DIRECTIVE.match(line) else line for line in text.splitlines())
 
 
-def cython_counts(object_file: Path, text: str) -> Counts:
-    """Counts of the .pyx and .pxi files; `text` is the C with #line directives."""
+def cython_counts(objects: dict[Path, str], package: Path) -> Counts:
+    """Counts of the .pyx and .pxd files; with each object its C with #line directives.
+
+    What a .pxd file has inlined stands in several objects, as a kernel's line does.
+    """
     counts = Counts()
-    places, code = source_places(text), text.splitlines()
+    for object_file, text in objects.items():
+        module = module_counts(object_file, text, package.name)
+        for place, count in module.lines.items():
+            counts.add_line(place, count)
+        for place, taken in module.branches.items():
+            counts.add_branches(object_file.stem, place, taken)
+    return counts
+
+
+def module_counts(object_file: Path, text: str, package: str) -> Counts:
+    """Counts of one object."""
+    counts = Counts()
+    places, code = source_places(text, package), text.splitlines()
     for report in gcov([object_file]):
         for file in report["files"]:
             if not file["file"].endswith(f"{object_file.stem}.c"):
                 continue
             for line in file["lines"]:
                 place = places.get(line["line_number"])
-                if place is None or not place[0].endswith((".pyx", ".pxi")):
+                if place is None:
                     continue
                 counts.lines[place] = max(counts.lines.get(place, 0), line["count"])
                 statement = code[line["line_number"] - 1]

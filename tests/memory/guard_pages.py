@@ -30,7 +30,7 @@ sys.path.insert(0, str(HERE))
 import calls  # noqa: E402
 import pages  # noqa: E402
 
-from xent_fast import _core  # noqa: E402
+from xent_fast._binding import engine  # noqa: E402
 
 # One to four vectors of 16 float32 or 8 float64 lanes, each +- 1; then the blocks of 1024 and 2048.
 WIDTHS = {max(lanes * n + k, 1) for lanes in (8, 16) for n in (1, 2, 3, 4) for k in (-1, 0, 1)}
@@ -108,7 +108,7 @@ def agree(call: calls.Call, got: list[np.ndarray], want: list[np.ndarray]) -> bo
 
 def run(quick: bool, isa: str, dtype: type, progress: Path) -> int:
     """The number of calls made; the name of the one under way stands in `progress`."""
-    _core.use_isa(isa)
+    engine.use_isa(isa)
     arena, count = pages.Arena(), 0
     with progress.open("r+b") as file, mmap.mmap(file.fileno(), 0) as name_of_case:
         for name, call, side in cases(quick, isa, dtype):
@@ -146,7 +146,7 @@ def main() -> None:
         isa, dtype, progress = arguments.worker
         print(run(arguments.quick, isa, getattr(np, dtype), Path(progress)))
         return
-    runs = [(isa, dtype) for isa in _core.available_isas() for dtype in ("float32", "float64")]
+    runs = [(isa, dtype) for isa in engine.available_isas() for dtype in ("float32", "float64")]
     counts = [run_in_a_process(arguments.quick, *each) for each in runs]
     faults = counts.count(0)
     figures = {"guarded_calls": sum(counts), "faults": faults}

@@ -24,7 +24,8 @@ import numpy
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = "xent_fast"
 ISAS = ("avx512", "avx2", "portable")
-MODULES = ("_engine", "_core")  # the first holds the kernels
+BINDING = "_binding"
+ENGINE = "engine.pyx"  # the module that holds the kernels
 
 # What setup.py gives the extension, but for the optimisation.
 FLAGS = ("-ffp-contract=off", "-fvisibility=hidden", "-fPIC", "-fopenmp")
@@ -66,7 +67,7 @@ class Extension:
         shutil.copytree(
             ROOT / "src" / PACKAGE,
             extension.package,
-            ignore=shutil.ignore_patterns("*.so", "__pycache__", "_core.c", "_engine.c"),
+            ignore=ignored,
         )
         header = extension.package / "kernels" / "dtype.h"
         text = header.read_text(encoding="utf-8")
@@ -90,15 +91,16 @@ class Extension:
 
     def cython_sources(self) -> list[Path]:
         """One for each module."""
-        return [Path(PACKAGE, f"{module}.pyx") for module in MODULES]
+        modules = sorted((self.package / BINDING).glob("*.pyx"))
+        return [path.relative_to(self.directory) for path in modules]
 
     def sources_that_include(self, file: Path) -> list[Path]:
         """What is compiled again when `file`, a path within the copy, changes."""
         kernels = Path(PACKAGE, "kernels")
+        if file.suffix in {".c", ".pyx"}:
+            return [file]
         if kernels not in file.parents:
             return self.cython_sources()
-        if file.suffix == ".c":
-            return [file]
         return [kernels / f"isa_{isa}.c" for isa in self.isas]
 
     def build(self, sources: Iterable[Path] | None = None) -> None:
@@ -106,9 +108,9 @@ class Extension:
         for source in self.sources() if sources is None else sources:
             self.compile(source)
         kernels = [str(path.with_suffix(".o")) for path in self.sources() if path.suffix == ".c"]
-        for module in MODULES:
-            objects = [f"{PACKAGE}/{module}.o", *(kernels if module == MODULES[0] else [])]
-            library = f"{PACKAGE}/{module}{importlib.machinery.EXTENSION_SUFFIXES[0]}"
+        for module in self.cython_sources():
+            objects = [str(module.with_suffix(".o")), *(kernels if module.name == ENGINE else [])]
+            library = str(module.with_suffix(importlib.machinery.EXTENSION_SUFFIXES[0]))
             self.run(["cc", "-shared", *self.flags, *FLAGS, *objects, "-o", library, "-lm"])
 
     def compile(self, source: Path) -> None:
@@ -135,6 +137,16 @@ class Extension:
         """The environment in which Python imports this copy, whatever is installed."""
         paths = [str(self.directory), str(Path(__file__).parent)]
         return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def ignored(directory: str, names: list[str]) -> set[str]:
+    """What is built in a checkout: modules, and the C of Cython's sources."""
+    return {
+        name
+        for name in names
+        if name.endswith((".so", "__pycache__"))
+        or (name.endswith(".c") and f"{name[:-2]}.pyx" in names)
+    }
 
 
 def version() -> str:

@@ -1,11 +1,11 @@
-"""What `_engine` offers: a plan for a batch, and its run; meanings stand in `_engine.pyx`.
+"""What `engine` offers: a plan for a batch, and its run; meanings stand in `engine.pyx`.
 
 Knows: names and types. Must not know: how rows are shared out.
 """
 
 from libc.stdint cimport int64_t
 
-from xent_fast._kernels cimport (
+from xent_fast._binding.kernels cimport (
     xent_batch,
     xent_dtype,
     xent_labels,
@@ -18,14 +18,14 @@ from xent_fast._kernels cimport (
 )
 
 
-cdef extern from "_float_mode.h" nogil:
+cdef extern from "_binding/float_mode.h" nogil:
     ctypedef struct xent_float_mode:
         pass
     xent_float_mode xent_use_default_mode()
     void xent_restore_mode(xent_float_mode mode)
 
 
-cdef extern from "_threads.h" nogil:
+cdef extern from "_binding/threads.h" nogil:
     enum:
         XENT_OPENMP_VERSION  # 0 where the build has none
 

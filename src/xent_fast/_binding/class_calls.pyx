@@ -1,7 +1,45 @@
-# Classes shared out: what of a range of them the kernels measure, settle and write.
-#
-# Knows: the kernels' contract for ranges of classes. Must not know: what the ranges of others are,
-# nor how statistics travel. Included by _core.pyx.
+"""Classes shared out: what of a range of them the kernels measure, settle and write.
+
+Knows: the kernels' contract for ranges of classes. Must not know: what the ranges of others are,
+nor how statistics travel.
+"""
+
+import numpy as np
+
+cimport numpy as cnp
+from libc.stdint cimport int64_t, uintptr_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+from xent_fast._binding.batch cimport describe_labels
+from xent_fast._binding.engine cimport (
+    shard_kernels_of,
+    xent_float_mode,
+    xent_restore_mode,
+    xent_use_default_mode,
+)
+from xent_fast._binding.kernels cimport (
+    XENT_BLOCK_STATISTICS,
+    XENT_DENSE_TARGETS,
+    XENT_FLOAT32,
+    XENT_FLOAT64,
+    XENT_INDEX_TARGETS,
+    XENT_MEASURE,
+    XENT_ROW_STATISTICS,
+    XENT_SETTLE,
+    XENT_SHAPED_TARGETS,
+    XENT_SMOOTHED_TARGETS,
+    XENT_TARGETS_HERE,
+    XENT_TARGET_CLASS,
+    XENT_TARGET_LOGIT,
+    XENT_TARGET_WEIGHT,
+    XENT_WRITE,
+    xent_shard,
+    xent_shard_kernels,
+    xent_target_kind,
+)
+
+cnp.import_array()
 
 ROW_STATISTICS = XENT_ROW_STATISTICS
 BLOCK_STATISTICS = XENT_BLOCK_STATISTICS
@@ -22,17 +60,6 @@ def target_kind(bint is_dense, bint is_shaped):
     if is_dense:
         return <int>(XENT_SHAPED_TARGETS if is_shaped else XENT_DENSE_TARGETS)
     return <int>(XENT_SMOOTHED_TARGETS if is_shaped else XENT_INDEX_TARGETS)
-
-
-def checked_options(
-    label_smoothing, temperature, z_loss, reduction, scale
-):
-    """Return the numbers as floats, all five having been checked."""
-    as_reduction(reduction)
-    return (
-        as_label_smoothing(label_smoothing), as_temperature(temperature), as_z_loss(z_loss),
-        as_real(scale, "scale"),
-    )
 
 
 def measure_classes(

@@ -1,13 +1,31 @@
-# Arrays of any shape as the rows that the kernels take, included by _core.pyx.
-#
-# Knows: axes, strides, which layouts the kernels take as they lie.
-# Must not know: what the arguments mean, kernels, threads.
-#
-# The kernels take (rows, classes), or (groups, rows, classes) where not all rows are one stride
-# apart: with the classes side by side, or with the rows side by side and the classes any stride
-# apart. So (N, C, H, W) with classes along axis 1 is N groups of H W rows.
-#
-# No list comprehensions: Cython 3.3 frees an item twice where the list cannot grow.
+"""How arrays lie in memory, and arrays of any shape as the rows that the kernels take.
+
+Knows: axes, strides, dtypes, which layouts the kernels take as they lie.
+Must not know: what the arguments mean, kernels, threads.
+
+The kernels take (rows, classes), or (groups, rows, classes) where not all rows are one stride
+apart: with the classes side by side, or with the rows side by side and the classes any stride
+apart. So (N, C, H, W) with classes along axis 1 is N groups of H W rows.
+
+No list comprehensions: Cython 3.3 frees an item twice where the list cannot grow.
+"""
+
+import numpy as np
+
+cimport numpy as cnp
+from cpython.object cimport PyTypeObject
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport int64_t
+
+from xent_fast._binding.kernels cimport XENT_AS_COMPUTED
+
+cnp.import_array()
+
+
+cdef extern from "numpy/ndarraytypes.h":
+    enum:
+        NPY_USERDEF  # the first number of a dtype that NumPy does not have itself
+
 
 cdef extern from "numpy/arrayobject.h":
     object PyArray_NewFromDescr(
@@ -22,36 +40,127 @@ cdef extern from "numpy/arrayobject.h":
     )
 
 
-cdef inline bint is_for_kernels(cnp.ndarray array) noexcept:
-    """Whether the kernels take (…, rows, classes) as it lies."""
-    cdef int last = cnp.PyArray_NDIM(array) - 1
-    if not cnp.PyArray_ISALIGNED(array) or not cnp.PyArray_ISNOTSWAPPED(array):
-        return False
-    if has_classes_side_by_side(array):
+cdef struct AddressRange:
+    const char *low
+    const char *high
+
+
+cdef class Rearrangement:
+    def rows_as_given(self, values):
+        return rows_as_given(values, self.axes, self.axis, self.row_shape)
+
+
+# --- how an array lies in memory ------------------------------------------------------------------
+
+
+cdef bint is_bfloat16(object dtype) except -1:
+    """Whether it is that of ml_dtypes, which is known by its name and size alone."""
+    return (
+        dtype.num >= NPY_USERDEF and dtype.itemsize == 2 and dtype.type.__name__ == "bfloat16"
+    )
+
+
+cdef object computed_type(cnp.ndarray array):
+    """The same as NumPy's type."""
+    return np.float64 if cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT64 else np.float32
+
+
+cdef bint is_read_as_stored(cnp.ndarray array, cnp.ndarray logits) except -1:
+    """Whether kernels for those logits take an array's numbers without a copy."""
+    if cnp.PyArray_TYPE(array) == computed_type_number(logits):
         return True
-    return (
-        cnp.PyArray_STRIDE(array, last) != 0
-        and cnp.PyArray_STRIDE(array, last - 1) == cnp.PyArray_ITEMSIZE(array)
-        and cnp.PyArray_DIM(array, last - 1) >= FEWEST_ROWS_APART
+    if computed_type_number(logits) != cnp.NPY_FLOAT32 or not is_supported_float(array):
+        return False
+    return storage_of(array) != XENT_AS_COMPUTED
+
+
+cdef object cast_copy(object array, object dtype, str order="C"):
+    """A copy of that dtype; what it cannot hold becomes inf or 0, without a word."""
+    with np.errstate(all="ignore"):
+        return np.array(array, dtype=dtype, order=order)
+
+
+cdef cnp.ndarray copied_doubles(object values):
+    return cast_copy(values, np.float64)
+
+
+cdef bint shares_memory(cnp.ndarray first, cnp.ndarray second) except -1:
+    return bounds_overlap(first, second) and np.shares_memory(first, second)
+
+
+cdef bint bounds_overlap(cnp.ndarray first, cnp.ndarray second) noexcept:
+    """Whether the smallest address ranges that hold the arrays meet; never for an empty array."""
+    cdef AddressRange a = address_range(first)
+    cdef AddressRange b = address_range(second)
+    return a.low < a.high and b.low < b.high and a.low < b.high and b.low < a.high
+
+
+cdef AddressRange address_range(cnp.ndarray array) noexcept:
+    cdef AddressRange bounds
+    cdef cnp.npy_intp reach
+    cdef int axis
+    bounds.low = bounds.high = cnp.PyArray_BYTES(array)
+    for axis in range(cnp.PyArray_NDIM(array)):
+        if cnp.PyArray_DIM(array, axis) == 0:
+            bounds.low = bounds.high = cnp.PyArray_BYTES(array)
+            return bounds
+        reach = (cnp.PyArray_DIM(array, axis) - 1) * cnp.PyArray_STRIDE(array, axis)
+        if reach < 0:
+            bounds.low += reach
+        else:
+            bounds.high += reach
+    bounds.high += cnp.PyArray_ITEMSIZE(array)
+    return bounds
+
+
+cdef bint has_same_entries(cnp.ndarray first, cnp.ndarray second) except -1:
+    """Whether two arrays of one shape have the same bytes for every entry."""
+    cdef int axis
+    if first is second:
+        return True
+    if cnp.PyArray_DATA(first) != cnp.PyArray_DATA(second):
+        return False
+    for axis in range(cnp.PyArray_NDIM(first)):
+        if (
+            cnp.PyArray_DIM(first, axis) > 1
+            and cnp.PyArray_STRIDE(first, axis) != cnp.PyArray_STRIDE(second, axis)
+        ):
+            return False
+    return (<object>first).dtype == (<object>second).dtype
+
+
+cdef bint may_repeat_itself(object array) except -1:
+    """Whether two entries may share bytes.
+
+    They cannot if, from the shortest stride to the longest, each axis steps over all that the
+    shorter ones reach. Arrays made by slicing and transposing pass; of those made by as_strided
+    some that interleave without overlapping do not.
+    """
+    if cnp.PyArray_IS_C_CONTIGUOUS(array) or cnp.PyArray_IS_F_CONTIGUOUS(array):
+        return False
+    reach = array.itemsize
+    for step, length in sorted([
+        (abs(step), length)
+        for step, length in zip(array.strides, array.shape, strict=True)
+        if length > 1
+    ]):
+        if step < reach:
+            return True
+        reach += step * (length - 1)
+    return False
+
+
+cdef cnp.ndarray empty_like(cnp.ndarray logits):
+    """Native numbers of the logits' shape and type, in Fortran order where the logits are in it."""
+    cdef bint is_fortran = (
+        cnp.PyArray_NDIM(logits) == 2 and is_for_kernels(logits) and class_stride_of(logits) != 0
+    )
+    return cnp.PyArray_EMPTY(
+        cnp.PyArray_NDIM(logits), cnp.PyArray_DIMS(logits), cnp.PyArray_TYPE(logits), is_fortran
     )
 
 
-cdef inline bint has_classes_side_by_side(cnp.ndarray array) noexcept:
-    cdef int last = cnp.PyArray_NDIM(array) - 1
-    return (
-        cnp.PyArray_DIM(array, last) <= 1
-        or cnp.PyArray_STRIDE(array, last) == cnp.PyArray_ITEMSIZE(array)
-    )
-
-
-cdef inline Py_ssize_t class_stride_of(cnp.ndarray array) noexcept:
-    """Bytes from class to class, 0 where they are side by side."""
-    cdef int last = cnp.PyArray_NDIM(array) - 1
-    return 0 if has_classes_side_by_side(array) else cnp.PyArray_STRIDE(array, last)
-
-
-cdef inline Py_ssize_t row_stride_of(cnp.ndarray array) noexcept:
-    return cnp.PyArray_STRIDE(array, cnp.PyArray_NDIM(array) - 2)
+# --- any number of dimensions ---------------------------------------------------------------------
 
 
 cdef tuple without_axis(tuple shape, int axis):
@@ -173,7 +282,7 @@ cdef cnp.ndarray copied_rows(object array, object dtype):
 # --- rows side by side, for kernels that take nothing else ----------------------------------------
 
 
-cdef inline object classes_last(object array, int axis):
+cdef object classes_last(object array, int axis):
     """A view of the array with the class axis moved to the end."""
     return array if axis == array.ndim - 1 else np.moveaxis(array, axis, -1)
 
@@ -196,11 +305,3 @@ cdef object rows_in_place(object moved):
         return moved
     rows = moved.reshape(-1, classes)
     return rows if cnp.PyArray_DATA(rows) == cnp.PyArray_DATA(moved) else None
-
-
-cdef inline bint has_plain_classes(cnp.ndarray array) noexcept:
-    return (
-        cnp.PyArray_ISALIGNED(array)
-        and cnp.PyArray_ISNOTSWAPPED(array)
-        and has_classes_side_by_side(array)
-    )

@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from xent_fast._kernels cimport (
+from xent_fast._binding.kernels cimport (
     XENT_AS_COMPUTED,
     XENT_MAX_ROWS_PER_CALL,
     XENT_ROW_GRANULARITY,
@@ -48,14 +48,14 @@ from xent_fast._kernels cimport (
 )
 
 
-cdef extern from "_threads.h" nogil:
+cdef extern from "_binding/threads.h" nogil:
     const char *XENT_COMPILER
     const char *XENT_FAST_VERSION
     int xent_max_threads()
     int xent_processor_count()
 
 
-cdef extern from "_team.h" nogil:
+cdef extern from "_binding/team.h" nogil:
     int xent_startable_threads(int threads)
 
 

@@ -1,0 +1,124 @@
+"""The arrays of a call, each checked: the ordinary case, inlined; the others in `arguments.pyx`.
+
+Knows: NumPy's macros. Must not know: kernels, threads, the order in which a call does its work.
+
+Each `as_*` function takes an argument as given and returns what the kernels need. The ordinary
+case is settled with NumPy's macros and makes no Python object; everything else goes to its
+`unusual_*` sibling, which may be slow. Nothing here writes to an array of the caller.
+"""
+
+cimport numpy as cnp
+from cpython.long cimport PyLong_CheckExact
+from libc.stdint cimport int64_t
+
+from xent_fast._binding.arrays cimport bounds_overlap, is_supported_float
+
+
+cdef cnp.ndarray unusual_logits(object given, object out)
+cdef cnp.ndarray unusual_destination(object out, object logits)
+cdef cnp.ndarray unusual_targets(object given, object logits, object destination)
+cdef cnp.ndarray unusual_sample_weight(object given, object logits)
+cdef cnp.ndarray copied_class_weight(object given, object logits)
+
+cdef object as_float_array(object given, str name, object out)
+cdef int as_axis(object given, object array, str name) except -1
+cdef object as_output(object out, object other, str name, str out_name=*)
+cdef object as_output_of_shape(
+    object out, object dtype, object computed, object other, str name, tuple shape,
+    str shape_name, str out_name=*
+)
+cdef int check_overlap(
+    object destination, object array, str name, str out_name=*
+) except -1
+cdef object as_any_targets(
+    object given, object logits, tuple row_shape, int axis, str name=*
+)
+cdef object as_numbers_alike(object given, str name, object other, str other_name)
+cdef int check_alike(object array, str name, object other, str other_name) except -1
+cdef object as_weights(object given, tuple shape, str name)
+cdef object as_grad_output(object given, tuple row_shape, bint may_be_rows)
+cdef int check_sign(object weights, str name) except -1
+cdef int64_t first_negative(const double *values, int64_t count) noexcept nogil
+cdef int raise_negative_weight(str name, double value, tuple where) except -1
+cdef int raise_index_error(
+    object label, tuple where, int axis, int64_t classes, bint may_be_ignored
+) except -1
+
+
+cdef inline cnp.ndarray as_logits(object given, object out):
+    """The logits as a plain ndarray (rows, classes) of a float that is taken, of any layout."""
+    cdef cnp.ndarray logits
+    if cnp.PyArray_CheckExact(given):
+        logits = <cnp.ndarray>given
+        if (
+            cnp.PyArray_NDIM(logits) == 2
+            and is_supported_float(logits)
+            and cnp.PyArray_DIM(logits, 1) > 0
+        ):
+            return logits
+    return unusual_logits(given, out)
+
+
+cdef inline cnp.ndarray as_destination(object out, cnp.ndarray logits):
+    """`out` as a plain ndarray that is safe to write: the logits' own memory or none of it."""
+    cdef cnp.ndarray destination
+    if cnp.PyArray_CheckExact(out):
+        destination = <cnp.ndarray>out
+        if (
+            cnp.PyArray_ISCARRAY(destination)
+            and cnp.PyArray_NDIM(destination) == 2
+            and cnp.PyArray_TYPE(destination) == cnp.PyArray_TYPE(logits)
+            and cnp.PyArray_DIM(destination, 0) == cnp.PyArray_DIM(logits, 0)
+            and cnp.PyArray_DIM(destination, 1) == cnp.PyArray_DIM(logits, 1)
+            and (destination is logits or not bounds_overlap(destination, logits))
+        ):
+            return destination
+    return unusual_destination(out, logits)
+
+
+cdef inline cnp.ndarray as_targets(object given, cnp.ndarray logits, cnp.ndarray destination):
+    """The targets as a plain ndarray that a kernel can read: labels (rows,) or (rows, classes)."""
+    cdef cnp.ndarray targets
+    if cnp.PyArray_CheckExact(given):
+        targets = <cnp.ndarray>given
+        if (
+            cnp.PyArray_NDIM(targets) == 1
+            and cnp.PyArray_DIM(targets, 0) == cnp.PyArray_DIM(logits, 0)
+            and cnp.PyArray_ISINTEGER(targets)
+            and cnp.PyArray_ISNOTSWAPPED(targets)
+            and not (destination is not None and bounds_overlap(targets, destination))
+        ):
+            return targets
+    return unusual_targets(given, logits, destination)
+
+
+cdef inline cnp.ndarray as_sample_weight(object given, cnp.ndarray logits, cnp.ndarray destination):
+    """The row weights as contiguous float64 that share no memory with `destination`, or None."""
+    cdef cnp.ndarray weights
+    if given is None:
+        return None
+    if cnp.PyArray_CheckExact(given):
+        weights = <cnp.ndarray>given
+        if (
+            cnp.PyArray_NDIM(weights) == 1
+            and cnp.PyArray_DIM(weights, 0) == cnp.PyArray_DIM(logits, 0)
+            and cnp.PyArray_TYPE(weights) == cnp.NPY_FLOAT64
+            and cnp.PyArray_ISCARRAY_RO(weights)
+            and not (destination is not None and bounds_overlap(weights, destination))
+        ):
+            return weights
+    return unusual_sample_weight(given, logits)
+
+
+cdef inline cnp.ndarray as_class_weight(object given, cnp.ndarray logits):
+    """The class weights as contiguous numbers of the type that is computed in, or None."""
+    return None if given is None else copied_class_weight(given, logits)
+
+
+cdef inline bint is_matrix_of_rows(object logits, object axis) except -1:
+    """Whether the classes are the last axis of a matrix; what is not an ndarray may be one."""
+    if not PyLong_CheckExact(axis) or not cnp.PyArray_CheckExact(logits):
+        return False
+    if cnp.PyArray_NDIM(<cnp.ndarray>logits) != 2:
+        return False
+    return axis == -1 or axis == 1

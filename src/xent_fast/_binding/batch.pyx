@@ -1,0 +1,401 @@
+"""Checked arrays as the batch that the kernels take, and what they say together.
+
+Knows: the kernels' contract, what a mean divides by.
+Must not know: arguments as given, threads, the mathematics.
+"""
+
+import numpy as np
+
+cimport numpy as cnp
+from cpython.long cimport PyLong_AsLongLongAndOverflow
+from libc.math cimport INFINITY
+from libc.stdint cimport int64_t
+from libc.string cimport memset
+
+from xent_fast._binding.arguments cimport (
+    check_sign,
+    first_negative,
+    raise_index_error,
+    raise_negative_weight,
+)
+from xent_fast._binding.arrays cimport (
+    Rearrangement,
+    class_stride_of,
+    dtype_of,
+    place_of_row,
+    row_axes,
+    row_stride_of,
+    storage_of,
+)
+from xent_fast._binding.engine cimport (
+    UNLOCKED_LOGITS,
+    Groups,
+    StoredMatrices,
+    StoredMatrix,
+    check_labels,
+    kernels_of_kind,
+    sum_of,
+)
+from xent_fast._binding.kernels cimport (
+    XENT_AS_COMPUTED,
+    XENT_DENSE_TARGETS,
+    XENT_FLOAT32,
+    XENT_FLOAT64,
+    XENT_GRADIENT,
+    XENT_INDEX_TARGETS,
+    XENT_INT8,
+    XENT_INT16,
+    XENT_INT32,
+    XENT_INT64,
+    XENT_SHAPED_TARGETS,
+    XENT_SMOOTHED_TARGETS,
+    XENT_UINT8,
+    XENT_UINT16,
+    XENT_UINT32,
+    XENT_UINT64,
+    xent_batch,
+    xent_dtype,
+    xent_label_type,
+    xent_labels,
+    xent_row_kernels,
+    xent_target_kind,
+)
+from xent_fast._binding.options cimport MEAN, Options, Reduction, as_integer
+
+cnp.import_array()
+
+cdef object UINT64_LAST = 2**64 - 1
+
+
+# --- rows, labels, weights ------------------------------------------------------------------------
+
+
+cdef int describe_rows(
+    xent_batch *batch,
+    const Options *options,
+    cnp.ndarray logits,
+    cnp.ndarray targets,
+    cnp.ndarray weight,
+    cnp.ndarray sample_weight,
+    object ignore_index,
+) except -1:
+    cdef int last = cnp.PyArray_NDIM(logits) - 1
+    batch.rows = cnp.PyArray_DIM(logits, 0)
+    if last == 2:
+        batch.rows *= cnp.PyArray_DIM(logits, 1)
+    batch.classes = cnp.PyArray_DIM(logits, last)
+    batch.label_smoothing = options.label_smoothing
+    batch.temperature = options.temperature
+    batch.z_loss = options.z_loss
+    batch.output = XENT_GRADIENT
+    batch.class_weight = NULL if weight is None else cnp.PyArray_BYTES(weight)
+    batch.sample_weight = NULL
+    if sample_weight is not None:
+        batch.sample_weight = <const double *>cnp.PyArray_DATA(sample_weight)
+    batch.dense_targets = NULL
+    batch.dense_targets_row_stride = 0
+    batch.dense_targets_class_stride = 0
+    if cnp.PyArray_NDIM(targets) == 1:
+        return describe_labels(&batch.labels, targets, ignore_index)
+    if ignore_index is not None:
+        raise ValueError("ignore_index needs targets that are class indices, not dense targets")
+    memset(&batch.labels, 0, sizeof(batch.labels))
+    batch.dense_targets = cnp.PyArray_BYTES(targets)
+    batch.dense_targets_row_stride = row_stride_of(targets)
+    batch.dense_targets_class_stride = class_stride_of(targets)
+    return 0
+
+
+cdef int describe_labels(xent_labels *labels, cnp.ndarray targets, object ignore_index) except -1:
+    """Fill `labels` from class indices and `ignore_index` as given."""
+    labels.data = cnp.PyArray_BYTES(targets)
+    labels.stride = cnp.PyArray_STRIDE(targets, 0)
+    labels.type = label_type(targets)
+    labels.has_ignore_index = False
+    labels.ignore_index = 0
+    if ignore_index is not None:
+        describe_ignore_index(labels, as_integer(ignore_index, "ignore_index"))
+    return 0
+
+
+cdef int describe_ignore_index(xent_labels *labels, object ignore_index) except -1:
+    """A value that the labels' type cannot hold ignores nothing."""
+    cdef int overflow = 0
+    cdef int64_t value = PyLong_AsLongLongAndOverflow(ignore_index, &overflow)
+    if overflow > 0 and labels.type == XENT_UINT64 and ignore_index <= UINT64_LAST:
+        # The same bytes read as int64: this value and all others beyond int64 become negative and
+        # stay distinct.
+        labels.type = XENT_INT64
+        value = ignore_index - UINT64_LAST - 1
+    elif overflow != 0 or (value < 0 and labels.type >= XENT_UINT8):
+        return 0
+    labels.has_ignore_index = True
+    labels.ignore_index = value
+    return 0
+
+
+cdef xent_label_type label_type(cnp.ndarray targets) noexcept:
+    cdef bint is_unsigned = cnp.PyArray_ISUNSIGNED(targets)
+    cdef cnp.npy_intp itemsize = cnp.PyArray_ITEMSIZE(targets)
+    if itemsize == 8:
+        return XENT_UINT64 if is_unsigned else XENT_INT64
+    if itemsize == 4:
+        return XENT_UINT32 if is_unsigned else XENT_INT32
+    if itemsize == 2:
+        return XENT_UINT16 if is_unsigned else XENT_INT16
+    return XENT_UINT8 if is_unsigned else XENT_INT8
+
+
+cdef int check_signs(
+    const xent_batch *batch, Reduction reduction, cnp.ndarray weight, Rearrangement rearrangement
+) except -1:
+    """A mean divides by the sum of weights: none of those may be negative."""
+    cdef int64_t place
+    cdef tuple where
+    if reduction != MEAN:
+        return 0
+    if batch.sample_weight != NULL:
+        with nogil:
+            place = first_negative(batch.sample_weight, batch.rows)
+        if place < batch.rows:
+            where = (place,)
+            if rearrangement is not None:
+                where = place_of_row(
+                    place,
+                    rearrangement.row_shape,
+                    row_axes(rearrangement.axes, rearrangement.axis),
+                )
+            raise_negative_weight("sample_weight", batch.sample_weight[place], where)
+    if weight is not None and batch.dense_targets == NULL:
+        check_sign(weight, "weight")
+    return 0
+
+
+cdef double check_labels_and_sum_weights(
+    const xent_batch *batch,
+    cnp.ndarray targets,
+    cnp.ndarray weight,
+    Rearrangement rearrangement,
+) except? -1.0:
+    """What "mean" divides by: the number of rows that count, or the sum of their weights."""
+    cdef int64_t counted_rows = 0
+    cdef int64_t bad_row
+    cdef double weight_sum = 0.0
+    cdef const char *weights = NULL
+    cdef xent_dtype dtype = XENT_FLOAT32
+    if batch.dense_targets != NULL:
+        counted_rows = batch.rows
+        if batch.sample_weight != NULL:
+            weight_sum = sum_of(batch.sample_weight, batch.rows)
+    else:
+        if weight is not None:
+            weights = cnp.PyArray_BYTES(weight)
+            dtype = dtype_of(weight)
+        if batch.rows < UNLOCKED_LOGITS:
+            bad_row = check_labels(batch, weights, dtype, &counted_rows, &weight_sum)
+        else:
+            with nogil:
+                bad_row = check_labels(batch, weights, dtype, &counted_rows, &weight_sum)
+        if bad_row >= 0:
+            raise_label_error(
+                targets, bad_row, batch.classes, batch.labels.has_ignore_index, rearrangement
+            )
+    if batch.sample_weight == NULL and weights == NULL:
+        return <double>counted_rows
+    return weight_sum
+
+
+cdef int raise_label_error(
+    object targets,
+    int64_t row,
+    int64_t classes,
+    bint has_ignore_index,
+    Rearrangement rearrangement,
+) except -1:
+    """Name the label in row `row` as the caller knows it."""
+    axis, where = 1, (row,)
+    if rearrangement is not None:
+        targets, axis = rearrangement.targets, rearrangement.axis
+        where = place_of_row(row, targets.shape, row_axes(rearrangement.axes, axis))
+    raise_index_error(targets[where], where, axis, classes, not has_ignore_index)
+    return -1
+
+
+cdef bint must_rescale(const xent_batch *batch, double denominator) noexcept:
+    """Whether the weights' sum, or its inverse, leaves the normal numbers; a mean does not."""
+    return (batch.sample_weight != NULL or batch.class_weight != NULL) and not (
+        1e-290 < abs(denominator) < 1e290
+    )
+
+
+cdef cnp.ndarray rescaled(cnp.ndarray weights):
+    """The same weights times a power of two that makes the largest about 1."""
+    if weights is None:
+        return None
+    with np.errstate(all="ignore"):
+        largest = np.abs(weights).max(initial=0.0)
+        if not 0 < largest < INFINITY:
+            return weights
+        return np.ldexp(weights, -np.frexp(largest)[1])
+
+
+cdef cnp.ndarray rescaled_classes(const xent_batch *batch, cnp.ndarray weight):
+    """Class weights, where the mean divides by them too and nothing is free of them."""
+    if batch.dense_targets != NULL or batch.z_loss != 0:
+        return weight
+    return rescaled(weight)
+
+
+cdef double weight_factor_of(const Options *options, double denominator) noexcept:
+    return options.scale / denominator if options.reduction == MEAN else options.scale
+
+
+# --- where the arrays lie -------------------------------------------------------------------------
+
+
+cdef void point_batch_at(
+    xent_batch *batch,
+    cnp.ndarray source,
+    cnp.ndarray working,
+    cnp.ndarray row_loss,
+    cnp.ndarray lse,
+    cnp.ndarray prediction,
+) noexcept:
+    batch.logits = cnp.PyArray_BYTES(source)
+    batch.logits_row_stride = row_stride_of(source)
+    batch.logits_class_stride = class_stride_of(source)
+    batch.grad = NULL
+    batch.grad_row_stride = 0
+    batch.grad_class_stride = 0
+    if working is not None:
+        batch.grad = cnp.PyArray_BYTES(working)
+        batch.grad_row_stride = row_stride_of(working)
+        batch.grad_class_stride = class_stride_of(working)
+    batch.row_loss = NULL if row_loss is None else cnp.PyArray_BYTES(row_loss)
+    batch.lse = NULL if lse is None else cnp.PyArray_BYTES(lse)
+    batch.prediction = NULL if prediction is None else <int64_t *>cnp.PyArray_DATA(prediction)
+
+
+cdef void describe_groups(
+    Groups *groups, cnp.ndarray source, cnp.ndarray working, cnp.ndarray targets
+) noexcept:
+    """`targets` count only if they are dense."""
+    groups.real_bytes = sizeof(double) if dtype_of(source) == XENT_FLOAT64 else sizeof(float)
+    groups.count = 1
+    groups.rows = cnp.PyArray_DIM(source, 0)
+    groups.logits_stride = groups.grad_stride = groups.targets_stride = 0
+    if cnp.PyArray_NDIM(source) == 2:
+        return
+    groups.count = groups.rows
+    groups.rows = cnp.PyArray_DIM(source, 1)
+    groups.logits_stride = cnp.PyArray_STRIDE(source, 0)
+    if working is not None:
+        groups.grad_stride = cnp.PyArray_STRIDE(working, 0)
+    if cnp.PyArray_NDIM(targets) == 3:
+        groups.targets_stride = cnp.PyArray_STRIDE(targets, 0)
+
+
+cdef void describe_stored(
+    StoredMatrices *stored,
+    const xent_batch *batch,
+    size_t batch_bytes,
+    cnp.ndarray source,
+    cnp.ndarray working,
+    cnp.ndarray targets,
+) noexcept:
+    """How the matrices of a batch lie in memory, of a function's batch those that all begin with.
+
+    `targets` count only if they are dense; without `batch.grad` nothing is written to `working`.
+    """
+    begin_stored(stored, batch_bytes)
+    add_matrix(
+        stored, batch, &batch.logits, &batch.logits_row_stride, &batch.logits_class_stride, source
+    ).is_read = True
+    if batch.grad != NULL:
+        add_result(
+            stored, batch, &batch.grad, &batch.grad_row_stride, &batch.grad_class_stride, working,
+            True
+        )
+    if batch.dense_targets != NULL:
+        add_matrix(
+            stored, batch, &batch.dense_targets, &batch.dense_targets_row_stride,
+            &batch.dense_targets_class_stride, targets
+        ).is_read = True
+
+
+cdef void begin_stored(StoredMatrices *stored, size_t batch_bytes) noexcept:
+    """Of a batch without factors of its rows, until they are noted."""
+    stored.batch_bytes = batch_bytes
+    stored.count = 0
+    stored.in_16_bits = 0
+    stored.row_factor = 0
+    stored.row_factor_step = 0
+
+
+cdef void add_result(
+    StoredMatrices *stored,
+    const void *batch,
+    const void *address,
+    const Py_ssize_t *row_stride,
+    const Py_ssize_t *class_stride,
+    cnp.ndarray array,
+    bint takes_first_place,
+) noexcept:
+    cdef StoredMatrix *matrix = add_matrix(
+        stored, batch, address, row_stride, class_stride, array
+    )
+    matrix.is_written = True
+    matrix.takes_first_place = takes_first_place
+
+
+cdef StoredMatrix *add_matrix(
+    StoredMatrices *stored,
+    const void *batch,
+    const void *address,
+    const Py_ssize_t *row_stride,
+    const Py_ssize_t *class_stride,
+    cnp.ndarray array,
+) noexcept:
+    """Note where a batch has a matrix; a batch without strides of its classes names its rows'."""
+    cdef StoredMatrix *matrix = &stored.matrices[stored.count]
+    stored.count += 1
+    matrix.storage = storage_of(array)
+    if matrix.storage != XENT_AS_COMPUTED:
+        stored.in_16_bits += 1
+    matrix.address = <const char *>address - <const char *>batch
+    matrix.row_stride = <const char *>row_stride - <const char *>batch
+    matrix.class_stride = <const char *>class_stride - <const char *>batch
+    matrix.group_stride = 0
+    if cnp.PyArray_NDIM(array) == 3:
+        matrix.group_stride = cnp.PyArray_STRIDE(array, 0)
+    matrix.is_read = False
+    matrix.is_written = False
+    matrix.takes_first_place = False
+    return matrix
+
+
+cdef const StoredMatrices *if_in_16_bits(const StoredMatrices *stored) noexcept:
+    return stored if stored.in_16_bits > 0 else NULL
+
+
+# --- which kernels --------------------------------------------------------------------------------
+
+
+cdef const xent_row_kernels *kernels_for(
+    const xent_batch *batch, cnp.ndarray logits
+) noexcept:
+    cdef bint is_shaped
+    cdef xent_target_kind target_kind = XENT_INDEX_TARGETS
+    if batch.dense_targets != NULL:
+        is_shaped = batch.label_smoothing != 0 or batch.class_weight != NULL
+        target_kind = XENT_SHAPED_TARGETS if is_shaped else XENT_DENSE_TARGETS
+    elif batch.label_smoothing != 0 or (batch.z_loss != 0 and batch.class_weight != NULL):
+        # The z-loss of a row carries no class weight, so that the weight belongs to the mass.
+        target_kind = XENT_SMOOTHED_TARGETS
+    return kernels_of(logits, target_kind)
+
+
+cdef const xent_row_kernels *kernels_of(
+    cnp.ndarray logits, xent_target_kind target_kind
+) noexcept:
+    return kernels_of_kind(dtype_of(logits), target_kind)

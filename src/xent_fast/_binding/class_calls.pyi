@@ -1,0 +1,59 @@
+"""Types of the compiled calls, whose arrays are as the kernels take them."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROW_STATISTICS: int
+BLOCK_STATISTICS: int
+TARGETS_HERE: int
+TARGET_LOGIT: int
+TARGET_WEIGHT: int
+TARGET_CLASS: int
+
+def class_block_count(dtype: object, classes: int) -> int: ...
+def target_kind(is_dense: bool, is_shaped: bool) -> int: ...
+def measure_classes(
+    logits: NDArray[Any],
+    targets: NDArray[Any],
+    weight: NDArray[Any] | None,
+    ignore_index: object,
+    kind: int,
+    label_smoothing: float,
+    temperature: float,
+    first_class: int,
+    num_classes: int,
+    values: NDArray[np.float64],
+) -> None: ...
+def settle_classes(
+    values: NDArray[np.float64],
+    row_loss: NDArray[Any],
+    sample_weight: NDArray[np.float64] | None,
+    kind: int,
+    has_class_weight: bool,
+    label_smoothing: float,
+    temperature: float,
+    z_loss: float,
+    factor: float,
+    num_classes: int,
+    whole_blocks: int,
+) -> None: ...
+def write_classes(
+    logits: NDArray[Any],
+    targets: NDArray[Any],
+    weight: NDArray[Any] | None,
+    out: NDArray[Any],
+    values: NDArray[np.float64],
+    sample_weight: NDArray[np.float64] | None,
+    kind: int,
+    has_class_weight: bool,
+    label_smoothing: float,
+    temperature: float,
+    z_loss: float,
+    factor: float,
+    first_class: int,
+    num_classes: int,
+    whole_blocks: int,
+    first_block: int,
+) -> None: ...

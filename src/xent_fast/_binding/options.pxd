@@ -1,0 +1,40 @@
+"""The options of a call, checked; meanings stand in `options.pyx`.
+
+Knows: names and types. Must not know: arrays, kernels.
+"""
+
+
+cdef enum Reduction:
+    UNKNOWN_REDUCTION = -1
+    MEAN
+    SUM
+    NONE
+
+# What a call asks for besides its arrays.
+cdef struct Options:
+    double label_smoothing
+    double temperature
+    double z_loss
+    double scale
+    Reduction reduction
+    bint with_grad
+    bint with_statistics
+    int num_threads  # 0: ours to choose
+
+
+cdef int read_options(
+    Options *options,
+    object label_smoothing,
+    object temperature,
+    object z_loss,
+    object reduction,
+    object scale,
+    object return_statistics,
+    object num_threads,
+) except -1
+cdef Reduction as_reduction(object given) except UNKNOWN_REDUCTION
+cdef double as_real(object given, str name) except? -1.0
+cdef double as_temperature(object given) except? -1.0
+cdef int as_thread_count(object given) except -1
+cdef object as_integer(object given, str name)
+cdef int axis_of(object given, int ndim) except -1
