@@ -35,6 +35,7 @@ from benchmarks.workloads import QUICK_BYTES, WORKLOADS, Workload
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
+INDEX = ROOT / "docs" / "index.md"
 PUBLISHED, IMAGES = ROOT / "docs" / "benchmarks.json", ROOT / "docs" / "images"
 UNPUBLISHED = ROOT / ".benchmarks" / "latest"
 ROUNDS, QUICK_ROUNDS = 6, 3
@@ -224,6 +225,8 @@ def publish(results: dict) -> None:
         pictures.draw_all(results, IMAGES)
         report.replace_block(PAGE, "measured", report.page_block(results))
         report.replace_block(README, "benchmark table", report.readme_block(results))
+        for page in (README, INDEX):
+            report.replace_block(page, "times", report.least_gain(results), edge="")
     if "cost of options" in results:
         block = report.options_block(results["cost of options"])
         report.replace_block(PAGE, "options measured", block)

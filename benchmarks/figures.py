@@ -17,6 +17,15 @@ GOAL_OF_ISA = {"avx2": 3, "portable": 1}  # the same, of one instruction set
 GOAL_OF_LIMIT = 0.9  # of the speed of the limit
 ONE_THREAD = f"{OURS}, 1 thread"
 
+FIRST = (
+    "MNIST batch",
+    "pixels, mask",
+    "pixels, Pascal VOC",
+    "ImageNet batch",
+    "language model, short",
+    "language model, GPT-2",
+)
+
 # Arithmetic floors, in cycles per 16 float32 elements on one thread, with 16 lanes a register: what
 # the operations cost if nothing is waited for. Registers of 8 lanes take twice the instructions.
 LANES = {"avx512": 16, "avx2": 8}
@@ -32,6 +41,12 @@ def fastest(cell: dict, role: str) -> str | None:
     timings = cell["timings"]
     names = [name for name, timing in timings.items() if timing["role"] == role]
     return min(names, key=lambda name: timings[name]["median"], default=None)
+
+
+def in_first_picture(cells: list[dict]) -> list[dict]:
+    """For readers who know nothing yet: few batches, by use, from few classes to many."""
+    main = [cell for cell in cells if not cell["variant"] and over_fastest_peer(cell) is not None]
+    return [cell for cell in main if cell["name"] in FIRST] or main
 
 
 def seconds(cell: dict, name: str | None) -> float | None:

@@ -16,15 +16,6 @@ from benchmarks.report import times
 COLOUR, FLOOR_COLOUR = "#2a6f97", "#e9c46a"
 NUMPY_COLOUR, PYTORCH_COLOUR = "#a9bcc9", "#e76f51"
 PYTORCH = "PyTorch"
-SHOWN = (  # in the picture for readers who know nothing yet: by use, from few classes to many
-    "MNIST batch",
-    "pixels, mask",
-    "pixels, Pascal VOC",
-    "ImageNet batch",
-    "language model, short",
-    "language model, GPT-2",
-)
-ROOM = 7  # factor by which a logarithmic axis goes on, for the labels at the bars' ends
 DOTS_PER_INCH = 130
 SMALLEST_BYTES = 2**19  # below, the limit is what a call costs
 
@@ -32,14 +23,8 @@ SMALLEST_BYTES = 2**19  # below, the limit is what a call costs
 def draw_all(results: dict, folder: Path) -> None:
     """Every picture there are figures for."""
     folder.mkdir(parents=True, exist_ok=True)
-    timed = [cell for cell in results["workloads"] if over_fastest_peer(cell) is not None]
-    main = [cell for cell in timed if not cell["variant"]]
-    variants = [cell for cell in timed if cell["variant"]]
-    if main:
-        _save(lambda plt: _beside_others(plt, main), folder / "benchmark.png")
-    if variants:
-        title = "float64, dense targets, other destinations, loss only"
-        _save(lambda plt: _ratios(plt, variants, title), folder / "benchmark_variants.png")
+    if first := figures.in_first_picture(results["workloads"]):
+        _save(lambda plt: _beside_others(plt, first), folder / "benchmark.png")
     if any(_is_bound_by_memory_or_arithmetic(cell) for cell in results["workloads"]):
         _save(lambda plt: _roofline(plt, results), folder / "roofline.png")
 
@@ -59,9 +44,8 @@ def _save(draw: Callable, path: Path) -> None:
     plt.close(figure)
 
 
-def _beside_others(plt, cells: list[dict]):
-    """For readers who know nothing yet: some batches, and how long others take for them."""
-    chosen = [cell for cell in cells if cell["name"] in SHOWN] or cells
+def _beside_others(plt, chosen: list[dict]):
+    """How long others take for some batches."""
     height = 0.27
     figure, axes = plt.subplots(figsize=(9, 0.8 * len(chosen) + 1.2), layout="constrained")
     for place, cell in enumerate(chosen):
@@ -91,28 +75,6 @@ def _beside_others(plt, cells: list[dict]):
     axes.set_xlabel("times as long as with xent_fast")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title("How long loss and gradient of a batch take: rows x classes", loc="left")
-    return figure
-
-
-def _ratios(plt, cells: list[dict], title: str):
-    """One bar a workload: the fastest peer's time over this library's, on a logarithmic axis."""
-    ratios = [over_fastest_peer(cell) for cell in cells]
-    figure, axes = plt.subplots(figsize=(9, 0.36 * len(cells) + 1.4), layout="constrained")
-    bars = axes.barh([cell["label"] for cell in cells], [r - 1 for r in ratios], left=1)
-    for bar in bars:
-        bar.set_color(COLOUR)
-    labels = [f"{times(r)} x {fastest(cell, PEER)}" for r, cell in zip(ratios, cells, strict=True)]
-    axes.bar_label(bars, labels, padding=4, fontsize=8)
-    axes.axvline(1, color="black", linewidth=1)
-    axes.set_xscale("log")
-    ticks = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.xaxis.minorticks_off()
-    axes.set_xlim(min(ratios) / ROOM if min(ratios) < 1 else 0.8, max(1, *ratios) * ROOM)
-    axes.set_ylim(len(cells) - 0.4, -0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel("time of the fastest peer / time of xent_fast")
-    axes.set_title(title, loc="left")
     return figure
 
 
