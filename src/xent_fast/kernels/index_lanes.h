@@ -47,9 +47,11 @@ KERNEL_INLINE void NAME(some_maxima)(NAME(lane_columns) columns, int k, int coun
             sums->maximum = v_max(x, sums->maximum));
 }
 
-/* Exponentials of as many to `place`; returns the sum of all but the labels'. */
+/* Exponentials of as many to `place`; returns the sum of all but the labels'.  The label's and the largest are found here
+ * unless their low parts count, too. */
 KERNEL_INLINE vec NAME(some_index_exponentials)(NAME(lane_columns) columns, int k, int count, vec labels,
-                                                const NAME(exponential_reference) * reference, REAL (*place)[LANES]) {
+                                                const NAME(exponential_reference) * reference, REAL (*place)[LANES],
+                                                NAME(index_sums) * sums, int is_exact) {
     vec x[4], e[4];
     EACH_OF(count, x[j] = NAME(load_column)(columns, k + j));
     if (count > INTERLEAVED) {
@@ -58,6 +60,9 @@ KERNEL_INLINE vec NAME(some_index_exponentials)(NAME(lane_columns) columns, int 
     } else {
         NAME(scaled_exponentials)(x, count, *reference, e, NULL);
     }
+    if (!is_exact)
+        EACH_OF(count, sums->exp_of_label.high = v_select(v_equal(labels, v_splat(j)), e[j], sums->exp_of_label.high);
+                sums->exp_of_maximum.high = v_max(e[j], sums->exp_of_maximum.high));
     EACH_OF(count, v_store(place[k + j], e[j]); e[j] = v_drop(v_equal(labels, v_splat(j)), e[j]));
     return count == 4 ? v_add(v_add(e[0], e[1]), v_add(e[2], e[3])) : count == 2 ? v_add(e[0], e[1]) : e[0];
 }
@@ -88,13 +93,14 @@ KERNEL_INLINE vec NAME(some_index_exponentials)(NAME(lane_columns) columns, int 
 #endif
 
 /* Their sum, of fours in a tree; the additions of these lose nothing. */
-KERNEL_INLINE NAME(pair) NAME(index_exponentials)(NAME(lane_columns) columns, int classes, vec labels,
-                                                  const NAME(exponential_reference) * reference, REAL (*place)[LANES]) {
-    NAME(pair) total = NAME(zero_pair)();
+KERNEL_INLINE void NAME(index_exponentials)(NAME(lane_columns) columns, int classes, vec labels,
+                                            const NAME(exponential_reference) * reference, REAL (*place)[LANES],
+                                            NAME(index_sums) * sums, int is_exact) {
+    sums->others = sums->exp_of_label = sums->exp_of_maximum = NAME(zero_pair)();
     EACH_CLASS(classes, labels,
-               const vec sum = NAME(some_index_exponentials)(columns, k, count, from_k, reference, place);
-               if (k == 0) total.high = sum; else NAME(pair_add)(&total, sum));
-    return total;
+               const vec sum =
+                   NAME(some_index_exponentials)(columns, k, count, from_k, reference, place, sums, is_exact);
+               if (k == 0) sums->others.high = sum; else NAME(pair_add)(&sums->others, sum));
 }
 
 /* First class that has the maximum. */
@@ -129,13 +135,15 @@ KERNEL_INLINE vec NAME(rounded_quotient)(NAME(pair) a, NAME(pair) b, int is_exac
     return v_add(ratio.high, ratio.low);
 }
 
-/* Losses for a weight of 1, without the z-loss. */
-KERNEL_INLINE vec NAME(index_losses)(const NAME(index_sums) * sums, vec_mask leads, vec base, double temperature,
-                                     int is_exact) {
+/* R */
+KERNEL_INLINE vec NAME(index_ratio)(const NAME(index_sums) * sums, vec_mask leads, int is_exact) {
     NAME(pair) rest = sums->others;
     rest.high = v_select(leads, rest.high, v_add(v_sub(rest.high, sums->exp_of_maximum.high), sums->exp_of_label.high));
-    const vec ratio = NAME(rounded_quotient)(rest, sums->exp_of_maximum, is_exact);
-    const vec distance = NAME(over_temperature)(v_sub(base, sums->label_logit), temperature);
+    return NAME(rounded_quotient)(rest, sums->exp_of_maximum, is_exact);
+}
+
+/* Losses for a weight of 1, without the z-loss, of R and (m - x_y) / T. */
+KERNEL_INLINE vec NAME(index_losses)(vec ratio, vec distance) {
     return v_add(distance, NAME(log_of_1_plus_rounded)(ratio));
 }
 
@@ -230,12 +238,54 @@ static NEVER_INLINE void NAME(mend_losses)(const NAME(index_sums) * sums, vec lo
     }
 }
 
-/* Loss and, if asked for, statistics and gradient of a vector of rows. */
-KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows, int classes, const NAME(lane_weights) * weights,
-                                         double *row_loss, int is_exact) {
+/* What a vector of rows is known to be: of any kind, or plain, as columns or as rows that follow one another. */
+#ifndef ANY_ROWS
+#define ANY_ROWS 0
+#define PLAIN_COLUMNS 1
+#define PLAIN_ROWS 2
+#endif
+
+/* What rows of a batch without options may be taken as: nothing but losses and gradients is asked for. */
+KERNEL_INLINE int NAME(form_of_batch)(const xent_batch *batch) {
+    const int has_columns = NAME(has_columns)(batch->logits_class_stride);
+    if (batch->output != XENT_GRADIENT || batch->temperature != 1 || batch->z_loss != 0 || batch->lse ||
+        batch->prediction || (batch->grad && has_columns != NAME(has_columns)(batch->grad_class_stride)))
+        return ANY_ROWS;
+    return has_columns ? PLAIN_COLUMNS : PLAIN_ROWS;
+}
+
+/* R and m - x_y of a call's plain rows, whose logarithms come last: these are long chains that depend on nothing else. */
+typedef struct {
+    ALIGNED_64 REAL ratio[XENT_MAX_ROWS_PER_CALL + LANES], distance[XENT_MAX_ROWS_PER_CALL + LANES];
+    int first_row[XENT_MAX_ROWS_PER_CALL / LANES + 1]; /* of each vector of them */
+    int vectors;
+} NAME(plain_losses);
+
+/* Their losses.  Each row's weight is `weight`'s or, where that is NULL, lies in the loss's place. */
+KERNEL_INLINE void NAME(finish_plain_losses)(const NAME(plain_losses) * plain, const double *weight, double *row_loss) {
+    for (int j = 0; j < plain->vectors; ++j) {
+        const int row = plain->first_row[j];
+        const vec loss = NAME(index_losses)(v_load(plain->ratio + row), v_load(plain->distance + row));
+        NAME(weigh_plain_losses)(loss, weight ? weight : row_loss + row, row_loss + row);
+    }
+}
+
+/* Loss and, if asked for, statistics and gradient of a vector of rows.  `form` is a constant: plain rows, which all count
+ * and whose weights neither leave the lanes nor are rescaled, leave R and m - x_y in `ratio` and `distance` in place of the
+ * loss; 0, and nothing is written, where one of them needs more than that. */
+KERNEL_INLINE int NAME(take_index_rows)(const NAME(lane_rows) * rows, int classes, const NAME(lane_weights) * weights,
+                                        double *row_loss, REAL *ratios, REAL *distances, int is_exact, int form) {
+    const int is_plain = form != ANY_ROWS;
     const xent_batch *batch = rows->batch;
     const NAME(settings) *settings = rows->settings;
-    const unsigned all = (1u << LANES) - 1;
+    const NAME(exponent_scale) scale = is_plain ? NAME(unit_scale)() : settings->scale;
+    const double temperature = is_plain ? 1 : settings->row.temperature, z_loss = is_plain ? 0 : settings->row.z_loss;
+    const int wants_lse = !is_plain && settings->row.wants_lse;
+    const int wants_first = !is_plain && (settings->wants_prediction || settings->row.wants_lse);
+    const int is_softmax = !is_plain && settings->row.output == XENT_PROBABILITIES;
+    const int is_rescaled = !is_plain && weights->is_rescaled, may_leave = !is_plain && weights->may_leave;
+    const unsigned all = (1u << LANES) - 1, counts = is_plain ? all : rows->counts;
+    const int row_count = is_plain ? LANES : rows->row_count;
     const vec labels = rows->labels;
     const char *logits = batch->logits + rows->first_row * batch->logits_row_stride;
     ALIGNED_64 REAL place[MOST_CLASSES_ALONG_ROWS][LANES];
@@ -243,12 +293,13 @@ KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows, int class
     NAME(index_sums) sums;
     unsigned leaving = 0;
 
-    if (!NAME(has_columns)(batch->logits_class_stride) || rows->counts != all || weights->may_leave) {
-        NAME(load_columns)(place, logits, batch->logits_row_stride, batch->logits_class_stride, rows->row_count,
-                           classes);
-        if (rows->counts != all)
+    const ptrdiff_t class_stride = form == PLAIN_ROWS ? 0 : batch->logits_class_stride;
+    const int has_columns = is_plain ? form == PLAIN_COLUMNS : NAME(has_columns)(class_stride);
+    if (!has_columns || counts != all || may_leave) {
+        NAME(load_columns)(place, logits, batch->logits_row_stride, class_stride, row_count, classes);
+        if (counts != all)
             NAME(clear_rows_without_label)(place, classes, labels);
-        if (weights->may_leave)
+        if (may_leave)
             leaving = NAME(leaving_index_lanes)(place, rows, weights);
         columns.first = (const char *)place;
         columns.step = sizeof place[0];
@@ -258,44 +309,59 @@ KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows, int class
     sums.label_logit = v_splat(0);
     EACH_CLASS(classes, labels, NAME(some_maxima)(columns, k, count, from_k, &sums));
     vec base = sums.maximum, shift = v_splat(0), first_maximum = v_splat(-1);
-    if (settings->wants_prediction || settings->row.wants_lse)
+    if (wants_first)
         first_maximum = NAME(first_of_columns)(columns, classes, sums.maximum);
-    if (v_mask_bits(v_greater(NAME(magnitude)(base), v_splat(settings->scale.huge_logit)))) {
+    if (v_mask_bits(v_greater(NAME(magnitude)(base), v_splat(scale.huge_logit)))) {
+        if (is_plain)
+            return 0;
         base = NAME(finite_maximum)(base);
         for (int k = 0; k < classes; ++k)
             v_store(place[k], NAME(load_column)(columns, k));
-        shift = NAME(shift_huge_columns)(place, classes, base, settings->scale.huge_logit);
+        shift = NAME(shift_huge_columns)(place, classes, base, scale.huge_logit);
         columns.first = (const char *)place;
         columns.step = sizeof place[0];
     }
     const vec shifted_maximum = v_sub(base, shift);
     const NAME(exponential_reference) reference =
-        NAME(reference_for)(NAME(reference_exponent)(shifted_maximum, &settings->scale), &settings->scale);
-    sums.others = NAME(index_exponentials)(columns, classes, labels, &reference, place);
-    const vec ends[2] = {v_sub(sums.label_logit, shift), shifted_maximum};
-    vec exponentials[2], dropped[2];
-    for (int j = 0; j < 2; j += INTERLEAVED)
-        NAME(scaled_exponentials)(ends + j, INTERLEAVED < 2 ? 1 : 2, reference, exponentials + j,
-                                  is_exact ? dropped + j : NULL);
-    sums.exp_of_label.high = exponentials[0];
-    sums.exp_of_label.low = is_exact ? dropped[0] : v_splat(0);
-    sums.exp_of_maximum.high = exponentials[1];
-    sums.exp_of_maximum.low = is_exact ? dropped[1] : v_splat(0);
+        NAME(reference_for)(NAME(reference_exponent)(shifted_maximum, &scale), &scale);
+    NAME(index_exponentials)(columns, classes, labels, &reference, place, &sums, is_exact);
+    if (is_exact) {
+        const vec ends[2] = {v_sub(sums.label_logit, shift), shifted_maximum};
+        vec exponentials[2], dropped[2];
+        for (int j = 0; j < 2; j += INTERLEAVED)
+            NAME(scaled_exponentials)(ends + j, INTERLEAVED < 2 ? 1 : 2, reference, exponentials + j, dropped + j);
+        sums.exp_of_label.high = exponentials[0];
+        sums.exp_of_label.low = dropped[0];
+        sums.exp_of_maximum.high = exponentials[1];
+        sums.exp_of_maximum.low = dropped[1];
+    }
 
     const vec_mask leads = v_equal(sums.label_logit, base);
     NAME(pair) weight = weights->gradient_weight;
-    const int is_softmax = settings->row.output == XENT_PROBABILITIES;
     if (is_softmax) {
         weight.high = v_splat(1);
         weight.low = v_splat(0);
     }
     NAME(index_factors) factors = NAME(index_factors_of)(&sums, leads, weight, is_exact);
-    vec loss = NAME(index_losses)(&sums, leads, base, settings->row.temperature, is_exact), lse = v_splat(0);
-    if (settings->row.wants_lse)
-        lse = v_add(NAME(over_temperature)(sums.maximum, settings->row.temperature),
+    const vec ratio = NAME(index_ratio)(&sums, leads, is_exact);
+    const vec distance = NAME(over_temperature)(v_sub(base, sums.label_logit), temperature);
+    vec loss, lse = v_splat(0);
+    if (is_plain) {
+        /* their sum is at most twice the loss where either is small, infinite where that is, and NaN */
+        const vec about = v_add(ratio, distance);
+        const vec finite = v_keep(v_greater(v_splat(INFINITY), about), about);
+        if (v_mask_bits(v_greater(finite, v_splat((REAL)(2 * TINY_LOSS)))) != all)
+            return 0;
+        v_store(ratios, ratio);
+        v_store(distances, distance);
+    } else {
+        loss = NAME(index_losses)(ratio, distance);
+    }
+    if (wants_lse)
+        lse = v_add(NAME(over_temperature)(sums.maximum, temperature),
                     NAME(log_of_columns)(place, classes, first_maximum, sums.exp_of_maximum.high));
-    if (settings->row.z_loss != 0) {
-        const vec z = v_splat((REAL)settings->row.z_loss), slope = v_mul(v_add(z, z), lse);
+    if (z_loss != 0) {
+        const vec z = v_splat((REAL)z_loss), slope = v_mul(v_add(z, z), lse);
         loss = v_fma(v_mul(z, lse), lse, loss);
         factors.of_label = v_fma(v_mul(slope, sums.exp_of_label.high), factors.of_exponentials, factors.of_label);
         factors.of_exponentials = v_fma(slope, factors.of_exponentials, factors.of_exponentials);
@@ -304,20 +370,23 @@ KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows, int class
     if (is_softmax)
         factors.of_label = v_mul(sums.exp_of_label.high, factors.of_exponentials);
 
-    const vec finite = v_keep(v_greater(v_splat(INFINITY), loss), loss);
-    if (rows->counts == all && v_mask_bits(v_greater(finite, v_splat((REAL)TINY_LOSS))) == all) {
+    vec finite = v_splat(0);
+    if (!is_plain)
+        finite = v_keep(v_greater(v_splat(INFINITY), loss), loss);
+    if (is_plain) {
+        /* the loss comes later */
+    } else if (counts == all && v_mask_bits(v_greater(finite, v_splat((REAL)TINY_LOSS))) == all) {
         NAME(weigh_plain_losses)(loss, weights->of_loss, row_loss);
     } else {
         const vec_mask is_number =
             v_greater(v_keep(v_equal(base, sums.maximum), v_add(sums.others.high, sums.exp_of_label.high)), v_splat(0));
         ALIGNED_64 double losses[LANES];
-        NAME(mend_losses)(&sums, loss, is_number, REAL_BITS == 32 && settings->row.z_loss == 0, weights->of_loss,
-                          losses);
-        for (int row = 0; row < rows->row_count; ++row)
-            row_loss[row] = rows->counts >> row & 1 ? losses[row] : 0;
+        NAME(mend_losses)(&sums, loss, is_number, REAL_BITS == 32 && z_loss == 0, weights->of_loss, losses);
+        for (int row = 0; row < row_count; ++row)
+            row_loss[row] = counts >> row & 1 ? losses[row] : 0;
         if (settings->row.output == XENT_GRADIENT)
             leaving |= ~v_mask_bits(v_equal(v_sub(loss, loss), v_splat(0)));
-        leaving &= v_mask_bits(is_number) & rows->counts;
+        leaving &= v_mask_bits(is_number) & counts;
         lse = v_select(is_number, lse, v_splat(NAN));
         first_maximum = v_select(is_number, first_maximum, v_splat(-1));
         if (v_mask_bits(is_number) != all) {
@@ -327,20 +396,20 @@ KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows, int class
             for (int k = 0; k < classes; ++k)
                 v_store(place[k], v_select(is_number, v_load(place[k]), v_splat(NAN)));
         }
-        if (rows->counts != all)
+        if (counts != all)
             factors.of_exponentials = v_keep(v_not_less(labels, v_splat(0)), factors.of_exponentials);
     }
-    if (batch->lse || batch->prediction)
-        NAME(tell_lanes)(batch, rows->first_row, rows->row_count, labels, lse, first_maximum, 1);
+    if (!is_plain && (batch->lse || batch->prediction))
+        NAME(tell_lanes)(batch, rows->first_row, row_count, labels, lse, first_maximum, 1);
     if (!batch->grad) {
         if (leaving)
-            NAME(take_leaving_rows)(batch, rows->first_row, rows->row_count, leaving, rows->label_values, NULL,
-                                    row_loss, XENT_INDEX_TARGETS);
-        return;
+            NAME(take_leaving_rows)(batch, rows->first_row, row_count, leaving, rows->label_values, NULL, row_loss,
+                                    XENT_INDEX_TARGETS);
+        return 1;
     }
     char *grad = batch->grad + rows->first_row * batch->grad_row_stride;
-    const int is_direct =
-        NAME(has_columns)(batch->grad_class_stride) && rows->row_count == LANES && !leaving && !weights->is_rescaled;
+    const int grad_has_columns = is_plain ? has_columns : NAME(has_columns)(batch->grad_class_stride);
+    const int is_direct = grad_has_columns && row_count == LANES && !leaving && !is_rescaled;
     char *destination = is_direct ? grad : (char *)place;
     const ptrdiff_t step = is_direct ? batch->grad_class_stride : (ptrdiff_t)sizeof place[0];
     factors.of_maximum = NAME(gradient_of_maximum)(sums.exp_of_maximum.high, factors.of_exponentials, weight.high);
@@ -348,19 +417,35 @@ KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows, int class
                NAME(some_index_gradients)(place, k, count, from_k, factors, sums.exp_of_maximum.high, is_exact,
                                           destination, step));
     if (is_direct)
-        return;
-    if (weights->is_rescaled && !is_softmax)
+        return 1;
+    if (is_rescaled && !is_softmax)
         for (int k = 0; k < classes; ++k)
             v_store(place[k], v_mul(v_load(place[k]), weights->last_factor));
     if (leaving)
-        NAME(take_leaving_rows)(batch, rows->first_row, rows->row_count, leaving, rows->label_values, place, row_loss,
+        NAME(take_leaving_rows)(batch, rows->first_row, row_count, leaving, rows->label_values, place, row_loss,
                                 XENT_INDEX_TARGETS);
-    NAME(store_columns)(place, grad, batch->grad_row_stride, batch->grad_class_stride, rows->row_count, classes);
+    NAME(store_columns)(place, grad, batch->grad_row_stride, form == PLAIN_ROWS ? 0 : batch->grad_class_stride,
+                        row_count, classes);
+    return 1;
+}
+
+/* Rows of any number of classes, with whatever options. */
+static NEVER_INLINE void NAME(take_few_index_rows)(const NAME(lane_rows) * rows, const NAME(lane_weights) * weights,
+                                                   double *row_loss) {
+    NAME(take_index_rows)(rows, rows->classes, weights, row_loss, NULL, NULL, 0, ANY_ROWS);
+}
+
+static NEVER_INLINE void NAME(take_any_index_rows)(const NAME(lane_rows) * rows, const NAME(lane_weights) * weights,
+                                                   double *row_loss) {
+    NAME(take_index_rows)(rows, rows->classes, weights, row_loss, NULL, NULL, 1, ANY_ROWS);
 }
 
 KERNEL_INLINE void NAME(index_rows_of)(const xent_batch *batch, int64_t first_row, int64_t row_count, int classes,
                                        const int64_t *labels, double *row_loss, int is_exact) {
     const int has_own_weights = batch->sample_weight != NULL || batch->class_weight != NULL;
+    const int form = NAME(form_of_batch)(batch);
+    NAME(plain_losses) plain;
+    plain.vectors = 0;
     const NAME(settings) settings = NAME(settings_of)(batch);
     NAME(lane_weights) weights;
     if (!has_own_weights)
@@ -383,8 +468,25 @@ KERNEL_INLINE void NAME(index_rows_of)(const xent_batch *batch, int64_t first_ro
                 (1u << LANES) - 1};
         if (count < LANES || batch->labels.has_ignore_index)
             rows.counts = v_mask_bits(v_not_less(rows.labels, v_splat(0)));
-        NAME(take_index_rows)(&rows, classes, &weights, row_loss + k, is_exact);
+        if (form != ANY_ROWS && rows.counts == (1u << LANES) - 1 && !weights.may_leave && !weights.is_rescaled) {
+            REAL *ratios = plain.ratio + k, *distances = plain.distance + k;
+            const int is_taken =
+                form == PLAIN_COLUMNS
+                    ? NAME(take_index_rows)(&rows, classes, &weights, NULL, ratios, distances, is_exact, PLAIN_COLUMNS)
+                    : NAME(take_index_rows)(&rows, classes, &weights, NULL, ratios, distances, is_exact, PLAIN_ROWS);
+            if (is_taken) {
+                if (has_own_weights)
+                    memcpy(row_loss + k, weights.of_loss, sizeof weights.of_loss);
+                plain.first_row[plain.vectors++] = (int)k;
+                continue;
+            }
+        }
+        if (is_exact)
+            NAME(take_any_index_rows)(&rows, &weights, row_loss + k);
+        else
+            NAME(take_few_index_rows)(&rows, &weights, row_loss + k);
     }
+    NAME(finish_plain_losses)(&plain, has_own_weights ? NULL : weights.of_loss, row_loss);
 }
 
 /* The fewest classes, of which every vector of rows is a matter of some tens of instructions, have code of their own.

@@ -33,6 +33,10 @@ void xent_read_labels(const xent_labels *labels, int64_t first_row, int64_t coun
     case XENT_INT32:
         READ_AS(int32_t);
     case XENT_INT64:
+        if (stride == (ptrdiff_t)sizeof(int64_t)) {
+            memcpy(destination, source, (size_t)count * sizeof(int64_t));
+            break;
+        }
         READ_AS(int64_t);
     case XENT_UINT8:
         READ_AS(uint8_t);
