@@ -190,6 +190,55 @@ def test_in_place_and_any_axis(dtype: type) -> None:
     assert result.loss == pytest.approx(want.loss, rel=1e-6)
 
 
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("place", ["in_place", "apart", "again_apart"])
+def test_exponentials_are_taken_once(dtype: type, name: str, axis: int, place: str) -> None:
+    """From what class_statistics has left, in any places, comes the gradient bit for bit."""
+    logits, targets, options, later = make_problem(name, 3000, dtype)
+    logits[1, 7], logits[2, 8] = np.nan, -np.inf
+    want = sharded(logits, targets, [], options, later, reduction="none")
+    along = logits.T.copy() if axis == 0 else logits
+    targets = targets.T if targets.ndim == 2 and axis == 0 else targets
+    left = along if place == "in_place" else np.empty_like(along)
+    whole: dict[str, Any] = {"first_class": 0, "axis": axis}
+    statistics = class_statistics(
+        along, targets, num_classes=3000, exponentials_out=left, **whole, **options
+    )
+    loss, grad = grad_from_statistics(
+        left,
+        targets,
+        statistics,
+        weight=options.get("weight"),
+        reduction="none",
+        has_exponentials=True,
+        out=np.empty_like(along) if place == "again_apart" else left,
+        **whole,
+        **later,
+    )
+    np.testing.assert_array_equal(loss, want[0])
+    np.testing.assert_array_equal(grad if axis else grad.T, want[1])
+
+
+def test_no_exponentials_before_everything_is_checked() -> None:
+    logits = np.full((2, 6), 7.0)
+    cases: list[tuple[Any, dict[str, Any], type[Exception]]] = [
+        ([0, 6], {"num_classes": 6}, IndexError),
+        ([0, 5], {"label_smoothing": 0.1}, ValueError),
+        ([0, 5], {"temperature": 0}, ValueError),
+        ([0, 5], {"weight": np.ones(5)}, ValueError),
+        ([0, 5], {"ignore_index": 0.5}, TypeError),
+        ([0, 5], {"exponentials_out": np.zeros((2, 5))}, ValueError),
+    ]
+    for labels, options, error in cases:
+        with pytest.raises(error):
+            class_statistics(
+                logits, labels, first_class=0, **{"exponentials_out": logits, **options}
+            )
+        assert (logits == 7).all()
+
+
 def test_trees_and_travel() -> None:
     logits, targets, options, _ = make_problem("every", 900, np.float32)
     parts = [

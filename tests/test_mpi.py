@@ -50,6 +50,9 @@ class _Rank:
     def __init__(self, ranks: Ranks, rank: int) -> None:
         self._ranks, self._rank = ranks, rank
 
+    def Get_size(self) -> int:
+        return self._ranks.size
+
     def allgather(self, sendobj: Any) -> list[Any]:
         ranks = self._ranks
         ranks._sent[self._rank] = sendobj
@@ -58,6 +61,15 @@ class _Rank:
         everything = list(ranks._sent)
         ranks._barrier.wait()
         return everything
+
+    def Allgather(self, sendbuf: np.ndarray, recvbuf: np.ndarray) -> None:
+        recvbuf[...] = self.allgather(sendbuf.copy())
+
+    def Allgatherv(self, sendbuf: np.ndarray, recvbuf: tuple[np.ndarray, list[int]]) -> None:
+        place, counts = recvbuf
+        everything = [sent.ravel() for sent in self.allgather(sendbuf.copy())]
+        assert [len(sent) for sent in everything] == counts
+        place[...] = np.concatenate(everything)
 
 
 def shared_out(
@@ -123,7 +135,7 @@ def test_as_one_process(dtype: type, name: str) -> None:
     logits, targets, options = make_problem(name, 500, dtype)
     losses, grad, ranks = shared_out(logits, targets, [100, 100, 350], **options)
     want = reference.softmax_cross_entropy_grad(logits, targets, **options)
-    assert ranks.collectives == 1
+    assert ranks.collectives == 2  # the sizes and whether all is right; the statistics
     assert all(np.array_equal(loss, losses[0]) for loss in losses)
     eps = np.finfo(dtype).eps
     np.testing.assert_allclose(losses[0], want.loss, rtol=4 * eps)
@@ -233,13 +245,15 @@ def raised_by_all(
     [
         ({"targets": [0, 10]}, IndexError, "rank 1: index 10 is out of bounds"),
         ({"targets": [0.0, 1.0]}, TypeError, "rank 1: .*integers"),
-        ({"targets": [0, 8]}, ValueError, "different class indices in row 1"),
+        ({"targets": [0, 8]}, ValueError, "targets differ between .* in row 1: 9, 8"),
         ({"shard": np.zeros((2, 4), int)}, TypeError, "rank 1: logits must be"),
         ({"shard": None}, TypeError, "rank 1: "),
         ({"out": np.zeros((2, 3))}, ValueError, "rank 1: .*out"),
         ({"axis": 2}, np.exceptions.AxisError, "rank 1: axis 2"),
         ({"temperature": -1.0}, ValueError, "rank 1: temperature"),
         ({"temperature": 2.0}, ValueError, "other options"),
+        ({"ignore_index": 9}, ValueError, "targets differ between .* in row 1: 9, -1"),
+        ({"sample_weight": [1.0, -1.0]}, ValueError, "rank 1: sample_weight must not be negative"),
         ({"z_loss": 0.1}, ValueError, "z_loss differs between rank 0 and rank 1: 0.0, 0.1"),
         ({"reduction": "sum"}, ValueError, "reduction differs .*'mean', 'sum'"),
         ({"scale": 2}, ValueError, "scale differs"),
@@ -285,3 +299,40 @@ def test_no_communicator() -> None:
             first_class=0,
             num_classes=2,
         )
+
+
+def test_logits_are_whole_after_an_error_of_another_rank() -> None:
+    """In place too, though exponentials take the logits' place before everybody's are known."""
+    shards = [np.full((2, 3), 7.0), np.full((2, 3), 7.0)]
+    ranks = Ranks(2)
+
+    def work(comm: Any, rank: int) -> Any:
+        labels = [0, 5] if rank == 0 else [0, 6]
+        return mpi.softmax_cross_entropy_grad(
+            shards[rank], labels, comm, first_class=3 * rank, num_classes=6, out=shards[rank]
+        )
+
+    assert [type(error) for error in ranks.run(work)] == [IndexError] * 2
+    assert all((shard == 7).all() for shard in shards)
+    assert ranks.collectives == 2  # whether all is right; what is not
+
+
+def test_memory_that_ends_between_the_collectives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that cannot measure tells the others, which would wait for it."""
+    measure = mpi.measure
+
+    def fail(rows: Any, *arguments: Any, **options: Any) -> None:
+        if rows.logits[0, 0] == 1:
+            raise MemoryError("no workspace")
+        measure(rows, *arguments, **options)
+
+    monkeypatch.setattr(mpi, "measure", fail)
+
+    def work(comm: Any, rank: int) -> Any:
+        shard = np.full((2, 3), float(rank))
+        return mpi.softmax_cross_entropy_grad(
+            shard, [0, 5], comm, first_class=3 * rank, num_classes=6
+        )
+
+    errors = {(type(error), str(error)) for error in Ranks(2).run(work)}
+    assert errors == {(MemoryError, "rank 1: no workspace")}

@@ -34,13 +34,8 @@ from xent_fast._backward import (
     softmax_cross_entropy_grad_targets,
     softmax_vjp,
 )
-from xent_fast._classes import (
-    ClassStatistics,
-    class_statistics,
-    grad_from_statistics,
-    loss_from_statistics,
-    merge_class_statistics,
-)
+from xent_fast._class_statistics import ClassStatistics, merge_class_statistics
+from xent_fast._classes import class_statistics, grad_from_statistics, loss_from_statistics
 from xent_fast._config import __version__, get_include, show_config
 from xent_fast._distillation import distillation_loss_grad
 from xent_fast._entropy import softmax_entropy, softmax_entropy_grad

@@ -21,14 +21,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import arguments, options
-from xent_fast._classes import (
-    ClassStatistics,
-    class_statistics,
-    grad_from_statistics,
-    loss_from_statistics,
-    mean_denominator,
-    merge_class_statistics,
-)
+from xent_fast._class_ranges import mean_denominator
+from xent_fast._class_statistics import ClassStatistics, merge_class_statistics
+from xent_fast._classes import class_statistics, grad_from_statistics, loss_from_statistics
 from xent_fast._extras import needed_by
 from xent_fast._result import LossAndGrad
 

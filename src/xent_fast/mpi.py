@@ -3,7 +3,7 @@
     grad = softmax_cross_entropy_grad(shard, labels, comm, first_class=first, num_classes=classes)
 
 A process (rank) has the logits of its own classes, of the same rows as all others. What they say of
-each row is sent to all by one collective; loss and gradient follow from that.
+each row is sent to all by one exchange; loss and gradient follow from that.
 
 Knows: what ranks tell each other; that an error of one is everybody's.
 Must not know: what statistics hold; mpi4py itself, whose communicators come from the caller.
@@ -12,6 +12,8 @@ Must not know: what statistics hold; mpi4py itself, whose communicators come fro
 from __future__ import annotations
 
 import hashlib
+import math
+import operator
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex
 
@@ -19,28 +21,59 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import arguments, options
-from xent_fast._classes import (
-    ClassStatistics,
+from xent_fast._class_ranges import (
     Range,
-    loss_from_statistics,
-    measured,
-    merge_class_statistics,
-    rows_of_range,
+    described,
+    losses,
+    measure,
+    range_of,
+    row_weights,
+    settled,
     written,
+)
+from xent_fast._class_statistics import (
+    HEADER,
+    ClassStatistics,
+    merge_class_statistics,
+    without_rows,
 )
 from xent_fast._result import LossAndGrad
 
 __all__ = ["Communicator", "softmax_cross_entropy", "softmax_cross_entropy_grad"]
 
 FloatArray = NDArray[np.floating[Any]]
+Float64Array = NDArray[np.float64]
 Reduction = Literal["mean", "sum", "none"]
 
 
 class Communicator(Protocol):
     """What is asked of a communicator: mpi4py's have it."""
 
+    def Get_size(self) -> int:
+        """Return the number of ranks."""
+
+    def Allgather(self, sendbuf: Any, recvbuf: Any) -> object:
+        """Send an array to all ranks, all of one size.
+
+        Parameters
+        ----------
+        sendbuf, recvbuf : ndarray
+            What this rank sends; the place of what each has sent, in the order of the ranks.
+        """
+
+    def Allgatherv(self, sendbuf: Any, recvbuf: Any) -> object:
+        """Send an array to all ranks.
+
+        Parameters
+        ----------
+        sendbuf : ndarray
+            What this rank sends.
+        recvbuf : tuple
+            The place of what each has sent, and how many numbers that is.
+        """
+
     def allgather(self, sendobj: Any) -> list[Any]:
-        """Send an object to all ranks.
+        """Send an object to all ranks; used where one has met an error.
 
         Parameters
         ----------
@@ -113,7 +146,7 @@ def softmax_cross_entropy(
     --------
     softmax_cross_entropy_grad : The gradient besides, with an example.
     """
-    ready, everybody = _exchanged(
+    ready, told = _agreed(
         comm,
         lambda: _Ready.of(
             (shard, targets, axis, weight),
@@ -121,7 +154,8 @@ def softmax_cross_entropy(
             (sample_weight, z_loss, reduction, scale),
         ),
     )
-    return ready.in_shape(loss_from_statistics(everybody, **ready.settling))
+    everybody = _exchanged(comm, ready, told, leaves_exponentials=False)
+    return ready.in_shape(losses(everybody, settled(everybody, **ready.settling)))
 
 
 def softmax_cross_entropy_grad(
@@ -144,8 +178,8 @@ def softmax_cross_entropy_grad(
 ) -> LossAndGrad[Any, Any]:
     """Softmax cross-entropy over all ranks' classes, and its gradient for this rank's logits.
 
-    Every rank of the communicator makes this call, with the same rows and options. The shard is
-    read twice and the gradient is written once.
+    Every rank of the communicator makes this call, with the same rows and options. The exponentials
+    of the shard are taken once: they wait in the gradient's place for what the others say.
 
     Parameters
     ----------
@@ -178,8 +212,11 @@ def softmax_cross_entropy_grad(
 
     Notes
     -----
-    One ``allgather`` a call takes 32 bytes a row and 80 for each block of 2,048 classes (of 1,024
-    in float64) to every rank. What happens after it needs no other rank.
+    One exchange a call, in the two steps of mpi4py's own ``allgather``. The first tells how much
+    will be sent and whether all is right; nothing is written before that. The second takes 32 bytes
+    a row and 80 for each block of 2,048 classes (of 1,024 in float64) to every rank. What happens
+    after it needs no other rank. Should a rank have no memory left between the two, for some
+    kilobytes, all raise MemoryError with `out` part-way.
 
     Examples
     --------
@@ -197,7 +234,7 @@ def softmax_cross_entropy_grad(
         )
         grad_hidden = comm.allreduce(grad @ weight[first:end])
     """
-    ready, everybody = _exchanged(
+    ready, told = _agreed(
         comm,
         lambda: _Ready.of(
             (shard, targets, axis, weight, out),
@@ -206,7 +243,10 @@ def softmax_cross_entropy_grad(
             with_grad=True,
         ),
     )
-    loss, grad = written(ready.rows, everybody, first_class, **ready.settling)
+    everybody = _exchanged(comm, ready, told, leaves_exponentials=True)
+    loss, grad = written(
+        ready.measured_rows, everybody, first_class, **ready.settling, has_exponentials=True
+    )
     return LossAndGrad(ready.in_shape(loss), grad)
 
 
@@ -214,7 +254,8 @@ class _Ready(NamedTuple):
     """What a rank has before the others are asked: everything checked, everything allocated."""
 
     rows: Range
-    mine: ClassStatistics
+    mine: ClassStatistics  # before its rows are measured
+    ignore_index: int | None
     settling: dict[str, Any]  # the options that statistics do not hold; weights as rows
     row_shape: tuple[int, ...]
 
@@ -227,65 +268,152 @@ class _Ready(NamedTuple):
         *,
         with_grad: bool = False,
     ) -> _Ready:
-        rows = rows_of_range(*arrays, with_grad=with_grad)
-        first_class, num_classes, *others = measuring
+        rows = range_of(*arrays, with_grad=with_grad)
+        first_class, num_classes, label_smoothing, temperature, ignore_index = measuring
         options.checked_integer(num_classes, "num_classes")
-        mine = measured(rows, first_class, num_classes, *others)
+        mine = described(rows, first_class, num_classes, label_smoothing, temperature, ignore_index)
         sample_weight, z_loss, reduction, scale = settling
         _, _, z_loss, scale = options.checked_options(0.0, 1.0, z_loss, reduction, scale)
         row_shape = rows.moved.shape[:-1]
-        if sample_weight is not None:
-            weights = arguments.checked_weights(sample_weight, row_shape, "sample_weight")
-            sample_weight = np.array(weights, np.float64).reshape(-1)
+        sample_weight = row_weights(sample_weight, row_shape)
+        if sample_weight is not None and reduction == "mean":
+            arguments.checked_signs(sample_weight.reshape(row_shape), "sample_weight")
         options_of_loss = {
             "sample_weight": sample_weight,
             "z_loss": z_loss,
             "reduction": reduction,
             "scale": scale,
         }
-        return cls(rows, mine, options_of_loss, row_shape)
+        ignored = None if ignore_index is None else operator.index(ignore_index)
+        return cls(rows, mine, ignored, options_of_loss, row_shape)
 
     def in_shape(self, loss: Any) -> Any:
         """A loss or a row's losses, as the shard's rows lie."""
         return loss.reshape(self.row_shape) if isinstance(loss, np.ndarray) else loss
 
+    @property
+    def measured_rows(self) -> Range:
+        """The rows with exponentials in the logits' place."""
+        return self.rows._replace(logits=self.rows.grad)
 
-class _Message(NamedTuple):
-    """What a rank tells all others: statistics and options, or an error."""
+    @property
+    def labels(self) -> NDArray[Any] | None:
+        """Class indices that count, the others -1; None for dense targets."""
+        if self.rows.is_dense:
+            return None
+        if self.ignore_index is None:
+            return self.rows.targets.astype(np.int64)
+        is_ignored = self.rows.targets == self.ignore_index
+        return np.where(is_ignored, -1, self.rows.targets.astype(np.int64))
 
-    array: NDArray[np.float64] | None
-    options: dict[str, Any]
-    error: tuple[str, str] | None  # the name of its class, what it says
+
+# --- what ranks tell each other -------------------------------------------------------------------
+
+REDUCTIONS = ("mean", "sum", "none")
+# Of these all ranks must have the same. Of arrays a digest is sent.
+SAME = ("rows", "z_loss", "reduction", "scale", "sample_weight", "targets")
+OPTIONS_AT = HEADER + 2
 
 
-def _exchanged(comm: Communicator, prepare: Callable[[], _Ready]) -> tuple[_Ready, ClassStatistics]:
-    """Own part and the statistics of all classes, by the one collective."""
-    if not callable(getattr(comm, "allgather", None)):
-        raise TypeError(
-            f"comm must be a communicator of mpi4py, as MPI.COMM_WORLD, not {type(comm).__name__}"
-        )
-    ready, own_error = None, None
+def _hello(ready: _Ready) -> Float64Array:
+    """What a rank tells of its arguments: the first row of its statistics, then `SAME`."""
+    settling, labels = ready.settling, ready.labels
+    told = np.zeros(OPTIONS_AT + len(SAME))
+    told[:OPTIONS_AT] = ready.mine.array[0, :OPTIONS_AT]
+    told[OPTIONS_AT:] = (
+        ready.mine.rows,
+        settling["z_loss"],
+        REDUCTIONS.index(settling["reduction"]),
+        settling["scale"],
+        _digest(settling["sample_weight"]),
+        _digest(labels),
+    )
+    return told
+
+
+def _digest(array: NDArray[Any] | None) -> int:
+    """Six bytes, which are a double without rounding."""
+    if array is None:
+        return 0
+    return int.from_bytes(hashlib.blake2b(array.tobytes(), digest_size=6).digest())
+
+
+def _agreed(comm: Communicator, prepare: Callable[[], _Ready]) -> tuple[_Ready, Float64Array]:
+    """Own part, and what all have told; or an error on all ranks, before anything is written."""
+    for name in ("allgather", "Allgather", "Allgatherv"):
+        if not callable(getattr(comm, name, None)):
+            raise TypeError(
+                f"comm must be a communicator of mpi4py, as MPI.COMM_WORLD, "
+                f"not {type(comm).__name__}"
+            )
+    ready, own_error, mine = None, None, np.zeros(OPTIONS_AT + len(SAME))
     try:
         ready = prepare()
-        message = _Message(ready.mine.array, _to_compare(ready.settling), None)
+        mine = _hello(ready)
     except Exception as error:
         own_error = error
-        message = _Message(None, {}, (_class_to_tell(error), str(error)))
-    messages: list[_Message] = comm.allgather(message)
-    for rank, told in enumerate(messages):
-        if told.error is not None:
-            kind, text = told.error
-            raise ERRORS[kind](f"rank {rank}: {text}") from own_error
-    first = messages[0]
-    for rank, told in enumerate(messages):
-        for name, value in told.options.items():
-            if value != first.options[name]:
-                values = "" if name == "sample_weight" else f": {first.options[name]!r}, {value!r}"
-                raise ValueError(f"{name} differs between rank 0 and rank {rank}{values}")
-    assert ready is not None
-    return ready, merge_class_statistics(
-        ClassStatistics.from_array(told.array) for told in messages if told.array is not None
+    size = comm.Get_size()
+    told = np.empty((size, len(mine)))
+    comm.Allgather(mine, told)
+    if ready is None or not told[:, 0].all():  # statistics have a version there
+        raise _error_of_all(comm, own_error)
+    together = merge_class_statistics(without_rows(one[:OPTIONS_AT]) for one in told)
+    for rank, one in enumerate(told):
+        for name, value, other in zip(SAME, told[0, OPTIONS_AT:], one[OPTIONS_AT:], strict=True):
+            if value.tobytes() != other.tobytes():
+                raise _difference(comm, ready, rank, name, (value, other))
+    settled(together, None, *(ready.settling[name] for name in ("z_loss", "reduction", "scale")))
+    return ready, told
+
+
+def _difference(
+    comm: Communicator, ready: _Ready, rank: int, name: str, values: tuple[Any, Any]
+) -> ValueError:
+    """What rank 0 and another do not have in common; class indices are sent to say in which row."""
+    where, shown = "", ", ".join(str(float(value)) for value in values)
+    if name == "rows":
+        shown = ", ".join(str(int(value)) for value in values)
+    elif name == "reduction":
+        shown = ", ".join(repr(REDUCTIONS[int(value)]) for value in values)
+    elif name == "sample_weight":
+        shown = ""
+    elif name == "targets":
+        labels = comm.allgather(ready.labels)
+        row = int(np.flatnonzero(labels[0] != labels[rank])[0])
+        where, shown = f" in row {row}", f"{labels[0][row]}, {labels[rank][row]}"
+    verb = "differ" if name in ("rows", "targets") else "differs"
+    return ValueError(
+        f"{name} {verb} between rank 0 and rank {rank}{where}{': ' if shown else ''}{shown}"
     )
+
+
+def _exchanged(
+    comm: Communicator, ready: _Ready, told: Float64Array, *, leaves_exponentials: bool
+) -> ClassStatistics:
+    """The statistics of all classes, measured and sent."""
+    mine, own_error = ready.mine, None
+    try:
+        measure(
+            ready.rows,
+            mine,
+            ready.ignore_index,
+            ready.settling["z_loss"],
+            leaves_exponentials=leaves_exponentials,
+        )
+    except Exception as error:
+        own_error = error
+        mine.array.fill(np.nan)
+    shapes = [(1 + mine.rows, without_rows(one[:OPTIONS_AT]).array.shape[1]) for one in told]
+    counts = [math.prod(shape) for shape in shapes]
+    everything = np.empty(sum(counts))
+    comm.Allgatherv(mine.array, (everything, counts))
+    parts = [
+        part.reshape(shape)
+        for part, shape in zip(np.split(everything, np.cumsum(counts)[:-1]), shapes, strict=True)
+    ]
+    if any(np.isnan(part[0, 0]) for part in parts):
+        raise _error_of_all(comm, own_error)
+    return merge_class_statistics(map(ClassStatistics, parts))
 
 
 # Other errors become a RuntimeError: not every exception can be made from what it says.
@@ -295,12 +423,17 @@ ERRORS: dict[str, Callable[[str], Exception]] = {
 } | {"RuntimeError": RuntimeError}
 
 
+def _error_of_all(comm: Communicator, own: Exception | None) -> Exception:
+    """The error of the first rank that has one, with its rank."""
+    mine = None if own is None else (_class_to_tell(own), str(own))
+    for rank, told in enumerate(comm.allgather(mine)):
+        if told is not None:
+            kind, text = told
+            error = ERRORS[kind](f"rank {rank}: {text}")
+            error.__cause__ = own
+            return error
+    raise AssertionError("no rank has an error")
+
+
 def _class_to_tell(error: Exception) -> str:
     return next((c.__name__ for c in type(error).__mro__ if c.__name__ in ERRORS), "RuntimeError")
-
-
-def _to_compare(settling: dict[str, Any]) -> dict[str, Any]:
-    """The options, with a digest of the weights in their place."""
-    weights = settling["sample_weight"]
-    digest = None if weights is None else hashlib.blake2b(weights.tobytes()).digest()
-    return settling | {"sample_weight": digest}

@@ -22,9 +22,11 @@ def measure_classes(
     kind: int,
     label_smoothing: float,
     temperature: float,
+    z_loss: float,
     first_class: int,
     num_classes: int,
     values: NDArray[np.float64],
+    exponentials: NDArray[Any] | None,
 ) -> None: ...
 def settle_classes(
     values: NDArray[np.float64],
@@ -56,4 +58,5 @@ def write_classes(
     num_classes: int,
     whole_blocks: int,
     first_block: int,
+    has_exponentials: bool,
 ) -> None: ...

@@ -64,16 +64,24 @@ def target_kind(bint is_dense, bint is_shaped):
 
 def measure_classes(
     cnp.ndarray logits, cnp.ndarray targets, cnp.ndarray weight, object ignore_index, int kind,
-    double label_smoothing, double temperature, int64_t first_class, int64_t num_classes,
-    cnp.ndarray values,
+    double label_smoothing, double temperature, double z_loss, int64_t first_class,
+    int64_t num_classes, cnp.ndarray values, cnp.ndarray exponentials,
 ):
-    """Write the statistics of a range of classes to `values`, a row of doubles a row."""
+    """Write the statistics of a range of classes to `values`, a row of doubles a row.
+
+    Without `z_loss` they are less than `settle_classes` needs with one. With `exponentials`, which
+    may be the logits, these go there, for `write_classes`.
+    """
     cdef xent_shard shard
     describe_shard(&shard, logits, targets, weight, ignore_index, kind, values)
     shard.batch.label_smoothing = label_smoothing
     shard.batch.temperature = temperature
+    shard.batch.z_loss = z_loss
     shard.first_class = first_class
     shard.num_classes = num_classes
+    if exponentials is not None:
+        shard.batch.grad = cnp.PyArray_BYTES(exponentials)
+        shard.batch.grad_row_stride = cnp.PyArray_STRIDE(exponentials, 0)
     work_on_shard(&shard, cnp.PyArray_TYPE(logits), XENT_MEASURE)
 
 
@@ -101,8 +109,12 @@ def write_classes(
     cnp.ndarray values, cnp.ndarray sample_weight, int kind, bint has_class_weight,
     double label_smoothing, double temperature, double z_loss, double factor,
     int64_t first_class, int64_t num_classes, int64_t whole_blocks, int64_t first_block,
+    bint has_exponentials,
 ):
-    """Write the gradient of a range of classes, from the statistics of all ranges."""
+    """Write the gradient of a range of classes, from the statistics of all ranges.
+
+    Where `out` has the exponentials already, the logits are not read.
+    """
     cdef xent_shard shard
     describe_shard(&shard, logits, targets, weight, None, kind, values)
     shard.batch.grad = cnp.PyArray_BYTES(out)
@@ -111,6 +123,7 @@ def write_classes(
     shard.batch.temperature = temperature
     shard.first_class = first_class
     shard.first_block = first_block
+    shard.has_exponentials = has_exponentials
     settle_shard(
         &shard, values, sample_weight, has_class_weight, z_loss, factor, num_classes, whole_blocks
     )

@@ -164,6 +164,7 @@ cdef extern from "kernels/contract.h" nogil:
         int64_t row_step
         int64_t whole_blocks
         int64_t first_block
+        bint has_exponentials
 
     ctypedef struct xent_shard_kernels:
         void (*work)(

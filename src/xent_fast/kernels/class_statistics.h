@@ -159,7 +159,8 @@ KERNEL_INLINE void NAME(write_row)(const xent_shard *shard, int64_t row, int64_t
         r.pivot = whole.pivot < 0 ? -1
                                   : (int64_t)values[XENT_ROW_STATISTICS + whole.pivot * XENT_BLOCK_STATISTICS + 7] -
                                         shard->first_class;
-    NAME(forward_some_blocks)(&r, 0, blocks, settings, kind);
+    if (!shard->has_exponentials)
+        NAME(forward_some_blocks)(&r, 0, blocks, settings, kind);
     for (int64_t b = 0; b < blocks; ++b)
         w->local[b].weight = w->blocks[shard->first_block + b].weight;
     NAME(backward_some_blocks)(&r, 0, blocks, settings->row.temperature, &results, 0, kind);
@@ -167,9 +168,7 @@ KERNEL_INLINE void NAME(write_row)(const xent_shard *shard, int64_t row, int64_t
 
 KERNEL_INLINE void NAME(work_on_rows)(const xent_shard *shard, int64_t row_count, void *workspace, int work, int kind) {
     const NAME(shard_workspace) w = NAME(shard_workspace_at)(workspace, shard->whole_blocks, shard->batch.classes);
-    NAME(settings) settings = NAME(settings_of)(&shard->batch);
-    if (work == XENT_MEASURE)
-        settings.row.wants_lse = 1; /* for a z-loss that is asked for later */
+    const NAME(settings) settings = NAME(settings_of)(&shard->batch);
     REAL *row_loss = (REAL *)(void *)shard->batch.row_loss;
     row_results results;
     if (work != XENT_SETTLE)

@@ -234,6 +234,7 @@ typedef struct {
     int64_t row_step;     /* doubles from one row's to the next */
     int64_t whole_blocks; /* of all ranges; measuring: 0 */
     int64_t first_block;  /* of the range among them */
+    int has_exponentials; /* writing: measuring was given the gradient too, and has left exponentials there */
 } xent_shard;
 
 typedef struct {
