@@ -29,6 +29,7 @@ from tables import (
     FUNCTIONS,
     Cell,
     Results,
+    distinct,
     functions,
     other_targets,
     overall,
@@ -184,9 +185,9 @@ def report(results: Results, libraries: list[str]) -> str:
         parts += ["Other targets:\n", other_targets(results, dtype, libraries)]
         parts += ["softmax, log_softmax, logsumexp:\n", functions(results, dtype)]
         parts += ["Worst loss / target / others by distribution:\n"]
-        parts += [worst_by(results, dtype, "distribution")]
+        parts += [worst_by(results, dtype, "distribution", distinct(results, "implementation"))]
         parts += ["Worst loss / target / others by number of classes:\n"]
-        parts += [worst_by(results, dtype, "classes")]
+        parts += [worst_by(results, dtype, "classes", libraries)]
     return "\n".join(parts)
 
 

@@ -6,7 +6,7 @@ Must not know: how the errors were measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from judgement import Tally
@@ -61,6 +61,19 @@ def _table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
+def together(names: Iterable[str], figures: Iterable[Iterable[str]]) -> dict[str, list[str]]:
+    """Figures by name; names that have the same ones share an entry, and their first word."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for name, row in zip(names, figures, strict=True):
+        found.setdefault(tuple(row), []).append(name)
+    joined = {}
+    for row, same in found.items():
+        first = same[0].split(", ")[0]
+        rest = [name.removeprefix(f"{first}, ") for name in same[1:]]
+        joined[", ".join([same[0], *rest])] = list(row)
+    return joined
+
+
 def _worst_and_mean(tallies: Iterable[Tally]) -> list[str]:
     return [f(t) for t in tallies for f in (lambda t: number(t.worst), lambda t: number(t.mean))]
 
@@ -73,37 +86,32 @@ def overall(results: Results, dtype: str) -> str:
     """Implementation by quantity, index targets: worst and mean over all rows."""
     quantities = (*INDEX_QUANTITIES, "subnormal")
     header = ["index targets", *(f"{q}, {s}" for q in quantities for s in ("worst", "mean"))]
-    lines = (
-        [
-            implementation,
-            *_worst_and_mean(
-                gather(
-                    results,
-                    quantity,
-                    dtype=dtype,
-                    implementation=implementation,
-                    target_kind="index",
-                )
-                for quantity in quantities
-            ),
-        ]
-        for implementation in distinct(results, "implementation")
+    names = distinct(results, "implementation")
+    figures = (
+        _worst_and_mean(
+            gather(results, quantity, dtype=dtype, implementation=name, target_kind="index")
+            for quantity in quantities
+        )
+        for name in names
     )
-    return _table(header, lines)
+    return _table(header, ([name, *row] for name, row in together(names, figures).items()))
 
 
 def other_targets(results: Results, dtype: str, implementations: list[str]) -> str:
     """Weighted, one-hot and soft targets of this library: worst and mean over all rows."""
     header = ["", *(f"{q}, {s}" for q in ("loss", "gradient") for s in ("worst", "mean"))]
     lines = []
-    for implementation in implementations:
-        for kind in ("index, weighted", "one-hot", "soft"):
+    for kind in ("index, weighted", "one-hot", "soft"):
+        figures = []
+        for implementation in implementations:
             of_kind = {"dtype": dtype, "implementation": implementation, "target_kind": kind}
             gradient = Tally()
             for quantity in ("target", "others", "gradient"):
                 gradient.merge(gather(results, quantity, **of_kind))
             tallies = (gather(results, "loss", **of_kind), gradient)
-            lines.append([f"{implementation}, {kind}", *_worst_and_mean(tallies)])
+            figures.append(_worst_and_mean(tallies))
+        for names, row in together(implementations, figures).items():
+            lines.append([f"{kind}: {names}", *row])
     return _table(header, lines)
 
 
@@ -113,20 +121,18 @@ def functions(results: Results, dtype: str) -> str:
         cell: tallies for cell, tallies in results.items() if cell.target_kind == FUNCTIONS
     }
     header = ["", *(f"{q}, {s}" for q in FUNCTION_QUANTITIES for s in ("worst", "mean"))]
-    lines = (
-        [
-            implementation,
-            *_worst_and_mean(
-                gather(of_functions, quantity, dtype=dtype, implementation=implementation)
-                for quantity in FUNCTION_QUANTITIES
-            ),
-        ]
-        for implementation in distinct(of_functions, "implementation")
+    names = distinct(of_functions, "implementation")
+    figures = (
+        _worst_and_mean(
+            gather(of_functions, quantity, dtype=dtype, implementation=name)
+            for quantity in FUNCTION_QUANTITIES
+        )
+        for name in names
     )
-    return _table(header, lines)
+    return _table(header, ([name, *row] for name, row in together(names, figures).items()))
 
 
-def worst_by(results: Results, dtype: str, attribute: str) -> str:
+def worst_by(results: Results, dtype: str, attribute: str, names: list[str]) -> str:
     """`attribute` by implementation, index targets: worst loss / target / others."""
 
     def entry(value: object, implementation: str) -> str:
@@ -136,15 +142,7 @@ def worst_by(results: Results, dtype: str, attribute: str) -> str:
             for quantity in INDEX_QUANTITIES
         )
 
-    return _cross(
-        distinct(results, attribute), distinct(results, "implementation"), entry, attribute
-    )
-
-
-def _cross(down: list, across: list, entry: Callable[..., str], corner: str) -> str:
-    header = [corner, *(f"{it} classes" if isinstance(it, int) else it for it in across)]
-    lines = (
-        [f"{it:,}" if isinstance(it, int) else it, *(entry(it, other) for other in across)]
-        for it in down
-    )
-    return _table(header, lines)
+    values = distinct(results, attribute)
+    columns = together(names, ([entry(value, name) for value in values] for name in names))
+    labels = [f"{value:,}" if isinstance(value, int) else value for value in values]
+    return _table([attribute, *columns], zip(labels, *columns.values(), strict=True))

@@ -45,8 +45,31 @@ def run(command: list[str]) -> dict[str, object]:
 
 
 def as_table(command: list[str], figures: dict[str, object]) -> str:
-    rows = "\n".join(f"| {name} | {shown(value)} |" for name, value in figures.items())
-    return f"`{' '.join(command)}`\n\n| figure | value |\n| --- | --- |\n{rows}\n"
+    """A figure a row; figures "what, where: quantity" in a table of their own, "what" a row."""
+    text = {name: shown(value) for name, value in figures.items()}
+    plain = [[name, value] for name, value in text.items() if ": " not in name]
+    parts = [f"`{' '.join(command)}`", markdown_table(["figure", "value"], plain)]
+    places: dict[str, dict[str, dict[str, str]]] = {}
+    for name, value in text.items():
+        place, colon, quantity = name.partition(": ")
+        if colon:
+            what, _, where = place.partition(", ")
+            places.setdefault(what, {}).setdefault(where, {})[quantity] = value
+    rows, quantities = [], []
+    for what, by_place in places.items():
+        quantities = list(next(iter(by_place.values())))
+        together: dict[tuple[str, ...], list[str]] = {}  # places with the same figures
+        for where, values in by_place.items():
+            together.setdefault(tuple(values[each] for each in quantities), []).append(where)
+        rows += [[f"{what}, {', '.join(names)}", *values] for values, names in together.items()]
+    if rows:
+        parts.append(markdown_table(["", *quantities], rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    rule = ["---"] * len(header)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *rows])
 
 
 def shown(value: object) -> str:
