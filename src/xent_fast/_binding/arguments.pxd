@@ -11,11 +11,43 @@ cimport numpy as cnp
 from cpython.long cimport PyLong_CheckExact
 from libc.stdint cimport int64_t
 
-from xent_fast._binding.arrays cimport bounds_overlap, is_supported_float
+from xent_fast._binding.arrays cimport (
+    Layout,
+    bounds_overlap,
+    computed_type_number,
+    is_for_kernels,
+    is_supported_float,
+)
 
 
-cdef cnp.ndarray unusual_logits(object given, object out)
-cdef cnp.ndarray unusual_destination(object out, object logits)
+# The arrays of one call, checked. Targets are class indices, one a row in the order of the rows, or
+# dense ones in the shape of the logits; the other of the two is None.
+cdef class Given:
+    cdef str name          # what errors call the logits
+    cdef object logits
+    cdef object targets    # as given
+    cdef object dense
+    cdef Layout layout
+    cdef cnp.ndarray labels
+    cdef cnp.ndarray weight
+    cdef cnp.ndarray sample_weight  # one a row in the order of the rows
+
+    cdef int add_targets(self, object targets) except -1
+    cdef int add_weights(self, object weight, object sample_weight) except -1
+    cdef object output(self, object out, str name=*, bint may_be_logits=*)
+
+
+cdef Given given_arrays(
+    object logits,
+    str name,
+    object targets,
+    object axis,
+    object weight,
+    object sample_weight,
+    object out,
+)
+cdef Given given_logits(object logits, str name, object axis, object out)
+
 cdef cnp.ndarray unusual_targets(object given, object logits, object destination)
 cdef cnp.ndarray unusual_sample_weight(object given, object logits)
 cdef cnp.ndarray copied_class_weight(object given, object logits)
@@ -36,8 +68,8 @@ cdef object as_any_targets(
 cdef object as_numbers_alike(object given, str name, object other, str other_name)
 cdef int check_alike(object array, str name, object other, str other_name) except -1
 cdef object as_weights(object given, tuple shape, str name)
-cdef object as_grad_output(object given, tuple row_shape, bint may_be_rows)
-cdef int check_sign(object weights, str name) except -1
+cdef cnp.ndarray as_row_factors(object given, Layout layout, bint may_be_rows)
+cdef int check_sign(cnp.ndarray weights, str name) except -1
 cdef int64_t first_negative(const double *values, int64_t count) noexcept nogil
 cdef int raise_negative_weight(str name, double value, tuple where) except -1
 cdef int raise_index_error(
@@ -45,35 +77,36 @@ cdef int raise_index_error(
 ) except -1
 
 
-cdef inline cnp.ndarray as_logits(object given, object out):
-    """The logits as a plain ndarray (rows, classes) of a float that is taken, of any layout."""
+cdef inline bint is_ordinary(object given, object axis, object out) except -1:
+    """Whether these are a matrix, classes last, and an output that kernels take as they lie."""
     cdef cnp.ndarray logits
-    if cnp.PyArray_CheckExact(given):
-        logits = <cnp.ndarray>given
-        if (
-            cnp.PyArray_NDIM(logits) == 2
-            and is_supported_float(logits)
-            and cnp.PyArray_DIM(logits, 1) > 0
-        ):
-            return logits
-    return unusual_logits(given, out)
+    if not PyLong_CheckExact(axis) or not cnp.PyArray_CheckExact(given):
+        return False
+    logits = <cnp.ndarray>given
+    return (
+        cnp.PyArray_NDIM(logits) == 2
+        and (axis == -1 or axis == 1)
+        and is_supported_float(logits)
+        and cnp.PyArray_DIM(logits, 1) > 0
+        and is_for_kernels(logits)
+        and (out is None or is_ordinary_output(out, logits))
+    )
 
 
-cdef inline cnp.ndarray as_destination(object out, cnp.ndarray logits):
-    """`out` as a plain ndarray that is safe to write: the logits' own memory or none of it."""
-    cdef cnp.ndarray destination
-    if cnp.PyArray_CheckExact(out):
-        destination = <cnp.ndarray>out
-        if (
-            cnp.PyArray_ISCARRAY(destination)
-            and cnp.PyArray_NDIM(destination) == 2
-            and cnp.PyArray_TYPE(destination) == cnp.PyArray_TYPE(logits)
-            and cnp.PyArray_DIM(destination, 0) == cnp.PyArray_DIM(logits, 0)
-            and cnp.PyArray_DIM(destination, 1) == cnp.PyArray_DIM(logits, 1)
-            and (destination is logits or not bounds_overlap(destination, logits))
-        ):
-            return destination
-    return unusual_destination(out, logits)
+cdef inline bint is_ordinary_output(object given, cnp.ndarray logits) noexcept:
+    """Whether `out` is safe to write: the logits' own memory or none of it."""
+    cdef cnp.ndarray out
+    if not cnp.PyArray_CheckExact(given):
+        return False
+    out = <cnp.ndarray>given
+    return (
+        (cnp.PyArray_ISCARRAY(out) or (cnp.PyArray_ISFARRAY(out) and is_for_kernels(out)))
+        and cnp.PyArray_NDIM(out) == 2
+        and cnp.PyArray_TYPE(out) == cnp.PyArray_TYPE(logits)
+        and cnp.PyArray_DIM(out, 0) == cnp.PyArray_DIM(logits, 0)
+        and cnp.PyArray_DIM(out, 1) == cnp.PyArray_DIM(logits, 1)
+        and (out is logits or not bounds_overlap(out, logits))
+    )
 
 
 cdef inline cnp.ndarray as_targets(object given, cnp.ndarray logits, cnp.ndarray destination):
@@ -110,15 +143,19 @@ cdef inline cnp.ndarray as_sample_weight(object given, cnp.ndarray logits, cnp.n
     return unusual_sample_weight(given, logits)
 
 
-cdef inline cnp.ndarray as_class_weight(object given, cnp.ndarray logits):
+cdef inline cnp.ndarray as_class_weight(object given, cnp.ndarray logits, cnp.ndarray destination):
     """The class weights as contiguous numbers of the type that is computed in, or None."""
-    return None if given is None else copied_class_weight(given, logits)
-
-
-cdef inline bint is_matrix_of_rows(object logits, object axis) except -1:
-    """Whether the classes are the last axis of a matrix; what is not an ndarray may be one."""
-    if not PyLong_CheckExact(axis) or not cnp.PyArray_CheckExact(logits):
-        return False
-    if cnp.PyArray_NDIM(<cnp.ndarray>logits) != 2:
-        return False
-    return axis == -1 or axis == 1
+    cdef cnp.ndarray weights
+    if given is None:
+        return None
+    if cnp.PyArray_CheckExact(given):
+        weights = <cnp.ndarray>given
+        if (
+            cnp.PyArray_NDIM(weights) == 1
+            and cnp.PyArray_DIM(weights, 0) == cnp.PyArray_DIM(logits, 1)
+            and cnp.PyArray_TYPE(weights) == computed_type_number(logits)
+            and cnp.PyArray_ISCARRAY_RO(weights)
+            and not (destination is not None and bounds_overlap(weights, destination))
+        ):
+            return weights
+    return copied_class_weight(given, logits)

@@ -6,12 +6,14 @@ Must not know: kernels, threads, the order in which a call does its work.
 
 import numpy as np
 
+cimport cython
 cimport numpy as cnp
 from libc.stdint cimport int64_t
 
 from xent_fast import _remedies
 
 from xent_fast._binding.arrays cimport (
+    Layout,
     cast_copy,
     computed_type,
     copied_doubles,
@@ -20,7 +22,9 @@ from xent_fast._binding.arrays cimport (
     is_for_kernels,
     is_read_as_stored,
     is_supported_float,
+    layout_of,
     may_repeat_itself,
+    result_like,
     shares_memory,
     without_axis,
 )
@@ -30,24 +34,6 @@ cnp.import_array()
 
 
 # --- a matrix whose classes are the last axis -----------------------------------------------------
-
-
-cdef cnp.ndarray unusual_logits(object given, object out):
-    if out is not None and not isinstance(given, np.ndarray):
-        raise TypeError(no_ndarray_beside_out(given, "logits"))
-    logits = as_plain_array(given, "logits")
-    check_supported_float(given, logits, "logits")
-    if logits.ndim != 2:
-        raise ValueError(f"logits must have shape (rows, classes), not {logits.shape}")
-    if logits.shape[0] > 0 and logits.shape[1] == 0:
-        raise ValueError(f"logits of shape {logits.shape} have no class")
-    return logits
-
-
-cdef cnp.ndarray unusual_destination(object out, object logits):
-    destination = as_output(out, logits, "logits")
-    check_overlap(destination, logits, "logits")
-    return destination
 
 
 cdef cnp.ndarray unusual_targets(object given, object logits, object destination):
@@ -71,6 +57,72 @@ cdef cnp.ndarray copied_class_weight(object given, object logits):
 
 
 # --- any number of dimensions, any axis -----------------------------------------------------------
+
+
+cdef Given given_arrays(
+    object logits,
+    str name,
+    object targets,
+    object axis,
+    object weight,
+    object sample_weight,
+    object out,
+):
+    """The arrays of a loss, each checked by itself.
+
+    `out` is any array of the caller that results are written to, or None.
+    """
+    cdef Given given = given_logits(logits, name, axis, out)
+    given.add_targets(targets)
+    given.add_weights(weight, sample_weight)
+    return given
+
+
+cdef Given given_logits(object logits, str name, object axis, object out):
+    """The same of a function without targets."""
+    cdef Given given = Given()
+    given.name = name
+    given.logits = as_float_array(logits, name, out)
+    given.layout = layout_of(given.logits, as_axis(axis, given.logits, name))
+    return given
+
+
+@cython.final
+cdef class Given:
+    cdef int add_targets(self, object targets) except -1:
+        cdef Layout layout = self.layout
+        self.targets = as_any_targets(
+            targets, self.logits, layout.row_shape, layout.axis, self.name
+        )
+        if cnp.PyArray_ISINTEGER(self.targets):
+            labels = layout.in_order(self.targets)
+            self.labels = labels.astype(labels.dtype.newbyteorder("="), copy=False)
+            return 0
+        self.dense = self.targets
+        if not is_read_as_stored(self.dense, self.logits) or not self.dense.dtype.isnative:
+            self.dense = cast_copy(self.dense, computed_type(self.logits), "K")
+        return 0
+
+    cdef int add_weights(self, object weight, object sample_weight) except -1:
+        if weight is not None:
+            self.weight = copied_class_weight(weight, self.layout.moved(self.logits))
+        if sample_weight is not None:
+            weights = as_weights(sample_weight, self.layout.row_shape, "sample_weight")
+            self.sample_weight = copied_doubles(self.layout.in_order(weights))
+        return 0
+
+    cdef object output(self, object out, str name="out", bint may_be_logits=True):
+        """A result of the logits' shape: a new array, or the one that was given for it."""
+        if out is None:
+            return result_like(self.logits, self.layout.axis)
+        destination = as_output(out, self.logits, self.name, name)
+        if may_be_logits:
+            check_overlap(destination, self.logits, self.name, name)
+        elif shares_memory(destination, self.logits):
+            raise ValueError(f"{name} shares memory with {self.name}")
+        if self.targets is not None and shares_memory(self.targets, destination):
+            raise ValueError(f"{name} shares memory with targets")
+        return destination
 
 
 cdef object as_float_array(object given, str name, object out):
@@ -342,18 +394,33 @@ cdef object as_grad_output(object given, tuple row_shape, bint may_be_rows):
             "grad_output must be a number where reduction is 'mean' or 'sum', whose result is one; "
             "reduction=\"none\" takes one a row"
         )
-    weights = copied_doubles(as_weights(given, row_shape, "grad_output"))
-    return weights.reshape(-1)
+    return copied_doubles(as_weights(given, row_shape, "grad_output"))
 
 
-cdef int check_sign(object weights, str name) except -1:
-    cdef cnp.ndarray doubles = copied_doubles(weights)
-    cdef int64_t place = first_negative(
-        <const double *>cnp.PyArray_DATA(doubles), cnp.PyArray_SIZE(doubles)
-    )
-    if place < cnp.PyArray_SIZE(doubles):
-        where = tuple(map(int, np.unravel_index(place, weights.shape)))
-        raise_negative_weight(name, doubles[where], where)
+cdef cnp.ndarray as_row_factors(object given, Layout layout, bint may_be_rows):
+    """The same in the order of the rows."""
+    factors = as_grad_output(given, layout.row_shape, may_be_rows)
+    return factors if factors is None or np.ndim(given) == 0 else layout.in_order(factors)
+
+
+cdef int check_sign(cnp.ndarray weights, str name) except -1:
+    cdef cnp.npy_intp count = cnp.PyArray_SIZE(weights)
+    cdef cnp.npy_intp place = count
+    cdef const float *singles
+    if cnp.PyArray_TYPE(weights) == cnp.NPY_FLOAT32 and cnp.PyArray_ISCARRAY_RO(weights):
+        singles = <const float *>cnp.PyArray_DATA(weights)
+        for place in range(count):
+            if singles[place] < 0:
+                break
+        else:
+            place = count
+    else:
+        if cnp.PyArray_TYPE(weights) != cnp.NPY_FLOAT64 or not cnp.PyArray_ISCARRAY_RO(weights):
+            weights = copied_doubles(weights)
+        place = first_negative(<const double *>cnp.PyArray_DATA(weights), count)
+    if place < count:
+        where = tuple(map(int, np.unravel_index(place, (<object>weights).shape)))
+        raise_negative_weight(name, (<object>weights)[where], where)
     return 0
 
 
@@ -424,8 +491,9 @@ def checked_targets(given, array, row_shape, name, axis=-1):
 
 
 def checked_grad_output(given, row_shape, reduction):
-    """A float or one float64 a row in the rows' order, None for None."""
-    return as_grad_output(given, row_shape, as_reduction(reduction) == NONE)
+    """One float64, or one a row in the rows' order; None for None."""
+    factors = as_grad_output(given, tuple(row_shape), as_reduction(reduction) == NONE)
+    return None if factors is None else factors.reshape(-1)
 
 
 def repeats_itself(array):

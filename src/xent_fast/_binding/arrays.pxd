@@ -22,17 +22,32 @@ cdef enum:
     # Where classes lie apart and rows side by side, fewer rows than these are copied first.
     FEWEST_ROWS_APART = 8
 
-# How a caller's arrays became the rows of a batch, and how results are shaped like them again.
-cdef class Rearrangement:
-    cdef object targets            # as given
-    cdef int axis                  # of the classes
-    cdef tuple axes                # all of them, in the order that they were taken in
-    cdef tuple row_shape
-    cdef object grad               # what the caller gets
-    cdef cnp.ndarray last_copy_to  # None where the kernels write the gradient to its place
-    cdef cnp.ndarray last_copy_from
+# Which matrices a function's kernels take: those of rows with their classes side by side, those
+# whose rows or classes are, or groups of these too.
+cdef enum Takes:
+    ROWS
+    MATRICES
+    GROUPS
+
+# How one call takes the rows of its arrays, which have one shape, but for the class axis.
+cdef class Layout:
+    cdef int axis         # of the classes
+    cdef tuple axes       # all of them, that of the classes last, in the order of the rows
+    cdef tuple row_shape  # of an array without the class axis
+    cdef list loads       # pairs of arrays (to, from), to be copied before the kernels run
+    cdef list stores      # the same after that
+
+    cdef object moved(self, object array)
+    cdef object in_order(self, object array)
+    cdef object as_given(self, object values)
+    cdef tuple place_of_row(self, int64_t row)
+    cdef list matrices(self, list inputs, list outputs, Takes takes)
 
 
+cdef Layout layout_of(object array, int axis)
+cdef int copy_pairs(list pairs) except -1
+cdef object result_like(object logits, int axis)
+cdef cnp.ndarray rows_of_class_0(cnp.npy_intp rows)
 cdef bint is_bfloat16(object dtype) except -1
 cdef object computed_type(cnp.ndarray array)
 cdef bint is_read_as_stored(cnp.ndarray array, cnp.ndarray logits) except -1
@@ -44,17 +59,6 @@ cdef bint has_same_entries(cnp.ndarray first, cnp.ndarray second) except -1
 cdef bint may_repeat_itself(object array) except -1
 
 cdef tuple without_axis(tuple shape, int axis)
-cdef tuple axes_by_stride(object array, int axis)
-cdef tuple row_axes(tuple axes, int axis)
-cdef object rows_in_order(object array, tuple axes, int axis)
-cdef object rows_as_given(object values, tuple axes, int axis, tuple row_shape)
-cdef tuple place_of_row(int64_t row, tuple shape, tuple order)
-cdef list as_groups(list arrays)
-cdef cnp.ndarray copied_rows(object array, object dtype)
-
-cdef object classes_last(object array, int axis)
-cdef cnp.ndarray plain_rows(object array, int axis)
-cdef object rows_in_place(object moved)
 cdef cnp.ndarray empty_like(cnp.ndarray logits)
 
 
@@ -119,14 +123,6 @@ cdef inline Py_ssize_t class_stride_of(cnp.ndarray array) noexcept:
 
 cdef inline Py_ssize_t row_stride_of(cnp.ndarray array) noexcept:
     return cnp.PyArray_STRIDE(array, cnp.PyArray_NDIM(array) - 2)
-
-
-cdef inline bint has_plain_classes(cnp.ndarray array) noexcept:
-    return (
-        cnp.PyArray_ISALIGNED(array)
-        and cnp.PyArray_ISNOTSWAPPED(array)
-        and has_classes_side_by_side(array)
-    )
 
 
 cdef inline cnp.ndarray empty_rows(cnp.npy_intp rows, int type_number):

@@ -12,6 +12,7 @@ No list comprehensions: Cython 3.3 frees an item twice where the list cannot gro
 
 import numpy as np
 
+cimport cython
 cimport numpy as cnp
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_INCREF
@@ -43,11 +44,6 @@ cdef extern from "numpy/arrayobject.h":
 cdef struct AddressRange:
     const char *low
     const char *high
-
-
-cdef class Rearrangement:
-    def rows_as_given(self, values):
-        return rows_as_given(values, self.axes, self.axis, self.row_shape)
 
 
 # --- how an array lies in memory ------------------------------------------------------------------
@@ -167,13 +163,124 @@ cdef tuple without_axis(tuple shape, int axis):
     return shape[:axis] + shape[axis + 1:]
 
 
-cdef tuple axes_by_stride(object array, int axis):
-    """All axes, that of the classes last, those before it from the largest step to the smallest."""
+cdef Layout layout_of(object array, int axis):
+    """Rows are taken from the largest step in memory to the smallest."""
+    cdef Layout layout = Layout()
     others = without_axis(tuple(range(array.ndim)), axis)
-    if len(others) < 2:
-        return (*others, axis)
-    strides = array.strides
-    return (*sorted(others, key=lambda other: -abs(strides[other])), axis)
+    if len(others) > 1:
+        strides = array.strides
+        others = tuple(sorted(others, key=lambda other: -abs(strides[other])))
+    layout.axis = axis
+    layout.axes = (*others, axis)
+    layout.row_shape = without_axis(array.shape, axis)
+    layout.loads = []
+    layout.stores = []
+    return layout
+
+
+@cython.final
+cdef class Layout:
+    cdef object moved(self, object array):
+        """A view with the axes in order, that of the classes last."""
+        return array.transpose(self.axes)
+
+    cdef object in_order(self, object array):
+        """Of an array with one entry a row: one axis, in the order of the rows."""
+        return array.transpose(row_axes(self.axes, self.axis)).reshape(-1)
+
+    cdef object as_given(self, object values):
+        """The reverse: one entry a row in the shape of the caller's arrays."""
+        order = row_axes(self.axes, self.axis)
+        inverse = sorted(range(len(order)), key=order.__getitem__)
+        return values.reshape(tuple(map(self.row_shape.__getitem__, order))).transpose(inverse)
+
+    cdef tuple place_of_row(self, int64_t row):
+        """Indices of a row in an array with one entry a row, as the caller knows it."""
+        order = row_axes(self.axes, self.axis)
+        if not order:
+            return ()
+        in_order = np.unravel_index(row, tuple(map(self.row_shape.__getitem__, order)))
+        place = []
+        for other in range(len(order)):
+            place.append(int(in_order[order.index(other)]))
+        return tuple(place)
+
+    cdef list matrices(self, list inputs, list outputs, Takes takes):
+        """All arrays as the kernels take them: views, and copies of those that must be copied.
+
+        An input is copied at once, but where the first output can take a copy of the first input:
+        that is noted in `loads`. What an output gets only after the kernels is noted in `stores`.
+        """
+        cdef int number, output = len(inputs)
+        if len(self.axes) == 2 and self.axis == 1:
+            if are_matrices(inputs, takes) and are_matrices(outputs, takes):
+                return inputs + outputs
+        moved = []
+        for array in inputs + outputs:
+            moved.append(self.moved(array))
+        matrices = as_groups(moved, takes)
+        if matrices is not None:
+            return matrices
+        matrices = []
+        for array in moved:
+            alone = as_groups([array], ROWS)
+            matrices.append(None if alone is None else alone[0])
+        for number in range(output, len(moved)):
+            if matrices[number] is None:
+                array = moved[number]
+                matrices[number] = np.empty(rows_and_classes_of(array), array.dtype.type)
+                self.stores.append((array, matrices[number].reshape(array.shape)))
+        if matrices[0] is None and output < len(moved):
+            if can_take_copy(matrices, output, inputs[0]):
+                matrices[0] = matrices[output]
+                self.loads.append((matrices[0].reshape(moved[0].shape), moved[0]))
+        for number in range(output):
+            if matrices[number] is None:
+                array = moved[number]
+                copy = np.array(array, array.dtype.type, order="C")
+                matrices[number] = copy.reshape(rows_and_classes_of(array))
+        return matrices
+
+
+cdef bint are_matrices(list arrays, Takes takes) except -1:
+    """Whether kernels take these arrays of two dimensions, the classes last, as they lie."""
+    cdef cnp.ndarray matrix
+    for array in arrays:
+        matrix = array
+        if not is_for_kernels(matrix):
+            return False
+        if takes == ROWS and not has_classes_side_by_side(matrix):
+            return False
+    return True
+
+
+cdef tuple rows_and_classes_of(object moved):
+    classes = moved.shape[moved.ndim - 1]
+    return moved.size // max(classes, 1), classes
+
+
+cdef bint can_take_copy(list matrices, int output, object logits) except -1:
+    """Whether the first output has the logits' dtype, and no other input is read from it."""
+    cdef int number
+    if matrices[output].dtype.type is not logits.dtype.type:
+        return False
+    for number in range(1, output):
+        if matrices[number] is not None and bounds_overlap(matrices[output], matrices[number]):
+            return False
+    return True
+
+
+cdef int copy_pairs(list pairs) except -1:
+    for to, source in pairs:
+        cnp.PyArray_CopyInto(to, source)
+    return 0
+
+
+cdef object result_like(object logits, int axis):
+    """A new array of the logits' shape, native, in their memory order."""
+    if logits.ndim == 2 and axis == 1:
+        return empty_like(logits)
+    return np.empty_like(logits, dtype=logits.dtype.type, subok=False)
 
 
 cdef tuple row_axes(tuple axes, int axis):
@@ -185,30 +292,7 @@ cdef tuple row_axes(tuple axes, int axis):
     return tuple(order)
 
 
-cdef object rows_in_order(object array, tuple axes, int axis):
-    """One entry a row, in the order of the rows."""
-    return array.transpose(row_axes(axes, axis)).reshape(-1)
-
-
-cdef object rows_as_given(object values, tuple axes, int axis, tuple row_shape):
-    """The reverse: one entry a row in the shape of the caller's arrays."""
-    order = row_axes(axes, axis)
-    inverse = sorted(range(len(order)), key=order.__getitem__)
-    return values.reshape(tuple(map(row_shape.__getitem__, order))).transpose(inverse)
-
-
-cdef tuple place_of_row(int64_t row, tuple shape, tuple order):
-    """Indices of a row in an array of that shape, whose axes were taken in that order."""
-    if not shape:
-        return ()
-    in_order = np.unravel_index(row, tuple(map(shape.__getitem__, order)))
-    place = []
-    for other in range(len(order)):
-        place.append(int(in_order[order.index(other)]))
-    return tuple(place)
-
-
-cdef list as_groups(list arrays):
+cdef list as_groups(list arrays, Takes takes):
     """Views (rows, classes) or (groups, rows, classes) of arrays of one shape, classes last; None
     where the kernels do not take one of them as it lies."""
     first = arrays[0]
@@ -223,12 +307,12 @@ cdef list as_groups(list arrays):
             merged[len(merged) - 1] = [merged[len(merged) - 1][0] * shape[number], number]
         else:
             merged.append([shape[number], number])
-    if len(merged) > 2:
+    if len(merged) > (2 if takes == GROUPS else 1):
         return None
     views = []
     for array in arrays:
         view = view_of_rows(array, merged)
-        if not is_for_kernels(view):
+        if not is_for_kernels(view) or (takes == ROWS and not has_classes_side_by_side(view)):
             return None
         views.append(view)
     return views
@@ -256,12 +340,18 @@ cdef cnp.ndarray view_of_rows(cnp.ndarray array, list merged):
         ndim += 1
     shape[ndim] = cnp.PyArray_DIM(array, last)
     strides[ndim] = cnp.PyArray_STRIDE(array, last)
+    return view_of(array, ndim + 1, shape, strides)
+
+
+cdef cnp.ndarray view_of(
+    cnp.ndarray array, int ndim, const cnp.npy_intp *shape, const cnp.npy_intp *strides
+):
     cdef cnp.dtype descriptor = (<object>array).dtype
     Py_INCREF(descriptor)  # the next call takes a reference
     view = PyArray_NewFromDescr(
         <PyTypeObject *>cnp.ndarray,
         descriptor,
-        ndim + 1,
+        ndim,
         shape,
         strides,
         cnp.PyArray_DATA(array),
@@ -272,36 +362,10 @@ cdef cnp.ndarray view_of_rows(cnp.ndarray array, list merged):
     return view
 
 
-cdef cnp.ndarray copied_rows(object array, object dtype):
-    """A native C-contiguous matrix (rows, classes) of an array whose classes are last."""
-    classes = array.shape[array.ndim - 1]
-    copy = np.array(array, dtype=dtype.type, order="C")
-    return copy.reshape((array.size // max(classes, 1), classes))
+cdef cnp.ndarray class_0 = np.zeros(1, dtype=np.int8)
 
 
-# --- rows side by side, for kernels that take nothing else ----------------------------------------
-
-
-cdef object classes_last(object array, int axis):
-    """A view of the array with the class axis moved to the end."""
-    return array if axis == array.ndim - 1 else np.moveaxis(array, axis, -1)
-
-
-cdef cnp.ndarray plain_rows(object array, int axis):
-    """The array as a matrix of rows with their classes side by side: a view, or else a copy."""
-    moved = classes_last(array, axis)
-    rows = rows_in_place(moved)
-    return copied_rows(moved, array.dtype) if rows is None else rows
-
-
-cdef object rows_in_place(object moved):
-    """A matrix over the same memory, of rows with their classes side by side, or None."""
-    classes = moved.shape[moved.ndim - 1]
-    if moved.size == 0:
-        return np.empty((0, classes), moved.dtype.type)
-    if not has_plain_classes(moved):
-        return None
-    if moved.ndim == 2:
-        return moved
-    rows = moved.reshape(-1, classes)
-    return rows if cnp.PyArray_DATA(rows) == cnp.PyArray_DATA(moved) else None
+cdef cnp.ndarray rows_of_class_0(cnp.npy_intp rows):
+    """The label 0 for every row: one number in memory."""
+    cdef cnp.npy_intp step = 0
+    return view_of(class_0, 1, &rows, &step)

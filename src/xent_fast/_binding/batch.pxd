@@ -6,7 +6,7 @@ Knows: names and types. Must not know: arguments as given, threads.
 cimport numpy as cnp
 from cpython.object cimport PyTypeObject
 
-from xent_fast._binding.arrays cimport Rearrangement
+from xent_fast._binding.arrays cimport Layout
 from xent_fast._binding.engine cimport Groups, StoredMatrices, StoredMatrix
 from xent_fast._binding.kernels cimport (
     xent_batch,
@@ -14,7 +14,7 @@ from xent_fast._binding.kernels cimport (
     xent_row_kernels,
     xent_target_kind,
 )
-from xent_fast._binding.options cimport Options, Reduction
+from xent_fast._binding.options cimport Options
 
 
 cdef extern from "Python.h":
@@ -26,6 +26,18 @@ cdef extern from "_binding/tuples.h":
     object xent_new_pair(PyTypeObject *type, object first, object second)
 
 
+cdef object settle_rows(
+    xent_batch *batch,
+    const Options *options,
+    cnp.ndarray logits,
+    cnp.ndarray targets,
+    cnp.ndarray weight,
+    cnp.ndarray sample_weight,
+    object ignore_index,
+    Layout layout,
+    bint *is_void,
+    str weight_name=*,
+)
 cdef int describe_rows(
     xent_batch *batch,
     const Options *options,
@@ -36,26 +48,13 @@ cdef int describe_rows(
     object ignore_index,
 ) except -1
 cdef int describe_labels(xent_labels *labels, cnp.ndarray targets, object ignore_index) except -1
-cdef int check_signs(
-    const xent_batch *batch, Reduction reduction, cnp.ndarray weight, Rearrangement rearrangement
-) except -1
-cdef double check_labels_and_sum_weights(
-    const xent_batch *batch,
-    cnp.ndarray targets,
-    cnp.ndarray weight,
-    Rearrangement rearrangement,
-) except? -1.0
-cdef bint must_rescale(const xent_batch *batch, double denominator) noexcept
-cdef cnp.ndarray rescaled(cnp.ndarray weights)
-cdef cnp.ndarray rescaled_classes(const xent_batch *batch, cnp.ndarray weight)
-cdef double weight_factor_of(const Options *options, double denominator) noexcept
+cdef void describe_plain_labels(xent_labels *labels, cnp.ndarray targets) noexcept
+cdef double mean_class_weight(cnp.ndarray weight, object instead) except? -1.0
 cdef void point_batch_at(
     xent_batch *batch,
     cnp.ndarray source,
     cnp.ndarray working,
     cnp.ndarray row_loss,
-    cnp.ndarray lse,
-    cnp.ndarray prediction,
 ) noexcept
 cdef void describe_groups(
     Groups *groups, cnp.ndarray source, cnp.ndarray working, cnp.ndarray targets
@@ -93,3 +92,15 @@ cdef const xent_row_kernels *kernels_for(
 cdef const xent_row_kernels *kernels_of(
     cnp.ndarray logits, xent_target_kind target_kind
 ) noexcept
+
+cdef object loss_of_rows(const Options *options, cnp.ndarray row_loss, Layout layout)
+cdef int run(
+    const xent_batch *batch,
+    const Groups *groups,
+    const StoredMatrices *stored,
+    const xent_row_kernels *kernels,
+    const Options *options,
+    object loss,
+    Layout layout,
+    list to_fill,
+) except -1

@@ -8,8 +8,9 @@ import numpy as np
 
 cimport numpy as cnp
 from cpython.long cimport PyLong_AsLongLongAndOverflow
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, NAN
 from libc.stdint cimport int64_t
+from libc.stdlib cimport free
 from libc.string cimport memset
 
 from xent_fast._binding.arguments cimport (
@@ -19,21 +20,23 @@ from xent_fast._binding.arguments cimport (
     raise_negative_weight,
 )
 from xent_fast._binding.arrays cimport (
-    Rearrangement,
+    Layout,
     class_stride_of,
+    copy_pairs,
     dtype_of,
-    place_of_row,
-    row_axes,
     row_stride_of,
     storage_of,
 )
 from xent_fast._binding.engine cimport (
     UNLOCKED_LOGITS,
     Groups,
+    Plan,
     StoredMatrices,
     StoredMatrix,
     check_labels,
     kernels_of_kind,
+    make_plan,
+    process_rows,
     sum_of,
 )
 from xent_fast._binding.kernels cimport (
@@ -43,16 +46,16 @@ from xent_fast._binding.kernels cimport (
     XENT_FLOAT64,
     XENT_GRADIENT,
     XENT_INDEX_TARGETS,
-    XENT_INT8,
     XENT_INT16,
     XENT_INT32,
     XENT_INT64,
+    XENT_INT8,
     XENT_SHAPED_TARGETS,
     XENT_SMOOTHED_TARGETS,
-    XENT_UINT8,
     XENT_UINT16,
     XENT_UINT32,
     XENT_UINT64,
+    XENT_UINT8,
     xent_batch,
     xent_dtype,
     xent_label_type,
@@ -60,7 +63,7 @@ from xent_fast._binding.kernels cimport (
     xent_row_kernels,
     xent_target_kind,
 )
-from xent_fast._binding.options cimport MEAN, Options, Reduction, as_integer
+from xent_fast._binding.options cimport MEAN, NONE, Options, as_integer
 
 cnp.import_array()
 
@@ -68,6 +71,44 @@ cdef object UINT64_LAST = 2**64 - 1
 
 
 # --- rows, labels, weights ------------------------------------------------------------------------
+
+
+cdef object settle_rows(
+    xent_batch *batch,
+    const Options *options,
+    cnp.ndarray logits,
+    cnp.ndarray targets,
+    cnp.ndarray weight,
+    cnp.ndarray sample_weight,
+    object ignore_index,
+    Layout layout,
+    bint *is_void,
+    str weight_name="weight",
+):
+    """Describe the rows, and settle what their targets and weights say together.
+
+    `layout` is None for a matrix of rows. `is_void` becomes whether a mean divides by 0. Return
+    None or, where a mean cannot divide by the weights as they are, the weights that took their
+    place, (of the rows, of the classes): they must live as long as the batch.
+    """
+    cdef object instead = None
+    describe_rows(batch, options, logits, targets, weight, sample_weight, ignore_index)
+    if options.reduction == MEAN:
+        check_signs(batch, weight, weight_name, layout)
+    cdef double denominator = check_labels_and_sum_weights(batch, targets, weight, layout)
+    is_void[0] = False
+    batch.weight_factor = options.scale
+    if options.reduction != MEAN:
+        return None
+    if must_rescale(batch, denominator):
+        sample_weight = rescaled(sample_weight)
+        weight = rescaled_classes(batch, weight)
+        instead = (sample_weight, weight)
+        describe_rows(batch, options, logits, targets, weight, sample_weight, ignore_index)
+        denominator = check_labels_and_sum_weights(batch, targets, weight, layout)
+    is_void[0] = denominator == 0
+    batch.weight_factor = options.scale / denominator
+    return instead
 
 
 cdef int describe_rows(
@@ -108,14 +149,19 @@ cdef int describe_rows(
 
 cdef int describe_labels(xent_labels *labels, cnp.ndarray targets, object ignore_index) except -1:
     """Fill `labels` from class indices and `ignore_index` as given."""
+    describe_plain_labels(labels, targets)
+    if ignore_index is not None:
+        describe_ignore_index(labels, as_integer(ignore_index, "ignore_index"))
+    return 0
+
+
+cdef void describe_plain_labels(xent_labels *labels, cnp.ndarray targets) noexcept:
+    """None of them is ignored."""
     labels.data = cnp.PyArray_BYTES(targets)
     labels.stride = cnp.PyArray_STRIDE(targets, 0)
     labels.type = label_type(targets)
     labels.has_ignore_index = False
     labels.ignore_index = 0
-    if ignore_index is not None:
-        describe_ignore_index(labels, as_integer(ignore_index, "ignore_index"))
-    return 0
 
 
 cdef int describe_ignore_index(xent_labels *labels, object ignore_index) except -1:
@@ -147,27 +193,18 @@ cdef xent_label_type label_type(cnp.ndarray targets) noexcept:
 
 
 cdef int check_signs(
-    const xent_batch *batch, Reduction reduction, cnp.ndarray weight, Rearrangement rearrangement
+    const xent_batch *batch, cnp.ndarray weight, str weight_name, Layout layout
 ) except -1:
     """A mean divides by the sum of weights: none of those may be negative."""
     cdef int64_t place
-    cdef tuple where
-    if reduction != MEAN:
-        return 0
     if batch.sample_weight != NULL:
         with nogil:
             place = first_negative(batch.sample_weight, batch.rows)
         if place < batch.rows:
-            where = (place,)
-            if rearrangement is not None:
-                where = place_of_row(
-                    place,
-                    rearrangement.row_shape,
-                    row_axes(rearrangement.axes, rearrangement.axis),
-                )
+            where = (place,) if layout is None else layout.place_of_row(place)
             raise_negative_weight("sample_weight", batch.sample_weight[place], where)
     if weight is not None and batch.dense_targets == NULL:
-        check_sign(weight, "weight")
+        check_sign(weight, weight_name)
     return 0
 
 
@@ -175,7 +212,7 @@ cdef double check_labels_and_sum_weights(
     const xent_batch *batch,
     cnp.ndarray targets,
     cnp.ndarray weight,
-    Rearrangement rearrangement,
+    Layout layout,
 ) except? -1.0:
     """What "mean" divides by: the number of rows that count, or the sum of their weights."""
     cdef int64_t counted_rows = 0
@@ -198,7 +235,7 @@ cdef double check_labels_and_sum_weights(
                 bad_row = check_labels(batch, weights, dtype, &counted_rows, &weight_sum)
         if bad_row >= 0:
             raise_label_error(
-                targets, bad_row, batch.classes, batch.labels.has_ignore_index, rearrangement
+                targets, bad_row, batch.classes, batch.labels.has_ignore_index, layout
             )
     if batch.sample_weight == NULL and weights == NULL:
         return <double>counted_rows
@@ -206,18 +243,13 @@ cdef double check_labels_and_sum_weights(
 
 
 cdef int raise_label_error(
-    object targets,
-    int64_t row,
-    int64_t classes,
-    bint has_ignore_index,
-    Rearrangement rearrangement,
+    object targets, int64_t row, int64_t classes, bint has_ignore_index, Layout layout
 ) except -1:
     """Name the label in row `row` as the caller knows it."""
     axis, where = 1, (row,)
-    if rearrangement is not None:
-        targets, axis = rearrangement.targets, rearrangement.axis
-        where = place_of_row(row, targets.shape, row_axes(rearrangement.axes, axis))
-    raise_index_error(targets[where], where, axis, classes, not has_ignore_index)
+    if layout is not None:
+        axis, where = layout.axis, layout.place_of_row(row)
+    raise_index_error(targets[row], where, axis, classes, not has_ignore_index)
     return -1
 
 
@@ -246,8 +278,13 @@ cdef cnp.ndarray rescaled_classes(const xent_batch *batch, cnp.ndarray weight):
     return rescaled(weight)
 
 
-cdef double weight_factor_of(const Options *options, double denominator) noexcept:
-    return options.scale / denominator if options.reduction == MEAN else options.scale
+cdef double mean_class_weight(cnp.ndarray weight, object instead) except? -1.0:
+    """Of the class weights that count, 1 where there are none."""
+    if instead is not None:
+        weight = instead[1]
+    if weight is None or cnp.PyArray_SIZE(weight) == 0:
+        return 1.0
+    return np.mean(weight, dtype=np.float64)
 
 
 # --- where the arrays lie -------------------------------------------------------------------------
@@ -258,8 +295,6 @@ cdef void point_batch_at(
     cnp.ndarray source,
     cnp.ndarray working,
     cnp.ndarray row_loss,
-    cnp.ndarray lse,
-    cnp.ndarray prediction,
 ) noexcept:
     batch.logits = cnp.PyArray_BYTES(source)
     batch.logits_row_stride = row_stride_of(source)
@@ -272,8 +307,8 @@ cdef void point_batch_at(
         batch.grad_row_stride = row_stride_of(working)
         batch.grad_class_stride = class_stride_of(working)
     batch.row_loss = NULL if row_loss is None else cnp.PyArray_BYTES(row_loss)
-    batch.lse = NULL if lse is None else cnp.PyArray_BYTES(lse)
-    batch.prediction = NULL if prediction is None else <int64_t *>cnp.PyArray_DATA(prediction)
+    batch.lse = NULL
+    batch.prediction = NULL
 
 
 cdef void describe_groups(
@@ -399,3 +434,54 @@ cdef const xent_row_kernels *kernels_of(
     cnp.ndarray logits, xent_target_kind target_kind
 ) noexcept:
     return kernels_of_kind(dtype_of(logits), target_kind)
+
+
+# --- the run --------------------------------------------------------------------------------------
+
+
+cdef object loss_of_rows(
+    const Options *options, cnp.ndarray row_loss, Layout layout
+):
+    """What a caller gets, made before its numbers are known: nothing can fail once they are."""
+    if options.reduction != NONE:
+        return NAN  # a float that nobody else has seen
+    return row_loss if layout is None else layout.as_given(row_loss)
+
+
+cdef int run(
+    const xent_batch *batch,
+    const Groups *groups,
+    const StoredMatrices *stored,
+    const xent_row_kernels *kernels,
+    const Options *options,
+    object loss,
+    Layout layout,
+    list to_fill,
+) except -1:
+    """Write all results; the sum of losses goes to `loss`, unless that is None.
+
+    `layout` is None where no array was copied. `to_fill` is None or, of a mean over nothing, pairs
+    (result, number): the kernels give statistics at most, and each result is filled with its
+    number.
+    """
+    cdef Plan plan
+    cdef double total = NAN
+    make_plan(&plan, batch, groups, if_in_16_bits(stored), kernels, options.num_threads)
+    # The first write to memory of the caller, and all others. A copy fails before it writes, if at
+    # all, and nothing else allocates.
+    try:
+        if to_fill is None or batch.lse != NULL:
+            if layout is not None:
+                copy_pairs(layout.loads)
+            total = process_rows(&plan)
+        if to_fill is not None:
+            total = NAN
+            for result, number in to_fill:
+                result.fill(number)
+        if loss is not None and options.reduction != NONE:
+            (<PyFloatObject *>loss).ob_fval = total
+        if layout is not None:
+            copy_pairs(layout.stores)
+    finally:
+        free(plan.memory)
+    return 0

@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 from xent_fast._result import EntropyAndGrad
 
 def probabilities(
-    given_logits: object,
-    given_axis: object,
+    logits: object,
+    axis: object,
     logarithms: bool,
     out: object,
     num_threads: object,
     temperature: object = 1.0,
 ) -> Any: ...
 def log_sum_of_exponentials(
-    given_logits: object, given_axis: object, keepdims: object, out: object, num_threads: object
+    logits: object, axis: object, keepdims: object, out: object, num_threads: object
 ) -> Any: ...
 def softmax_vjp(
     probabilities: object,

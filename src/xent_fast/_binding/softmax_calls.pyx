@@ -7,61 +7,48 @@ Must not know: the mathematics, threads.
 import numpy as np
 
 cimport numpy as cnp
-from libc.math cimport NAN
-from libc.stdlib cimport free
+from libc.stdint cimport int64_t
 
 from xent_fast import _result
 
 from xent_fast._binding.arguments cimport (
-    as_axis,
+    Given,
     as_float_array,
-    as_grad_output,
-    as_output,
     as_output_of_shape,
-    as_weights,
+    as_row_factors,
     check_alike,
     check_overlap,
+    given_logits,
 )
 from xent_fast._binding.arrays cimport (
-    Rearrangement,
-    as_groups,
-    axes_by_stride,
-    classes_last,
+    GROUPS,
+    ROWS,
+    Layout,
     computed_type,
     computed_type_number,
-    copied_doubles,
-    copied_rows,
+    copy_pairs,
     dtype_of,
     empty_rows,
-    plain_rows,
-    rows_as_given,
-    rows_in_place,
+    rows_of_class_0,
     shares_memory,
-    without_axis,
 )
 from xent_fast._binding.batch cimport (
-    PyFloatObject,
     add_matrix,
     add_result,
     begin_stored,
-    check_labels_and_sum_weights,
-    check_signs,
     describe_groups,
     describe_rows,
     describe_stored,
     if_in_16_bits,
     kernels_of,
-    must_rescale,
+    loss_of_rows,
     point_batch_at,
-    rescaled,
-    weight_factor_of,
+    run,
+    settle_rows,
 )
 from xent_fast._binding.engine cimport (
     Groups,
-    Plan,
     StoredMatrices,
-    make_plan,
-    process_rows,
     process_vjp_rows,
     softmax_kernels_of,
     xent_float_mode,
@@ -78,14 +65,7 @@ from xent_fast._binding.kernels cimport (
     xent_output,
     xent_vjp_batch,
 )
-from xent_fast._binding.options cimport (
-    MEAN,
-    NONE,
-    Options,
-    as_temperature,
-    as_thread_count,
-    read_options,
-)
+from xent_fast._binding.options cimport NONE, Options, as_temperature, as_thread_count, read_options
 
 cnp.import_array()
 
@@ -95,19 +75,19 @@ cdef object EntropyAndGrad = _result.EntropyAndGrad
 # --- softmax itself -------------------------------------------------------------------------------
 
 
-def probabilities(given_logits, given_axis, logarithms, out, num_threads, temperature=1.0):
+def probabilities(logits, axis, logarithms, out, num_threads, temperature=1.0):
     """Return `xent_fast.softmax` or, with `logarithms`, `xent_fast.log_softmax`."""
     cdef double divisor = as_temperature(temperature)
     cdef xent_float_mode mode = xent_use_default_mode()
     try:
-        return any_probabilities(given_logits, given_axis, logarithms, out, num_threads, divisor)
+        return any_probabilities(logits, axis, logarithms, out, num_threads, divisor)
     finally:
         xent_restore_mode(mode)
 
 
 cdef object any_probabilities(
-    object given_logits,
-    object given_axis,
+    object logits,
+    object axis,
     bint logarithms,
     object out,
     object num_threads,
@@ -115,58 +95,46 @@ cdef object any_probabilities(
 ):
     cdef xent_output output = XENT_LOG_PROBABILITIES if logarithms else XENT_PROBABILITIES
     cdef int threads = as_thread_count(num_threads)
-    logits = as_float_array(given_logits, "logits", out)
-    axes = axes_by_stride(logits, as_axis(given_axis, logits, "logits"))
-    if out is None:
-        destination = np.empty_like(logits, dtype=logits.dtype.type, subok=False)
-    else:
-        destination = as_output(out, logits, "logits")
-        check_overlap(destination, logits, "logits")
-    moved = destination.transpose(axes)
-    grouped = as_groups([logits.transpose(axes), moved])
-    if grouped is not None:
-        compute_softmax(grouped[0], grouped[1], output, threads, temperature)
-    else:
-        rows = copied_rows(logits.transpose(axes), destination.dtype)
-        compute_softmax(rows, rows, output, threads, temperature)
-        np.copyto(moved, rows.reshape(moved.shape))
+    cdef Given given = given_logits(logits, "logits", axis, out)
+    destination = given.output(out)
+    matrices = given.layout.matrices([given.logits], [destination], GROUPS)
+    compute_softmax(matrices[0], matrices[1], output, threads, temperature, given.layout)
     return destination if out is None else out
 
 
-def log_sum_of_exponentials(given_logits, given_axis, keepdims, out, num_threads):
+def log_sum_of_exponentials(logits, axis, keepdims, out, num_threads):
     """Return `xent_fast.logsumexp`; the arguments are the same."""
     cdef xent_float_mode mode = xent_use_default_mode()
     try:
-        return any_log_sum_of_exponentials(given_logits, given_axis, keepdims, out, num_threads)
+        return any_log_sum_of_exponentials(logits, axis, keepdims, out, num_threads)
     finally:
         xent_restore_mode(mode)
 
 
 cdef object any_log_sum_of_exponentials(
-    object given_logits, object given_axis, bint keepdims, object out, object num_threads
+    object logits, object axis, bint keepdims, object out, object num_threads
 ):
     cdef int threads = as_thread_count(num_threads)
-    logits = as_float_array(given_logits, "logits", out)
-    axis = as_axis(given_axis, logits, "logits")
-    row_shape = without_axis(logits.shape, axis)
-    shape = (*row_shape[:axis], 1, *row_shape[axis:]) if keepdims else row_shape
+    cdef Given given = given_logits(logits, "logits", axis, out)
+    cdef Layout layout = given.layout
+    shape = layout.row_shape
+    if keepdims:
+        shape = (*shape[:layout.axis], 1, *shape[layout.axis:])
     if out is not None:
-        computed = computed_type(logits)
+        computed = computed_type(given.logits)
         destination = as_output_of_shape(
-            out, np.dtype(computed), computed, logits, "logits", shape, "the result's shape"
+            out, np.dtype(computed), computed, given.logits, "logits", shape, "the result's shape"
         )
-        if shares_memory(destination, logits):
+        if shares_memory(destination, given.logits):
             raise ValueError("out shares memory with logits")
-    axes = axes_by_stride(logits, axis)
-    moved = logits.transpose(axes)
-    grouped = as_groups([moved])
-    rows = copied_rows(moved, logits.dtype) if grouped is None else grouped[0]
-    lse = compute_softmax(rows, None, XENT_PROBABILITIES, threads, 1.0)
+    rows = layout.matrices([given.logits], [], GROUPS)[0]
+    lse = compute_softmax(rows, None, XENT_PROBABILITIES, threads, 1.0, layout)
     if has_nan(lse):  # NaN, +inf or nothing but -inf: the largest logit is the answer
+        moved = layout.moved(given.logits)
         undefined = np.isnan(lse).reshape(moved.shape[:moved.ndim - 1])
         with np.errstate(all="ignore"):
             lse.reshape(undefined.shape)[undefined] = moved[undefined].max(axis=1)
-    result = rows_as_given(lse, axes, axis, row_shape).reshape(shape)
+    result = layout.as_given(lse).reshape(shape)
     if out is None:
         return result
     cnp.PyArray_CopyInto(destination, result)
@@ -186,36 +154,38 @@ cdef bint has_nan(cnp.ndarray values) noexcept:
 
 
 cdef object compute_softmax(
-    cnp.ndarray rows, cnp.ndarray out, xent_output output, int threads, double temperature
+    cnp.ndarray rows,
+    cnp.ndarray out,
+    xent_output output,
+    int threads,
+    double temperature,
+    Layout layout,
 ):
     """Write probabilities or their logarithms to `out`, unless it is None; return every lse.
 
-    Both are as `as_groups` gives them. The kernels see smoothed targets of no weight, all of
-    class 0: they leave the largest exponential out of the sum, which keeps small differences.
+    The kernels see smoothed targets of no weight, all of class 0: they leave the largest
+    exponential out of the sum, which keeps small differences.
     """
     cdef Options options
     cdef xent_batch batch
     cdef Groups groups
     cdef StoredMatrices stored
-    cdef Plan plan
-    cdef cnp.ndarray first_class = np.zeros(1, dtype=np.int8)
+    cdef cnp.ndarray first_class = rows_of_class_0(1)
     read_options(&options, 0.0, temperature, 0.0, "sum", 1.0, False, None)
+    options.num_threads = threads
     describe_rows(&batch, &options, rows, first_class, None, None, None)
     cdef cnp.ndarray lse = empty_rows(batch.rows, computed_type_number(rows))
     batch.labels.stride = 0
     batch.weight_factor = 0.0
     batch.output = output
-    point_batch_at(&batch, rows, out, None, lse, None)
+    point_batch_at(&batch, rows, out, None)
+    batch.lse = cnp.PyArray_BYTES(lse)
     describe_groups(&groups, rows, out, first_class)
     describe_stored(&stored, &batch, sizeof(batch), rows, out, first_class)
-    make_plan(
-        &plan, &batch, &groups, if_in_16_bits(&stored), kernels_of(rows, XENT_SMOOTHED_TARGETS),
-        threads
+    run(
+        &batch, &groups, &stored, kernels_of(rows, XENT_SMOOTHED_TARGETS), &options, None, layout,
+        None
     )
-    try:
-        process_rows(&plan)
-    finally:
-        free(plan.memory)
     return lse
 
 
@@ -253,75 +223,65 @@ cdef object vector_jacobian_product(
     str values_name,
     object given_slopes,
     str slopes_name,
-    object given_axis,
+    object axis,
     object given_grad_output,
     object out,
-    object given_num_threads,
+    object num_threads,
     bint of_logarithm,
 ):
     cdef xent_vjp_batch batch
     cdef StoredMatrices stored
-    cdef cnp.ndarray values_rows, slopes_rows, working
+    cdef cnp.ndarray values, slopes, grad
     cdef cnp.ndarray grad_output = None
-    cdef object destination = None
 
-    # Everything that can be wrong with the arguments.
-    values = as_float_array(given_values, values_name, out)
-    cdef int axis = as_axis(given_axis, values, values_name)
-    slopes = as_float_array(given_slopes, slopes_name, out)
-    check_alike(slopes, slopes_name, values, values_name)
-    grad_output = as_grad_output(given_grad_output, without_axis(values.shape, axis), True)
-    cdef int requested_threads = as_thread_count(given_num_threads)
+    # Everything that can be wrong with the arguments, and every allocation.
+    cdef Given given = given_logits(given_values, values_name, axis, out)
+    slopes_as_given = as_float_array(given_slopes, slopes_name, out)
+    check_alike(slopes_as_given, slopes_name, given.logits, values_name)
+    grad_output = as_row_factors(given_grad_output, given.layout, True)
+    cdef int threads = as_thread_count(num_threads)
+    destination = given.output(out)
     if out is not None:
-        destination = as_output(out, values, values_name)
-        check_overlap(destination, values, values_name)
-        check_overlap(destination, slopes, slopes_name)
-
-    # Every allocation.
-    if destination is None:
-        destination = out = np.empty(values.shape, values.dtype.type)
-    values_rows = plain_rows(values, axis)
-    slopes_rows = plain_rows(slopes, axis)
-    moved = classes_last(destination, axis)
-    working = rows_in_place(moved)
-    is_final = working is not None
-    if not is_final:
-        working = np.empty((<object>values_rows).shape, destination.dtype.type)
+        check_overlap(destination, slopes_as_given, slopes_name)
+    values, slopes, grad = given.layout.matrices(
+        [given.logits, slopes_as_given], [destination], ROWS
+    )
 
     # The first write to memory of the caller, and all others.
-    batch.rows = cnp.PyArray_DIM(values_rows, 0)
-    batch.classes = cnp.PyArray_DIM(values_rows, 1)
-    batch.values = cnp.PyArray_BYTES(values_rows)
-    batch.values_row_stride = cnp.PyArray_STRIDE(values_rows, 0)
-    batch.slopes = cnp.PyArray_BYTES(slopes_rows)
-    batch.slopes_row_stride = cnp.PyArray_STRIDE(slopes_rows, 0)
-    batch.grad = cnp.PyArray_BYTES(working)
-    batch.grad_row_stride = cnp.PyArray_STRIDE(working, 0)
-    batch.grad_output = NULL
-    batch.grad_output_step = 0
-    if grad_output is not None:
-        batch.grad_output = <const double *>cnp.PyArray_DATA(grad_output)
-        batch.grad_output_step = 1 if np.ndim(given_grad_output) > 0 else 0
+    batch.rows = cnp.PyArray_DIM(values, 0)
+    batch.classes = cnp.PyArray_DIM(values, 1)
+    batch.values = cnp.PyArray_BYTES(values)
+    batch.values_row_stride = cnp.PyArray_STRIDE(values, 0)
+    batch.slopes = cnp.PyArray_BYTES(slopes)
+    batch.slopes_row_stride = cnp.PyArray_STRIDE(slopes, 0)
+    batch.grad = cnp.PyArray_BYTES(grad)
+    batch.grad_row_stride = cnp.PyArray_STRIDE(grad, 0)
+    point_at_factors(&batch.grad_output, &batch.grad_output_step, grad_output)
     begin_stored(&stored, sizeof(batch))
     stored.row_factor = <const char *>&batch.grad_output - <const char *>&batch
     stored.row_factor_step = <const char *>&batch.grad_output_step - <const char *>&batch
     add_matrix(
-        &stored, &batch, &batch.values, &batch.values_row_stride, &batch.values_row_stride,
-        values_rows
+        &stored, &batch, &batch.values, &batch.values_row_stride, &batch.values_row_stride, values
     ).is_read = True
     add_matrix(
-        &stored, &batch, &batch.slopes, &batch.slopes_row_stride, &batch.slopes_row_stride,
-        slopes_rows
+        &stored, &batch, &batch.slopes, &batch.slopes_row_stride, &batch.slopes_row_stride, slopes
     ).is_read = True
     add_result(
-        &stored, &batch, &batch.grad, &batch.grad_row_stride, &batch.grad_row_stride, working, True
+        &stored, &batch, &batch.grad, &batch.grad_row_stride, &batch.grad_row_stride, grad, True
     )
-    process_vjp_rows(
-        &batch, if_in_16_bits(&stored), dtype_of(values_rows), of_logarithm, requested_threads
-    )
-    if not is_final:
-        np.copyto(moved, (<object>working).reshape(moved.shape))
-    return out
+    copy_pairs(given.layout.loads)
+    process_vjp_rows(&batch, if_in_16_bits(&stored), dtype_of(values), of_logarithm, threads)
+    copy_pairs(given.layout.stores)
+    return destination if out is None else out
+
+
+cdef void point_at_factors(const double **factors, int64_t *step, cnp.ndarray given) noexcept:
+    """One factor for all rows, one a row, or none."""
+    factors[0] = NULL
+    step[0] = 0
+    if given is not None:
+        factors[0] = <const double *>cnp.PyArray_DATA(given)
+        step[0] = cnp.PyArray_SIZE(given) > 1
 
 
 # --- entropy --------------------------------------------------------------------------------------
@@ -355,9 +315,9 @@ def entropy_and_grad(
 
 cdef object any_entropy(
     const Options *options,
-    object given_logits,
-    object given_axis,
-    object given_sample_weight,
+    object logits,
+    object axis,
+    object sample_weight,
     object given_grad_output,
     object out,
 ):
@@ -366,87 +326,41 @@ cdef object any_entropy(
     cdef xent_batch *batch = &problem.batch
     cdef Groups groups
     cdef StoredMatrices stored
-    cdef Plan plan
-    cdef Rearrangement rearrangement = Rearrangement()
-    cdef cnp.ndarray sample_weight = None
-    cdef cnp.ndarray grad_output = None
     cdef cnp.ndarray row_entropy = None
     cdef cnp.ndarray working = None
-    cdef cnp.ndarray rows
-    cdef cnp.ndarray no_labels = np.zeros(1, dtype=np.int8)
-    cdef object destination = None
-    cdef object moved = None
-    cdef double total = NAN
-    cdef double denominator
-
-    # What is given.
-    logits = as_float_array(given_logits, "logits", out)
-    cdef int axis = as_axis(given_axis, logits, "logits")
-    row_shape = without_axis(logits.shape, axis)
-    if out is not None:
-        destination = as_output(out, logits, "logits")
-        check_overlap(destination, logits, "logits")
-    grad_output = as_grad_output(given_grad_output, row_shape, options.reduction == NONE)
-    if given_sample_weight is not None:
-        weights = as_weights(given_sample_weight, row_shape, "sample_weight")
-        sample_weight = copied_doubles(weights).reshape(-1)
-    rows = plain_rows(logits, axis)
-    rearrangement.axis = axis
-    rearrangement.axes = (*without_axis(tuple(range(logits.ndim)), axis), axis)
-    rearrangement.row_shape = row_shape
-    describe_rows(batch, options, rows, no_labels, None, sample_weight, None)
-    batch.labels.stride = 0
-    check_signs(batch, options.reduction, None, rearrangement)
-    denominator = check_labels_and_sum_weights(batch, no_labels, None, rearrangement)
-    if options.reduction == MEAN and must_rescale(batch, denominator):
-        sample_weight = rescaled(sample_weight)
-        describe_rows(batch, options, rows, no_labels, None, sample_weight, None)
-        batch.labels.stride = 0
-        denominator = check_labels_and_sum_weights(batch, no_labels, None, rearrangement)
-    cdef bint is_void = options.reduction == MEAN and denominator == 0
-    batch.weight_factor = weight_factor_of(options, denominator)
-    problem.grad_output = NULL
-    problem.grad_output_step = 0
-    if grad_output is not None:
-        problem.grad_output = <const double *>cnp.PyArray_DATA(grad_output)
-        problem.grad_output_step = 1 if np.ndim(given_grad_output) > 0 else 0
+    cdef cnp.ndarray rows, no_labels
+    cdef bint is_void
+    cdef Given given = given_logits(logits, "logits", axis, out)
+    given.add_weights(None, sample_weight)
+    cdef cnp.ndarray grad_output = as_row_factors(
+        given_grad_output, given.layout, options.reduction == NONE
+    )
+    outputs = [given.output(out)] if options.with_grad else []
+    matrices = given.layout.matrices([given.logits], outputs, ROWS)
+    rows = matrices[0]
+    no_labels = rows_of_class_0(cnp.PyArray_DIM(rows, 0))
+    _kept = settle_rows(
+        batch, options, rows, no_labels, None, given.sample_weight, None, given.layout, &is_void
+    )
+    point_at_factors(&problem.grad_output, &problem.grad_output_step, grad_output)
 
     # Every allocation that is left.
-    cdef object result = NAN  # a float that nobody else has seen
-    cdef object entropies = result
     if options.reduction == NONE:
         row_entropy = empty_rows(batch.rows, computed_type_number(rows))
-        entropies = result = row_entropy.reshape(row_shape)
+    result = entropies = loss_of_rows(options, row_entropy, given.layout)
+    to_fill = [] if is_void else None
     if options.with_grad:
-        if destination is None:
-            destination = out = np.empty(logits.shape, logits.dtype.type)
-        moved = classes_last(destination, axis)
-        working = rows_in_place(moved)
-        if working is None:
-            working = np.empty((<object>rows).shape, destination.dtype.type)
-        else:
-            moved = None
-        result = EntropyAndGrad(entropies, out)
-    point_batch_at(batch, rows, working, row_entropy, None, None)
+        working = matrices[1]
+        result = EntropyAndGrad(entropies, outputs[0] if out is None else out)
+        if is_void:
+            to_fill.append((working, 0))
+    point_batch_at(batch, rows, working, row_entropy)
     describe_groups(&groups, rows, working, no_labels)
     describe_stored(&stored, batch, sizeof(problem), rows, working, no_labels)
     stored.row_factor = <const char *>&problem.grad_output - <const char *>batch
     stored.row_factor_step = <const char *>&problem.grad_output_step - <const char *>batch
-    make_plan(
-        &plan, batch, &groups, if_in_16_bits(&stored),
-        softmax_kernels_of(dtype_of(rows), XENT_ENTROPY), options.num_threads
+    run(
+        batch, &groups, &stored, softmax_kernels_of(dtype_of(rows), XENT_ENTROPY), options,
+        entropies, given.layout, to_fill
     )
-
-    # The first write to memory of the caller, and all others.
-    try:
-        if not is_void:
-            total = process_rows(&plan)
-        elif working is not None:
-            working.fill(0)
-        if options.reduction != NONE:
-            (<PyFloatObject *>entropies).ob_fval = total
-        if moved is not None:
-            np.copyto(moved, (<object>working).reshape(moved.shape))
-    finally:
-        free(plan.memory)
     return result
