@@ -5,7 +5,8 @@ Knows: what a caller may ask for. Must not know: mathematics, memory layouts, th
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, Literal, SupportsIndex, overload
 
 import numpy as np
@@ -324,26 +325,8 @@ def softmax_cross_entropy(
     >>> rows.prediction, rows.is_correct
     (array([1, 2]), array([False,  True]))
     """
-    if not isinstance(return_statistics, bool):
-        with_names: float | FloatArray | LossAndChosenStatistics[Any, Any] = _passes.loss(
-            _passes.Arguments(
-                logits,
-                targets,
-                axis,
-                weight,
-                sample_weight,
-                ignore_index,
-                label_smoothing,
-                temperature,
-                z_loss,
-                reduction,
-                scale,
-                return_statistics,
-                num_threads,
-            )
-        )
-        return with_names
-    result: float | FloatArray | LossAndStatistics[Any, Any] = loss_calls.loss(
+    call = loss_calls.loss if isinstance(return_statistics, bool) else _passes.loss
+    result: float | FloatArray | LossAndStatistics[Any, Any] = call(
         logits,
         targets,
         axis,
@@ -652,28 +635,10 @@ def softmax_cross_entropy_grad(
     >>> grad is logits
     True
     """
+    call: Callable[..., Any] = loss_calls.loss_and_grad
     if grad_output is not None or not isinstance(return_statistics, bool):
-        several: LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any] = _passes.loss_and_grad(
-            _passes.Arguments(
-                logits,
-                targets,
-                axis,
-                weight,
-                sample_weight,
-                ignore_index,
-                label_smoothing,
-                temperature,
-                z_loss,
-                reduction,
-                scale,
-                return_statistics,
-                num_threads,
-            ),
-            grad_output,
-            out,
-        )
-        return several
-    result: LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any] = loss_calls.loss_and_grad(
+        call = partial(_passes.loss_and_grad, grad_output)
+    result: LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any] = call(
         logits,
         targets,
         axis,

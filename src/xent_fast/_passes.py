@@ -41,8 +41,9 @@ class Arguments(NamedTuple):
     num_threads: SupportsIndex | None
 
 
-def loss(given: Arguments) -> Any:
+def loss(*values: Any) -> Any:
     """Return the loss, with statistics if they are asked for by name."""
+    given = Arguments(*values)
     names = _names(given)
     if names is None:
         return loss_calls.loss(*given)
@@ -51,10 +52,12 @@ def loss(given: Arguments) -> Any:
     return LossAndChosenStatistics(result, _chosen(names, rows, extra))
 
 
-def loss_and_grad(
-    given: Arguments, grad_output: ArrayLike | None, out: NDArray[np.floating[Any]] | None
-) -> Any:
-    """Return both; the gradient times `grad_output`, which a pass of its own computes."""
+def loss_and_grad(grad_output: ArrayLike | None, *values: Any) -> Any:
+    """Return both; the gradient times `grad_output`, which a pass of its own computes.
+
+    The last value is `out`.
+    """
+    given, out = Arguments(*values[:-1]), values[-1]
     names = _names(given)
     given = given._replace(return_statistics=bool(given.return_statistics))
     if names is None and grad_output is None:

@@ -9,14 +9,12 @@ where a probability rounds to 0 or 1.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, SupportsIndex, cast, overload
+from typing import Any, Literal, NamedTuple, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent_fast import _remedies
-from xent_fast._binding import arguments, options
+from xent_fast._binding import arguments, loss_calls, options
 from xent_fast._result import FloatT, LossAndGrad
 
 FloatArray = NDArray[np.floating[Any]]
@@ -179,7 +177,7 @@ def cross_entropy(
     >>> cross_entropy(np.array([[0.25, 0.75], [0.5, 0.5]]), np.array([0, 1]), reduction="none")
     array([1.38629436, 0.69314718])
     """
-    problem = _checked(
+    batch = _settled(
         probabilities,
         targets,
         axis,
@@ -193,7 +191,7 @@ def cross_entropy(
         None,
         num_threads,
     )
-    return _loss_and_grad(problem, reduction, grad=None)
+    return _loss_and_grad(batch, reduction, None)
 
 
 @overload
@@ -331,7 +329,7 @@ def cross_entropy_grad(
     >>> round(loss, 6), grad
     (1.386294, array([-4.,  0.]))
     """
-    problem = _checked(
+    batch = _settled(
         probabilities,
         targets,
         axis,
@@ -345,67 +343,31 @@ def cross_entropy_grad(
         out,
         num_threads,
     )
-    p, place = problem.probabilities, problem.place
-    grad = np.zeros(p.shape, p.dtype)
-    loss = _loss_and_grad(problem, reduction, grad)
-    grad = np.moveaxis(grad.reshape(*place.row_shape, place.classes), -1, place.axis)
+    rows: FloatArray = np.empty(batch.rows.shape, batch.rows.dtype)
+    loss = _loss_and_grad(batch, reduction, rows)
+    grad = np.moveaxis(rows.reshape(*batch.row_shape, rows.shape[1]), -1, batch.axis)
     result = LossAndGrad[Any, Any](loss, grad if out is None else out)
     if out is not None:
         np.copyto(out, grad)  # the only write to it, after which nothing can fail
     return result
 
 
-# --- arguments ------------------------------------------------------------------------------------
+class _Batch(NamedTuple):
+    """Checked arguments, as rows."""
 
-
-@dataclass(frozen=True)
-class _Place:
-    """How rows of classes lie in an array of any shape."""
-
-    shape: tuple[int, ...]
     axis: int
-
-    @property
-    def row_shape(self) -> tuple[int, ...]:
-        """The shape without the class axis."""
-        return self.shape[: self.axis] + self.shape[self.axis + 1 :]
-
-    @property
-    def classes(self) -> int:
-        return self.shape[self.axis]
-
-    def as_rows(self, values: NDArray[Any]) -> NDArray[Any]:
-        """An array of the shape as (rows, classes), in the processor's byte order."""
-        moved = np.moveaxis(values, self.axis, -1)
-        rows = moved.reshape(int(np.prod(self.row_shape, dtype=np.intp)), self.classes)
-        return rows.astype(rows.dtype.newbyteorder("="), copy=False)
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """Checked arguments, as rows.
-
-    labels : class indices, 0 in rows that do not count; None for dense targets
-    dense_targets : None for class indices
-    class_weight : one number a class
-    row_weight : a
-    counted : the rows that count
-    is_void : the mean has the denominator 0
-    """
-
-    place: _Place
-    probabilities: FloatArray
-    labels: NDArray[np.intp] | None
-    dense_targets: FloatArray | None
-    class_weight: Float64Array
-    row_weight: Float64Array
-    counted: NDArray[np.bool_]
+    row_shape: tuple[int, ...]
+    rows: FloatArray  # the probabilities
+    targets: NDArray[Any]  # class indices, one a row, or dense ones
+    counted: NDArray[np.bool_]  # the rows that count
+    class_weight: Float64Array | float
+    row_weight: Float64Array  # over the mean's denominator
     label_smoothing: float
     clip: float
-    is_void: bool
+    is_void: bool  # a mean over nothing
 
 
-def _checked(
+def _settled(
     probabilities: ArrayLike,
     targets: ArrayLike,
     axis: SupportsIndex,
@@ -418,66 +380,45 @@ def _checked(
     scale: float,
     out: FloatArray | None,
     num_threads: SupportsIndex | None,
-) -> _Problem:
+) -> _Batch:
+    """Everything checked, by the loss's own checks; nothing is written."""
     p = arguments.checked_floats(probabilities, "probabilities", out)
-    place = _Place(p.shape, arguments.checked_axis(axis, p, "probabilities"))
-    scale = options.checked_scale(reduction, scale, num_threads)
-    smoothing = options.checked_label_smoothing(label_smoothing)
+    place = arguments.checked_axis(axis, p, "probabilities")
     clip = options.checked_number(clip, "clip")
     if not 0 <= clip < 0.5:
         raise ValueError(f"clip must be in [0, 0.5), not {clip}")
     if out is not None:
         arguments.checked_output(out, p, "probabilities")
-    class_weight = _weights(weight, (place.classes,), "weight")
-    row_weight = _weights(sample_weight, place.row_shape, "sample_weight").reshape(-1)
-
-    labels, dense_targets = None, None
-    given = arguments.checked_targets(targets, p, place.row_shape, "probabilities", place.axis)
-    if reduction == "mean":
-        arguments.checked_signs(row_weight.reshape(place.row_shape), "sample_weight")
-        # a mean divides by the powers of two again: without them no sum of weights overflows
-        row_weight = _without_power(row_weight)
-    counted, count = np.ones(row_weight.shape, dtype=bool), row_weight
-    if given.dtype.kind != "f":
-        if reduction == "mean":
-            arguments.checked_signs(class_weight, "weight")
-            class_weight = _without_power(class_weight)
-        labels, counted = _labels(given, place, ignore_index)
-        with np.errstate(all="ignore"):
-            count = row_weight[counted] * class_weight[labels[counted]]
-    elif ignore_index is not None:
-        raise ValueError("ignore_index needs targets that are class indices, not dense targets")
-    else:
-        dense_targets = place.as_rows(given)
-    rows = place.as_rows(p)
-    _check_probabilities(rows, counted, place)
+    settled, class_weight, row_weight, factor = loss_calls.settle_batch(
+        p.shape, np.float64, targets, weight, sample_weight, ignore_index, label_smoothing, 1.0,
+        0.0, reduction, scale, num_threads, place, "probabilities", "weight",
+    )  # fmt: skip
+    moved = np.moveaxis(p, place, -1)
+    rows = moved.reshape(moved.size // max(p.shape[place], 1), p.shape[place])
+    counted = np.ones(len(rows), dtype=bool)
+    if ignore_index is not None:
+        counted = np.asarray(settled != options.checked_integer(ignore_index, "ignore_index"))
+    _check_probabilities(rows, counted, moved.shape[:-1], place)
     with np.errstate(all="ignore"):
-        denominator = float(count.sum()) if reduction == "mean" else 1.0
-        is_void = denominator == 0
-        factor = 0.0 if is_void else float(np.float64(scale) / denominator)
-        weights = np.zeros_like(row_weight) if is_void else row_weight * factor
-    return _Problem(
+        each = np.full(len(rows), 0.0 if factor is None else factor)
+        each *= np.where(counted, 1.0 if row_weight is None else row_weight, 0.0)
+    return _Batch(
         place,
+        moved.shape[:-1],
         rows,
-        labels,
-        dense_targets,
-        class_weight,
-        weights,
+        settled,
         counted,
-        smoothing,
+        1.0 if class_weight is None else class_weight,
+        each,
+        float(label_smoothing),
         clip,
-        is_void,
+        factor is None,
     )
 
 
-def _without_power(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Over the power of two next to the largest magnitude."""
-    exponent = np.frexp(np.abs(values).max(initial=0.0))[1]
-    result: NDArray[np.float64] = np.ldexp(values, -exponent)
-    return result
-
-
-def _check_probabilities(rows: FloatArray, counted: NDArray[np.bool_], place: _Place) -> None:
+def _check_probabilities(
+    rows: FloatArray, counted: NDArray[np.bool_], row_shape: tuple[int, ...], axis: int
+) -> None:
     """No probability of a row that counts is outside [0, 1]; NaN is not outside."""
     for some in _some_rows_at_a_time(*rows.shape):
         outside = (rows[some] < -_ROUNDING) | (rows[some] > 1 + _ROUNDING)
@@ -485,88 +426,13 @@ def _check_probabilities(rows: FloatArray, counted: NDArray[np.bool_], place: _P
         if outside.any():
             row, column = (int(i) for i in np.argwhere(outside)[0])
             row += some.start
-            where = [int(i) for i in np.unravel_index(row, place.row_shape)]
-            where.insert(place.axis, column)
+            where = [int(i) for i in np.unravel_index(row, row_shape)]
+            where.insert(axis, column)
             raise ValueError(
                 f"probabilities must be in [0, 1]; probabilities[{', '.join(map(str, where))}] is "
                 f"{rows[row, column]}; for logits use softmax_cross_entropy or "
                 "softmax_cross_entropy_grad"
             )
-
-
-def _weights(given: ArrayLike | None, shape: tuple[int, ...], name: str) -> Float64Array:
-    """Real numbers of a given shape, 1 by default."""
-    if given is None:
-        return np.ones(shape)
-    with np.errstate(all="ignore"):
-        return arguments.checked_weights(given, shape, name).astype(np.float64)
-
-
-def _labels(
-    targets: NDArray[Any], place: _Place, ignore_index: SupportsIndex | None
-) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Every row's class index, 0 where it does not count, and which rows count."""
-    counted = np.ones(targets.shape, dtype=bool)
-    if ignore_index is not None:
-        counted = np.asarray(targets != options.checked_integer(ignore_index, "ignore_index"))
-    out_of_bounds = counted & ((targets < 0) | (targets >= place.classes))
-    if out_of_bounds.any():
-        position = tuple(int(i) for i in np.argwhere(out_of_bounds)[0])
-        where = ", ".join(map(str, position)) or "()"
-        label = targets[position]
-        raise IndexError(
-            f"index {label} is out of bounds for axis {place.axis} "
-            f"with size {place.classes} (targets[{where}])"
-            f"{_remedies.for_label_out_of_bounds(label, place.classes, ignore_index is None)}"
-        )
-    labels = np.where(counted, targets, 0).astype(np.intp)
-    return labels.reshape(-1), counted.reshape(-1)
-
-
-# --- loss and gradient ----------------------------------------------------------------------------
-
-
-def _loss_and_grad(
-    problem: _Problem, reduction: Literal["mean", "sum", "none"], grad: FloatArray | None
-) -> float | FloatArray:
-    """The loss; the gradient is added to `grad`, rows of zeros, unless that is None."""
-    dtype = problem.probabilities.dtype
-    row_loss = np.zeros(len(problem.row_weight))
-    with np.errstate(all="ignore"):
-        if problem.labels is not None and problem.label_smoothing == 0:
-            _add_targets_alone(problem, problem.labels, row_loss, grad)
-        else:
-            _add_all_classes(problem, row_loss, grad)
-        row_loss[~problem.counted] = 0.0
-        if reduction == "none":
-            return row_loss.astype(dtype).reshape(problem.place.row_shape)
-    return float("nan") if problem.is_void else float(row_loss.sum())
-
-
-def _add_targets_alone(
-    problem: _Problem, labels: NDArray[np.intp], row_loss: Float64Array, grad: FloatArray | None
-) -> None:
-    """Class indices without smoothing: no other probability than the target's is looked at."""
-    rows = np.flatnonzero(problem.counted)
-    labels = labels[rows]
-    p = problem.probabilities[rows, labels].astype(np.float64)
-    mass, held = problem.class_weight[labels], _held(p, problem.clip)
-    cost = np.where(mass == 0, 0.0, mass * (0.0 - np.log(held)))
-    row_loss[rows] = _weighted(problem.row_weight[rows], cost)
-    if grad is not None:
-        grad[rows, labels] = _slope(p, held, problem.row_weight[rows] * mass)
-
-
-def _add_all_classes(problem: _Problem, row_loss: Float64Array, grad: FloatArray | None) -> None:
-    for rows in _some_rows_at_a_time(*problem.probabilities.shape):
-        p = problem.probabilities[rows].astype(np.float64)
-        mass, held = _mass(problem, rows), _held(p, problem.clip)
-        cost = np.where(mass == 0, 0.0, mass * (0.0 - np.log(held))).sum(axis=1)
-        row_loss[rows] = _weighted(problem.row_weight[rows], cost)
-        if grad is not None:
-            row_weight = np.where(problem.counted[rows], problem.row_weight[rows], 0.0)
-            mass *= row_weight[:, np.newaxis]
-            grad[rows] = _slope(p, held, mass)
 
 
 def _some_rows_at_a_time(rows: int, classes: int) -> Iterator[slice]:
@@ -575,29 +441,35 @@ def _some_rows_at_a_time(rows: int, classes: int) -> Iterator[slice]:
         yield slice(first, first + step)
 
 
-def _mass(problem: _Problem, rows: slice) -> Float64Array:
+def _loss_and_grad(
+    batch: _Batch, reduction: Literal["mean", "sum", "none"], grad: FloatArray | None
+) -> float | FloatArray:
+    """The loss; the gradient goes to `grad`, as rows, unless that is None."""
+    losses = np.zeros(len(batch.rows))
+    with np.errstate(all="ignore"):
+        for some in _some_rows_at_a_time(*batch.rows.shape):
+            p, weight = batch.rows[some].astype(np.float64), batch.row_weight[some]
+            mass = _mass(batch, some)
+            held = np.clip(p, batch.clip, 1 - batch.clip) if batch.clip > 0 else p
+            cost = np.where(mass == 0, 0.0, mass * (0.0 - np.log(held))).sum(axis=1)
+            is_nothing = ~batch.counted[some] | ((weight == 0) & np.isinf(cost))  # 0 * inf = 0
+            losses[some] = np.where(is_nothing, 0.0, weight * cost)
+            if grad is not None:
+                mass *= weight[:, np.newaxis]
+                is_flat = (mass == 0) | ((held != p) & ~np.isnan(p))
+                grad[some] = np.where(is_flat, 0.0, -mass / held)
+        if reduction == "none":
+            return losses.astype(batch.rows.dtype).reshape(batch.row_shape)
+    return float("nan") if batch.is_void else float(losses.sum())
+
+
+def _mass(batch: _Batch, some: slice) -> Float64Array:
     """w ((1 - E) t + E / C) of some rows."""
-    smoothing, classes = problem.label_smoothing, problem.place.classes
-    if problem.dense_targets is not None:
-        shares = (1 - smoothing) * problem.dense_targets[rows].astype(np.float64)
-    else:
-        labels = cast(NDArray[np.intp], problem.labels)[rows]
-        shares = np.zeros((len(labels), classes))
-        shares[np.arange(len(labels)), labels] = 1 - smoothing
-    mass: Float64Array = problem.class_weight * (shares + smoothing / classes)
+    targets, smoothing, classes = batch.targets[some], batch.label_smoothing, batch.rows.shape[1]
+    if targets.ndim == 1:
+        labels = np.where(batch.counted[some], targets, 0).astype(np.intp)
+        targets = np.zeros((len(labels), classes))
+        targets[np.arange(len(labels)), labels] = 1.0
+    shares = (1 - smoothing) * targets.astype(np.float64)
+    mass: Float64Array = batch.class_weight * (shares + smoothing / classes)
     return mass
-
-
-def _held(p: Float64Array, clip: float) -> Float64Array:
-    return np.clip(p, clip, 1 - clip) if clip > 0 else p
-
-
-def _weighted(weight: Float64Array, values: Float64Array) -> Float64Array:
-    """weight * value, where 0 * inf = 0."""
-    return np.where((weight == 0) & np.isinf(values), 0.0, weight * values)
-
-
-def _slope(p: Float64Array, held: Float64Array, mass: Float64Array) -> Float64Array:
-    """-q / p; 0 where there is no mass or `clip` holds p fast."""
-    is_flat = (mass == 0) | ((held != p) & ~np.isnan(p))
-    return np.where(is_flat, 0.0, -mass / held)

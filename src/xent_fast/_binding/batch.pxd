@@ -6,9 +6,10 @@ Knows: names and types. Must not know: arguments as given, threads.
 cimport numpy as cnp
 from cpython.object cimport PyTypeObject
 
-from xent_fast._binding.arrays cimport Layout
+from xent_fast._binding.arrays cimport Layout, storage_of
 from xent_fast._binding.engine cimport Groups, StoredMatrices, StoredMatrix
 from xent_fast._binding.kernels cimport (
+    XENT_AS_COMPUTED,
     xent_batch,
     xent_labels,
     xent_row_kernels,
@@ -59,6 +60,17 @@ cdef void point_batch_at(
 cdef void describe_groups(
     Groups *groups, cnp.ndarray source, cnp.ndarray working, cnp.ndarray targets
 ) noexcept
+cdef inline bint any_in_16_bits(
+    cnp.ndarray source, cnp.ndarray working, cnp.ndarray targets
+) noexcept:
+    """Whether matrices have to be described as stored; `targets` count only if they are dense."""
+    return (
+        storage_of(source) != XENT_AS_COMPUTED
+        or (working is not None and storage_of(working) != XENT_AS_COMPUTED)
+        or (cnp.PyArray_NDIM(targets) > 1 and storage_of(targets) != XENT_AS_COMPUTED)
+    )
+
+
 cdef void describe_stored(
     StoredMatrices *stored,
     const xent_batch *batch,

@@ -410,7 +410,7 @@ cdef StoredMatrix *add_matrix(
 
 
 cdef const StoredMatrices *if_in_16_bits(const StoredMatrices *stored) noexcept:
-    return stored if stored.in_16_bits > 0 else NULL
+    return stored if stored != NULL and stored.in_16_bits > 0 else NULL
 
 
 # --- which kernels --------------------------------------------------------------------------------

@@ -49,4 +49,7 @@ def settle_batch(
     reduction: object,
     scale: object,
     num_threads: object,
+    axis: int | None = None,
+    name: str = "logits",
+    weight_name: str = "class_weight",
 ) -> tuple[NDArray[Any], NDArray[Any] | None, NDArray[np.float64] | None, float | None]: ...

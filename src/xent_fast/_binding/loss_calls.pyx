@@ -23,6 +23,7 @@ from xent_fast._binding.arguments cimport (
 )
 from xent_fast._binding.arrays cimport GROUPS, Layout, computed_type_number, empty_like, empty_rows
 from xent_fast._binding.batch cimport (
+    any_in_16_bits,
     describe_groups,
     describe_plain_labels,
     describe_stored,
@@ -174,6 +175,7 @@ cdef object compute_rows(
     cdef xent_batch batch
     cdef Groups groups
     cdef StoredMatrices stored
+    cdef const StoredMatrices *if_stored = NULL
     cdef cnp.ndarray row_loss = None
     cdef Judgement judgement = None
     cdef object statistics = None
@@ -197,13 +199,15 @@ cdef object compute_rows(
         batch.lse = cnp.PyArray_BYTES(judgement.lse)
         batch.prediction = <int64_t *>cnp.PyArray_DATA(judgement.prediction)
     describe_groups(&groups, logits, working, targets)
-    describe_stored(&stored, &batch, sizeof(batch), logits, working, targets)
+    if any_in_16_bits(logits, working, targets):
+        describe_stored(&stored, &batch, sizeof(batch), logits, working, targets)
+        if_stored = &stored
     to_fill = None
     if is_void:
         to_fill = [] if working is None else [(working, 0)]
 
     # All that is written.
-    run(&batch, &groups, &stored, kernels_for(&batch, logits), options, loss, layout, to_fill)
+    run(&batch, &groups, if_stored, kernels_for(&batch, logits), options, loss, layout, to_fill)
     if judgement is not None:
         judgement.judge()
     return result
@@ -282,11 +286,12 @@ cdef object first_largest(object targets):
 
 def settle_batch(
     logits_shape, dtype, targets, weight, sample_weight, ignore_index, label_smoothing, temperature,
-    z_loss, reduction, scale, num_threads
+    z_loss, reduction, scale, num_threads, axis=None, name="logits", weight_name="class_weight"
 ):
     """Check a loss's arguments for logits that do not exist yet, and settle what its rows share.
 
-    `logits_shape` has the classes last, `dtype` is float32 or float64. Return what calls on some of
+    `logits_shape` has the classes last or along `axis`, `dtype` is float32 or float64; errors call
+    the logits `name` and the class weights `weight_name`. Return what calls on some of
     the rows take: targets, one label a row as a copy or dense ones as rows; class weights and row
     weights, copies or None; and the scale with which the rows' sum is the loss, None where that is
     a mean over nothing.
@@ -295,24 +300,26 @@ def settle_batch(
     cdef xent_batch batch
     cdef Given given
     cdef bint is_void
-    cdef int axis = len(logits_shape) - 1
+    cdef int class_axis = len(logits_shape) - 1 if axis is None else axis
+    cdef tuple classes = (logits_shape[class_axis],)
     read_options(
         &options, label_smoothing, temperature, z_loss, reduction, scale, False, num_threads
     )
     # One number in memory, whose steps keep the axes in order.
     logits = np.broadcast_to(dtype(0), logits_shape)
-    rows = logits.reshape(-1, logits_shape[axis])
     if weight is not None:
-        weight = as_weights(weight, tuple(logits_shape[axis:]), "class_weight")
-    given = given_arrays(logits, "logits", targets, axis, weight, sample_weight, None)
+        weight = as_weights(weight, classes, weight_name)
+    given = given_arrays(logits, name, targets, class_axis, weight, sample_weight, None)
+    moved = given.layout.moved(logits)
+    rows = moved.reshape(moved.size // max(classes[0], 1), classes[0])
     labels = rows  # as good as any dense targets, none of which is read
     if given.dense is None:
         rows_of_targets = labels = np.array(given.labels, order="C")
     else:
-        rows_of_targets = given.targets.reshape(rows.shape)
+        rows_of_targets = given.layout.moved(given.targets).reshape(rows.shape)
     weights = settle_rows(
         &batch, &options, rows, labels, given.weight, given.sample_weight, ignore_index,
-        given.layout, &is_void, "class_weight"
+        given.layout, &is_void, weight_name
     )
     row_weight, class_weight = weights or (given.sample_weight, given.weight)
     return rows_of_targets, class_weight, row_weight, None if is_void else batch.weight_factor
