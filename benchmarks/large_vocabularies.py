@@ -12,6 +12,7 @@ Knows: ways to train a last layer of many classes. Must not know: how any loss i
 """
 
 import argparse
+import functools
 import json
 import os
 import resource
@@ -39,6 +40,7 @@ PARTS = (*SHAPES, "ranks")
 PRODUCTS = "the three products alone, NumPy"
 PLAIN = "plain NumPy"
 FUSED = "linear_softmax_cross_entropy_grad"
+FUSED_512 = f"{FUSED}, chunk_rows=512"
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -82,10 +84,12 @@ def between(hidden: np.ndarray, weight: np.ndarray, labels: np.ndarray) -> objec
     return loss, logits @ weight, logits.T @ hidden
 
 
-def fused(hidden: np.ndarray, weight: np.ndarray, labels: np.ndarray) -> object:
+def fused(
+    hidden: np.ndarray, weight: np.ndarray, labels: np.ndarray, chunk_rows: int | None = None
+) -> object:
     from xent_fast import linear_softmax_cross_entropy_grad
 
-    return linear_softmax_cross_entropy_grad(hidden, weight, None, labels)
+    return linear_softmax_cross_entropy_grad(hidden, weight, None, labels, chunk_rows=chunk_rows)
 
 
 def with_torch(loss: Callable) -> Callable[..., object]:
@@ -125,6 +129,7 @@ WAYS: dict[str, Callable[[], Callable[..., object]]] = {
     PLAIN: lambda: plain,
     "softmax_cross_entropy_grad, in place": lambda: between,
     FUSED: lambda: fused,
+    FUSED_512: lambda: functools.partial(fused, chunk_rows=512),
     "PyTorch, cross_entropy": torch_plain,
     "PyTorch, linear_cross_entropy": torch_own,
     "PyTorch, its chunks of 128 rows": lambda: torch_in_chunks(128),
@@ -171,25 +176,37 @@ def measure_ranks(rows: int, classes: int, calls: int) -> None:
     shard = pristine.copy()
     first, total = classes * comm.rank, classes * comm.size
     inside = labels % classes
-    statistics = xent_fast.class_statistics(shard, labels, first_class=first, num_classes=total)
+    apart = np.zeros_like(shard)
+    options = {"first_class": first, "num_classes": total}
+    statistics = xent_fast.class_statistics(shard, labels, **options)
+    everybody = np.empty((comm.size, *statistics.array.shape))
+    whole_rows = xent_fast.merge_class_statistics(
+        map(xent_fast.ClassStatistics.from_array, comm.allgather(statistics.array))
+    )
 
-    def whole() -> object:
-        return mpi.softmax_cross_entropy_grad(
-            shard, labels, comm, first_class=first, num_classes=total, out=shard
-        )
+    def whole(out: np.ndarray) -> object:
+        return mpi.softmax_cross_entropy_grad(shard, labels, comm, out=out, **options)
 
     def measure() -> object:
-        return xent_fast.class_statistics(shard, labels, first_class=first, num_classes=total)
+        return xent_fast.class_statistics(shard, labels, exponentials_out=shard, **options)
+
+    def write() -> object:
+        return xent_fast.grad_from_statistics(
+            shard, labels, whole_rows, first_class=first, has_exponentials=True, out=shard
+        )
 
     def alone() -> object:
         return xent_fast.softmax_cross_entropy_grad(shard, inside, out=shard, num_threads=1)
 
     calls_of = {
-        "whole": whole,
+        "whole": lambda: whole(shard),
+        "whole, apart": lambda: whole(apart),
         "statistics": measure,
-        "collective": lambda: comm.allgather(statistics.array),
-        "empty collective": lambda: comm.allgather(None),
+        "gradient": write,
+        "collective": lambda: comm.Allgather(statistics.array, everybody),
+        "empty collective": lambda: comm.Allgather(*np.zeros((2, 0))),
         "alone": alone,
+        "one read and one write": lambda: np.multiply(shard, np.float32(0.5), out=shard),
     }
     times = {name: [] for name in calls_of}
     for _ in range(calls):
@@ -267,13 +284,14 @@ def ranks_text(rows: int, classes: int, calls: int) -> str:
     mpiexec = mpiexec or shutil.which("mpiexec") or "mpiexec"
     found = in_a_process("ranks", rows, classes, calls, launcher=(mpiexec, "-n", "2"), threads=1)
     ms = {name: 1e3 * value for name, value in found.items() if name != "sent"}
-    rest = ms["whole"] - ms["statistics"] - ms["collective"]
     lines = [
         ("`xent_fast.mpi.softmax_cross_entropy_grad`, in place", f"{ms['whole']:.1f}"),
-        ("of that: statistics of the shard, one read", f"{ms['statistics']:.1f}"),
-        ("of that: the collective", f"{ms['collective']:.1f}"),
-        ("of that: merging, and the gradient, one read and one write", f"{rest:.1f}"),
+        ("the same, `out` another array", f"{ms['whole, apart']:.1f}"),
+        ("`class_statistics`, exponentials in the shard's place", f"{ms['statistics']:.1f}"),
+        ("sending statistics", f"{ms['collective']:.1f}"),
+        ("`grad_from_statistics` from the exponentials, in place", f"{ms['gradient']:.1f}"),
         ("`softmax_cross_entropy_grad` of the shard alone, in place", f"{ms['alone']:.1f}"),
+        ("one read and one write of the shard, by NumPy", f"{ms['one read and one write']:.1f}"),
         ("a collective that sends nothing", f"{ms['empty collective']:.2f}"),
     ]
     head = (f"two ranks, {rows} x {classes:,} each, one thread each", "ms")
