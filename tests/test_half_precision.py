@@ -73,6 +73,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "loss": lambda x, y, v, **o: (
         xent_fast.softmax_cross_entropy_grad(x, y, scale=2.0**12, **o).grad
     ),
+    "sum": lambda x, y, v, **o: (
+        xent_fast.softmax_cross_entropy_grad(x, y, reduction="sum", **o).grad
+    ),
     "dense": lambda x, y, v, **o: (
         xent_fast.softmax_cross_entropy_grad(
             x, np.abs(v), reduction="sum", scale=1 / len(x), **o

@@ -47,8 +47,8 @@ cdef struct Groups:
 cdef enum:
     MOST_MATRICES = 4
 
-# A matrix of a batch. Where one of them lies in 16 bits, the kernels get some of its rows at a time
-# as float32, in memory of the thread's own.
+# A matrix of a batch. Where one of them lies in 16 bits and the kernels do not know that, they get
+# some of its rows at a time as float32, in memory of the thread's own.
 cdef struct StoredMatrix:
     xent_storage storage
     size_t address         # where its members stand in the batch, in bytes from its beginning
@@ -71,8 +71,9 @@ cdef struct StoredMatrices:
 # How the rows of one batch are shared out, and the memory that takes.
 cdef struct Plan:
     const xent_batch *batch
+    xent_batch stored_batch        # the same with storage types, for kernels that know them
     const Groups *groups
-    const StoredMatrices *stored   # NULL where every matrix lies as it is computed with
+    const StoredMatrices *stored   # NULL where kernels can work on every matrix as it lies
     const xent_row_kernels *kernels
     int64_t chunk_rows
     int64_t group_chunks   # of each group

@@ -118,6 +118,7 @@ cdef size_t share_out(
     What a chunk is depends on shape and layout alone.
     """
     cdef size_t workspace_bytes, loss_bytes
+    cdef size_t scratch_bytes = 0
     plan.batch = batch
     plan.groups = groups
     plan.stored = stored
@@ -129,6 +130,11 @@ cdef size_t share_out(
     plan.memory = NULL
     if batch.rows == 0:
         return 0
+    if stored != NULL and knows_storage(kernels, batch):
+        scratch_bytes = kernels.scratch_bytes(batch.classes)
+        note_storage(stored, batch, &plan.stored_batch)
+        plan.batch = &plan.stored_batch
+        plan.stored = stored = NULL
     plan.chunk_rows = rows_per_chunk(groups.rows, batch.classes, is_turned(batch))
     plan.group_chunks = (groups.rows - 1) // plan.chunk_rows + 1
     plan.chunk_count = groups.count * plan.group_chunks
@@ -141,11 +147,11 @@ cdef size_t share_out(
         )
     )
     if plan.parts > 0:
-        plan.workspace_step = round_up(kernels.shared_row_bytes(batch.classes))
+        plan.workspace_step = round_up(kernels.shared_row_bytes(batch.classes)) + scratch_bytes
         workspace_bytes = batch.rows * plan.workspace_step
         loss_bytes = batch.rows * sizeof(double)
     else:
-        plan.workspace_step = round_up(kernels.workspace_bytes(batch.classes))
+        plan.workspace_step = round_up(kernels.workspace_bytes(batch.classes)) + scratch_bytes
         if is_turned(batch):
             plan.workspace_step += round_up(kernels.turning_bytes(batch.classes))
         plan.kernel_bytes = plan.workspace_step
@@ -170,6 +176,30 @@ cdef inline bint is_turned(const xent_batch *batch) noexcept nogil:
         or batch.grad_class_stride != 0
         or batch.dense_targets_class_stride != 0
     )
+
+
+cdef inline bint knows_storage(
+    const xent_row_kernels *kernels, const xent_batch *batch
+) noexcept nogil:
+    """Whether the kernels widen and round these rows by themselves."""
+    if kernels.scratch_bytes == NULL or is_turned(batch):
+        return False
+    return kernels.scratch_bytes(batch.classes) != 0
+
+
+cdef inline void note_storage(
+    const StoredMatrices *stored, const xent_batch *batch, xent_batch *copy
+) noexcept nogil:
+    """The batch, its logits and gradient of the storage types they have."""
+    cdef const StoredMatrix *matrix
+    cdef int number
+    copy[0] = batch[0]
+    for number in range(stored.count):
+        matrix = &stored.matrices[number]
+        if <const char *>batch + matrix.address == <const char *>&batch.logits:
+            copy.logits_storage = matrix.storage
+        elif <const char *>batch + matrix.address == <const char *>&batch.grad:
+            copy.grad_storage = matrix.storage
 
 
 cdef inline size_t round_up(size_t bytes) noexcept nogil:
@@ -204,7 +234,7 @@ cdef int64_t parts_per_row(const Plan *plan, int requested_threads) noexcept nog
     cdef int threads
     if classes < SHARED_LOGITS or plan.groups.count > 1 or is_turned(plan.batch):
         return 0
-    if plan.stored != NULL:
+    if plan.stored != NULL:  # widened row by row
         return 0
     if plan.kernels.blocks_to_share == NULL:
         return 0

@@ -49,6 +49,8 @@ cdef extern from "kernels/contract.h" nogil:
         const char *logits
         Py_ssize_t logits_row_stride
         Py_ssize_t logits_class_stride
+        xent_storage logits_storage
+        xent_storage grad_storage
         char *grad
         Py_ssize_t grad_row_stride
         Py_ssize_t grad_class_stride
@@ -87,6 +89,7 @@ cdef extern from "kernels/contract.h" nogil:
         ) noexcept nogil
         void (*backward_blocks)(int64_t first_block, int64_t count, void *workspace) noexcept nogil
         size_t (*turning_bytes)(int64_t classes) noexcept nogil
+        size_t (*scratch_bytes)(int64_t classes) noexcept nogil
 
     ctypedef struct xent_vjp_batch:
         int64_t rows

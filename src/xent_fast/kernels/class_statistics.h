@@ -36,7 +36,7 @@ KERNEL_INLINE NAME(shard_workspace) NAME(shard_workspace_at)(void *memory, int64
 KERNEL_INLINE NAME(long_row)
     NAME(row_of_shard)(const xent_shard *shard, int64_t row, int64_t local, const NAME(shard_workspace) * w, int kind) {
     const xent_batch *batch = &shard->batch;
-    NAME(long_row) r = NAME(long_row_at)(batch, row, local, w->local, w->weight_sums, kind);
+    NAME(long_row) r = NAME(long_row_at)(batch, row, local, w->local, w->weight_sums, NULL, kind);
     r.label = (uint64_t)local < (uint64_t)batch->classes ? local : -1;
     r.masses.smoothing = kind == XENT_SMOOTHED_TARGETS ? batch->label_smoothing / (double)shard->num_classes : 0;
     if (kind == XENT_SHAPED_TARGETS)
@@ -66,7 +66,7 @@ KERNEL_INLINE void NAME(measure_row)(const xent_shard *shard, int64_t row, int64
     const REAL *targets = r.masses.targets, *weights = r.masses.class_weight;
     if (r.label >= 0) {
         values[XENT_TARGETS_HERE] = 1;
-        values[XENT_TARGET_LOGIT] = (double)r.logits[r.label];
+        values[XENT_TARGET_LOGIT] = NAME(logit_of_label)(&r, kind);
         values[XENT_TARGET_WEIGHT] = NAME(class_weight)(batch, r.label);
     }
     values[XENT_TARGET_CLASS] = (double)label;
@@ -148,7 +148,7 @@ KERNEL_INLINE void NAME(write_row)(const xent_shard *shard, int64_t row, int64_t
     NAME(long_row) r = NAME(row_of_shard)(shard, row, local, w, kind);
     row_results results;
     if (values[XENT_TARGETS_HERE] < 0) {
-        NAME(fill)(r.grad, batch->classes, 0);
+        NAME(fill_gradient)(&r, 0, batch->classes, 0);
         return;
     }
     const NAME(long_row) whole = NAME(settle_row)(shard, row, w, settings, &results, kind);

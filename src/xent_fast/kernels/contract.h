@@ -73,7 +73,9 @@ typedef struct {
     int64_t classes;    /* at least 1 */
     const char *logits; /* row 0 */
     ptrdiff_t logits_row_stride, logits_class_stride;
-    char *grad; /* row 0; NULL: loss only; may be `logits` with the same strides, else disjoint */
+    xent_storage logits_storage,
+        grad_storage; /* all but XENT_AS_COMPUTED only where the kernels have `scratch_bytes` */
+    char *grad;       /* row 0; NULL: loss only; may be `logits` with the same strides, else disjoint */
     ptrdiff_t grad_row_stride, grad_class_stride;
     xent_labels labels;                 /* class indices */
     const char *dense_targets;          /* dense targets, same dtype as the logits; row 0; NULL for class indices */
@@ -131,6 +133,10 @@ typedef struct {
 
     /* Bytes that the workspace of `process_rows` has besides, where a matrix has a class stride. */
     size_t (*turning_bytes)(int64_t classes);
+
+    /* Bytes that either workspace has besides, after a multiple of 64, where logits or gradient lie in 16 bits.  They may
+     * for rows of so many classes unless this is 0, if classes are contiguous.  NULL: never. */
+    size_t (*scratch_bytes)(int64_t classes);
 } xent_row_kernels;
 
 /* What is made of the rows' softmax besides the loss.  These batches begin with one of the loss, whose `grad` takes the result:

@@ -54,7 +54,8 @@ int xent_processor_has_avx2(void) {
 }
 
 int xent_processor_has_avx512(void) {
-    return xent_processor_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
+    return xent_processor_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw");
 }
 #else
 #include <intrin.h>
@@ -66,6 +67,7 @@ enum {
     AVX2_BIT = 5,
     AVX512F_BIT = 16,
     AVX512DQ_BIT = 17,
+    AVX512BW_BIT = 30,
     YMM_STATE = 0x06,
     ZMM_STATE = 0xe6
 };
@@ -85,7 +87,7 @@ int xent_processor_has_avx2(void) { return extended_features(YMM_STATE) >> AVX2_
 
 int xent_processor_has_avx512(void) {
     const unsigned features = extended_features(ZMM_STATE);
-    return (features >> AVX512F_BIT & 1) && (features >> AVX512DQ_BIT & 1);
+    return (features >> AVX512F_BIT & 1) && (features >> AVX512DQ_BIT & 1) && (features >> AVX512BW_BIT & 1);
 }
 #endif
 #endif

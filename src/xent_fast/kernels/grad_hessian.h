@@ -406,5 +406,6 @@ static size_t NAME(grad_hessian_turning_bytes)(int64_t classes) {
      NULL,                                             \
      NULL,                                             \
      NULL,                                             \
-     PASTE_NAMES(grad_hessian_turning_bytes, dtype)}
+     PASTE_NAMES(grad_hessian_turning_bytes, dtype),   \
+     NULL}
 #endif

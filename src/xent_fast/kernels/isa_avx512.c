@@ -1,14 +1,14 @@
-/* AVX-512 (F, DQ).  Knows: its compilation target and how to ask the processor for it. */
+/* AVX-512 (F, DQ, BW).  Knows: its compilation target and how to ask the processor for it. */
 #include "isa_tables.h"
 
 #ifdef XENT_X86_64
 #include <immintrin.h>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512dq"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512dq,avx512bw"))), apply_to = function)
 #elif defined(__GNUC__)
 #pragma GCC push_options
-#pragma GCC target("avx2,fma,avx512f,avx512dq")
+#pragma GCC target("avx2,fma,avx512f,avx512dq,avx512bw")
 #endif
 
 #define SIMD_HEADER "simd/avx512.h"

@@ -45,15 +45,14 @@
 #include "distillation.h"
 #include "entropy.h"
 #include "class_statistics.h"
-#include "storage.h"
 
 const xent_isa ISA_TABLE = {
     ISA_NAME,
     ISA_IS_SUPPORTED,
-    {{ROW_KERNELS_TABLE(index, _f32), ROW_KERNELS_TABLE(dense, _f32), ROW_KERNELS_TABLE(shaped, _f32),
-      ROW_KERNELS_TABLE(smoothed, _f32)},
-     {ROW_KERNELS_TABLE(index, _f64), ROW_KERNELS_TABLE(dense, _f64), ROW_KERNELS_TABLE(shaped, _f64),
-      ROW_KERNELS_TABLE(smoothed, _f64)}},
+    {{ROW_KERNELS_TABLE(index, _f32, scratch_bytes_f32), ROW_KERNELS_TABLE(dense, _f32, NULL),
+      ROW_KERNELS_TABLE(shaped, _f32, NULL), ROW_KERNELS_TABLE(smoothed, _f32, scratch_bytes_f32)},
+     {ROW_KERNELS_TABLE(index, _f64, NULL), ROW_KERNELS_TABLE(dense, _f64, NULL), ROW_KERNELS_TABLE(shaped, _f64, NULL),
+      ROW_KERNELS_TABLE(smoothed, _f64, NULL)}},
     {VJP_KERNELS_TABLE(_f32), VJP_KERNELS_TABLE(_f64)},
     {{SOFTMAX_FUNCTION_TABLE(second_order, _f32), SOFTMAX_FUNCTION_TABLE(distillation, _f32), GRAD_HESSIAN_TABLE(_f32),
       SOFTMAX_FUNCTION_TABLE(entropy, _f32)},

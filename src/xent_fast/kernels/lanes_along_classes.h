@@ -14,6 +14,9 @@
  *
  * Sums: the eight vectors of a group in a tree, groups in a wide sum (sums.h); blocks in their order, with compensation.  Padding and excluded lanes add an exact 0, so that the order is a function of the number
  * of classes alone.
+ *
+ * Where logits or gradient have 16 bits, the sweeps widen and round on the way (storage.h), and exponentials lie in a row of the
+ * lanes' own type.
  */
 
 /* What the forward sweep of one block leaves for the row. */
@@ -32,35 +35,56 @@ typedef struct {
     double sum_below;
 } NAME(block_summary);
 
+/* A vector of which only `count` numbers may be there, or none. */
+KERNEL_INLINE vec NAME(load_up_to)(const REAL *source, int count, REAL fill) {
+    return count >= LANES ? v_load(source) : count > 0 ? v_load_first(source, count, fill) : v_splat(fill);
+}
+
+KERNEL_INLINE vec NAME(load_stored_up_to)(const char *source, int64_t at, int64_t count, REAL fill, int storage) {
+    return count >= LANES ? NAME(load_stored)(source, at, storage)
+           : count > 0    ? NAME(load_first_stored)(source, at, (int)count, fill, storage)
+                          : v_splat(fill);
+}
+
 /* Largest of `count` logits; NaN is passed over, so that it is -inf where there is no number. */
-KERNEL_INLINE REAL NAME(block_maximum)(const REAL *logits, int64_t count) {
+KERNEL_INLINE REAL NAME(block_maximum)(const char *logits, int64_t count, int storage) {
     const vec lowest = v_splat(-INFINITY);
+#if REAL_BITS == 32
+    if (storage != XENT_AS_COMPUTED) {
+        ALIGNED_64 uint16_t largest[LANES] = {0};
+        largest[0] = largest_of_16_bits(logits, count);
+        const REAL maximum = v_first(v_load_16_bits(largest, storage));
+        if (maximum == maximum)
+            return maximum;
+    }
+#endif
     vec a = lowest, b = lowest, c = lowest, d = lowest;
     int64_t k = 0;
     for (; k + HALF_GROUP <= count; k += HALF_GROUP) {
-        a = v_max(v_load(logits + k), a);
-        b = v_max(v_load(logits + k + LANES), b);
-        c = v_max(v_load(logits + k + 2 * LANES), c);
-        d = v_max(v_load(logits + k + 3 * LANES), d);
+        a = v_max(NAME(load_stored)(logits, k, storage), a);
+        b = v_max(NAME(load_stored)(logits, k + LANES, storage), b);
+        c = v_max(NAME(load_stored)(logits, k + 2 * LANES, storage), c);
+        d = v_max(NAME(load_stored)(logits, k + 3 * LANES, storage), d);
     }
     for (; k + LANES <= count; k += LANES)
-        a = v_max(v_load(logits + k), a);
+        a = v_max(NAME(load_stored)(logits, k, storage), a);
     if (k < count)
-        b = v_max(v_load_first(logits + k, (int)(count - k), -INFINITY), b);
+        b = v_max(NAME(load_first_stored)(logits, k, (int)(count - k), -INFINITY, storage), b);
     return v_largest(v_max(v_max(a, b), v_max(c, d)));
 }
 
 /* First position among `count` logits of their largest, or -1; where one of them is NaN any of the two. */
-KERNEL_INLINE int64_t NAME(first_position_of)(REAL value, const REAL *logits, int64_t count) {
+KERNEL_INLINE int64_t NAME(first_position_of)(REAL value, const char *logits, int64_t count, int storage) {
     int64_t k = 0;
     for (; k + HALF_GROUP <= count; k += HALF_GROUP) {
-        const vec a = v_max(v_load(logits + k), v_load(logits + k + LANES));
-        const vec b = v_max(v_load(logits + k + 2 * LANES), v_load(logits + k + 3 * LANES));
+        const vec a = v_max(NAME(load_stored)(logits, k, storage), NAME(load_stored)(logits, k + LANES, storage));
+        const vec b =
+            v_max(NAME(load_stored)(logits, k + 2 * LANES, storage), NAME(load_stored)(logits, k + 3 * LANES, storage));
         if (v_mask_bits(v_equal(v_max(a, b), v_splat(value))))
             break;
     }
     for (; k < count; k += LANES) {
-        vec x = count - k < LANES ? v_load_first(logits + k, (int)(count - k), NAN) : v_load(logits + k);
+        const vec x = NAME(load_stored_up_to)(logits, k, count - k, NAN, storage);
         unsigned found = v_mask_bits(v_equal(x, v_splat(value)));
         for (int64_t lane = 0; found; ++lane, found >>= 1)
             if (found & 1u)
@@ -162,15 +186,16 @@ KERNEL_INLINE void NAME(four_exponentials)(const vec *x, const NAME(block_frame)
  * start (a constant below 0 where there is none), is left out of the sum.  Meanwhile the same classes of the next block, or
  * of the next row, come from memory: without that the maximum's sweep would wait for memory and the exponentials leave it
  * idle. */
-KERNEL_INLINE vec NAME(forward_half)(const REAL *logits, const NAME(masses) * masses, int64_t at, REAL *e, int excluded,
-                                     const NAME(block_frame) * frame, NAME(block_sums) * sums, int kind) {
+KERNEL_INLINE vec NAME(forward_half)(const char *logits, const NAME(masses) * masses, int64_t at, REAL *e, int excluded,
+                                     const NAME(block_frame) * frame, NAME(block_sums) * sums, int kind, int storage) {
     vec x[4], exponentials[4], mass[4];
     for (int line = 0; line < HALF_GROUP; line += LANES) {
-        PREFETCH(logits + BLOCK + line);
+        if (line * NAME(stored_bytes)(storage) % 64 == 0)
+            PREFETCH(NAME(stored_at)(logits, BLOCK + line, storage));
         if (HAS_OWN_MASSES(kind))
             PREFETCH(masses->targets + at + BLOCK + line);
     }
-    EACH_OF(4, x[j] = v_load(logits + j * LANES));
+    EACH_OF(4, x[j] = NAME(load_stored)(logits, j * LANES, storage));
     if (HAS_OWN_MASSES(kind)) {
         EACH_OF(4, mass[j] = NAME(mass_of_vector)(masses, at + j * LANES, kind));
         NAME(add_masses)(x, mass, frame->base, sums);
@@ -184,17 +209,15 @@ KERNEL_INLINE vec NAME(forward_half)(const REAL *logits, const NAME(masses) * ma
 }
 
 /* One whole group; `excluded` counts from its start, or is -GROUP, a constant. */
-KERNEL_INLINE void NAME(forward_group)(const REAL *logits, const NAME(masses) * masses, int64_t at, REAL *e,
-                                       int excluded, const NAME(block_frame) * frame, NAME(block_sums) * sums,
-                                       int kind) {
-    const vec first = NAME(forward_half)(logits, masses, at, e, excluded, frame, sums, kind);
-    const vec second = NAME(forward_half)(logits + HALF_GROUP, masses, at + HALF_GROUP, e + HALF_GROUP,
-                                          excluded > -GROUP ? excluded - HALF_GROUP : excluded, frame, sums, kind);
+KERNEL_INLINE void NAME(forward_group)(const char *logits, const NAME(masses) * masses, int64_t at, REAL *e,
+                                       int excluded, const NAME(block_frame) * frame, NAME(block_sums) * sums, int kind,
+                                       int storage) {
+    const char *upper = NAME(stored_at)(logits, HALF_GROUP, storage);
+    const vec first = NAME(forward_half)(logits, masses, at, e, excluded, frame, sums, kind, storage);
+    const vec second =
+        NAME(forward_half)(upper, masses, at + HALF_GROUP, e + HALF_GROUP,
+                           excluded > -GROUP ? excluded - HALF_GROUP : excluded, frame, sums, kind, storage);
     NAME(wide_add)(&sums->exponentials, v_add(first, second));
-}
-
-KERNEL_INLINE vec NAME(load_up_to)(const REAL *source, int count, REAL fill) {
-    return count >= LANES ? v_load(source) : count > 0 ? v_load_first(source, count, fill) : v_splat(fill);
 }
 
 KERNEL_INLINE void NAME(store_up_to)(REAL *destination, int count, vec a) {
@@ -205,11 +228,11 @@ KERNEL_INLINE void NAME(store_up_to)(REAL *destination, int count, vec a) {
 }
 
 /* Half of a group that is cut short: the classes that are not there have the logit -inf and no target. */
-KERNEL_INLINE vec NAME(forward_last_half)(const REAL *logits, const NAME(masses) * masses, int64_t at, REAL *e,
+KERNEL_INLINE vec NAME(forward_last_half)(const char *logits, const NAME(masses) * masses, int64_t at, REAL *e,
                                           int count, int excluded, const NAME(block_frame) * frame,
-                                          NAME(block_sums) * sums, int kind) {
+                                          NAME(block_sums) * sums, int kind, int storage) {
     vec x[4], exponentials[4], mass[4];
-    EACH_OF(4, x[j] = NAME(load_up_to)(logits + j * LANES, count - j * LANES, -INFINITY));
+    EACH_OF(4, x[j] = NAME(load_stored_up_to)(logits, j * LANES, count - j * LANES, -INFINITY, storage));
     if (HAS_OWN_MASSES(kind)) {
         EACH_OF(4, mass[j] = NAME(mass_of_some)(masses, at + j * LANES, count - j * LANES, kind));
         NAME(add_masses)(x, mass, frame->base, sums);
@@ -221,13 +244,14 @@ KERNEL_INLINE vec NAME(forward_last_half)(const REAL *logits, const NAME(masses)
     return NAME(sum_of_four)(exponentials);
 }
 
-KERNEL_INLINE void NAME(forward_last_group)(const REAL *logits, const NAME(masses) * masses, int64_t at, REAL *e,
+KERNEL_INLINE void NAME(forward_last_group)(const char *logits, const NAME(masses) * masses, int64_t at, REAL *e,
                                             int count, int excluded, const NAME(block_frame) * frame,
-                                            NAME(block_sums) * sums, int kind) {
-    vec sum = NAME(forward_last_half)(logits, masses, at, e, count, excluded, frame, sums, kind);
+                                            NAME(block_sums) * sums, int kind, int storage) {
+    const char *upper = NAME(stored_at)(logits, HALF_GROUP, storage);
+    vec sum = NAME(forward_last_half)(logits, masses, at, e, count, excluded, frame, sums, kind, storage);
     if (count > HALF_GROUP)
-        sum = v_add(sum, NAME(forward_last_half)(logits + HALF_GROUP, masses, at + HALF_GROUP, e + HALF_GROUP,
-                                                 count - HALF_GROUP, excluded - HALF_GROUP, frame, sums, kind));
+        sum = v_add(sum, NAME(forward_last_half)(upper, masses, at + HALF_GROUP, e + HALF_GROUP, count - HALF_GROUP,
+                                                 excluded - HALF_GROUP, frame, sums, kind, storage));
     NAME(wide_add)(&sums->exponentials, sum);
 }
 
@@ -252,25 +276,28 @@ KERNEL_INLINE NAME(block_frame)
 
 /* All groups of a block, the excluded class (or -1) left out of the sum.  Exponentials go to `e`, or to one place again and
  * again where it is NULL. */
-KERNEL_INLINE void NAME(forward_groups)(const REAL *logits, const NAME(masses) * masses, int64_t first, REAL *e,
+KERNEL_INLINE void NAME(forward_groups)(const char *logits, const NAME(masses) * masses, int64_t first, REAL *e,
                                         int64_t count, int64_t excluded, const NAME(block_frame) * frame,
-                                        NAME(block_sums) * sums, int kind) {
+                                        NAME(block_sums) * sums, int kind, int storage) {
     ALIGNED_64 REAL nowhere[GROUP];
     REAL *place = e ? e : nowhere;
     const int64_t step = e ? GROUP : 0, whole = count - count % GROUP;
     const int64_t special = excluded < 0 || excluded >= whole ? whole : excluded - excluded % GROUP;
     int64_t k = 0;
     for (; k < special; k += GROUP, place += step)
-        NAME(forward_group)(logits + k, masses, first + k, place, -GROUP, frame, sums, kind);
+        NAME(forward_group)(NAME(stored_at)(logits, k, storage), masses, first + k, place, -GROUP, frame, sums, kind,
+                            storage);
     if (k < whole) {
-        NAME(forward_group)(logits + k, masses, first + k, place, (int)(excluded - k), frame, sums, kind);
+        NAME(forward_group)(NAME(stored_at)(logits, k, storage), masses, first + k, place, (int)(excluded - k), frame,
+                            sums, kind, storage);
         k += GROUP, place += step;
     }
     for (; k < whole; k += GROUP, place += step)
-        NAME(forward_group)(logits + k, masses, first + k, place, -GROUP, frame, sums, kind);
+        NAME(forward_group)(NAME(stored_at)(logits, k, storage), masses, first + k, place, -GROUP, frame, sums, kind,
+                            storage);
     if (k < count)
-        NAME(forward_last_group)(logits + k, masses, first + k, place, (int)(count - k), (int)(excluded - k), frame,
-                                 sums, kind);
+        NAME(forward_last_group)(NAME(stored_at)(logits, k, storage), masses, first + k, place, (int)(count - k),
+                                 (int)(excluded - k), frame, sums, kind, storage);
 }
 
 /* LANES_DISTANCE_UNIT times w (base - x); with `drops_zeros` 0 where w is, whatever the logit. */
@@ -284,8 +311,8 @@ KERNEL_INLINE vec NAME(weighted_distance)(vec x, vec class_weight, vec base, int
 
 /* The distances of smoothed targets in a block, the sum of weighted_distance: a sweep of their own, since the exponentials need the
  * registers.  Eight vectors in a tree, then in the wide sum. */
-KERNEL_INLINE double NAME(sum_of_distances)(const REAL *logits, const REAL *class_weight, int64_t count, vec base,
-                                            int is_weighted, int drops_zeros) {
+KERNEL_INLINE double NAME(sum_of_distances)(const char *logits, const REAL *class_weight, int64_t count, vec base,
+                                            int is_weighted, int drops_zeros, int storage) {
     NAME(wide) sum = NAME(zero_wide)();
     const REAL nearest = v_first(base) / LANES_DISTANCE_UNIT;
     vec near[4], far[4], weight[4] = {base, base, base, base};
@@ -293,12 +320,12 @@ KERNEL_INLINE double NAME(sum_of_distances)(const REAL *logits, const REAL *clas
     for (; k + GROUP <= count; k += GROUP) {
         if (is_weighted)
             EACH_OF(4, weight[j] = v_load(class_weight + k + j * LANES));
-        EACH_OF(4, near[j] = NAME(weighted_distance)(v_load(logits + k + j * LANES), weight[j], base, is_weighted,
-                                                     drops_zeros));
+        EACH_OF(4, near[j] = NAME(weighted_distance)(NAME(load_stored)(logits, k + j * LANES, storage), weight[j], base,
+                                                     is_weighted, drops_zeros));
         if (is_weighted)
             EACH_OF(4, weight[j] = v_load(class_weight + k + HALF_GROUP + j * LANES));
-        EACH_OF(4, far[j] = NAME(weighted_distance)(v_load(logits + k + HALF_GROUP + j * LANES), weight[j], base,
-                                                    is_weighted, drops_zeros);
+        EACH_OF(4, far[j] = NAME(weighted_distance)(NAME(load_stored)(logits, k + HALF_GROUP + j * LANES, storage),
+                                                    weight[j], base, is_weighted, drops_zeros);
                 near[j] = v_add(near[j], far[j]));
         NAME(add_four)(&sum, near);
     }
@@ -307,29 +334,29 @@ KERNEL_INLINE double NAME(sum_of_distances)(const REAL *logits, const REAL *clas
         if (is_weighted)
             EACH_OF(4, weight[j] = NAME(load_up_to)(class_weight + k + j * LANES, left - j * LANES, 0));
         /* classes that are not there are no distance away */
-        EACH_OF(4,
-                near[j] = NAME(weighted_distance)(NAME(load_up_to)(logits + k + j * LANES, left - j * LANES, nearest),
-                                                  weight[j], base, is_weighted, drops_zeros));
+        EACH_OF(4, near[j] = NAME(weighted_distance)(
+                       NAME(load_stored_up_to)(logits, k + j * LANES, left - j * LANES, nearest, storage), weight[j],
+                       base, is_weighted, drops_zeros));
         NAME(add_four)(&sum, near);
     }
     return NAME(distance_total)(sum);
 }
 
 /* Mass and distance of a block of smoothed targets, over E / C. */
-KERNEL_INLINE void NAME(smoothed_block)(const REAL *logits, const NAME(masses) * masses, int64_t first, int64_t count,
-                                        vec base, NAME(block_summary) * summary) {
+KERNEL_INLINE void NAME(smoothed_block)(const char *logits, const NAME(masses) * masses, int64_t first, int64_t count,
+                                        vec base, NAME(block_summary) * summary, int storage) {
     summary->target_mass = masses->class_weight ? masses->weight_sums[first / BLOCK] : (double)count;
     summary->distance = 0;
     if (masses->smoothing == 0)
         return;
     if (masses->class_weight) {
         const REAL *class_weight = masses->class_weight + first;
-        summary->distance = NAME(sum_of_distances)(logits, class_weight, count, base, 1, 0);
+        summary->distance = NAME(sum_of_distances)(logits, class_weight, count, base, 1, 0, storage);
         /* 0 * inf = 0, which is rare enough for another sweep */
         if (summary->distance != summary->distance)
-            summary->distance = NAME(sum_of_distances)(logits, class_weight, count, base, 1, 1);
+            summary->distance = NAME(sum_of_distances)(logits, class_weight, count, base, 1, 1, storage);
     } else {
-        summary->distance = NAME(sum_of_distances)(logits, NULL, count, base, 0, 0);
+        summary->distance = NAME(sum_of_distances)(logits, NULL, count, base, 0, 0, storage);
     }
 }
 
@@ -351,8 +378,8 @@ KERNEL_INLINE NAME(settings) NAME(settings_of)(const xent_batch *batch) {
 }
 
 /* Exponentials of the group at `at` in a block, to `e`: from where the sweep has left them or, if nowhere, again. */
-KERNEL_INLINE void NAME(load_group)(const REAL *logits, const REAL *left, int64_t at, int64_t count,
-                                    const NAME(block_frame) * frame, vec *e) {
+KERNEL_INLINE void NAME(load_group)(const char *logits, const REAL *left, int64_t at, int64_t count,
+                                    const NAME(block_frame) * frame, vec *e, int storage) {
     vec x[4];
     for (int half = 0; half < GROUP; half += HALF_GROUP) {
         const int64_t first = at + half;
@@ -361,7 +388,7 @@ KERNEL_INLINE void NAME(load_group)(const REAL *logits, const REAL *left, int64_
         if (left) {
             EACH_OF(4, place[j] = NAME(load_up_to)(left + first + j * LANES, some - j * LANES, 0));
         } else {
-            EACH_OF(4, x[j] = NAME(load_up_to)(logits + first + j * LANES, some - j * LANES, -INFINITY));
+            EACH_OF(4, x[j] = NAME(load_stored_up_to)(logits, first + j * LANES, some - j * LANES, -INFINITY, storage));
             NAME(four_exponentials)(x, frame, place);
         }
     }
@@ -377,8 +404,9 @@ KERNEL_INLINE vec NAME(sum_of_group)(const vec *e, int64_t excluded) {
 
 /* Sum of a block without its first maximum, from `sum`, which lacks the target (-1: it is in another block).  It is the same
  * whatever the target is, but for roundings of the wide sum. */
-static NEVER_INLINE double NAME(sum_below_maximum)(NAME(wide) sum, const REAL *logits, const REAL *left, int64_t count,
-                                                   int64_t target, int64_t maximum, const NAME(block_frame) * frame) {
+static NEVER_INLINE double NAME(sum_below_maximum)(NAME(wide) sum, const char *logits, const REAL *left, int64_t count,
+                                                   int64_t target, int64_t maximum, const NAME(block_frame) * frame,
+                                                   int storage) {
     const vec zero = v_splat(0);
     const int64_t positions[2] = {maximum, target};
     for (int k = 0; k < 2; ++k) {
@@ -386,7 +414,7 @@ static NEVER_INLINE double NAME(sum_below_maximum)(NAME(wide) sum, const REAL *l
         vec e[8];
         if (positions[k] < 0 || (k == 1 && maximum >= 0 && maximum / GROUP == target / GROUP))
             continue;
-        NAME(load_group)(logits, left, at, count, frame, e);
+        NAME(load_group)(logits, left, at, count, frame, e, storage);
         NAME(wide_add)(&sum, NAME(sum_of_group)(e, k == 0 ? maximum - at : -GROUP));
         const int64_t lacking = target >= at && target < at + GROUP ? target - at : -GROUP;
         NAME(wide_add)(&sum, v_sub(zero, NAME(sum_of_group)(e, lacking)));
@@ -395,15 +423,15 @@ static NEVER_INLINE double NAME(sum_below_maximum)(NAME(wide) sum, const REAL *l
 }
 
 /* Forward sweep of a block that begins at class `first`; `excluded` counts from there (index targets). */
-KERNEL_INLINE void NAME(forward_block)(const REAL *logits, const NAME(masses) * masses, REAL *e, int64_t count,
+KERNEL_INLINE void NAME(forward_block)(const char *logits, const NAME(masses) * masses, REAL *e, int64_t count,
                                        int64_t first, int64_t excluded, const NAME(settings) * settings,
-                                       NAME(block_summary) * summary, int kind) {
-    const REAL maximum = NAME(block_maximum)(logits, count);
+                                       NAME(block_summary) * summary, int kind, int storage) {
+    const REAL maximum = NAME(block_maximum)(logits, count, storage);
     const NAME(block_frame) frame = NAME(frame_of_block)(maximum, &settings->scale, summary);
     NAME(block_sums) sums = {NAME(zero_wide)(), NAME(zero_wide)(), NAME(zero_wide)()};
     int64_t position = -1;
     if (HAS_MASS(kind) || settings->wants_prediction || settings->row.wants_lse) {
-        position = NAME(first_position_of)(maximum, logits, count);
+        position = NAME(first_position_of)(maximum, logits, count, storage);
         summary->pivot = position < 0 ? -1 : first + position;
         if (HAS_MASS(kind))
             excluded = position;
@@ -416,11 +444,12 @@ KERNEL_INLINE void NAME(forward_block)(const REAL *logits, const NAME(masses) * 
                                                              summary->reference + (FLOAT64_SCALE_UP - SCALE_UP),
                                                              &settings->row.scale);
     if (kind == XENT_SMOOTHED_TARGETS)
-        NAME(smoothed_block)(logits, masses, first, count, frame.base, summary);
-    NAME(forward_groups)(logits, masses, first, e, count, excluded, &frame, &sums, kind);
+        NAME(smoothed_block)(logits, masses, first, count, frame.base, summary, storage);
+    NAME(forward_groups)(logits, masses, first, e, count, excluded, &frame, &sums, kind, storage);
     summary->sum_of_others = NAME(wide_total)(sums.exponentials);
     if (!HAS_MASS(kind) && settings->row.wants_lse)
-        summary->sum_below = NAME(sum_below_maximum)(sums.exponentials, logits, e, count, excluded, position, &frame);
+        summary->sum_below =
+            NAME(sum_below_maximum)(sums.exponentials, logits, e, count, excluded, position, &frame, storage);
     if (HAS_OWN_MASSES(kind)) {
         summary->target_mass = NAME(wide_total)(sums.target_mass);
         summary->distance = NAME(distance_total)(sums.distance);
@@ -450,10 +479,12 @@ KERNEL_INLINE const NAME(block_summary) *
 
 /* A row on its way from the forward to the backward sweep. */
 typedef struct {
-    const REAL *logits;
-    REAL *grad;         /* NULL for the loss alone */
-    REAL *exponentials; /* the same place, or NULL where no exponentials are kept there */
-    double maximum;     /* found on the way */
+    const char *logits;
+    char *grad;         /* NULL for the loss alone */
+    REAL *exponentials; /* the same place or, where that has 16 bits, `scratch`; NULL where none are kept */
+    REAL *scratch;      /* a row of the type that is computed with; NULL where logits and gradient both are of it */
+    xent_storage logits_storage, grad_storage;
+    double maximum; /* found on the way */
     int64_t classes, label;
     int64_t pivot, prediction; /* found on the way */
     double weight;
@@ -587,48 +618,49 @@ KERNEL_INLINE vec NAME(backward_mass)(const NAME(masses) * masses, int64_t at, i
     return v_mul(frame->minus_weight, NAME(load_up_to)(masses->class_weight + at, count, 0));
 }
 
-/* `count` classes from class `first`, whose place is `grad`. */
-KERNEL_INLINE void NAME(backward_vectors)(REAL *grad, const NAME(masses) * masses, int64_t first, int64_t count,
-                                          const NAME(backward_frame) * frame, int in_two_steps, int is_weighted,
-                                          int kind) {
+/* `count` classes from class `first`, whose place is `grad`; it may be that of their exponentials `e`. */
+KERNEL_INLINE void NAME(backward_vectors)(const REAL *e, char *grad, const NAME(masses) * masses, int64_t first,
+                                          int64_t count, const NAME(backward_frame) * frame, int in_two_steps,
+                                          int is_weighted, int kind, int storage) {
     int64_t k = 0;
     for (; k + 2 * LANES <= count; k += 2 * LANES) {
         for (int j = 0; j < 2 * LANES; j += LANES) {
             const vec mass = NAME(backward_mass)(masses, first + k + j, LANES, frame, is_weighted, kind);
-            v_store(grad + k + j, NAME(backward_vector)(v_load(grad + k + j), mass, frame, in_two_steps, kind));
+            NAME(store_stored)(grad, k + j, NAME(backward_vector)(v_load(e + k + j), mass, frame, in_two_steps, kind),
+                               storage);
         }
     }
     for (; k < count; k += LANES) {
         const int left = count - k < LANES ? (int)(count - k) : LANES;
         const vec mass = NAME(backward_mass)(masses, first + k, left, frame, is_weighted, kind);
-        const vec e = v_load_first(grad + k, left, 0);
-        v_store_first(grad + k, left, NAME(backward_vector)(e, mass, frame, in_two_steps, kind));
+        const vec some = v_load_first(e + k, left, 0);
+        NAME(store_first_stored)(grad, k, left, NAME(backward_vector)(some, mass, frame, in_two_steps, kind), storage);
     }
 }
 
 /* Backward sweep of one block: grad = e * factor * block weight (- weight * t).  `label` counts from its first class.  Where the factors would leave the normal
  * numbers they are RESCALE times larger, and that is taken back last. */
-KERNEL_INLINE void NAME(backward_block)(REAL *grad, const NAME(masses) * masses, int64_t first, int64_t count,
-                                        double row_factor, double block_weight, double weight, int64_t label,
-                                        int kind) {
+KERNEL_INLINE void NAME(backward_block)(const REAL *e, char *grad, const NAME(masses) * masses, int64_t first,
+                                        int64_t count, double row_factor, double block_weight, double weight,
+                                        int64_t label, int kind, int storage) {
     const int is_smoothed = kind == XENT_SMOOTHED_TARGETS, has_label = is_smoothed && label >= 0 && label < count;
-    const REAL exp_of_label = has_label ? grad[label] : 0;
+    const REAL exp_of_label = has_label ? e[label] : 0;
     const int in_two_steps = fabs(row_factor * block_weight) < SMALL_FACTOR;
     const REAL factor = (REAL)(row_factor * (in_two_steps ? RESCALE : 1) * block_weight);
     const NAME(backward_frame) frame = {v_splat(factor), v_splat((REAL)(1 / RESCALE)),
                                         v_splat(-(REAL)(is_smoothed ? weight * masses->smoothing : weight))};
     const int is_weighted = is_smoothed && masses->class_weight != NULL;
     if (in_two_steps)
-        NAME(backward_vectors)(grad, masses, first, count, &frame, 1, is_weighted, kind);
+        NAME(backward_vectors)(e, grad, masses, first, count, &frame, 1, is_weighted, kind, storage);
     else if (is_weighted)
-        NAME(backward_vectors)(grad, masses, first, count, &frame, 0, 1, kind);
+        NAME(backward_vectors)(e, grad, masses, first, count, &frame, 0, 1, kind, storage);
     else
-        NAME(backward_vectors)(grad, masses, first, count, &frame, 0, 0, kind);
+        NAME(backward_vectors)(e, grad, masses, first, count, &frame, 0, 0, kind, storage);
     if (has_label) {
         const double class_weight = masses->class_weight ? (double)masses->class_weight[first + label] : 1;
-        const double mass = masses->label_mass + masses->smoothing * class_weight;
-        grad[label] = v_first(
-            NAME(backward_vector)(v_splat(exp_of_label), v_splat(-(REAL)(weight * mass)), &frame, in_two_steps, kind));
+        const vec mass = v_splat(-(REAL)(weight * (masses->label_mass + masses->smoothing * class_weight)));
+        const vec value = NAME(backward_vector)(v_splat(exp_of_label), mass, &frame, in_two_steps, kind);
+        NAME(store_number)(grad, label, v_first(value), storage);
     }
 }
 
@@ -637,45 +669,58 @@ KERNEL_INLINE void NAME(fill)(REAL *destination, int64_t count, REAL value) {
         destination[k] = value;
 }
 
-/* Forward sweep of block `b`. */
-KERNEL_INLINE void NAME(forward_block_of)(const NAME(long_row) * row, int64_t b, const NAME(settings) * settings,
-                                          int kind) {
-    const int64_t first = b * BLOCK, count = NAME(block_length)(row->classes, first), in_block = row->label - first;
-    const int64_t excluded = !HAS_MASS(kind) && in_block >= 0 && in_block < count ? in_block : -1;
-    NAME(forward_block)(row->logits + first, &row->masses, row->exponentials ? row->exponentials + first : NULL, count,
-                        first, excluded, settings, row->blocks + b, kind);
+/* The same wherever a row's gradient lies. */
+KERNEL_INLINE void NAME(fill_gradient)(const NAME(long_row) * row, int64_t first, int64_t count, REAL value) {
+    if (row->grad_storage == XENT_AS_COMPUTED)
+        NAME(fill)((REAL *)(void *)row->grad + first, count, value);
+    else
+        for (int64_t k = first; k < first + count; ++k)
+            NAME(store_number)(row->grad, k, value, row->grad_storage);
 }
 
-/* log p = (x - m) / T - log of the sum, in one block. */
-KERNEL_INLINE void NAME(log_probabilities)(const REAL *logits, REAL *destination, int64_t count, REAL maximum,
-                                           double log_of_sum, REAL temperature) {
+/* Forward sweep of block `b`. */
+KERNEL_INLINE void NAME(forward_block_of)(const NAME(long_row) * row, int64_t b, const NAME(settings) * settings,
+                                          int kind, int storage) {
+    const int64_t first = b * BLOCK, count = NAME(block_length)(row->classes, first), in_block = row->label - first;
+    const int64_t excluded = !HAS_MASS(kind) && in_block >= 0 && in_block < count ? in_block : -1;
+    NAME(forward_block)(NAME(stored_at)(row->logits, first, storage), &row->masses,
+                        row->exponentials ? row->exponentials + first : NULL, count, first, excluded, settings,
+                        row->blocks + b, kind, storage);
+}
+
+/* log p = (x - m) / T - log of the sum, of `count` classes from class `first`. */
+KERNEL_INLINE void NAME(log_probabilities)(const NAME(long_row) * row, int64_t first, int64_t count, double log_of_sum,
+                                           REAL temperature, int logits_storage, int storage) {
     /* what the logarithm's rounding dropped is below half a unit of every difference */
-    const vec logarithm = v_splat((REAL)log_of_sum);
+    const vec logarithm = v_splat((REAL)log_of_sum), maximum = v_splat((REAL)row->maximum);
     for (int64_t k = 0; k < count; k += LANES) {
         const int left = count - k < LANES ? (int)(count - k) : LANES;
-        vec x = v_sub(NAME(load_up_to)(logits + k, left, 0), v_splat(maximum));
+        vec x = v_sub(NAME(load_first_stored)(row->logits, first + k, left, 0, logits_storage), maximum);
         if (temperature != 1)
             x = v_div(x, v_splat(temperature));
-        NAME(store_up_to)(destination + k, left, v_sub(x, logarithm));
+        NAME(store_first_stored)(row->grad, first + k, left, v_sub(x, logarithm), storage);
     }
 }
 
 /* Backward sweep of block `b` with the results in lane `k`. */
 KERNEL_INLINE void NAME(backward_block_of)(const NAME(long_row) * row, int64_t b, double temperature,
-                                           const row_results *results, int k, int kind) {
+                                           const row_results *results, int k, int kind, int storage) {
     const int64_t first = b * BLOCK, count = NAME(block_length)(row->classes, first);
-    REAL *grad = row->grad + first;
     if (!(results->is_number >> k & 1)) {
-        NAME(fill)(grad, count, NAN);
+        NAME(fill_gradient)(row, first, count, NAN);
         return;
     }
-    if (!row->exponentials) {
-        NAME(log_probabilities)(row->logits + first, grad, count, (REAL)row->maximum, results->log_of_sum[k],
-                                (REAL)temperature);
+    if (kind == XENT_SMOOTHED_TARGETS && !row->exponentials) {
+        const double log_of_sum = results->log_of_sum[k];
+        if (row->logits_storage == (xent_storage)storage)
+            NAME(log_probabilities)(row, first, count, log_of_sum, (REAL)temperature, storage, storage);
+        else
+            NAME(log_probabilities)(row, first, count, log_of_sum, (REAL)temperature, row->logits_storage, storage);
         return;
     }
-    NAME(backward_block)(grad, &row->masses, first, count, results->factor[k], row->blocks[b].weight,
-                         row->weight / temperature, row->label - first, kind);
+    NAME(backward_block)(row->exponentials + first, row->grad + first * NAME(stored_bytes)(storage), &row->masses,
+                         first, count, results->factor[k], row->blocks[b].weight, row->weight / temperature,
+                         row->label - first, kind, storage);
     if (row->pivot >= first && row->pivot < first + count)
-        row->grad[row->pivot] = (REAL)results->pivot_gradient[k];
+        NAME(store_number)(row->grad, row->pivot, (REAL)results->pivot_gradient[k], storage);
 }

@@ -3,6 +3,7 @@
  * Knows: the two algorithms and when each is taken; target kind is a constant that is inlined into them.
  * Must not know: instruction sets, threads, Python.
  */
+#include "storage.h"
 #include "lanes_along_classes.h"
 #include "double_rows.h"
 #include "lanes_along_rows.h"
@@ -28,6 +29,9 @@ static size_t NAME(workspace_bytes)(int64_t classes) {
     const size_t bytes = blocks * (rows * sizeof(NAME(block_summary)) + sizeof(double));
     return classes <= MOST_CLASSES_ALONG_ROWS ? 0 : (bytes + 63) / 64 * 64;
 }
+
+/* Numbers from one scratch row to the next. */
+KERNEL_INLINE int64_t NAME(scratch_step)(int64_t classes) { return (classes + LANES - 1) / LANES * LANES; }
 
 /* Masses of row `row`, whose class index is `label` if it has one; `weight_sums`, of the class weights of each block. */
 KERNEL_INLINE NAME(masses)
@@ -58,14 +62,26 @@ KERNEL_INLINE double NAME(weight_of_row)(const xent_batch *batch, int64_t row, i
     return HAS_MASS(kind) || !batch->class_weight ? weight : weight * NAME(class_weight)(batch, label);
 }
 
-/* Where row `row` lies; `blocks` is its part of the workspace. */
-KERNEL_INLINE NAME(long_row) NAME(long_row_at)(const xent_batch *batch, int64_t row, int64_t label,
-                                               NAME(block_summary) * blocks, const double *weight_sums, int kind) {
+/* Whether numbers of a batch lie in 16 bits. */
+KERNEL_INLINE int NAME(is_stored)(const xent_batch *batch) {
+    return batch->logits_storage != XENT_AS_COMPUTED || batch->grad_storage != XENT_AS_COMPUTED;
+}
+
+/* Where row `row` lies; `blocks` and `scratch` are its parts of the workspace. */
+KERNEL_INLINE NAME(long_row)
+    NAME(long_row_at)(const xent_batch *batch, int64_t row, int64_t label, NAME(block_summary) * blocks,
+                      const double *weight_sums, REAL *scratch, int kind) {
     const int64_t class_index = HAS_LABELS(kind) ? clamped_label(label, batch->classes) : -1;
+    const int keeps_exponentials = batch->grad && batch->output != XENT_LOG_PROBABILITIES;
     NAME(long_row) r;
-    r.logits = (const REAL *)(const void *)(batch->logits + row * batch->logits_row_stride);
-    r.grad = batch->grad ? (REAL *)(void *)(batch->grad + row * batch->grad_row_stride) : NULL;
-    r.exponentials = batch->output == XENT_LOG_PROBABILITIES ? NULL : r.grad;
+    r.logits = batch->logits + row * batch->logits_row_stride;
+    r.grad = batch->grad ? batch->grad + row * batch->grad_row_stride : NULL;
+    r.scratch = scratch;
+    r.exponentials = !keeps_exponentials                       ? NULL
+                     : batch->grad_storage == XENT_AS_COMPUTED ? (REAL *)(void *)r.grad
+                                                               : scratch;
+    r.logits_storage = batch->logits_storage;
+    r.grad_storage = batch->grad_storage;
     r.classes = batch->classes;
     r.label = class_index;
     r.pivot = r.prediction = -1;
@@ -75,48 +91,54 @@ KERNEL_INLINE NAME(long_row) NAME(long_row_at)(const xent_batch *batch, int64_t 
     return r;
 }
 
-/* The two sweeps over a block are functions of their own: one copy of each serves rows and parts of rows. */
+typedef void (*NAME(forward_sweep))(const NAME(long_row) * row, int64_t b, const NAME(settings) * settings);
+typedef void (*NAME(backward_sweep))(const NAME(long_row) * row, int64_t b, double temperature,
+                                     const row_results *results, int k);
+
+/* The two sweeps over a block are functions of their own, one for each storage: one copy of each serves rows and parts of rows. */
 #ifndef BLOCK_SWEEPS
-#define BLOCK_SWEEPS(name, kind)                                                                                       \
-    static void NAME(forward_##name##_block)(const NAME(long_row) * row, int64_t b, const NAME(settings) * settings) { \
-        NAME(forward_block_of)(row, b, settings, kind);                                                                \
-    }                                                                                                                  \
-    static void NAME(backward_##name##_block)(const NAME(long_row) * row, int64_t b, double temperature,               \
-                                              const row_results *results, int k) {                                     \
-        NAME(backward_block_of)(row, b, temperature, results, k, kind);                                                \
+#define BLOCK_SWEEPS(type, storage, name, kind)                                                           \
+    static void NAME(forward_##name##_##type)(const NAME(long_row) * row, int64_t b,                      \
+                                              const NAME(settings) * settings) {                          \
+        NAME(forward_block_of)(row, b, settings, kind, storage);                                          \
+    }                                                                                                     \
+    static void NAME(backward_##name##_##type)(const NAME(long_row) * row, int64_t b, double temperature, \
+                                               const row_results *results, int k) {                       \
+        NAME(backward_block_of)(row, b, temperature, results, k, kind, storage);                          \
     }
+#define FORWARD_SWEEP(type, storage, name, kind) NAME(forward_##name##_##type),
+#define BACKWARD_SWEEP(type, storage, name, kind) NAME(backward_##name##_##type),
+/* Both, by the storage of logits or gradient. */
+#define SWEEP_TABLES(name, kind, each)                                                         \
+    each(BLOCK_SWEEPS, name, kind) static const NAME(forward_sweep)                            \
+        NAME(forward_##name##_sweeps)[XENT_STORAGE_COUNT] = {each(FORWARD_SWEEP, name, kind)}; \
+    static const NAME(backward_sweep)                                                          \
+        NAME(backward_##name##_sweeps)[XENT_STORAGE_COUNT] = {each(BACKWARD_SWEEP, name, kind)};
+#define AS_COMPUTED_ALONE(each, ...) each(as_computed, XENT_AS_COMPUTED, __VA_ARGS__)
 #endif
-BLOCK_SWEEPS(index, XENT_INDEX_TARGETS)
-BLOCK_SWEEPS(dense, XENT_DENSE_TARGETS)
-BLOCK_SWEEPS(shaped, XENT_SHAPED_TARGETS)
-BLOCK_SWEEPS(smoothed, XENT_SMOOTHED_TARGETS)
+SWEEP_TABLES(index, XENT_INDEX_TARGETS, EACH_STORAGE)
+SWEEP_TABLES(dense, XENT_DENSE_TARGETS, AS_COMPUTED_ALONE)
+SWEEP_TABLES(shaped, XENT_SHAPED_TARGETS, AS_COMPUTED_ALONE)
+SWEEP_TABLES(smoothed, XENT_SMOOTHED_TARGETS, EACH_STORAGE)
 
 KERNEL_INLINE void NAME(forward_some_blocks)(const NAME(long_row) * row, int64_t first, int64_t count,
                                              const NAME(settings) * settings, int kind) {
-    for (int64_t b = first; b < first + count; ++b) {
-        if (kind == XENT_INDEX_TARGETS)
-            NAME(forward_index_block)(row, b, settings);
-        else if (kind == XENT_DENSE_TARGETS)
-            NAME(forward_dense_block)(row, b, settings);
-        else if (kind == XENT_SHAPED_TARGETS)
-            NAME(forward_shaped_block)(row, b, settings);
-        else
-            NAME(forward_smoothed_block)(row, b, settings);
-    }
+    const NAME(forward_sweep) *sweeps = kind == XENT_INDEX_TARGETS    ? NAME(forward_index_sweeps)
+                                        : kind == XENT_DENSE_TARGETS  ? NAME(forward_dense_sweeps)
+                                        : kind == XENT_SHAPED_TARGETS ? NAME(forward_shaped_sweeps)
+                                                                      : NAME(forward_smoothed_sweeps);
+    for (int64_t b = first; b < first + count; ++b)
+        sweeps[row->logits_storage](row, b, settings);
 }
 
 KERNEL_INLINE void NAME(backward_some_blocks)(const NAME(long_row) * row, int64_t first, int64_t count,
                                               double temperature, const row_results *results, int k, int kind) {
-    for (int64_t b = first; b < first + count; ++b) {
-        if (kind == XENT_INDEX_TARGETS)
-            NAME(backward_index_block)(row, b, temperature, results, k);
-        else if (kind == XENT_DENSE_TARGETS)
-            NAME(backward_dense_block)(row, b, temperature, results, k);
-        else if (kind == XENT_SHAPED_TARGETS)
-            NAME(backward_shaped_block)(row, b, temperature, results, k);
-        else
-            NAME(backward_smoothed_block)(row, b, temperature, results, k);
-    }
+    const NAME(backward_sweep) *sweeps = kind == XENT_INDEX_TARGETS    ? NAME(backward_index_sweeps)
+                                         : kind == XENT_DENSE_TARGETS  ? NAME(backward_dense_sweeps)
+                                         : kind == XENT_SHAPED_TARGETS ? NAME(backward_shaped_sweeps)
+                                                                       : NAME(backward_smoothed_sweeps);
+    for (int64_t b = first; b < first + count; ++b)
+        sweeps[row->grad_storage](row, b, temperature, results, k);
 }
 
 /* What is told of a row besides its loss, if asked for. */
@@ -149,11 +171,12 @@ KERNEL_INLINE double NAME(tell_row)(const xent_batch *batch, int64_t row, const 
 /* Whether the lanes' type cannot hold a row, which is a question of its logits where the weight is large. */
 static NEVER_INLINE int NAME(long_row_leaves)(const NAME(long_row) * row, const NAME(settings) * settings,
                                               double factor, int is_lost) {
-    REAL maximum = row->logits[0];
+    const REAL *logits = (const REAL *)(const void *)row->logits;
+    REAL maximum = logits[0];
     int is_number = 1;
     for (int64_t k = 0; k < row->classes; ++k) {
-        is_number &= row->logits[k] < INFINITY;
-        maximum = row->logits[k] > maximum ? row->logits[k] : maximum;
+        is_number &= logits[k] < INFINITY;
+        maximum = logits[k] > maximum ? logits[k] : maximum;
     }
     if (!is_number || maximum == -INFINITY)
         return 0;
@@ -163,14 +186,15 @@ static NEVER_INLINE int NAME(long_row_leaves)(const NAME(long_row) * row, const 
     unsigned found = 0;
     for (int64_t k = 0; k < row->classes; k += LANES) {
         const int left = row->classes - k < LANES ? (int)(row->classes - k) : LANES;
-        const vec x = v_load_first(row->logits + k, left, maximum);
+        const vec x = v_load_first(logits + k, left, maximum);
         found |= v_mask_bits(NAME(is_out_of_reach)(v_sub(v_splat(maximum), x), &reach));
     }
     return found != 0;
 }
 
-/* Whether a row leaves the lanes; asked before its first exponential is written. */
-KERNEL_INLINE int NAME(leaves_lanes)(const NAME(long_row) * row, const NAME(settings) * settings, int kind) {
+/* Whether a row leaves the lanes; asked before its first exponential is written.  Logits of 16 bits that must be looked at are
+ * widened for good. */
+KERNEL_INLINE int NAME(leaves_lanes)(NAME(long_row) * row, const NAME(settings) * settings, int kind) {
     if (settings->row.output != XENT_GRADIENT && !settings->all_leave)
         return 0;
     const double mass = fabs(row->masses.label_mass) + fabs(row->masses.smoothing);
@@ -178,34 +202,61 @@ KERNEL_INLINE int NAME(leaves_lanes)(const NAME(long_row) * row, const NAME(sett
     const double factor = weight * (HAS_OWN_MASSES(kind) || mass < 1 ? 1 : mass);
     /* times a mass it is no small number, but it has lost its digits before */
     const int is_lost = HAS_MASS(kind) && weight < SMALL_FACTOR && weight != 0;
-    return (settings->all_leave || is_lost || !(factor < VISIBLE_FACTOR)) &&
-           NAME(long_row_leaves)(row, settings, factor, is_lost);
+    if (!settings->all_leave && !is_lost && factor < VISIBLE_FACTOR)
+        return 0;
+    if (row->logits_storage != XENT_AS_COMPUTED) {
+        NAME(widen)(row->logits, row->classes, row->scratch, row->logits_storage);
+        row->logits = (const char *)row->scratch;
+        row->logits_storage = XENT_AS_COMPUTED;
+    }
+    return NAME(long_row_leaves)(row, settings, factor, is_lost);
+}
+
+/* Loss of row `at`, which does, and its gradient. */
+KERNEL_INLINE double NAME(loss_of_leaving_row)(const xent_batch *batch, int64_t at, const NAME(long_row) * row,
+                                               int kind) {
+    const int is_rounded = row->grad && row->grad_storage != XENT_AS_COMPUTED;
+    xent_batch plain = *batch;
+    plain.logits = row->logits;
+    plain.logits_row_stride = 0;
+    const double loss =
+        NAME(loss_of_far_row)(&plain, at, row->label, kind, is_rounded ? row->scratch : (REAL *)(void *)row->grad, 1);
+    if (is_rounded)
+        NAME(narrow)(row->scratch, row->classes, row->grad, row->grad_storage);
+    return loss;
+}
+
+/* In place, the forward sweep overwrites it. */
+KERNEL_INLINE double NAME(logit_of_label)(const NAME(long_row) * row, int kind) {
+    return HAS_LABELS(kind) ? (double)NAME(load_number)(row->logits, row->label, row->logits_storage) : 0;
 }
 
 /* Rows [first_row, first_row + count), lanes along classes; count is at most `rows_at_once`. */
 KERNEL_INLINE void NAME(long_rows)(const xent_batch *batch, int64_t first_row, int count, const int64_t *labels,
                                    double *row_loss, NAME(block_summary) * workspace, const double *weight_sums,
-                                   const NAME(settings) * settings, int kind) {
+                                   REAL *scratch, const NAME(settings) * settings, int kind) {
     const int64_t blocks = NAME(block_count)(batch->classes);
+    const int64_t scratch_step = NAME(scratch_step)(batch->classes);
     NAME(long_row) rows[ROWS_AT_ONCE];
     row_sums sums;
     row_results results;
     int taken[ROWS_AT_ONCE], lanes = 0; /* row of each lane; ignored rows take none */
     for (int k = 0; k < count; ++k) {
         NAME(long_row) *row = &rows[lanes];
-        *row = NAME(long_row_at)(batch, first_row + k, labels[k], workspace + lanes * blocks, weight_sums, kind);
+        *row = NAME(long_row_at)(batch, first_row + k, labels[k], workspace + lanes * blocks, weight_sums,
+                                 scratch ? scratch + lanes * scratch_step : NULL, kind);
         if (HAS_LABELS(kind) && is_ignored(&batch->labels, labels[k])) {
             row_loss[k] = 0;
             NAME(tell_statistics)(batch, first_row + k, 0, -1, 0);
             if (row->grad)
-                NAME(fill)(row->grad, batch->classes, 0);
+                NAME(fill_gradient)(row, 0, batch->classes, 0);
             continue;
         }
         if (NAME(leaves_lanes)(row, settings, kind)) {
-            row_loss[k] = NAME(loss_of_far_row)(batch, first_row + k, row->label, kind, row->grad, 1);
+            row_loss[k] = NAME(loss_of_leaving_row)(batch, first_row + k, row, kind);
             continue;
         }
-        sums.target_logit[lanes] = HAS_LABELS(kind) ? (double)row->logits[row->label] : 0;
+        sums.target_logit[lanes] = NAME(logit_of_label)(row, kind);
         NAME(forward_some_blocks)(row, 0, blocks, settings, kind);
         NAME(merge_blocks)(row, settings, &sums, lanes, kind);
         taken[lanes++] = k;
@@ -227,13 +278,16 @@ KERNEL_INLINE void NAME(many_long_rows)(const xent_batch *batch, int64_t first_r
     const int64_t blocks = NAME(block_count)(batch->classes);
     const NAME(settings) settings = NAME(settings_of)(batch);
     double *weight_sums = (double *)(void *)((NAME(block_summary) *)workspace + at_once * blocks);
+    REAL *scratch = NULL;
+    if (NAME(is_stored)(batch))
+        scratch = (REAL *)(void *)((char *)workspace + NAME(workspace_bytes)(batch->classes));
     if (kind == XENT_SMOOTHED_TARGETS && batch->class_weight)
         NAME(sum_weights_of_blocks)((const REAL *)(const void *)batch->class_weight, batch->classes, 0, blocks,
                                     weight_sums);
     for (int64_t k = 0; k < row_count; k += at_once) {
         const int count = row_count - k < at_once ? (int)(row_count - k) : at_once;
         NAME(long_rows)(batch, first_row + k, count, labels + k, row_loss + k, (NAME(block_summary) *)workspace,
-                        weight_sums, &settings, kind);
+                        weight_sums, scratch, &settings, kind);
     }
 }
 
@@ -379,7 +433,14 @@ static size_t NAME(turning_bytes)(int64_t classes) {
     return classes > MOST_CLASSES_ALONG_ROWS ? 2 * NAME(bytes_of_turned)(classes) : 0;
 }
 
-/* What the threads that share a row leave for each other; its blocks' summaries and sums of class weights follow. */
+/* Rows between their sweeps that have no place for exponentials of their own. */
+MAYBE_UNUSED static size_t NAME(scratch_bytes)(int64_t classes) {
+    const int64_t rows = NAME(rows_at_once)(classes);
+    return classes > MOST_CLASSES_ALONG_ROWS ? (size_t)(rows * NAME(scratch_step)(classes)) * sizeof(REAL) : 0;
+}
+
+/* What the threads that share a row leave for each other; its blocks' summaries and sums of class weights follow, and its scratch
+ * row. */
 typedef struct {
     NAME(long_row) row;
     NAME(settings) settings;
@@ -397,7 +458,8 @@ static int64_t NAME(blocks_to_share)(int64_t classes) {
 }
 
 static size_t NAME(shared_row_bytes)(int64_t classes) {
-    return NAME(summaries_at) + (size_t)NAME(block_count)(classes) * (sizeof(NAME(block_summary)) + sizeof(double));
+    const size_t block_bytes = sizeof(NAME(block_summary)) + sizeof(double);
+    return NAME(summaries_at) + ((size_t)NAME(block_count)(classes) * block_bytes + 63) / 64 * 64;
 }
 
 KERNEL_INLINE void NAME(begin_row)(const xent_batch *batch, int64_t row, void *workspace, int kind) {
@@ -407,11 +469,14 @@ KERNEL_INLINE void NAME(begin_row)(const xent_batch *batch, int64_t row, void *w
     if (HAS_LABELS(kind))
         xent_read_labels(&batch->labels, row, 1, &label);
     shared->weight_sums = (double *)(void *)(blocks + NAME(block_count)(batch->classes));
-    shared->row = NAME(long_row_at)(batch, row, label, blocks, shared->weight_sums, kind);
+    REAL *scratch = NULL;
+    if (NAME(is_stored)(batch))
+        scratch = (REAL *)(void *)((char *)workspace + NAME(shared_row_bytes)(batch->classes));
+    shared->row = NAME(long_row_at)(batch, row, label, blocks, shared->weight_sums, scratch, kind);
     shared->settings = NAME(settings_of)(batch);
     shared->is_ignored = HAS_LABELS(kind) && is_ignored(&batch->labels, label);
     shared->leaves = !shared->is_ignored && NAME(leaves_lanes)(&shared->row, &shared->settings, kind);
-    shared->target_logit = !HAS_LABELS(kind) || shared->is_ignored ? 0 : (double)shared->row.logits[shared->row.label];
+    shared->target_logit = shared->is_ignored ? 0 : NAME(logit_of_label)(&shared->row, kind);
 }
 
 KERNEL_INLINE void NAME(forward_shared)(int64_t first_block, int64_t count, void *workspace, int kind) {
@@ -429,7 +494,7 @@ KERNEL_INLINE double NAME(finish_row)(const xent_batch *batch, int64_t row, void
     if (shared->is_ignored) {
         NAME(tell_statistics)(batch, row, 0, -1, 0);
     } else if (shared->leaves) {
-        loss = NAME(loss_of_far_row)(batch, row, shared->row.label, kind, shared->row.grad, 1);
+        loss = NAME(loss_of_leaving_row)(batch, row, &shared->row, kind);
     } else {
         row_sums sums;
         sums.target_logit[0] = shared->target_logit;
@@ -452,7 +517,7 @@ KERNEL_INLINE void NAME(backward_shared)(int64_t first_block, int64_t count, voi
         return;
     }
     for (int64_t b = first_block; b < first_block + count; ++b)
-        NAME(fill)(shared->row.grad + b * BLOCK, NAME(block_length)(shared->row.classes, b * BLOCK), 0);
+        NAME(fill_gradient)(&shared->row, b * BLOCK, NAME(block_length)(shared->row.classes, b * BLOCK), 0);
 }
 
 /* The functions of the contract for one target kind. */
@@ -477,12 +542,12 @@ KERNEL_INLINE void NAME(backward_shared)(int64_t first_block, int64_t count, voi
     static void NAME(backward_##name##_blocks)(int64_t first_block, int64_t count, void *workspace) {                 \
         NAME(backward_shared)(first_block, count, workspace, kind);                                                   \
     }
-#define ROW_KERNELS_TABLE(name, dtype)                                                      \
+#define ROW_KERNELS_TABLE(name, dtype, scratch_bytes)                                       \
     {PASTE_NAMES(name##_rows, dtype),         PASTE_NAMES(workspace_bytes, dtype),          \
      PASTE_NAMES(blocks_to_share, dtype),     PASTE_NAMES(shared_row_bytes, dtype),         \
      PASTE_NAMES(begin_##name##_row, dtype),  PASTE_NAMES(forward_##name##_blocks, dtype),  \
      PASTE_NAMES(finish_##name##_row, dtype), PASTE_NAMES(backward_##name##_blocks, dtype), \
-     PASTE_NAMES(turning_bytes, dtype)}
+     PASTE_NAMES(turning_bytes, dtype),       scratch_bytes}
 #endif
 
 ROW_KERNELS(index, XENT_INDEX_TARGETS)

@@ -106,5 +106,6 @@ KERNEL_INLINE vec NAME(times_factor)(vec value, const NAME(scaled_factor) * f, v
      NULL,                                       \
      NULL,                                       \
      NULL,                                       \
+     NULL,                                       \
      NULL}
 #endif

@@ -1,91 +1,217 @@
-/* Numbers that lie in memory in 16 bits: widened to float32, and rounded from it.  Included once, with float32's vocabulary.
+/* How numbers lie in memory: as they are computed with or, for float32, in 16 bits.  A template over REAL_BITS.
  *
- * Knows: the formats' bits.  Must not know: what the numbers are, where they go.
+ * Knows: the storage types, each a pair of load and store.  Must not know: what the numbers are, where they go.
  *
  * Widening is exact.  Rounding is to nearest, ties to even, subnormal numbers included; what is beyond the largest number becomes
- * infinite, and NaN stays NaN.  float16 has instructions of its own and so operations of the vocabulary; bfloat16 is the upper half
- * of a float32, which compilers turn into vectors by themselves.
+ * infinite, and NaN stays NaN.  `storage` is a constant where it matters.
  */
-#include <string.h>
-
-KERNEL_INLINE void widen_float16(const uint16_t *stored, int64_t count, float *numbers) {
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES)
-        v_store(numbers + i, v_load_float16(stored + i));
-    if (i < count) {
-        ALIGNED_64 uint16_t last[LANES] = {0};
-        ALIGNED_64 float widened[LANES];
-        memcpy(last, stored + i, (size_t)(count - i) * sizeof(uint16_t));
-        v_store(widened, v_load_float16(last));
-        memcpy(numbers + i, widened, (size_t)(count - i) * sizeof(float));
+#ifndef XENT_FAST_STORAGE_H
+#define XENT_FAST_STORAGE_H
+/* Fewer than sixteen numbers. */
+KERNEL_INLINE void copy_few(const uint16_t *source, int count, uint16_t *destination) {
+    for (int some = 8; some > 0; some /= 2) {
+        if (!(count & some))
+            continue;
+        for (int k = 0; k < some; ++k)
+            destination[k] = source[k];
+        source += some;
+        destination += some;
     }
 }
 
-KERNEL_INLINE void round_float16(const float *numbers, int64_t count, uint16_t *stored) {
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES)
-        v_store_float16(stored + i, v_load(numbers + i));
-    if (i < count) {
-        ALIGNED_64 uint16_t last[LANES];
-        v_store_float16(last, v_load_first(numbers + i, (int)(count - i), 0));
-        memcpy(stored + i, last, (size_t)(count - i) * sizeof(uint16_t));
+KERNEL_INLINE int16_t larger_of(int16_t a, int16_t b) { return a > b ? a : b; }
+KERNEL_INLINE int16_t smaller_of(int16_t a, int16_t b) { return a < b ? a : b; }
+
+/* The largest of `count` integers; four stretches side by side, which overlap. */
+KERNEL_INLINE int16_t largest_integer(const int16_t *x, int64_t count) {
+    int16_t a = x[0], b = a, c = a, d = a;
+    if (count >= 192) {
+        const int64_t length = (count / 4 + 16) / 16 * 16, last = count - length;
+        for (int64_t k = 0; k < length; ++k) {
+            a = larger_of(a, x[k]);
+            b = larger_of(b, x[length + k]);
+            c = larger_of(c, x[2 * length + k]);
+            d = larger_of(d, x[last + k]);
+        }
+        return larger_of(larger_of(a, b), larger_of(c, d));
     }
+    for (int64_t k = 0; k < count; ++k)
+        a = larger_of(a, x[k]);
+    return a;
 }
 
-KERNEL_INLINE void widen_bfloat16(const uint16_t *stored, int64_t count, float *numbers) {
-    for (int64_t i = 0; i < count; ++i) {
-        const uint32_t bits = (uint32_t)stored[i] << 16;
-        memcpy(numbers + i, &bits, sizeof bits);
-    }
+KERNEL_INLINE int16_t smallest_integer(const int16_t *x, int64_t count) {
+    int16_t a = x[0];
+    for (int64_t k = 0; k < count; ++k)
+        a = smaller_of(a, x[k]);
+    return a;
 }
 
-/* Half a unit, less one bit where the last place is even, carries where the rest rounds up; all ones are a NaN. */
-KERNEL_INLINE void round_bfloat16(const float *numbers, int64_t count, uint16_t *stored) {
-    for (int64_t i = 0; i < count; ++i) {
-        const float number = numbers[i];
-        uint32_t bits;
-        memcpy(&bits, &number, sizeof bits);
-        bits += 0x7fff + (bits >> 16 & 1);
-        bits |= (uint32_t)0 - (uint32_t)(number != number);
-        stored[i] = (uint16_t)(bits >> 16);
-    }
+/* The bits of the largest of `count` numbers of 16 bits, or those of a NaN where that takes a closer look: as integers the
+ * positive ones are in order, those below 0 in the opposite one, and NaN is the largest of either. */
+KERNEL_INLINE uint16_t largest_of_16_bits(const void *numbers, int64_t count) {
+    const int16_t largest = largest_integer((const int16_t *)numbers, count);
+    return (uint16_t)(largest < 0 ? smallest_integer((const int16_t *)numbers, count) : largest);
+}
+#endif
+
+/* each(name, storage, ...) for every storage type of the dtype */
+#undef EACH_STORAGE
+#if REAL_BITS == 32
+#define EACH_STORAGE(each, ...)                                                               \
+    each(as_computed, XENT_AS_COMPUTED, __VA_ARGS__) each(float16, XENT_FLOAT16, __VA_ARGS__) \
+        each(bfloat16, XENT_BFLOAT16, __VA_ARGS__)
+
+KERNEL_INLINE vec v_load_16_bits(const uint16_t *source, int storage) {
+    return storage == XENT_FLOAT16 ? v_load_float16(source) : v_load_bfloat16(source);
 }
 
+KERNEL_INLINE void v_store_16_bits(uint16_t *destination, vec a, int storage) {
+    if (storage == XENT_FLOAT16)
+        v_store_float16(destination, a);
+    else
+        v_store_bfloat16(destination, a);
+}
+#else
+#define EACH_STORAGE(each, ...) each(as_computed, XENT_AS_COMPUTED, __VA_ARGS__)
+#endif
+
+KERNEL_INLINE int64_t NAME(stored_bytes)(int storage) {
+    return storage == XENT_AS_COMPUTED ? (int64_t)sizeof(REAL) : (int64_t)sizeof(uint16_t);
+}
+
+/* The place of number `at`. */
+KERNEL_INLINE const char *NAME(stored_at)(const char *numbers, int64_t at, int storage) {
+    return numbers + at * NAME(stored_bytes)(storage);
+}
+
+/* A vector from number `at` on. */
+KERNEL_INLINE vec NAME(load_stored)(const char *numbers, int64_t at, int storage) {
+    const void *place = NAME(stored_at)(numbers, at, storage);
+#if REAL_BITS == 32
+    if (storage != XENT_AS_COMPUTED)
+        return v_load_16_bits((const uint16_t *)place, storage);
+#endif
+    return v_load((const REAL *)place);
+}
+
+KERNEL_INLINE void NAME(store_stored)(char *numbers, int64_t at, vec a, int storage) {
+    void *place = numbers + at * NAME(stored_bytes)(storage);
+#if REAL_BITS == 32
+    if (storage != XENT_AS_COMPUTED) {
+        v_store_16_bits((uint16_t *)place, a, storage);
+        return;
+    }
+#endif
+    v_store((REAL *)place, a);
+}
+
+/* The first `count` lanes of it, 1 to LANES; `fill` in the others. */
+KERNEL_INLINE vec NAME(load_first_stored)(const char *numbers, int64_t at, int count, REAL fill, int storage) {
+    const void *place = NAME(stored_at)(numbers, at, storage);
+    if (count >= LANES)
+        return NAME(load_stored)(numbers, at, storage);
+#if REAL_BITS == 32
+    if (storage != XENT_AS_COMPUTED) {
+        ALIGNED_64 uint16_t few[LANES] = {0};
+        copy_few((const uint16_t *)place, count, few);
+        const vec_mask is_there = v_greater(v_splat((REAL)count), v_lane_numbers());
+        return v_select(is_there, v_load_16_bits(few, storage), v_splat(fill));
+    }
+#endif
+    return v_load_first((const REAL *)place, count, fill);
+}
+
+KERNEL_INLINE void NAME(store_first_stored)(char *numbers, int64_t at, int count, vec a, int storage) {
+    void *place = numbers + at * NAME(stored_bytes)(storage);
+    if (count >= LANES) {
+        NAME(store_stored)(numbers, at, a, storage);
+        return;
+    }
+#if REAL_BITS == 32
+    if (storage != XENT_AS_COMPUTED) {
+        ALIGNED_64 uint16_t few[LANES];
+        v_store_16_bits(few, a, storage);
+        copy_few(few, count, (uint16_t *)place);
+        return;
+    }
+#endif
+    v_store_first((REAL *)place, count, a);
+}
+
+/* The same for one number. */
+KERNEL_INLINE REAL NAME(load_number)(const char *numbers, int64_t at, int storage) {
+    return v_first(NAME(load_first_stored)(numbers, at, 1, 0, storage));
+}
+
+KERNEL_INLINE void NAME(store_number)(char *numbers, int64_t at, REAL number, int storage) {
+    NAME(store_first_stored)(numbers, at, 1, v_splat(number), storage);
+}
+
+KERNEL_INLINE void NAME(widen)(const char *numbers, int64_t count, REAL *destination, int storage) {
+    int64_t k = 0;
+    for (; k + LANES <= count; k += LANES)
+        v_store(destination + k, NAME(load_stored)(numbers, k, storage));
+    if (k < count)
+        v_store_first(destination + k, (int)(count - k),
+                      NAME(load_first_stored)(numbers, k, (int)(count - k), 0, storage));
+}
+
+KERNEL_INLINE void NAME(narrow)(const REAL *source, int64_t count, char *numbers, int storage) {
+    int64_t k = 0;
+    for (; k + LANES <= count; k += LANES)
+        NAME(store_stored)(numbers, k, v_load(source + k), storage);
+    if (k < count)
+        NAME(store_first_stored)(numbers, k, (int)(count - k), v_load_first(source + k, (int)(count - k), 0), storage);
+}
+
+#if REAL_BITS == 32
 /* Numbers that are widened between requests for those AHEAD of them, which come from memory while others are computed. */
 enum { AT_ONCE = 512, AHEAD = BLOCK };
 
 /* `lines` lines of `count` numbers side by side; those of a matrix without gaps are one. */
-#define STORAGE_KERNELS(type)                                                                                        \
+KERNEL_INLINE void load_lines(const char *stored, ptrdiff_t stored_step, int64_t lines, int64_t count, float *numbers,
+                              int64_t step, int storage) {
+    if (step == count && stored_step == (ptrdiff_t)(count * (int64_t)sizeof(uint16_t))) {
+        count *= lines;
+        lines = 1;
+    }
+    for (int64_t line = 0; line < lines; ++line) {
+        const char *source = stored + line * stored_step;
+        for (int64_t i = 0; i < count; i += AT_ONCE) {
+            const int64_t some = count - i < AT_ONCE ? count - i : AT_ONCE;
+            for (int64_t k = 0; k < some; k += 64 / (int64_t)sizeof(uint16_t))
+                PREFETCH(source + (i + k + AHEAD) * (int64_t)sizeof(uint16_t));
+            NAME(widen)(NAME(stored_at)(source, i, storage), some, numbers + line * step + i, storage);
+        }
+    }
+}
+
+KERNEL_INLINE void store_lines(const float *numbers, int64_t step, int64_t lines, int64_t count, char *stored,
+                               ptrdiff_t stored_step, int storage) {
+    if (step == count && stored_step == (ptrdiff_t)(count * (int64_t)sizeof(uint16_t))) {
+        count *= lines;
+        lines = 1;
+    }
+    for (int64_t line = 0; line < lines; ++line)
+        NAME(narrow)(numbers + line * step, count, stored + line * stored_step, storage);
+}
+
+#define STORAGE_KERNELS(type, storage)                                                                               \
     static void load_##type(const char *stored, ptrdiff_t stored_step, int64_t lines, int64_t count, float *numbers, \
                             int64_t step) {                                                                          \
-        if (step == count && stored_step == (ptrdiff_t)(count * (int64_t)sizeof(uint16_t))) {                        \
-            count *= lines;                                                                                          \
-            lines = 1;                                                                                               \
-        }                                                                                                            \
-        for (int64_t line = 0; line < lines; ++line) {                                                               \
-            const uint16_t *source = (const uint16_t *)(const void *)(stored + line * stored_step);                  \
-            for (int64_t i = 0; i < count; i += AT_ONCE) {                                                           \
-                const int64_t some = count - i < AT_ONCE ? count - i : AT_ONCE;                                      \
-                for (int64_t k = 0; k < some; k += 64 / (int64_t)sizeof(uint16_t))                                   \
-                    PREFETCH(source + i + k + AHEAD);                                                                \
-                widen_##type(source + i, some, numbers + line * step + i);                                           \
-            }                                                                                                        \
-        }                                                                                                            \
+        load_lines(stored, stored_step, lines, count, numbers, step, storage);                                       \
     }                                                                                                                \
     static void store_##type(const float *numbers, int64_t step, int64_t lines, int64_t count, char *stored,         \
                              ptrdiff_t stored_step) {                                                                \
-        if (step == count && stored_step == (ptrdiff_t)(count * (int64_t)sizeof(uint16_t))) {                        \
-            count *= lines;                                                                                          \
-            lines = 1;                                                                                               \
-        }                                                                                                            \
-        for (int64_t line = 0; line < lines; ++line)                                                                 \
-            round_##type(numbers + line * step, count, (uint16_t *)(void *)(stored + line * stored_step));           \
+        store_lines(numbers, step, lines, count, stored, stored_step, storage);                                      \
     }
 
-STORAGE_KERNELS(float16)
-STORAGE_KERNELS(bfloat16)
+STORAGE_KERNELS(float16, XENT_FLOAT16)
+STORAGE_KERNELS(bfloat16, XENT_BFLOAT16)
 
 #define STORAGE_KERNELS_TABLE                                                          \
     {                                                                                  \
         {NULL, NULL}, {load_float16, store_float16}, { load_bfloat16, store_bfloat16 } \
     }
+#endif

@@ -180,6 +180,26 @@ KERNEL_INLINE void v_store_float16(uint16_t *destination, vec a) {
                   _mm_storeu_si128((__m128i *)(void *)half, _mm256_cvtps_ph(a.part[part], _MM_FROUND_TO_NEAREST_INT)));
 }
 
+KERNEL_INLINE vec v_load_bfloat16(const uint16_t *source) {
+    vec r;
+    EACH_REGISTER(const uint16_t *half = source + part * (LANES / 2);
+                  const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)half));
+                  r.part[part] = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16)));
+    return r;
+}
+
+/* Half a unit, less one bit where the last place is even, carries where the rest rounds up; all ones are a NaN. */
+KERNEL_INLINE void v_store_bfloat16(uint16_t *destination, vec a) {
+    __m256i rounded[2];
+    EACH_REGISTER(const __m256i bits = _mm256_castps_si256(a.part[part]);
+                  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+                  const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+                  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a.part[part], a.part[part], _CMP_UNORD_Q));
+                  rounded[part] = _mm256_srli_epi32(_mm256_or_si256(sum, nan), 16));
+    const __m256i mixed = _mm256_packus_epi32(rounded[0], rounded[1]); /* 0 1 2 3 8 9 10 11 4 5 6 7 12 13 14 15 */
+    _mm256_storeu_si256((__m256i *)(void *)destination, _mm256_permute4x64_epi64(mixed, 0xd8));
+}
+
 KERNEL_INLINE vec v_bits_to_exponent(vec a) {
     EACH_REGISTER(a.part[part] =
                       _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a.part[part]), SIGNIFICAND_SHIFT)));

@@ -101,6 +101,27 @@ KERNEL_INLINE void v_store_float16(uint16_t *destination, vec a) {
     _mm256_storeu_si256((__m256i *)(void *)destination, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
 }
 
+/* Where the upper halves of sixteen lanes come from, and where they are gathered from. */
+static const ALIGNED_64 uint16_t upper_places[32] = {0, 0, 0, 1, 0, 2,  0, 3,  0, 4,  0, 5,  0, 6,  0, 7,
+                                                     0, 8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15};
+static const ALIGNED_64 uint16_t upper_halves[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+
+KERNEL_INLINE vec v_load_bfloat16(const uint16_t *source) {
+    const __m512i bits = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)source));
+    return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, _mm512_load_si512(upper_places), bits));
+}
+
+/* Half a unit, less one bit where the last place is even, carries where the rest rounds up; all ones are a NaN. */
+KERNEL_INLINE void v_store_bfloat16(uint16_t *destination, vec a) {
+    const __m512i bits = _mm512_castps_si512(a);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i half = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+    const __mmask16 is_number = _mm512_cmp_ps_mask(a, a, _CMP_ORD_Q);
+    const __m512i sum = _mm512_mask_add_epi32(_mm512_set1_epi32(-1), is_number, half, odd);
+    const __m512i upper = _mm512_permutexvar_epi16(_mm512_load_si512(upper_halves), sum);
+    _mm256_storeu_si256((__m256i *)(void *)destination, _mm512_castsi512_si256(upper));
+}
+
 KERNEL_INLINE vec v_bits_to_exponent(vec a) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), SIGNIFICAND_SHIFT));
 }

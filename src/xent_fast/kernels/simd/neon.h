@@ -193,6 +193,21 @@ KERNEL_INLINE void v_store_float16(uint16_t *destination, vec a) {
     EACH_REGISTER(vst1_u16(destination + part * (LANES / 4), vreinterpret_u16_f16(vcvt_f16_f32(a.part[part]))));
 }
 
+KERNEL_INLINE vec v_load_bfloat16(const uint16_t *source) {
+    vec r;
+    EACH_REGISTER(r.part[part] = vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(source + part * (LANES / 4)), 16)));
+    return r;
+}
+
+/* Half a unit, less one bit where the last place is even, carries where the rest rounds up; all ones are a NaN. */
+KERNEL_INLINE void v_store_bfloat16(uint16_t *destination, vec a) {
+    EACH_REGISTER(const uint32x4_t bits = vreinterpretq_u32_f32(a.part[part]);
+                  const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+                  const uint32x4_t sum = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd);
+                  const uint32x4_t number = vceqq_f32(a.part[part], a.part[part]);
+                  vst1_u16(destination + part * (LANES / 4), vshrn_n_u32(vornq_u32(sum, number), 16)));
+}
+
 KERNEL_INLINE vec_f64 v_low_half_as_f64(vec a) {
     vec_f64 r;
     r.part[0] = vcvt_f64_f32(vget_low_f32(a.part[0]));

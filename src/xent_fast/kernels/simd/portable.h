@@ -209,7 +209,7 @@ KERNEL_INLINE vec v_load_float16(const uint16_t *source) {
     return v_load(lanes);
 }
 
-/* Below 2^-14 the unit is that of 1/2, to which the addition rounds; from there on half a unit carries, as in storage.h. */
+/* Below 2^-14 the unit is that of 1/2, to which the addition rounds; from there on half a unit carries. */
 KERNEL_INLINE void v_store_float16(uint16_t *destination, vec a) {
     ALIGNED_64 float lanes[LANES];
     v_store(lanes, a);
@@ -225,6 +225,28 @@ KERNEL_INLINE void v_store_float16(uint16_t *destination, vec a) {
         const uint32_t finite = size < 0x38800000 ? subnormal - 0x3f000000 : normal;
         const uint32_t not_finite = size > 0x7f800000 ? 0x7e00 : 0x7c00;
         destination[lane] = (uint16_t)((bits >> 16 & 0x8000) | (size < 0x47800000 ? finite : not_finite));
+    }
+}
+
+KERNEL_INLINE vec v_load_bfloat16(const uint16_t *source) {
+    ALIGNED_64 float lanes[LANES];
+    for (int lane = 0; lane < LANES; ++lane) {
+        const uint32_t bits = (uint32_t)source[lane] << 16;
+        memcpy(lanes + lane, &bits, sizeof bits);
+    }
+    return v_load(lanes);
+}
+
+/* Half a unit, less one bit where the last place is even, carries where the rest rounds up; all ones are a NaN. */
+KERNEL_INLINE void v_store_bfloat16(uint16_t *destination, vec a) {
+    ALIGNED_64 float lanes[LANES];
+    v_store(lanes, a);
+    for (int lane = 0; lane < LANES; ++lane) {
+        uint32_t bits;
+        memcpy(&bits, lanes + lane, sizeof bits);
+        bits += 0x7fff + (bits >> 16 & 1);
+        bits |= (uint32_t)0 - (uint32_t)(lanes[lane] != lanes[lane]);
+        destination[lane] = (uint16_t)(bits >> 16);
     }
 }
 
