@@ -33,27 +33,32 @@ KERNEL_INLINE vec NAME(load_column)(NAME(lane_columns) columns, int k) {
     return v_load((const REAL *)(const void *)(columns.first + k * columns.step));
 }
 
-/* What the sweeps find of each lane. */
+/* What the sweeps find of each lane: the maximum as it is, and with the label's logit less what is taken from huge ones. */
 typedef struct {
-    vec maximum, label_logit;
+    vec maximum, top, label_logit;
     NAME(pair) others, exp_of_label, exp_of_maximum;
 } NAME(index_sums);
 
-/* Of `count` columns (1, 2 or 4) from `k`; `labels` count from there. */
-KERNEL_INLINE void NAME(some_maxima)(NAME(lane_columns) columns, int k, int count, vec labels,
-                                     NAME(index_sums) * sums) {
-    EACH_OF(count, const vec x = NAME(load_column)(columns, k + j);
-            sums->label_logit = v_select(v_equal(labels, v_splat(j)), x, sums->label_logit);
-            sums->maximum = v_max(x, sums->maximum));
+KERNEL_INLINE vec NAME(maximum_of_columns)(NAME(lane_columns) columns, int classes) {
+    vec maximum = v_splat(-INFINITY), another = v_splat(-INFINITY);
+    int k = 0;
+    for (; k + 2 <= classes; k += 2) {
+        maximum = v_max(NAME(load_column)(columns, k), maximum);
+        another = v_max(NAME(load_column)(columns, k + 1), another);
+    }
+    if (k < classes)
+        maximum = v_max(NAME(load_column)(columns, k), maximum);
+    return v_max(maximum, another);
 }
 
-/* Exponentials of as many to `place`; returns the sum of all but the labels'.  The label's and the largest are found here
- * unless their low parts count, too. */
+/* Exponentials of `count` columns (1, 2 or 4) from `k` to `place`; `labels` count from there.  Returns the sum of all but the
+ * labels'.  The label's and the largest are found here unless their low parts count, too. */
 KERNEL_INLINE vec NAME(some_index_exponentials)(NAME(lane_columns) columns, int k, int count, vec labels,
                                                 const NAME(exponential_reference) * reference, REAL (*place)[LANES],
                                                 NAME(index_sums) * sums, int is_exact) {
     vec x[4], e[4];
-    EACH_OF(count, x[j] = NAME(load_column)(columns, k + j));
+    EACH_OF(count, x[j] = NAME(load_column)(columns, k + j);
+            sums->label_logit = v_select(v_equal(labels, v_splat(j)), x[j], sums->label_logit));
     if (count > INTERLEAVED) {
         for (int first = 0; first < count; first += INTERLEAVED)
             NAME(scaled_exponentials)(x + first, INTERLEAVED, *reference, e + first, NULL);
@@ -92,15 +97,28 @@ KERNEL_INLINE vec NAME(some_index_exponentials)(NAME(lane_columns) columns, int 
     } while (0)
 #endif
 
-/* Their sum, of fours in a tree; the additions of these lose nothing. */
-KERNEL_INLINE void NAME(index_exponentials)(NAME(lane_columns) columns, int classes, vec labels,
-                                            const NAME(exponential_reference) * reference, REAL (*place)[LANES],
-                                            NAME(index_sums) * sums, int is_exact) {
+/* Exponentials and sums relative to sums->top: of fours in a tree; the additions of these lose nothing. */
+KERNEL_INLINE void NAME(sum_columns)(NAME(lane_columns) columns, int classes, vec labels,
+                                     const NAME(exponent_scale) * scale, REAL (*place)[LANES], NAME(index_sums) * sums,
+                                     int is_exact) {
+    const NAME(exponential_reference) reference =
+        NAME(reference_for)(NAME(reference_exponent)(sums->top, scale), scale);
+    sums->label_logit = v_splat(0);
     sums->others = sums->exp_of_label = sums->exp_of_maximum = NAME(zero_pair)();
     EACH_CLASS(classes, labels,
                const vec sum =
-                   NAME(some_index_exponentials)(columns, k, count, from_k, reference, place, sums, is_exact);
+                   NAME(some_index_exponentials)(columns, k, count, from_k, &reference, place, sums, is_exact);
                if (k == 0) sums->others.high = sum; else NAME(pair_add)(&sums->others, sum));
+    if (!is_exact)
+        return;
+    const vec ends[2] = {sums->label_logit, sums->top};
+    vec exponentials[2], dropped[2];
+    for (int j = 0; j < 2; j += INTERLEAVED)
+        NAME(scaled_exponentials)(ends + j, INTERLEAVED < 2 ? 1 : 2, reference, exponentials + j, dropped + j);
+    sums->exp_of_label.high = exponentials[0];
+    sums->exp_of_label.low = dropped[0];
+    sums->exp_of_maximum.high = exponentials[1];
+    sums->exp_of_maximum.low = dropped[1];
 }
 
 /* First class that has the maximum. */
@@ -179,12 +197,26 @@ KERNEL_INLINE vec NAME(gradient_of_maximum)(vec exp_of_maximum, vec factor, vec 
 
 /* The gradient of as many in place of their exponentials, to `destination`. */
 KERNEL_INLINE void NAME(some_index_gradients)(REAL (*place)[LANES], int k, int count, vec labels,
-                                              NAME(index_factors) factors, vec exp_of_maximum, int is_exact,
+                                              NAME(index_factors) factors, vec exp_of_maximum, int is_bounded,
                                               char *destination, ptrdiff_t step) {
     EACH_OF(count, const vec e = v_load(place[k + j]); vec grad = v_mul(e, factors.of_exponentials);
-            if (is_exact) grad = v_select(v_equal(e, exp_of_maximum), factors.of_maximum, grad);
+            if (is_bounded) grad = v_select(v_equal(e, exp_of_maximum), factors.of_maximum, grad);
             v_store((REAL *)(void *)(destination + (k + j) * step),
                     v_select(v_equal(labels, v_splat(j)), factors.of_label, grad)));
+}
+
+/* All of them.  Only where F e_m is larger than the weight are there others than e F. */
+KERNEL_INLINE void NAME(index_gradients)(REAL (*place)[LANES], int classes, vec labels, NAME(index_factors) factors,
+                                         vec exp_of_maximum, vec weight, int is_exact, char *destination,
+                                         ptrdiff_t step) {
+    factors.of_maximum = NAME(gradient_of_maximum)(exp_of_maximum, factors.of_exponentials, weight);
+    const vec product = v_mul(exp_of_maximum, factors.of_exponentials);
+    if (is_exact && v_mask_bits(v_equal(product, factors.of_maximum)) != (1u << LANES) - 1)
+        EACH_CLASS(classes, labels,
+                   NAME(some_index_gradients)(place, k, count, from_k, factors, exp_of_maximum, 1, destination, step));
+    else
+        EACH_CLASS(classes, labels,
+                   NAME(some_index_gradients)(place, k, count, from_k, factors, exp_of_maximum, 0, destination, step));
 }
 
 /* A vector of rows: where it stands in the batch, and its numbers. */
@@ -238,130 +270,51 @@ static NEVER_INLINE void NAME(mend_losses)(const NAME(index_sums) * sums, vec lo
     }
 }
 
-/* What a vector of rows is known to be: of any kind, or plain, as columns or as rows that follow one another. */
-#ifndef ANY_ROWS
-#define ANY_ROWS 0
-#define PLAIN_COLUMNS 1
-#define PLAIN_ROWS 2
-#endif
-
-/* What rows of a batch without options may be taken as: nothing but losses and gradients is asked for. */
-KERNEL_INLINE int NAME(form_of_batch)(const xent_batch *batch) {
-    const int has_columns = NAME(has_columns)(batch->logits_class_stride);
-    if (batch->output != XENT_GRADIENT || batch->temperature != 1 || batch->z_loss != 0 || batch->lse ||
-        batch->prediction || (batch->grad && has_columns != NAME(has_columns)(batch->grad_class_stride)))
-        return ANY_ROWS;
-    return has_columns ? PLAIN_COLUMNS : PLAIN_ROWS;
-}
-
-/* R and m - x_y of a call's plain rows, whose logarithms come last: these are long chains that depend on nothing else. */
-typedef struct {
-    ALIGNED_64 REAL ratio[XENT_MAX_ROWS_PER_CALL + LANES], distance[XENT_MAX_ROWS_PER_CALL + LANES];
-    int first_row[XENT_MAX_ROWS_PER_CALL / LANES + 1]; /* of each vector of them */
-    int vectors;
-} NAME(plain_losses);
-
-/* Their losses.  Each row's weight is `weight`'s or, where that is NULL, lies in the loss's place. */
-KERNEL_INLINE void NAME(finish_plain_losses)(const NAME(plain_losses) * plain, const double *weight, double *row_loss) {
-    for (int j = 0; j < plain->vectors; ++j) {
-        const int row = plain->first_row[j];
-        const vec loss = NAME(index_losses)(v_load(plain->ratio + row), v_load(plain->distance + row));
-        NAME(weigh_plain_losses)(loss, weight ? weight : row_loss + row, row_loss + row);
-    }
-}
-
-/* Loss and, if asked for, statistics and gradient of a vector of rows.  `form` is a constant: plain rows, which all count
- * and whose weights neither leave the lanes nor are rescaled, leave R and m - x_y in `ratio` and `distance` in place of the
- * loss; 0, and nothing is written, where one of them needs more than that. */
-KERNEL_INLINE int NAME(take_index_rows)(const NAME(lane_rows) * rows, int classes, const NAME(lane_weights) * weights,
-                                        double *row_loss, REAL *ratios, REAL *distances, int is_exact, int form) {
-    const int is_plain = form != ANY_ROWS;
+/* Loss and, if asked for, statistics and gradient of a vector of rows. */
+KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows, const NAME(lane_weights) * weights,
+                                         double *row_loss, int is_exact) {
     const xent_batch *batch = rows->batch;
     const NAME(settings) *settings = rows->settings;
-    const NAME(exponent_scale) scale = is_plain ? NAME(unit_scale)() : settings->scale;
-    const double temperature = is_plain ? 1 : settings->row.temperature, z_loss = is_plain ? 0 : settings->row.z_loss;
-    const int wants_lse = !is_plain && settings->row.wants_lse;
-    const int wants_first = !is_plain && (settings->wants_prediction || settings->row.wants_lse);
-    const int is_softmax = !is_plain && settings->row.output == XENT_PROBABILITIES;
-    const int is_rescaled = !is_plain && weights->is_rescaled, may_leave = !is_plain && weights->may_leave;
-    const unsigned all = (1u << LANES) - 1, counts = is_plain ? all : rows->counts;
-    const int row_count = is_plain ? LANES : rows->row_count;
+    const int classes = rows->classes;
+    const unsigned all = (1u << LANES) - 1;
     const vec labels = rows->labels;
     const char *logits = batch->logits + rows->first_row * batch->logits_row_stride;
     ALIGNED_64 REAL place[MOST_CLASSES_ALONG_ROWS][LANES];
-    NAME(lane_columns) columns = {logits, batch->logits_class_stride};
+    const NAME(lane_columns) columns = {(const char *)place, sizeof place[0]};
     NAME(index_sums) sums;
     unsigned leaving = 0;
 
-    const ptrdiff_t class_stride = form == PLAIN_ROWS ? 0 : batch->logits_class_stride;
-    const int has_columns = is_plain ? form == PLAIN_COLUMNS : NAME(has_columns)(class_stride);
-    if (!has_columns || counts != all || may_leave) {
-        NAME(load_columns)(place, logits, batch->logits_row_stride, class_stride, row_count, classes);
-        if (counts != all)
-            NAME(clear_rows_without_label)(place, classes, labels);
-        if (may_leave)
-            leaving = NAME(leaving_index_lanes)(place, rows, weights);
-        columns.first = (const char *)place;
-        columns.step = sizeof place[0];
-    }
-
-    sums.maximum = v_splat(-INFINITY);
-    sums.label_logit = v_splat(0);
-    EACH_CLASS(classes, labels, NAME(some_maxima)(columns, k, count, from_k, &sums));
+    NAME(load_columns)(place, logits, batch->logits_row_stride, batch->logits_class_stride, rows->row_count, classes);
+    if (rows->counts != all)
+        NAME(clear_rows_without_label)(place, classes, labels);
+    if (weights->may_leave)
+        leaving = NAME(leaving_index_lanes)(place, rows, weights);
+    sums.maximum = NAME(maximum_of_columns)(columns, classes);
     vec base = sums.maximum, shift = v_splat(0), first_maximum = v_splat(-1);
-    if (wants_first)
+    if (settings->wants_prediction || settings->row.wants_lse)
         first_maximum = NAME(first_of_columns)(columns, classes, sums.maximum);
-    if (v_mask_bits(v_greater(NAME(magnitude)(base), v_splat(scale.huge_logit)))) {
-        if (is_plain)
-            return 0;
+    if (v_mask_bits(v_greater(NAME(magnitude)(base), v_splat(settings->scale.huge_logit)))) {
         base = NAME(finite_maximum)(base);
-        for (int k = 0; k < classes; ++k)
-            v_store(place[k], NAME(load_column)(columns, k));
-        shift = NAME(shift_huge_columns)(place, classes, base, scale.huge_logit);
-        columns.first = (const char *)place;
-        columns.step = sizeof place[0];
+        shift = NAME(shift_huge_columns)(place, classes, base, settings->scale.huge_logit);
     }
-    const vec shifted_maximum = v_sub(base, shift);
-    const NAME(exponential_reference) reference =
-        NAME(reference_for)(NAME(reference_exponent)(shifted_maximum, &scale), &scale);
-    NAME(index_exponentials)(columns, classes, labels, &reference, place, &sums, is_exact);
-    if (is_exact) {
-        const vec ends[2] = {v_sub(sums.label_logit, shift), shifted_maximum};
-        vec exponentials[2], dropped[2];
-        for (int j = 0; j < 2; j += INTERLEAVED)
-            NAME(scaled_exponentials)(ends + j, INTERLEAVED < 2 ? 1 : 2, reference, exponentials + j, dropped + j);
-        sums.exp_of_label.high = exponentials[0];
-        sums.exp_of_label.low = dropped[0];
-        sums.exp_of_maximum.high = exponentials[1];
-        sums.exp_of_maximum.low = dropped[1];
-    }
+    sums.top = v_sub(base, shift);
+    NAME(sum_columns)(columns, classes, labels, &settings->scale, place, &sums, is_exact);
 
-    const vec_mask leads = v_equal(sums.label_logit, base);
+    const vec_mask leads = v_equal(sums.label_logit, sums.top);
     NAME(pair) weight = weights->gradient_weight;
+    const int is_softmax = settings->row.output == XENT_PROBABILITIES;
     if (is_softmax) {
         weight.high = v_splat(1);
         weight.low = v_splat(0);
     }
     NAME(index_factors) factors = NAME(index_factors_of)(&sums, leads, weight, is_exact);
-    const vec ratio = NAME(index_ratio)(&sums, leads, is_exact);
-    const vec distance = NAME(over_temperature)(v_sub(base, sums.label_logit), temperature);
-    vec loss, lse = v_splat(0);
-    if (is_plain) {
-        /* their sum is at most twice the loss where either is small, infinite where that is, and NaN */
-        const vec about = v_add(ratio, distance);
-        const vec finite = v_keep(v_greater(v_splat(INFINITY), about), about);
-        if (v_mask_bits(v_greater(finite, v_splat((REAL)(2 * TINY_LOSS)))) != all)
-            return 0;
-        v_store(ratios, ratio);
-        v_store(distances, distance);
-    } else {
-        loss = NAME(index_losses)(ratio, distance);
-    }
-    if (wants_lse)
-        lse = v_add(NAME(over_temperature)(sums.maximum, temperature),
+    const vec distance = NAME(over_temperature)(v_sub(sums.top, sums.label_logit), settings->row.temperature);
+    vec loss = NAME(index_losses)(NAME(index_ratio)(&sums, leads, is_exact), distance), lse = v_splat(0);
+    if (settings->row.wants_lse)
+        lse = v_add(NAME(over_temperature)(sums.maximum, settings->row.temperature),
                     NAME(log_of_columns)(place, classes, first_maximum, sums.exp_of_maximum.high));
-    if (z_loss != 0) {
-        const vec z = v_splat((REAL)z_loss), slope = v_mul(v_add(z, z), lse);
+    if (settings->row.z_loss != 0) {
+        const vec z = v_splat((REAL)settings->row.z_loss), slope = v_mul(v_add(z, z), lse);
         loss = v_fma(v_mul(z, lse), lse, loss);
         factors.of_label = v_fma(v_mul(slope, sums.exp_of_label.high), factors.of_exponentials, factors.of_label);
         factors.of_exponentials = v_fma(slope, factors.of_exponentials, factors.of_exponentials);
@@ -370,23 +323,20 @@ KERNEL_INLINE int NAME(take_index_rows)(const NAME(lane_rows) * rows, int classe
     if (is_softmax)
         factors.of_label = v_mul(sums.exp_of_label.high, factors.of_exponentials);
 
-    vec finite = v_splat(0);
-    if (!is_plain)
-        finite = v_keep(v_greater(v_splat(INFINITY), loss), loss);
-    if (is_plain) {
-        /* the loss comes later */
-    } else if (counts == all && v_mask_bits(v_greater(finite, v_splat((REAL)TINY_LOSS))) == all) {
+    const vec finite = v_keep(v_greater(v_splat(INFINITY), loss), loss);
+    if (rows->counts == all && v_mask_bits(v_greater(finite, v_splat((REAL)TINY_LOSS))) == all) {
         NAME(weigh_plain_losses)(loss, weights->of_loss, row_loss);
     } else {
         const vec_mask is_number =
             v_greater(v_keep(v_equal(base, sums.maximum), v_add(sums.others.high, sums.exp_of_label.high)), v_splat(0));
         ALIGNED_64 double losses[LANES];
-        NAME(mend_losses)(&sums, loss, is_number, REAL_BITS == 32 && z_loss == 0, weights->of_loss, losses);
-        for (int row = 0; row < row_count; ++row)
-            row_loss[row] = counts >> row & 1 ? losses[row] : 0;
+        NAME(mend_losses)(&sums, loss, is_number, REAL_BITS == 32 && settings->row.z_loss == 0, weights->of_loss,
+                          losses);
+        for (int row = 0; row < rows->row_count; ++row)
+            row_loss[row] = rows->counts >> row & 1 ? losses[row] : 0;
         if (settings->row.output == XENT_GRADIENT)
             leaving |= ~v_mask_bits(v_equal(v_sub(loss, loss), v_splat(0)));
-        leaving &= v_mask_bits(is_number) & counts;
+        leaving &= v_mask_bits(is_number) & rows->counts;
         lse = v_select(is_number, lse, v_splat(NAN));
         first_maximum = v_select(is_number, first_maximum, v_splat(-1));
         if (v_mask_bits(is_number) != all) {
@@ -396,107 +346,225 @@ KERNEL_INLINE int NAME(take_index_rows)(const NAME(lane_rows) * rows, int classe
             for (int k = 0; k < classes; ++k)
                 v_store(place[k], v_select(is_number, v_load(place[k]), v_splat(NAN)));
         }
-        if (counts != all)
+        if (rows->counts != all)
             factors.of_exponentials = v_keep(v_not_less(labels, v_splat(0)), factors.of_exponentials);
     }
-    if (!is_plain && (batch->lse || batch->prediction))
-        NAME(tell_lanes)(batch, rows->first_row, row_count, labels, lse, first_maximum, 1);
-    if (!batch->grad) {
-        if (leaving)
-            NAME(take_leaving_rows)(batch, rows->first_row, row_count, leaving, rows->label_values, NULL, row_loss,
-                                    XENT_INDEX_TARGETS);
-        return 1;
-    }
-    char *grad = batch->grad + rows->first_row * batch->grad_row_stride;
-    const int grad_has_columns = is_plain ? has_columns : NAME(has_columns)(batch->grad_class_stride);
-    const int is_direct = grad_has_columns && row_count == LANES && !leaving && !is_rescaled;
-    char *destination = is_direct ? grad : (char *)place;
-    const ptrdiff_t step = is_direct ? batch->grad_class_stride : (ptrdiff_t)sizeof place[0];
-    factors.of_maximum = NAME(gradient_of_maximum)(sums.exp_of_maximum.high, factors.of_exponentials, weight.high);
-    EACH_CLASS(classes, labels,
-               NAME(some_index_gradients)(place, k, count, from_k, factors, sums.exp_of_maximum.high, is_exact,
-                                          destination, step));
-    if (is_direct)
-        return 1;
-    if (is_rescaled && !is_softmax)
+    if (batch->lse || batch->prediction)
+        NAME(tell_lanes)(batch, rows->first_row, rows->row_count, labels, lse, first_maximum, 1);
+    if (batch->grad)
+        NAME(index_gradients)(place, classes, labels, factors, sums.exp_of_maximum.high, weight.high, is_exact,
+                              (char *)place, sizeof place[0]);
+    if (batch->grad && weights->is_rescaled && !is_softmax)
         for (int k = 0; k < classes; ++k)
             v_store(place[k], v_mul(v_load(place[k]), weights->last_factor));
     if (leaving)
-        NAME(take_leaving_rows)(batch, rows->first_row, row_count, leaving, rows->label_values, place, row_loss,
-                                XENT_INDEX_TARGETS);
-    NAME(store_columns)(place, grad, batch->grad_row_stride, form == PLAIN_ROWS ? 0 : batch->grad_class_stride,
-                        row_count, classes);
-    return 1;
+        NAME(take_leaving_rows)(batch, rows->first_row, rows->row_count, leaving, rows->label_values,
+                                batch->grad ? place : NULL, row_loss, XENT_INDEX_TARGETS);
+    if (batch->grad)
+        NAME(store_columns)(place, batch->grad + rows->first_row * batch->grad_row_stride, batch->grad_row_stride,
+                            batch->grad_class_stride, rows->row_count, classes);
 }
 
-/* Rows of any number of classes, with whatever options. */
-static NEVER_INLINE void NAME(take_few_index_rows)(const NAME(lane_rows) * rows, const NAME(lane_weights) * weights,
-                                                   double *row_loss) {
-    NAME(take_index_rows)(rows, rows->classes, weights, row_loss, NULL, NULL, 0, ANY_ROWS);
+static NEVER_INLINE void NAME(take_two_or_three_classes)(const NAME(lane_rows) * rows,
+                                                         const NAME(lane_weights) * weights, double *row_loss) {
+    NAME(take_index_rows)(rows, weights, row_loss, 0);
 }
 
-static NEVER_INLINE void NAME(take_any_index_rows)(const NAME(lane_rows) * rows, const NAME(lane_weights) * weights,
-                                                   double *row_loss) {
-    NAME(take_index_rows)(rows, rows->classes, weights, row_loss, NULL, NULL, 1, ANY_ROWS);
+static NEVER_INLINE void NAME(take_more_classes)(const NAME(lane_rows) * rows, const NAME(lane_weights) * weights,
+                                                 double *row_loss) {
+    NAME(take_index_rows)(rows, weights, row_loss, 1);
 }
 
+KERNEL_INLINE void NAME(take_any_rows)(const NAME(lane_rows) * rows, const NAME(lane_weights) * weights,
+                                       double *row_loss) {
+    if (rows->classes == 2 || rows->classes == 3)
+        NAME(take_two_or_three_classes)(rows, weights, row_loss);
+    else
+        NAME(take_more_classes)(rows, weights, row_loss);
+}
+
+/* Plain rows: a whole vector of them, which all count, of a batch of which nothing but losses and gradients is asked for, in
+ * one layout; their weights neither leave the lanes nor are rescaled.  They take the same operations as any others, but each
+ * step of some vectors before the next: one is a chain whose operations wait for each other, several are not. */
+#ifndef VECTORS_AT_ONCE
+#define VECTORS_AT_ONCE 4
+#endif
+
+KERNEL_INLINE int NAME(is_plain_batch)(const xent_batch *batch) {
+    const int has_columns = NAME(has_columns)(batch->logits_class_stride);
+    return batch->output == XENT_GRADIENT && batch->temperature == 1 && batch->z_loss == 0 && !batch->lse &&
+           !batch->prediction && (!batch->grad || has_columns == NAME(has_columns)(batch->grad_class_stride));
+}
+
+typedef struct {
+    ALIGNED_64 REAL place[MOST_CLASSES_ALONG_ROWS][LANES]; /* logits that were turned, exponentials, gradients */
+    NAME(index_sums) sums;
+    NAME(index_factors) factors;
+    NAME(pair) weight;
+    vec labels;
+    int64_t row;  /* among those of the call */
+    int is_taken; /* whether these are plain indeed */
+} NAME(plain_vector);
+
+/* R and m - x_y of a call's plain rows.  Their logarithms come last, for the same reason. */
+typedef struct {
+    ALIGNED_64 REAL ratio[XENT_MAX_ROWS_PER_CALL + LANES], distance[XENT_MAX_ROWS_PER_CALL + LANES];
+    int64_t row[XENT_MAX_ROWS_PER_CALL / LANES + 1]; /* the first of each vector */
+    int vectors;
+} NAME(plain_losses);
+
+/* Loads and sums up; a huge logit is not plain. */
+KERNEL_INLINE void NAME(sum_plain_rows)(NAME(plain_vector) * rows, const xent_batch *batch, int64_t first_row,
+                                        int classes, int is_exact, int has_columns) {
+    const NAME(exponent_scale) scale = NAME(unit_scale)();
+    const char *logits = batch->logits + (first_row + rows->row) * batch->logits_row_stride;
+    NAME(lane_columns) columns = {logits, batch->logits_class_stride};
+    NAME(index_sums) sums;
+    if (!has_columns) {
+        NAME(load_columns)(rows->place, logits, batch->logits_row_stride, 0, LANES, classes);
+        columns.first = (const char *)rows->place;
+        columns.step = sizeof rows->place[0];
+    }
+    sums.top = sums.maximum = NAME(maximum_of_columns)(columns, classes);
+    rows->is_taken = v_mask_bits(v_greater(NAME(magnitude)(sums.top), v_splat(scale.huge_logit))) == 0;
+    NAME(sum_columns)(columns, classes, rows->labels, &scale, rows->place, &sums, is_exact);
+    rows->sums = sums;
+}
+
+/* Losses that are tiny, infinite or NaN are not plain. */
+KERNEL_INLINE void NAME(settle_plain_rows)(NAME(plain_vector) * rows, NAME(plain_losses) * losses, int is_exact) {
+    const vec_mask leads = v_equal(rows->sums.label_logit, rows->sums.top);
+    const vec ratio = NAME(index_ratio)(&rows->sums, leads, is_exact);
+    const vec distance = v_sub(rows->sums.top, rows->sums.label_logit);
+    /* at most twice a loss that is small, infinite where it is, and NaN */
+    const vec about = v_add(ratio, distance);
+    const vec finite = v_keep(v_greater(v_splat(INFINITY), about), about);
+    rows->is_taken &= v_mask_bits(v_greater(finite, v_splat((REAL)(2 * TINY_LOSS)))) == (1u << LANES) - 1;
+    rows->factors = NAME(index_factors_of)(&rows->sums, leads, rows->weight, is_exact);
+    v_store(losses->ratio + rows->row, ratio);
+    v_store(losses->distance + rows->row, distance);
+}
+
+KERNEL_INLINE void NAME(write_plain_rows)(NAME(plain_vector) * rows, const xent_batch *batch, int64_t first_row,
+                                          int classes, int is_exact, int has_columns) {
+    char *grad = batch->grad + (first_row + rows->row) * batch->grad_row_stride;
+    NAME(index_gradients)(rows->place, classes, rows->labels, rows->factors, rows->sums.exp_of_maximum.high,
+                          rows->weight.high, is_exact, has_columns ? grad : (char *)rows->place,
+                          has_columns ? batch->grad_class_stride : (ptrdiff_t)sizeof rows->place[0]);
+    if (!has_columns)
+        NAME(store_columns)(rows->place, grad, batch->grad_row_stride, 0, LANES, classes);
+}
+
+/* `count` vectors of them; those that are not taken are as they were. */
+KERNEL_INLINE void NAME(take_plain_rows)(NAME(plain_vector) * rows, int count, const xent_batch *batch,
+                                         int64_t first_row, NAME(plain_losses) * losses, int classes, int is_exact,
+                                         int has_columns) {
+    for (int j = 0; j < count; ++j)
+        NAME(sum_plain_rows)(&rows[j], batch, first_row, classes, is_exact, has_columns);
+    for (int j = 0; j < count; ++j)
+        NAME(settle_plain_rows)(&rows[j], losses, is_exact);
+    for (int j = 0; j < count; ++j) {
+        if (!rows[j].is_taken)
+            continue;
+        losses->row[losses->vectors++] = rows[j].row;
+        if (batch->grad)
+            NAME(write_plain_rows)(&rows[j], batch, first_row, classes, is_exact, has_columns);
+    }
+}
+
+/* Their losses.  Each row's weight is `weight`'s or, where that is NULL, lies in the loss's place. */
+KERNEL_INLINE void NAME(finish_plain_rows)(const NAME(plain_losses) * losses, const double *weight, double *row_loss) {
+    for (int j = 0; j < losses->vectors; ++j) {
+        const int64_t row = losses->row[j];
+        const vec loss = NAME(index_losses)(v_load(losses->ratio + row), v_load(losses->distance + row));
+        NAME(weigh_plain_losses)(loss, weight ? weight : row_loss + row, row_loss + row);
+    }
+}
+
+KERNEL_INLINE NAME(lane_rows) NAME(lane_rows_at)(const xent_batch *batch, const NAME(settings) * settings,
+                                                 const int64_t *labels, int64_t first_row, int row_count) {
+    const unsigned all = (1u << LANES) - 1;
+    NAME(lane_rows)
+    rows = {batch,
+            settings,
+            labels,
+            first_row,
+            row_count,
+            (int)batch->classes,
+            NAME(lane_labels)(&batch->labels, labels, row_count),
+            all};
+    if (row_count < LANES || batch->labels.has_ignore_index)
+        rows.counts = v_mask_bits(v_not_less(rows.labels, v_splat(0)));
+    return rows;
+}
+
+/* Their weights; whether those of a plain batch may be plain with them. */
+KERNEL_INLINE int NAME(weigh_index_rows)(const xent_batch *batch, const NAME(settings) * settings, int64_t first_row,
+                                         int row_count, const int64_t *labels, NAME(lane_weights) * weights) {
+    NAME(weights_of_rows)(batch, first_row, row_count, labels, XENT_INDEX_TARGETS, weights);
+    weights->may_leave |= settings->all_leave;
+    return !weights->may_leave && !weights->is_rescaled;
+}
+
+/* Vectors of rows, `most` of them at a time as far as they are plain. */
 KERNEL_INLINE void NAME(index_rows_of)(const xent_batch *batch, int64_t first_row, int64_t row_count, int classes,
-                                       const int64_t *labels, double *row_loss, int is_exact) {
+                                       const int64_t *labels, double *row_loss, int is_exact, int most) {
     const int has_own_weights = batch->sample_weight != NULL || batch->class_weight != NULL;
-    const int form = NAME(form_of_batch)(batch);
-    NAME(plain_losses) plain;
-    plain.vectors = 0;
+    const int is_plain_batch = NAME(is_plain_batch)(batch), has_columns = NAME(has_columns)(batch->logits_class_stride);
     const NAME(settings) settings = NAME(settings_of)(batch);
     NAME(lane_weights) weights;
+    NAME(plain_vector) plain[VECTORS_AT_ONCE];
+    NAME(plain_losses) losses;
+    losses.vectors = 0;
+    int is_plain = 0;
     if (!has_own_weights)
-        weights = NAME(weights_of_rows)(batch, first_row, LANES, labels, XENT_INDEX_TARGETS);
+        is_plain = NAME(weigh_index_rows)(batch, &settings, first_row, LANES, labels, &weights) && is_plain_batch;
     int count = NAME(rows_of_first_vector)(batch, first_row);
-    for (int64_t k = 0; k < row_count; k += count, count = LANES) {
-        if (row_count - k < count)
-            count = (int)(row_count - k);
-        if (has_own_weights)
-            weights = NAME(weights_of_rows)(batch, first_row + k, count, labels + k, XENT_INDEX_TARGETS);
-        weights.may_leave |= settings.all_leave;
-        NAME(lane_rows)
-        rows = {batch,
-                &settings,
-                labels + k,
-                first_row + k,
-                count,
-                classes,
-                NAME(lane_labels)(&batch->labels, labels + k, count),
-                (1u << LANES) - 1};
-        if (count < LANES || batch->labels.has_ignore_index)
-            rows.counts = v_mask_bits(v_not_less(rows.labels, v_splat(0)));
-        if (form != ANY_ROWS && rows.counts == (1u << LANES) - 1 && !weights.may_leave && !weights.is_rescaled) {
-            REAL *ratios = plain.ratio + k, *distances = plain.distance + k;
-            const int is_taken =
-                form == PLAIN_COLUMNS
-                    ? NAME(take_index_rows)(&rows, classes, &weights, NULL, ratios, distances, is_exact, PLAIN_COLUMNS)
-                    : NAME(take_index_rows)(&rows, classes, &weights, NULL, ratios, distances, is_exact, PLAIN_ROWS);
-            if (is_taken) {
-                if (has_own_weights)
-                    memcpy(row_loss + k, weights.of_loss, sizeof weights.of_loss);
-                plain.first_row[plain.vectors++] = (int)k;
+    for (int64_t k = 0; k < row_count;) {
+        int vectors = 0;
+        for (; k < row_count && vectors < most; k += count, count = LANES) {
+            if (row_count - k < count)
+                count = (int)(row_count - k);
+            if (has_own_weights)
+                is_plain = NAME(weigh_index_rows)(batch, &settings, first_row + k, count, labels + k, &weights) &&
+                           is_plain_batch;
+            const NAME(lane_rows) rows = NAME(lane_rows_at)(batch, &settings, labels + k, first_row + k, count);
+            if (!is_plain || rows.counts != (1u << LANES) - 1) {
+                NAME(take_any_rows)(&rows, &weights, row_loss + k);
                 continue;
             }
+            if (has_own_weights)
+                memcpy(row_loss + k, weights.of_loss, sizeof weights.of_loss);
+            plain[vectors].labels = rows.labels;
+            plain[vectors].weight = weights.gradient_weight;
+            plain[vectors++].row = k;
         }
-        if (is_exact)
-            NAME(take_any_index_rows)(&rows, &weights, row_loss + k);
+        if (has_columns)
+            NAME(take_plain_rows)(plain, vectors, batch, first_row, &losses, classes, is_exact, 1);
         else
-            NAME(take_few_index_rows)(&rows, &weights, row_loss + k);
+            NAME(take_plain_rows)(plain, vectors, batch, first_row, &losses, classes, is_exact, 0);
+        for (int j = 0; j < vectors; ++j) {
+            if (plain[j].is_taken)
+                continue;
+            const int64_t row = plain[j].row;
+            const NAME(lane_rows) rows = NAME(lane_rows_at)(batch, &settings, labels + row, first_row + row, LANES);
+            if (has_own_weights)
+                NAME(weigh_index_rows)(batch, &settings, first_row + row, LANES, labels + row, &weights);
+            NAME(take_any_rows)(&rows, &weights, row_loss + row);
+        }
     }
-    NAME(finish_plain_losses)(&plain, has_own_weights ? NULL : weights.of_loss, row_loss);
+    NAME(finish_plain_rows)(&losses, has_own_weights ? NULL : weights.of_loss, row_loss);
 }
 
-/* The fewest classes, of which every vector of rows is a matter of some tens of instructions, have code of their own.
+/* The fewest classes, of which every vector of rows is a matter of some tens of instructions, have code of their own, and
+ * processors find the next vector by themselves.
  * `labels` has a whole vector from each row on. */
 KERNEL_INLINE void NAME(many_index_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
                                          const int64_t *labels, double *row_loss) {
     if (batch->classes == 2)
-        NAME(index_rows_of)(batch, first_row, row_count, 2, labels, row_loss, 0);
+        NAME(index_rows_of)(batch, first_row, row_count, 2, labels, row_loss, 0, 1);
     else if (batch->classes == 3)
-        NAME(index_rows_of)(batch, first_row, row_count, 3, labels, row_loss, 0);
+        NAME(index_rows_of)(batch, first_row, row_count, 3, labels, row_loss, 0, 1);
     else
-        NAME(index_rows_of)(batch, first_row, row_count, (int)batch->classes, labels, row_loss, 1);
+        NAME(index_rows_of)(batch, first_row, row_count, (int)batch->classes, labels, row_loss, 1, VECTORS_AT_ONCE);
 }

@@ -518,29 +518,27 @@ KERNEL_INLINE void NAME(weigh_rows)(const xent_batch *batch, int64_t first_row, 
 }
 
 /* The same as a vector, 0 beyond `row_count`.  `labels` has a whole vector where the kind has class indices. */
-KERNEL_INLINE NAME(lane_weights)
-    NAME(weights_of_rows)(const xent_batch *batch, int64_t first_row, int row_count, const int64_t *labels, int kind) {
+KERNEL_INLINE void NAME(weights_of_rows)(const xent_batch *batch, int64_t first_row, int row_count,
+                                         const int64_t *labels, int kind, NAME(lane_weights) * weights) {
     ALIGNED_64 double weight[LANES] = {0};
-    NAME(lane_weights) weights;
     if (row_count == LANES)
         NAME(weigh_rows)(batch, first_row, LANES, labels, weight, kind);
     else
         NAME(weigh_rows)(batch, first_row, row_count, labels, weight, kind);
-    memcpy(weights.of_loss, weight, sizeof weight);
-    weights.is_rescaled = NAME(has_small_weight)(weight);
-    weights.last_factor = v_splat(1);
-    if (weights.is_rescaled)
-        NAME(rescale_weights)(weight, &weights);
-    weights.gradient_weight = NAME(pairs_of)(weight);
+    memcpy(weights->of_loss, weight, sizeof weight);
+    weights->is_rescaled = NAME(has_small_weight)(weight);
+    weights->last_factor = v_splat(1);
+    if (weights->is_rescaled)
+        NAME(rescale_weights)(weight, weights);
+    weights->gradient_weight = NAME(pairs_of)(weight);
     if (batch->temperature != 1) {
         for (int row = 0; row < LANES; ++row)
             weight[row] /= batch->temperature;
-        weights.gradient_weight = NAME(pairs_of)(weight);
+        weights->gradient_weight = NAME(pairs_of)(weight);
     }
-    weights.may_leave = 0;
+    weights->may_leave = 0;
     for (int row = 0; row < LANES; ++row)
-        weights.may_leave |= !(fabs(weights.of_loss[row] / batch->temperature) < (double)VISIBLE_FACTOR);
-    return weights;
+        weights->may_leave |= !(fabs(weights->of_loss[row] / batch->temperature) < (double)VISIBLE_FACTOR);
 }
 
 KERNEL_INLINE NAME(pair) NAME(keep_pair)(vec_mask where, NAME(pair) a) {
@@ -720,13 +718,13 @@ KERNEL_INLINE void NAME(many_short_rows)(const xent_batch *batch, int64_t first_
     if (kind == XENT_SMOOTHED_TARGETS)
         smoothed = NAME(smoothed_masses_of)(batch);
     if (!has_own_weights)
-        weights = NAME(weights_of_rows)(batch, first_row, LANES, labels, kind);
+        NAME(weights_of_rows)(batch, first_row, LANES, labels, kind, &weights);
     int count = NAME(rows_of_first_vector)(batch, first_row);
     for (int64_t k = 0; k < row_count; k += count, count = LANES) {
         if (row_count - k < count)
             count = (int)(row_count - k);
         if (has_own_weights)
-            weights = NAME(weights_of_rows)(batch, first_row + k, count, labels + k, kind);
+            NAME(weights_of_rows)(batch, first_row + k, count, labels + k, kind, &weights);
         NAME(short_rows)(batch, first_row + k, count, labels + k, weights, &smoothed, row_loss + k, &settings, kind);
     }
 }

@@ -283,9 +283,69 @@ KERNEL_INLINE void NAME(store_halves)(REAL (*columns)[LANES], char *destination,
 }
 #endif
 
+/* Two classes of rows that follow one another, in registers: the first and the second number of each pair. */
+KERNEL_INLINE void NAME(load_pairs)(const char *source, REAL (*columns)[LANES]) {
+    const REAL *values = (const REAL *)(const void *)source;
+#if HAS_WIDE_SQUARES
+    const vec low = v_load(values), high = v_load(values + LANES);
+#if REAL_BITS == 32
+    const __m512i firsts = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i seconds = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+#else
+    const __m512i firsts = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+    const __m512i seconds = _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15);
+#endif
+    v_store(columns[0], INTRINSIC(permutex2var)(low, firsts, high));
+    v_store(columns[1], INTRINSIC(permutex2var)(low, seconds, high));
+#else
+    for (int first = 0; first < LANES; first += TRANSPOSE_WIDTH, values += 2 * TRANSPOSE_WIDTH) {
+        const SQUARE_ROW low = SQUARE_INTRINSIC(loadu)(values),
+                         high = SQUARE_INTRINSIC(loadu)(values + TRANSPOSE_WIDTH);
+#if REAL_BITS == 32
+        const __m256d firsts = _mm256_castps_pd(_mm256_shuffle_ps(low, high, 0x88));
+        const __m256d seconds = _mm256_castps_pd(_mm256_shuffle_ps(low, high, 0xdd));
+        _mm256_store_ps(columns[0] + first, _mm256_castpd_ps(_mm256_permute4x64_pd(firsts, 0xd8)));
+        _mm256_store_ps(columns[1] + first, _mm256_castpd_ps(_mm256_permute4x64_pd(seconds, 0xd8)));
+#else
+        _mm256_store_pd(columns[0] + first, _mm256_permute4x64_pd(_mm256_unpacklo_pd(low, high), 0xd8));
+        _mm256_store_pd(columns[1] + first, _mm256_permute4x64_pd(_mm256_unpackhi_pd(low, high), 0xd8));
+#endif
+    }
+#endif
+}
+
+KERNEL_INLINE void NAME(store_pairs)(REAL (*columns)[LANES], char *destination) {
+    REAL *values = (REAL *)(void *)destination;
+#if HAS_WIDE_SQUARES
+    const vec first = v_load(columns[0]), second = v_load(columns[1]);
+#if REAL_BITS == 32
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#else
+    const __m512i low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+    const __m512i high = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
+#endif
+    v_store(values, INTRINSIC(permutex2var)(first, low, second));
+    v_store(values + LANES, INTRINSIC(permutex2var)(first, high, second));
+#else
+    for (int first = 0; first < LANES; first += TRANSPOSE_WIDTH, values += 2 * TRANSPOSE_WIDTH) {
+        const SQUARE_ROW firsts = SQUARE_INTRINSIC(load)(columns[0] + first);
+        const SQUARE_ROW seconds = SQUARE_INTRINSIC(load)(columns[1] + first);
+        const SQUARE_ROW low = SQUARE_INTRINSIC(unpacklo)(firsts, seconds);
+        const SQUARE_ROW high = SQUARE_INTRINSIC(unpackhi)(firsts, seconds);
+        SQUARE_INTRINSIC(storeu)(values, SQUARE_INTRINSIC(permute2f128)(low, high, 0x20));
+        SQUARE_INTRINSIC(storeu)(values + TRANSPOSE_WIDTH, SQUARE_INTRINSIC(permute2f128)(low, high, 0x31));
+    }
+#endif
+}
+
 KERNEL_INLINE void v_load_transposed(const char *source, ptrdiff_t row_stride, int count, REAL (*columns)[LANES]) {
     if (count == TRANSPOSE_WIDTH)
         NAME(load_squares)(source, row_stride, columns);
+    else if (count == 2 && row_stride == 2 * (ptrdiff_t)sizeof(REAL))
+        NAME(load_pairs)(source, columns);
+    else if (count == HALF_WIDTH)
+        NAME(load_halves)(source, row_stride, HALF_WIDTH, columns);
     else
         NAME(load_halves)(source, row_stride, count, columns);
 }
@@ -293,6 +353,10 @@ KERNEL_INLINE void v_load_transposed(const char *source, ptrdiff_t row_stride, i
 KERNEL_INLINE void v_store_transposed(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride, int count) {
     if (count == TRANSPOSE_WIDTH)
         NAME(store_squares)(columns, destination, row_stride);
+    else if (count == 2 && row_stride == 2 * (ptrdiff_t)sizeof(REAL))
+        NAME(store_pairs)(columns, destination);
+    else if (count == HALF_WIDTH)
+        NAME(store_halves)(columns, destination, row_stride, HALF_WIDTH);
     else
         NAME(store_halves)(columns, destination, row_stride, count);
 }
