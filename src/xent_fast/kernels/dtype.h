@@ -112,13 +112,17 @@
 #endif
 #define KERNEL_INLINE static ALWAYS_INLINE MAYBE_UNUSED
 
-/* Asks for a cache line that will be read soon; an address outside the array does no harm. */
+/* Asks for a cache line that will be read soon, or later: then it need come no nearer than the core's second cache.  An
+ * address outside the array does no harm. */
 #if defined(__GNUC__) || defined(__clang__)
-#define PREFETCH(address) __builtin_prefetch(address)
+#define PREFETCH(address) __builtin_prefetch((const void *)(address))
+#define PREFETCH_LATER(address) __builtin_prefetch((const void *)(address), 0, 2)
 #elif defined(_M_X64)
 #define PREFETCH(address) _mm_prefetch((const char *)(address), _MM_HINT_T0)
+#define PREFETCH_LATER(address) _mm_prefetch((const char *)(address), _MM_HINT_T1)
 #else
 #define PREFETCH(address) ((void)0)
+#define PREFETCH_LATER(address) ((void)0)
 #endif
 
 /* Classes of a group and of a block: see lanes_along_classes.h. */

@@ -139,11 +139,31 @@ typedef struct {
     NAME(wide) exponentials, target_mass, distance;
 } NAME(block_sums);
 
+/* What a sweep asks memory for on its way, far ahead: from where, and how many bytes further with every vector. */
+typedef struct {
+    int is_asked;
+    uintptr_t logits, logits_step;
+    uintptr_t targets, targets_step;
+} NAME(ahead);
+
+/* On the way past `vectors` vectors from class `at`. */
+KERNEL_INLINE void NAME(ask_ahead)(const NAME(ahead) * ahead, int64_t at, int vectors, int kind) {
+    if (!ahead->is_asked)
+        return;
+    for (int j = 0; j < vectors; ++j) {
+        const uintptr_t passed = (uintptr_t)at / LANES + (uintptr_t)j;
+        PREFETCH_LATER(ahead->logits + passed * ahead->logits_step);
+        if (HAS_OWN_MASSES(kind))
+            PREFETCH_LATER(ahead->targets + passed * ahead->targets_step);
+    }
+}
+
 /* What every group of a block shares. */
 typedef struct {
     NAME(exponential_reference) reference;
     vec shift; /* subtracted from the logits first */
     vec base;  /* of the distances, times their unit in lanes */
+    NAME(ahead) ahead;
 } NAME(block_frame);
 
 /* Four vectors in a tree. */
@@ -183,9 +203,8 @@ KERNEL_INLINE void NAME(four_exponentials)(const vec *x, const NAME(block_frame)
 }
 
 /* Half of a whole group, from class `at`: exponentials to `e`, their sum is returned.  `excluded`, a lane counted from its
- * start (a constant below 0 where there is none), is left out of the sum.  Meanwhile the same classes of the next block, or
- * of the next row, come from memory: without that the maximum's sweep would wait for memory and the exponentials leave it
- * idle. */
+ * start (a constant below 0 where there is none), is left out of the sum.  Meanwhile the same classes of the next block come
+ * nearer: without that the maximum's sweep would wait for them. */
 KERNEL_INLINE vec NAME(forward_half)(const char *logits, const NAME(masses) * masses, int64_t at, REAL *e, int excluded,
                                      const NAME(block_frame) * frame, NAME(block_sums) * sums, int kind, int storage) {
     vec x[4], exponentials[4], mass[4];
@@ -195,6 +214,7 @@ KERNEL_INLINE vec NAME(forward_half)(const char *logits, const NAME(masses) * ma
         if (HAS_OWN_MASSES(kind))
             PREFETCH(masses->targets + at + BLOCK + line);
     }
+    NAME(ask_ahead)(&frame->ahead, at, 4, kind);
     EACH_OF(4, x[j] = NAME(load_stored)(logits, j * LANES, storage));
     if (HAS_OWN_MASSES(kind)) {
         EACH_OF(4, mass[j] = NAME(mass_of_vector)(masses, at + j * LANES, kind));
@@ -257,14 +277,15 @@ KERNEL_INLINE void NAME(forward_last_group)(const char *logits, const NAME(masse
 
 /* The reference of a block by its maximum, which may be infinite or absent (-inf): then 0, and NaN, if there is one,
  * shows in the sum. */
-KERNEL_INLINE NAME(block_frame)
-    NAME(frame_of_block)(REAL maximum, const NAME(exponent_scale) * scale, NAME(block_summary) * summary) {
+KERNEL_INLINE NAME(block_frame) NAME(frame_of_block)(REAL maximum, const NAME(exponent_scale) * scale,
+                                                     NAME(ahead) ahead, NAME(block_summary) * summary) {
     NAME(block_frame) frame;
     const int is_finite = maximum > -INFINITY && maximum < INFINITY;
     const REAL base = is_finite ? maximum : 0;
     const int is_huge = base >= scale->huge_logit || base <= -scale->huge_logit;
     const REAL scaled = (is_huge ? 0 : base) * scale->log2_e;
     const REAL reference = (scaled + ROUNDING_MAGIC) - ROUNDING_MAGIC;
+    frame.ahead = ahead;
     frame.shift = v_splat(is_huge ? base : 0);
     frame.base = v_splat(base * LANES_DISTANCE_UNIT);
     frame.reference = NAME(reference_for)(v_splat(reference), scale);
@@ -424,10 +445,11 @@ static NEVER_INLINE double NAME(sum_below_maximum)(NAME(wide) sum, const char *l
 
 /* Forward sweep of a block that begins at class `first`; `excluded` counts from there (index targets). */
 KERNEL_INLINE void NAME(forward_block)(const char *logits, const NAME(masses) * masses, REAL *e, int64_t count,
-                                       int64_t first, int64_t excluded, const NAME(settings) * settings,
-                                       NAME(block_summary) * summary, int kind, int storage) {
+                                       int64_t first, int64_t excluded, NAME(ahead) ahead,
+                                       const NAME(settings) * settings, NAME(block_summary) * summary, int kind,
+                                       int storage) {
     const REAL maximum = NAME(block_maximum)(logits, count, storage);
-    const NAME(block_frame) frame = NAME(frame_of_block)(maximum, &settings->scale, summary);
+    const NAME(block_frame) frame = NAME(frame_of_block)(maximum, &settings->scale, ahead, summary);
     NAME(block_sums) sums = {NAME(zero_wide)(), NAME(zero_wide)(), NAME(zero_wide)()};
     int64_t position = -1;
     if (HAS_MASS(kind) || settings->wants_prediction || settings->row.wants_lse) {
@@ -490,7 +512,28 @@ typedef struct {
     double weight;
     NAME(masses) masses;
     NAME(block_summary) * blocks;
+    uintptr_t next_logits, next_targets; /* where the row after it begins */
+    int asks_ahead;                      /* for that row, which is the next to be swept */
 } NAME(long_row);
+
+/* What lies `lead` classes after these places, at so many quarters of the sweep's pace. */
+KERNEL_INLINE NAME(ahead)
+    NAME(ahead_by)(const NAME(long_row) * row, uintptr_t logits, uintptr_t targets, int64_t lead, uintptr_t quarters) {
+    const uintptr_t bytes = (uintptr_t)NAME(stored_bytes)(row->logits_storage);
+    const NAME(ahead) ahead = {row->asks_ahead, logits + (uintptr_t)lead * bytes, LANES * bytes * quarters / 4,
+                               targets + (uintptr_t)lead * sizeof(REAL), LANES * sizeof(REAL) * quarters / 4};
+    return ahead;
+}
+
+/* Memory is asked for a row's bytes at an even pace: three quarters of them on the way forward, which is that much slower than
+ * the way back.  Each sweep goes on where the one before has ended, and the first begins a block ahead of itself. */
+KERNEL_INLINE NAME(ahead) NAME(ahead_of_forward)(const NAME(long_row) * row) {
+    return NAME(ahead_by)(row, (uintptr_t)row->logits, (uintptr_t)row->masses.targets, BLOCK + row->classes / 4, 3);
+}
+
+KERNEL_INLINE NAME(ahead) NAME(ahead_of_backward)(const NAME(long_row) * row) {
+    return NAME(ahead_by)(row, row->next_logits, row->next_targets, BLOCK, 1);
+}
 
 KERNEL_INLINE int64_t NAME(block_count)(int64_t classes) { return (classes + BLOCK - 1) / BLOCK; }
 
@@ -592,6 +635,7 @@ KERNEL_INLINE void NAME(merge_blocks)(NAME(long_row) * row, const NAME(settings)
 typedef struct {
     vec factor;
     vec last_factor, minus_weight; /* smoothed targets: minus_weight times E / C */
+    NAME(ahead) ahead;
 } NAME(backward_frame);
 
 KERNEL_INLINE vec NAME(backward_vector)(vec e, vec mass, const NAME(backward_frame) * frame, int in_two_steps,
@@ -624,6 +668,7 @@ KERNEL_INLINE void NAME(backward_vectors)(const REAL *e, char *grad, const NAME(
                                           int is_weighted, int kind, int storage) {
     int64_t k = 0;
     for (; k + 2 * LANES <= count; k += 2 * LANES) {
+        NAME(ask_ahead)(&frame->ahead, first + k, 2, kind);
         for (int j = 0; j < 2 * LANES; j += LANES) {
             const vec mass = NAME(backward_mass)(masses, first + k + j, LANES, frame, is_weighted, kind);
             NAME(store_stored)(grad, k + j, NAME(backward_vector)(v_load(e + k + j), mass, frame, in_two_steps, kind),
@@ -640,15 +685,19 @@ KERNEL_INLINE void NAME(backward_vectors)(const REAL *e, char *grad, const NAME(
 
 /* Backward sweep of one block: grad = e * factor * block weight (- weight * t).  `label` counts from its first class.  Where the factors would leave the normal
  * numbers they are RESCALE times larger, and that is taken back last. */
-KERNEL_INLINE void NAME(backward_block)(const REAL *e, char *grad, const NAME(masses) * masses, int64_t first,
-                                        int64_t count, double row_factor, double block_weight, double weight,
-                                        int64_t label, int kind, int storage) {
+KERNEL_INLINE void NAME(backward_block)(const NAME(long_row) * row, int64_t first, int64_t count, double row_factor,
+                                        double block_weight, double weight, int kind, int storage) {
+    const REAL *e = row->exponentials + first;
+    char *grad = row->grad + first * NAME(stored_bytes)(storage);
+    const NAME(masses) *masses = &row->masses;
+    const int64_t label = row->label - first;
     const int is_smoothed = kind == XENT_SMOOTHED_TARGETS, has_label = is_smoothed && label >= 0 && label < count;
     const REAL exp_of_label = has_label ? e[label] : 0;
     const int in_two_steps = fabs(row_factor * block_weight) < SMALL_FACTOR;
     const REAL factor = (REAL)(row_factor * (in_two_steps ? RESCALE : 1) * block_weight);
-    const NAME(backward_frame) frame = {v_splat(factor), v_splat((REAL)(1 / RESCALE)),
-                                        v_splat(-(REAL)(is_smoothed ? weight * masses->smoothing : weight))};
+    const NAME(backward_frame)
+        frame = {v_splat(factor), v_splat((REAL)(1 / RESCALE)),
+                 v_splat(-(REAL)(is_smoothed ? weight * masses->smoothing : weight)), NAME(ahead_of_backward)(row)};
     const int is_weighted = is_smoothed && masses->class_weight != NULL;
     if (in_two_steps)
         NAME(backward_vectors)(e, grad, masses, first, count, &frame, 1, is_weighted, kind, storage);
@@ -684,8 +733,8 @@ KERNEL_INLINE void NAME(forward_block_of)(const NAME(long_row) * row, int64_t b,
     const int64_t first = b * BLOCK, count = NAME(block_length)(row->classes, first), in_block = row->label - first;
     const int64_t excluded = !HAS_MASS(kind) && in_block >= 0 && in_block < count ? in_block : -1;
     NAME(forward_block)(NAME(stored_at)(row->logits, first, storage), &row->masses,
-                        row->exponentials ? row->exponentials + first : NULL, count, first, excluded, settings,
-                        row->blocks + b, kind, storage);
+                        row->exponentials ? row->exponentials + first : NULL, count, first, excluded,
+                        NAME(ahead_of_forward)(row), settings, row->blocks + b, kind, storage);
 }
 
 /* log p = (x - m) / T - log of the sum, of `count` classes from class `first`. */
@@ -718,9 +767,8 @@ KERNEL_INLINE void NAME(backward_block_of)(const NAME(long_row) * row, int64_t b
             NAME(log_probabilities)(row, first, count, log_of_sum, (REAL)temperature, row->logits_storage, storage);
         return;
     }
-    NAME(backward_block)(row->exponentials + first, row->grad + first * NAME(stored_bytes)(storage), &row->masses,
-                         first, count, results->factor[k], row->blocks[b].weight, row->weight / temperature,
-                         row->label - first, kind, storage);
+    NAME(backward_block)(row, first, count, results->factor[k], row->blocks[b].weight, row->weight / temperature, kind,
+                         storage);
     if (row->pivot >= first && row->pivot < first + count)
         NAME(store_number)(row->grad, row->pivot, (REAL)results->pivot_gradient[k], storage);
 }

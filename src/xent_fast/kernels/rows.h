@@ -88,6 +88,9 @@ KERNEL_INLINE NAME(long_row)
     r.weight = NAME(weight_of_row)(batch, row, class_index, kind);
     r.masses = NAME(masses_of_row)(batch, row, class_index, weight_sums, kind);
     r.blocks = blocks;
+    r.next_logits = (uintptr_t)r.logits + (uintptr_t)batch->logits_row_stride;
+    r.next_targets = (uintptr_t)r.masses.targets + (uintptr_t)batch->dense_targets_row_stride;
+    r.asks_ahead = 0;
     return r;
 }
 
@@ -256,6 +259,7 @@ KERNEL_INLINE void NAME(long_rows)(const xent_batch *batch, int64_t first_row, i
             row_loss[k] = NAME(loss_of_leaving_row)(batch, first_row + k, row, kind);
             continue;
         }
+        row->asks_ahead = count == 1 && row->exponentials;
         sums.target_logit[lanes] = NAME(logit_of_label)(row, kind);
         NAME(forward_some_blocks)(row, 0, blocks, settings, kind);
         NAME(merge_blocks)(row, settings, &sums, lanes, kind);
