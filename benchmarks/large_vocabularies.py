@@ -188,7 +188,7 @@ def measure_ranks(rows: int, classes: int, calls: int) -> None:
         return mpi.softmax_cross_entropy_grad(shard, labels, comm, out=out, **options)
 
     def measure() -> object:
-        return xent_fast.class_statistics(shard, labels, exponentials_out=shard, **options)
+        return xent_fast.class_statistics(shard, labels, out=shard, **options)
 
     def write() -> object:
         return xent_fast.grad_from_statistics(

@@ -203,9 +203,7 @@ def test_exponentials_are_taken_once(dtype: type, name: str, axis: int, place: s
     targets = targets.T if targets.ndim == 2 and axis == 0 else targets
     left = along if place == "in_place" else np.empty_like(along)
     whole: dict[str, Any] = {"first_class": 0, "axis": axis}
-    statistics = class_statistics(
-        along, targets, num_classes=3000, exponentials_out=left, **whole, **options
-    )
+    statistics = class_statistics(along, targets, num_classes=3000, out=left, **whole, **options)
     loss, grad = grad_from_statistics(
         left,
         targets,
@@ -229,13 +227,11 @@ def test_no_exponentials_before_everything_is_checked() -> None:
         ([0, 5], {"temperature": 0}, ValueError),
         ([0, 5], {"weight": np.ones(5)}, ValueError),
         ([0, 5], {"ignore_index": 0.5}, TypeError),
-        ([0, 5], {"exponentials_out": np.zeros((2, 5))}, ValueError),
+        ([0, 5], {"out": np.zeros((2, 5))}, ValueError),
     ]
     for labels, options, error in cases:
         with pytest.raises(error):
-            class_statistics(
-                logits, labels, first_class=0, **{"exponentials_out": logits, **options}
-            )
+            class_statistics(logits, labels, first_class=0, **{"out": logits, **options})
         assert (logits == 7).all()
 
 

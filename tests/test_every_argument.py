@@ -246,7 +246,13 @@ NAMED_BY = {
     "rng": "non-negative|SeedSequence|BitGenerator",  # NumPy's words
 }
 # Whatever is given is taken for true or false.
-FLAGS = {"accumulate", "keepdims", "return_statistics", "remove_accidental_hits"}
+FLAGS = {
+    "accumulate",
+    "has_exponentials",
+    "keepdims",
+    "return_statistics",
+    "remove_accidental_hits",
+}
 
 
 def arguments_of(function: str) -> list[str]:

@@ -27,7 +27,7 @@ def class_statistics(
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
     ignore_index: SupportsIndex | None = None,
-    exponentials_out: FloatArray | None = None,
+    out: FloatArray | None = None,
 ) -> ClassStatistics:
     """What a range of classes says of each row, for a loss over all classes.
 
@@ -52,7 +52,7 @@ def class_statistics(
         Class weights of the range. All ranges have them or none.
     label_smoothing, temperature, ignore_index
         As for `softmax_cross_entropy`, the same for all ranges.
-    exponentials_out : ndarray of the logits' shape and dtype, optional
+    out : ndarray of the logits' shape and dtype, optional
         Takes what `grad_from_statistics` can make the gradient from in place of the logits. May be
         `logits`, which are gone then.
 
@@ -89,8 +89,8 @@ def class_statistics(
     >>> loss_from_statistics(merge_class_statistics(parts)).round(6)  # log 4, log 1.25
     array([1.386294, 0.223144])
     """
-    leaves = exponentials_out is not None
-    rows = range_of(logits, targets, axis, weight, exponentials_out, with_grad=leaves)
+    leaves = out is not None
+    rows = range_of(logits, targets, axis, weight, out, with_grad=leaves)
     return measured(
         rows,
         first_class,
@@ -267,8 +267,8 @@ def grad_from_statistics(
     reduction : {"sum", "mean", "none"}, default "sum"
         As for `softmax_cross_entropy_grad`.
     has_exponentials : bool, default False
-        Whether `logits` are not those but what `class_statistics` has left in its
-        `exponentials_out`. No exponential is taken again, which is faster.
+        Whether `logits` are not those but what `class_statistics` has left in its `out`. No
+        exponential is taken again, which is faster.
     out : ndarray of the logits' shape and dtype, optional
         Takes the gradient. May be `logits`.
 

@@ -39,9 +39,12 @@ def class_statistics(
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
     ignore_index: SupportsIndex | None = None,
+    out: NDArray[np.floating[Any]] | None = None,
 ) -> ClassStatistics:
     """What a range of classes says of each row: here the range as it is."""
-    x = np.moveaxis(np.asarray(logits, dtype=np.float64), operator.index(axis), -1)
+    x = np.moveaxis(np.array(logits, dtype=np.float64), operator.index(axis), -1)
+    if out is not None:
+        out[...] = np.exp(logits)
     given = np.asarray(targets)
     if given.ndim == x.ndim:
         given = np.moveaxis(given, operator.index(axis), -1)
@@ -105,6 +108,7 @@ def grad_from_statistics(
     z_loss: float = 0.0,
     reduction: str = "sum",
     scale: float = 1.0,
+    has_exponentials: bool = False,
     out: NDArray[np.floating[Any]] | None = None,
 ) -> LossAndGrad[Any, Any]:
     """The loss of the whole rows, and the range's part of its gradient."""
