@@ -38,6 +38,8 @@ cdef extern from "xent_fast.h" nogil:
         Py_ssize_t logits_row_stride
         const void *labels
         Py_ssize_t label_stride
+        const void *targets
+        Py_ssize_t target_row_stride
         void *grad
         Py_ssize_t grad_row_stride
         void *row_loss

@@ -20,17 +20,20 @@ from xent_fast._binding.engine cimport (
     kernels_of_kind,
     process_chunks,
     share_out,
+    sum_of,
     xent_float_mode,
     xent_restore_mode,
     xent_use_default_mode,
 )
 from xent_fast._binding.kernels cimport (
+    XENT_DENSE_TARGETS,
     XENT_FLOAT32,
     XENT_FLOAT64,
     XENT_GRADIENT,
     XENT_INDEX_TARGETS,
     XENT_INT32,
     XENT_INT64,
+    XENT_SHAPED_TARGETS,
     XENT_SMOOTHED_TARGETS,
     xent_batch,
     xent_dtype,
@@ -50,6 +53,8 @@ CALL_DTYPE = np.dtype(
         ("logits_row_stride", np.intp),
         ("labels", np.uintp),
         ("label_stride", np.intp),
+        ("targets", np.uintp),
+        ("target_row_stride", np.intp),
         ("grad", np.uintp),
         ("grad_row_stride", np.intp),
         ("row_loss", np.uintp),
@@ -110,8 +115,9 @@ cdef const char *message(int status) noexcept nogil:
         return "the call was not made by init, or by that of another version"
     if status == XENT_FAST_BAD_ARGUMENT:
         return (
-            "rows or classes are below 0, rows have no class, an array is NULL, or dtype, "
-            "label_type or reduction is unknown"
+            "rows or classes are below 0, rows have no class, logits are NULL, there are neither "
+            "labels nor targets or both, targets have an ignored index, or dtype, label_type or "
+            "reduction is unknown"
         )
     if status == XENT_FAST_BAD_OPTION:
         return (
@@ -196,6 +202,10 @@ cdef inline xent_dtype dtype_of(const xent_fast_call *call) noexcept nogil:
 
 cdef xent_target_kind target_kind_of(const xent_fast_call *call) noexcept nogil:
     """A row's z-loss carries no class weight, so that the weight belongs to the mass."""
+    if call.targets != NULL:
+        if call.label_smoothing != 0 or call.class_weight != NULL:
+            return XENT_SHAPED_TARGETS
+        return XENT_DENSE_TARGETS
     if call.label_smoothing != 0 or (call.z_loss != 0 and call.class_weight != NULL):
         return XENT_SMOOTHED_TARGETS
     return XENT_INDEX_TARGETS
@@ -214,6 +224,8 @@ cdef void describe(const xent_fast_call *call, xent_batch *batch) noexcept nogil
     batch.labels.type = XENT_INT32 if call.label_type == XENT_FAST_INT32 else XENT_INT64
     batch.labels.has_ignore_index = call.has_ignore_index != 0
     batch.labels.ignore_index = call.ignore_index
+    batch.dense_targets = <const char *>call.targets
+    batch.dense_targets_row_stride = target_rows(call).stride
     batch.sample_weight = call.sample_weight
     batch.class_weight = <const char *>call.class_weight
     batch.label_smoothing = call.label_smoothing
@@ -235,11 +247,17 @@ cdef int settle_denominator(
         status = check_signs(call)
     if status != XENT_FAST_OK:
         return status
-    call.error_row = check_labels(
-        batch, batch.class_weight, dtype_of(call), &counted_rows, &weight_sum
-    )
-    if call.error_row >= 0:
-        return XENT_FAST_BAD_LABEL
+    if call.targets != NULL:
+        has_weights = call.sample_weight != NULL
+        counted_rows = call.rows
+        if has_weights:
+            weight_sum = sum_of(call.sample_weight, call.rows)
+    else:
+        call.error_row = check_labels(
+            batch, batch.class_weight, dtype_of(call), &counted_rows, &weight_sum
+        )
+        if call.error_row >= 0:
+            return XENT_FAST_BAD_LABEL
     denominator[0] = weight_sum if has_weights else <double>counted_rows
     if call.reduction == XENT_FAST_MEAN and has_weights and denominator[0] != 0:
         if denominator[0] == denominator[0] and not 1e-290 < denominator[0] < 1e290:
@@ -273,7 +291,9 @@ cdef int check_arguments(const xent_fast_call *call) noexcept nogil:
         return XENT_FAST_BAD_ARGUMENT
     if call.reduction != XENT_FAST_MEAN and call.reduction != XENT_FAST_SUM:
         return XENT_FAST_BAD_ARGUMENT
-    if call.rows > 0 and (call.logits == NULL or call.labels == NULL):
+    if call.targets != NULL and (call.labels != NULL or call.has_ignore_index != 0):
+        return XENT_FAST_BAD_ARGUMENT
+    if call.rows > 0 and (call.logits == NULL or call.labels == call.targets):
         return XENT_FAST_BAD_ARGUMENT
     return XENT_FAST_OK
 
@@ -294,7 +314,7 @@ cdef int check_signs(xent_fast_call *call) noexcept nogil:
                 call.error_row = k
                 return XENT_FAST_NEGATIVE_WEIGHT
     call.error_row = -1
-    if call.class_weight != NULL:
+    if call.class_weight != NULL and call.targets == NULL:
         for k in range(call.classes):
             if class_weight_at(call, k) < 0:
                 return XENT_FAST_NEGATIVE_WEIGHT
@@ -333,6 +353,12 @@ cdef inline Rows label_rows(const xent_fast_call *call) noexcept nogil:
     return rows_at(call.labels, call.label_stride, bytes_of_label(call), call.rows)
 
 
+cdef inline Rows target_rows(const xent_fast_call *call) noexcept nogil:
+    return rows_at(
+        call.targets, call.target_row_stride, call.classes * bytes_of_real(call), call.rows
+    )
+
+
 cdef int check_layout(const xent_fast_call *call) noexcept nogil:
     """Alignment, and that nothing that is read or written lies where something else is written."""
     cdef Py_ssize_t real = bytes_of_real(call)
@@ -340,11 +366,12 @@ cdef int check_layout(const xent_fast_call *call) noexcept nogil:
     cdef Rows grad = grad_rows(call)
     cdef Rows labels = label_rows(call)
     cdef Rows row_loss = rows_at(call.row_loss, 0, real, call.rows)
-    cdef Rows others[3]
+    cdef Rows others[4]
     cdef int k
     others[0] = labels
     others[1] = rows_at(call.sample_weight, 0, sizeof(double), call.rows)
     others[2] = rows_at(call.class_weight, 0, call.classes * real, 1)
+    others[3] = target_rows(call)
     if not (
         is_aligned(logits, real)
         and is_aligned(grad, real)
@@ -352,6 +379,7 @@ cdef int check_layout(const xent_fast_call *call) noexcept nogil:
         and is_aligned(row_loss, real)
         and is_aligned(others[1], sizeof(double))
         and is_aligned(others[2], real)
+        and is_aligned(others[3], real)
     ):
         return XENT_FAST_BAD_LAYOUT
     if grad.count > 1 and size_of(grad.stride) < grad.width:
@@ -360,7 +388,7 @@ cdef int check_layout(const xent_fast_call *call) noexcept nogil:
         return XENT_FAST_BAD_LAYOUT
     if may_overlap(row_loss, logits) or may_overlap(row_loss, grad):
         return XENT_FAST_BAD_LAYOUT
-    for k in range(3):
+    for k in range(4):
         if may_overlap(grad, others[k]) or may_overlap(row_loss, others[k]):
             return XENT_FAST_BAD_LAYOUT
     return XENT_FAST_OK

@@ -1,7 +1,8 @@
 """The loss for JAX, on a CPU: optax's functions, and one for loops that leave jit at the loss.
 
-Under jit the call is a callback into this process that reads and writes XLA's own buffers. The
-loss and its gradient p Q - y come from one pass. The derivative of that gradient, along v,
+Under jit XLA calls the C entry points with its own buffers or, where no C compiler is at hand and
+for classes that do not lie on the last axis, back into this process. The loss and its gradient
+p Q - y come from one pass. The derivative of that gradient, along v,
 
     Q p (v - sum p v)
 
@@ -26,6 +27,8 @@ with needed_by("xent_fast.jax", "jax"):
     import jax.numpy as jnp
     from jax.custom_derivatives import SymbolicZero
     from jax.experimental.buffer_callback import buffer_callback
+
+    from xent_fast import _xla
 
 __all__ = [
     "softmax_cross_entropy",
@@ -63,7 +66,7 @@ def softmax_cross_entropy_with_integer_labels(
     ValueError
         If the shapes do not fit together.
     jax.errors.JaxRuntimeError
-        If a label is out of range; the text is that of the IndexError in this process.
+        If a label is out of range; the text is that of an IndexError.
 
     See Also
     --------
@@ -192,9 +195,14 @@ def value_and_grad_on_host(
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _losses(logits: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
     x = _in_single(logits)
-    rows = jax.ShapeDtypeStruct(_without_axis(x.shape, axis), x.dtype)
-    call = buffer_callback(partial(_write_losses, axis), rows, vmap_method="broadcast_all")
-    return call(x, _like_logits(labels, x)).astype(logits.dtype)
+    labels = _as_computed(labels, x)
+    if _is_for_xla(axis):
+        losses = _xla.losses(x, labels)
+    else:
+        rows = jax.ShapeDtypeStruct(_without_axis(x.shape, axis), x.dtype)
+        call = buffer_callback(partial(_write_losses, axis), rows, vmap_method="broadcast_all")
+        losses = call(x, labels)
+    return losses.astype(logits.dtype)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -202,10 +210,14 @@ def _losses_and_grads(
     logits: jax.Array, labels: jax.Array, axis: int
 ) -> tuple[jax.Array, jax.Array]:
     x = _in_single(logits)
-    rows = jax.ShapeDtypeStruct(_without_axis(x.shape, axis), x.dtype)
-    results = (rows, jax.ShapeDtypeStruct(x.shape, x.dtype))
-    call = buffer_callback(partial(_write_both, axis), results, vmap_method="broadcast_all")
-    losses, grads = call(x, _like_logits(labels, x))
+    labels = _as_computed(labels, x)
+    if _is_for_xla(axis):
+        losses, grads = _xla.losses_and_grads(x, labels)
+    else:
+        rows = jax.ShapeDtypeStruct(_without_axis(x.shape, axis), x.dtype)
+        results = (rows, jax.ShapeDtypeStruct(x.shape, x.dtype))
+        call = buffer_callback(partial(_write_both, axis), results, vmap_method="broadcast_all")
+        losses, grads = call(x, labels)
     return losses.astype(logits.dtype), grads.astype(logits.dtype)
 
 
@@ -242,6 +254,11 @@ def _along(
 
 _losses.defjvp(_losses_jvp, symbolic_zeros=True)
 _losses_and_grads.defjvp(_losses_and_grads_jvp, symbolic_zeros=True)
+
+
+def _is_for_xla(axis: int) -> bool:
+    """Whether XLA itself calls the loss; it hands over rows of classes that lie side by side."""
+    return axis == -1 and _xla.is_available()
 
 
 def _is_zero(tangent: Any) -> bool:
@@ -294,8 +311,14 @@ def _like(result: jax.Array, logits: jax.Array) -> jax.Array:
     return result if result.dtype == logits.dtype else result.astype(logits.dtype)
 
 
-def _like_logits(labels: jax.Array, logits: jax.Array) -> jax.Array:
-    return labels.astype(logits.dtype) if _is_dense(labels) else labels
+def _as_computed(labels: jax.Array, logits: jax.Array) -> jax.Array:
+    """Dense labels of the logits' dtype, class indices of 32 or 64 bits."""
+    if _is_dense(labels):
+        return labels.astype(logits.dtype)
+    if labels.dtype in (jnp.int32, jnp.int64):
+        return labels
+    is_wide = labels.dtype.itemsize >= 4 and jax.config.jax_enable_x64  # unsigned ones
+    return labels.astype(jnp.int64 if is_wide else jnp.int32)
 
 
 def _aligned_like(array: np.ndarray) -> np.ndarray:

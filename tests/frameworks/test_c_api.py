@@ -248,6 +248,47 @@ def test_options(options: dict[str, Any], dtype: type, label_dtype: type) -> Non
     np.testing.assert_allclose(row_loss.sum(dtype=float), want.loss, rtol=1e-5)
 
 
+DENSE_OPTIONS: tuple[dict[str, Any], ...] = (
+    {},
+    {"label_smoothing": 0.1, "z_loss": 1e-3, "scale": 3.0, "temperature": 2.0},
+    {"weight": np.linspace(-1, 2, 10), "reduction": "sum"},
+    {"sample_weight": np.linspace(0, 2, 40), "weight": np.linspace(0, 1, 10)},
+)
+
+
+@pytest.mark.parametrize("options", DENSE_OPTIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dense_targets(options: dict[str, Any], dtype: type) -> None:
+    logits, _ = problem(dtype=dtype)
+    whole = np.random.default_rng(1).random((80, 10)).astype(dtype)
+    targets = whole[::-2]
+    want = xent_fast.softmax_cross_entropy_grad(logits, targets, **options)
+    members: dict[str, Any] = dict(options)
+    members["reduction"] = SUM if members.pop("reduction", "") == "sum" else MEAN
+    if "weight" in members:
+        members["class_weight"] = members.pop("weight").astype(dtype)
+    members |= {"targets": targets, "target_row_stride": targets.strides[0]}
+    grad = np.full_like(logits, np.nan)
+    given = members_of(logits, np.zeros(40, np.int64), grad=grad, **members) | {"labels": 0}
+    status, call = called(**given)
+    assert (status, call["loss"]) == (OK, want.loss)
+    np.testing.assert_array_equal(grad, want.grad)
+    onto_targets = {"grad": targets, "grad_row_stride": targets.strides[0]}
+    assert called(**given | onto_targets)[0] == BAD_LAYOUT
+    np.testing.assert_array_equal(targets, whole[::-2])
+
+
+def test_dense_targets_beside_labels() -> None:
+    logits, labels = problem()
+    dense = {"targets": np.ones_like(logits)}
+    assert called(**members_of(logits, labels), **dense)[0] == BAD_ARGUMENT
+    alone = members_of(logits, labels, has_ignore_index=1) | {"labels": 0}
+    assert called(**alone, **dense)[0] == BAD_ARGUMENT
+    alone["has_ignore_index"] = 0
+    assert called(**alone, **dense)[0] == OK
+    assert called(**alone)[0] == BAD_ARGUMENT
+
+
 @pytest.mark.parametrize("threads", [0, 1, 3])
 def test_strided_rows(threads: int) -> None:
     whole = np.random.default_rng(0).standard_normal((64, 30)).astype(np.float32)
@@ -372,6 +413,7 @@ def test_float_mode(threads: int) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX's, where its tests ran before
 def test_after_a_fork() -> None:
     logits, labels = problem(200, 1000)
     given = members_of(logits, labels, num_threads=2)

@@ -15,6 +15,7 @@ optax = pytest.importorskip("optax", exc_type=ModuleNotFoundError)
 import jax.numpy as jnp  # noqa: E402
 from jax.test_util import check_grads  # noqa: E402
 
+from xent_fast import _xla  # noqa: E402
 from xent_fast.jax import (  # noqa: E402
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
@@ -116,12 +117,22 @@ def test_other_dtypes(dtype: Any) -> None:
         assert_equal(*results, tolerance=20 * float(jnp.finfo(dtype).eps))
 
 
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int16, jnp.int32, jnp.uint32, jnp.int64])
+def test_label_dtypes(dtype: Any) -> None:
+    logits, labels = problem("index")
+    got = softmax_cross_entropy_with_integer_labels(logits, labels.astype(dtype))
+    assert_equal(got, softmax_cross_entropy_with_integer_labels(logits, labels))
+
+
 @pytest.mark.parametrize("is_jitted", [False, True])
 def test_label_out_of_range(is_jitted: bool) -> None:
     function = softmax_cross_entropy_with_integer_labels
     function = jax.jit(function) if is_jitted else function
     with pytest.raises(jax.errors.JaxRuntimeError, match="IndexError: index 4 is out of bounds"):
         jax.block_until_ready(function(jnp.zeros((2, 4)), jnp.array([0, 4])))
+    many = jnp.zeros((2, 3), int).at[1, 2].set(-5)
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"index -5 .* size 4 \(labels\[1, 2\]\)"):
+        jax.block_until_ready(function(jnp.zeros((2, 3, 4)), many))
 
 
 def test_bad_input() -> None:
@@ -136,6 +147,61 @@ def test_bad_input() -> None:
         softmax_cross_entropy(labels, labels)
     with pytest.raises(ValueError, match="axis 2 is out of bounds"):
         softmax_cross_entropy(logits, logits, axis=2)
+
+
+# --- how XLA reaches the loss ---
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_bits_by_a_callback(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no compiler is at hand, and for another class axis."""
+    logits, labels = problem(kind, (3, 40))
+    ours = KINDS[kind][0]
+
+    def results(x: Any) -> Any:
+        rows, pull = jax.vjp(lambda x: ours(x, labels), x)
+        return rows, pull(jnp.ones_like(rows))
+
+    by_xla = jax.jit(results).lower(logits)
+    assert "xent_fast_xla_losses_and_grads" in by_xla.as_text()
+    monkeypatch.setattr(_xla, "is_available", lambda: False)
+    jax.clear_caches()
+    by_callback = jax.jit(lambda x: results(x)).lower(logits)
+    assert "xent_fast_xla" not in by_callback.as_text()
+    for got, want in zip(by_callback.compile()(logits), by_xla.compile()(logits), strict=True):
+        np.testing.assert_array_equal(got, want)
+    jax.clear_caches()
+
+
+def test_gradient_takes_the_place_of_logits_that_are_done_with() -> None:
+    logits, labels = problem("index", (64, 4000))
+
+    def step(x: Any) -> Any:
+        return jax.grad(lambda y: softmax_cross_entropy_with_integer_labels(y, labels).sum())(2 * x)
+
+    memory = jax.jit(step).lower(logits).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 0.1 * logits.nbytes
+
+
+def test_compiled_once(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for compiler in ("no-such-compiler", "false"):  # there is none, or it fails
+        monkeypatch.setenv("CC", compiler)
+        assert not _xla.is_available.__wrapped__()
+    monkeypatch.delenv("CC")
+    assert _xla._load().xent_fast_xla_losses
+    (library,) = (tmp_path / "xent_fast").iterdir()
+    made = library.stat().st_mtime_ns
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert _xla._load().xent_fast_xla_losses
+    assert library.stat().st_mtime_ns == made
+
+
+def test_cache_that_cannot_be_written(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_folder = tmp_path / "file"
+    no_folder.touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(no_folder))
+    assert _xla._load().xent_fast_xla_losses
 
 
 # --- outside jit ---

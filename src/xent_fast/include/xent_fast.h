@@ -41,7 +41,8 @@ enum {
     XENT_FAST_OK = 0,
     XENT_FAST_BAD_SIZE = 1, /* `size` is not this header's: init was not called, or the header is another version's */
     XENT_FAST_BAD_ARGUMENT =
-        2, /* a count below 0, rows without a class, an unknown dtype, label type or reduction, NULL */
+        2, /* a count below 0, rows without a class, an unknown dtype, label type or reduction, no logits, neither labels
+            * nor targets or both, an ignored index with targets */
     XENT_FAST_BAD_OPTION = 3,      /* label_smoothing, temperature, z_loss or num_threads out of range */
     XENT_FAST_BAD_LAYOUT = 4,      /* misaligned numbers, an output that overlaps itself or an input */
     XENT_FAST_BAD_LABEL = 5,       /* neither in [0, classes) nor ignored: error_row says where */
@@ -62,6 +63,8 @@ typedef struct {
     ptrdiff_t logits_row_stride;
     const void *labels; /* one class index a row */
     ptrdiff_t label_stride;
+    const void *targets; /* in place of labels: dense targets, `classes` numbers a row, of `dtype` */
+    ptrdiff_t target_row_stride;
     void *grad; /* NULL: the loss alone; `logits` with their stride, or memory of its own */
     ptrdiff_t grad_row_stride;
     void *row_loss; /* NULL, or each row's share of the loss, one after the other */
