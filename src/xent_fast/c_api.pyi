@@ -6,4 +6,5 @@ import numpy as np
 
 __all__ = ["CALL_DTYPE"]
 
+_C_API: Any  # a capsule
 CALL_DTYPE: np.dtype[Any]
