@@ -46,6 +46,7 @@ BINDING = [
     "options",
     "second_order_calls",
     "softmax_calls",
+    "stored",
 ]
 LAST_FLAGS = shlex.split(os.environ.get("XENT_FAST_LAST_CFLAGS", ""))
 CYTHON_CHECKS = os.environ.get("XENT_FAST_CYTHON_CHECKS", "0") != "0"

@@ -91,9 +91,8 @@ cdef Given given_logits(object logits, str name, object axis, object out):
 cdef class Given:
     cdef int add_targets(self, object targets) except -1:
         cdef Layout layout = self.layout
-        self.targets = as_any_targets(
-            targets, self.logits, layout.row_shape, layout.axis, self.name
-        )
+        cdef object logits = self.logits
+        self.targets = as_any_targets(targets, logits, layout.row_shape, layout.axis, self.name)
         if cnp.PyArray_ISINTEGER(self.targets):
             labels = layout.in_order(self.targets)
             self.labels = labels.astype(labels.dtype.newbyteorder("="), copy=False)

@@ -7,7 +7,7 @@ cimport numpy as cnp
 from cpython.object cimport PyTypeObject
 
 from xent_fast._binding.arrays cimport Layout, storage_of
-from xent_fast._binding.engine cimport Groups, StoredMatrices, StoredMatrix
+from xent_fast._binding.engine cimport Groups
 from xent_fast._binding.kernels cimport (
     XENT_AS_COMPUTED,
     xent_batch,
@@ -16,6 +16,7 @@ from xent_fast._binding.kernels cimport (
     xent_target_kind,
 )
 from xent_fast._binding.options cimport Options
+from xent_fast._binding.stored cimport StoredMatrices, StoredMatrix
 
 
 cdef extern from "Python.h":

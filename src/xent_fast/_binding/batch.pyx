@@ -31,8 +31,6 @@ from xent_fast._binding.engine cimport (
     UNLOCKED_LOGITS,
     Groups,
     Plan,
-    StoredMatrices,
-    StoredMatrix,
     check_labels,
     kernels_of_kind,
     make_plan,
@@ -64,6 +62,7 @@ from xent_fast._binding.kernels cimport (
     xent_target_kind,
 )
 from xent_fast._binding.options cimport MEAN, NONE, Options, as_integer
+from xent_fast._binding.stored cimport StoredMatrices, StoredMatrix
 
 cnp.import_array()
 

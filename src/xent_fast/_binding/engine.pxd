@@ -12,10 +12,10 @@ from xent_fast._binding.kernels cimport (
     xent_row_kernels,
     xent_shard_kernels,
     xent_softmax_function,
-    xent_storage,
     xent_target_kind,
     xent_vjp_batch,
 )
+from xent_fast._binding.stored cimport StoredMatrices
 
 
 cdef extern from "_binding/float_mode.h" nogil:
@@ -43,30 +43,6 @@ cdef struct Groups:
     Py_ssize_t logits_stride
     Py_ssize_t grad_stride
     Py_ssize_t targets_stride
-
-cdef enum:
-    MOST_MATRICES = 4
-
-# A matrix of a batch. Where one of them lies in 16 bits and the kernels do not know that, they get
-# some of its rows at a time as float32, in memory of the thread's own.
-cdef struct StoredMatrix:
-    xent_storage storage
-    size_t address         # where its members stand in the batch, in bytes from its beginning
-    size_t row_stride
-    size_t class_stride    # the same as row_stride: the batch has none
-    Py_ssize_t group_stride
-    bint is_read
-    bint is_written
-    bint takes_first_place  # a result that may take the place of the first matrix's float32
-
-# All matrices of a batch of `batch_bytes` bytes; `in_16_bits` of them lie in 16 bits.
-cdef struct StoredMatrices:
-    size_t batch_bytes
-    int count
-    int in_16_bits
-    size_t row_factor       # where the batch has doubles for its rows; 0: it has none
-    size_t row_factor_step  # and where their step
-    StoredMatrix matrices[MOST_MATRICES]
 
 # How the rows of one batch are shared out, and the memory that takes.
 cdef struct Plan:

@@ -14,7 +14,6 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from xent_fast._binding.kernels cimport (
-    XENT_AS_COMPUTED,
     XENT_MAX_ROWS_PER_CALL,
     XENT_ROW_GRANULARITY,
     xent_add_to_sum,
@@ -39,12 +38,20 @@ from xent_fast._binding.kernels cimport (
     xent_shard,
     xent_shard_kernels,
     xent_softmax_function,
-    xent_storage_kernels,
     xent_sum_of,
     xent_sum_total,
     xent_target_kind,
     xent_vjp_batch,
     xent_vjp_kernels,
+)
+from xent_fast._binding.stored cimport (
+    LOAD,
+    STORE,
+    StoredMatrices,
+    StoredMatrix,
+    float32_bytes,
+    move_rows,
+    place_rows,
 )
 
 
@@ -366,10 +373,6 @@ cdef inline double finish_shared_row(const Plan *plan, int64_t row) noexcept nog
 # --- matrices of 16 bits --------------------------------------------------------------------------
 
 
-cdef enum Direction:
-    LOAD
-    STORE
-
 # A copy of any batch, and what each of them begins with.
 cdef union AnyBatch:
     xent_batch rows
@@ -395,164 +398,16 @@ cdef double process_stored_rows(
         stored, plan.batch, &copy, group, first_row, plan.chunk_rows, plan.batch.classes,
         workspace + plan.kernel_bytes
     )
-    move_rows(stored, plan.batch, &copy, LOAD, group, first_row, row_count, plan.batch.classes)
-    loss = plan.kernels.process_rows(&copy.rows, 0, row_count, workspace)
-    move_rows(stored, plan.batch, &copy, STORE, group, first_row, row_count, plan.batch.classes)
-    return loss
-
-
-cdef size_t float32_bytes(
-    const StoredMatrices *stored, const void *batch, int64_t chunk_rows, int64_t classes
-) noexcept nogil:
-    """Memory for as many rows of each matrix in 16 bits."""
-    cdef size_t bytes = 0
-    cdef int number
-    for number in range(stored.count):
-        if has_own_float32(stored, batch, number):
-            bytes += float32_count(&stored.matrices[number], batch, chunk_rows, classes) * sizeof(
-                float
-            )
-    return bytes
-
-
-cdef inline bint has_own_float32(
-    const StoredMatrices *stored, const void *batch, int number
-) noexcept nogil:
-    """A result takes the place of what it was made from, if both lie in the same way."""
-    cdef const StoredMatrix *matrix = &stored.matrices[number]
-    cdef const StoredMatrix *first = &stored.matrices[0]
-    if matrix.storage == XENT_AS_COMPUTED:
-        return False
-    if not matrix.takes_first_place or first.storage == XENT_AS_COMPUTED:
-        return True
-    return (class_stride_of(matrix, batch) == 0) != (class_stride_of(first, batch) == 0)
-
-
-cdef inline Py_ssize_t stride_at(const void *batch, size_t place) noexcept nogil:
-    return (<const Py_ssize_t *>(<const char *>batch + place))[0]
-
-
-cdef inline Py_ssize_t class_stride_of(
-    const StoredMatrix *matrix, const void *batch
-) noexcept nogil:
-    if matrix.class_stride == matrix.row_stride:
-        return 0
-    return stride_at(batch, matrix.class_stride)
-
-
-cdef inline int64_t float32_step(
-    const StoredMatrix *matrix, const void *batch, int64_t chunk_rows, int64_t classes
-) noexcept nogil:
-    """From one row to the next or, where classes lie apart, from one class to the next.
-
-    Those steps are no power of two, so that the classes of some rows do not meet in a cache.
-    """
-    if class_stride_of(matrix, batch) == 0:
-        return classes
-    return (chunk_rows + 15) // 16 * 16 + 16
-
-
-cdef inline int64_t float32_count(
-    const StoredMatrix *matrix, const void *batch, int64_t chunk_rows, int64_t classes
-) noexcept nogil:
-    """Numbers of some rows, so many that the next matrix is aligned."""
-    cdef int64_t lines = chunk_rows if class_stride_of(matrix, batch) == 0 else classes
-    return (lines * float32_step(matrix, batch, chunk_rows, classes) + 15) // 16 * 16
-
-
-cdef void place_rows(
-    const StoredMatrices *stored,
-    const void *batch,
-    void *copy,
-    int64_t group,
-    int64_t first_row,
-    int64_t row_count,
-    int64_t classes,
-    char *memory,
-) noexcept nogil:
-    """Make the matrices of a copy of the batch begin at that row, those of 16 bits in `memory`."""
-    cdef const StoredMatrix *matrix
-    cdef const double **factor
-    cdef char *first_place = memory
-    cdef char **address
-    cdef Py_ssize_t step
-    cdef int number
-    for number in range(stored.count):
-        matrix = &stored.matrices[number]
-        address = <char **>(<char *>copy + matrix.address)
-        if matrix.storage == XENT_AS_COMPUTED:
-            address[0] = stored_place(matrix, batch, group, first_row)
-            continue
-        if has_own_float32(stored, batch, number):
-            address[0] = memory
-            memory += float32_count(matrix, batch, row_count, classes) * sizeof(float)
-        else:
-            address[0] = first_place
-        step = float32_step(matrix, batch, row_count, classes) * sizeof(float)
-        if class_stride_of(matrix, batch) == 0:
-            set_stride(copy, matrix.row_stride, step)
-        else:
-            set_stride(copy, matrix.row_stride, sizeof(float))
-            set_stride(copy, matrix.class_stride, step)
-    if stored.row_factor != 0:
-        factor = <const double **>(<char *>copy + stored.row_factor)
-        if factor[0] != NULL:
-            factor[0] += first_row * (<const int64_t *>(<char *>copy + stored.row_factor_step))[0]
-
-
-cdef void move_rows(
-    const StoredMatrices *stored,
-    const void *batch,
-    const void *copy,
-    Direction direction,
-    int64_t group,
-    int64_t first_row,
-    int64_t row_count,
-    int64_t classes,
-) noexcept nogil:
-    """Widen what is read from its place in the batch, or round the results to theirs."""
-    cdef const xent_storage_kernels *kernels
-    cdef const StoredMatrix *matrix
-    cdef float *numbers
-    cdef char *place
-    cdef Py_ssize_t stored_step
-    cdef int64_t step, lines, count
-    cdef int number
-    for number in range(stored.count):
-        matrix = &stored.matrices[number]
-        if matrix.storage == XENT_AS_COMPUTED:
-            continue
-        if not (matrix.is_read if direction == LOAD else matrix.is_written):
-            continue
-        place = stored_place(matrix, batch, group, first_row)
-        numbers = (<float **>(<const char *>copy + matrix.address))[0]
-        stored_step = class_stride_of(matrix, batch)
-        if stored_step == 0:
-            stored_step = stride_at(batch, matrix.row_stride)
-            step = stride_at(copy, matrix.row_stride) // <Py_ssize_t>sizeof(float)
-            lines, count = row_count, classes
-        else:
-            step = stride_at(copy, matrix.class_stride) // <Py_ssize_t>sizeof(float)
-            lines, count = classes, row_count
-        kernels = &active_isa.storage_kernels[<int>matrix.storage]
-        if direction == LOAD:
-            kernels.load(place, stored_step, lines, count, numbers, step)
-        else:
-            kernels.store(numbers, step, lines, count, place, stored_step)
-
-
-cdef inline char *stored_place(
-    const StoredMatrix *matrix, const void *batch, int64_t group, int64_t first_row
-) noexcept nogil:
-    """Where the matrix has its number of that row and of class 0."""
-    cdef char *first = (<char **>(<const char *>batch + matrix.address))[0]
-    return first + (
-        group * matrix.group_stride + first_row * stride_at(batch, matrix.row_stride)
+    move_rows(
+        stored, plan.batch, &copy, LOAD, active_isa.storage_kernels, group, first_row, row_count,
+        plan.batch.classes
     )
-
-
-cdef inline void set_stride(void *batch, size_t place, Py_ssize_t stride) noexcept nogil:
-    (<Py_ssize_t *>(<char *>batch + place))[0] = stride
+    loss = plan.kernels.process_rows(&copy.rows, 0, row_count, workspace)
+    move_rows(
+        stored, plan.batch, &copy, STORE, active_isa.storage_kernels, group, first_row, row_count,
+        plan.batch.classes
+    )
+    return loss
 
 
 # libgomp's threads do not survive a fork, and a parallel region in the child would wait for them
@@ -657,9 +512,15 @@ cdef inline void process_vjp_chunk(
         return
     copy = batch[0]
     place_rows(stored, batch, &copy, 0, first_row, chunk_rows, batch.classes, workspace)
-    move_rows(stored, batch, &copy, LOAD, 0, first_row, row_count, batch.classes)
+    move_rows(
+        stored, batch, &copy, LOAD, active_isa.storage_kernels, 0, first_row, row_count,
+        batch.classes
+    )
     process(&copy, 0, row_count)
-    move_rows(stored, batch, &copy, STORE, 0, first_row, row_count, batch.classes)
+    move_rows(
+        stored, batch, &copy, STORE, active_isa.storage_kernels, 0, first_row, row_count,
+        batch.classes
+    )
 
 
 # --- labels ---------------------------------------------------------------------------------------

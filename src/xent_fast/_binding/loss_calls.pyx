@@ -36,7 +36,6 @@ from xent_fast._binding.batch cimport (
 )
 from xent_fast._binding.engine cimport (
     Groups,
-    StoredMatrices,
     read_labels,
     xent_float_mode,
     xent_restore_mode,
@@ -44,6 +43,7 @@ from xent_fast._binding.engine cimport (
 )
 from xent_fast._binding.kernels cimport xent_batch, xent_labels
 from xent_fast._binding.options cimport NONE, Options, read_options
+from xent_fast._binding.stored cimport StoredMatrices
 
 cnp.import_array()
 

@@ -49,7 +49,6 @@ from xent_fast._binding.batch cimport (
 )
 from xent_fast._binding.engine cimport (
     Groups,
-    StoredMatrices,
     softmax_kernels_of,
     xent_float_mode,
     xent_restore_mode,
@@ -66,6 +65,7 @@ from xent_fast._binding.kernels cimport (
     xent_softmax_function,
 )
 from xent_fast._binding.options cimport NONE, Options, as_real, as_temperature, read_options
+from xent_fast._binding.stored cimport StoredMatrices
 
 cnp.import_array()
 

@@ -48,7 +48,6 @@ from xent_fast._binding.batch cimport (
 )
 from xent_fast._binding.engine cimport (
     Groups,
-    StoredMatrices,
     process_vjp_rows,
     softmax_kernels_of,
     xent_float_mode,
@@ -66,6 +65,7 @@ from xent_fast._binding.kernels cimport (
     xent_vjp_batch,
 )
 from xent_fast._binding.options cimport NONE, Options, as_temperature, as_thread_count, read_options
+from xent_fast._binding.stored cimport StoredMatrices
 
 cnp.import_array()
 
