@@ -1,8 +1,8 @@
 """Every argument of every public function, with everything that can be wrong with it.
 
-Knows the signatures, one good call of each function, and what each argument refuses, whichever
-function takes it. Must not know how a function checks it. Combinations of arguments, memory that
-they share, and the words in full are in tests/test_bad_input.py and in each function's own file.
+Knows what each argument refuses, whichever function takes it. Must not know how a function checks
+it. Combinations of arguments, memory that they share, and the words in full are in
+tests/test_bad_input.py and in each function's own file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import xent_fast
+from xent_fast._bits.functions import FUNCTIONS, Batch, Function
 
 nan, inf = np.nan, np.inf
 AxisError = np.exceptions.AxisError
@@ -30,53 +31,30 @@ def floats(*shape: int, dtype: type = np.float64) -> np.ndarray:
     return np.random.default_rng(0).uniform(0.1, 0.9, shape or SHAPE).astype(dtype)
 
 
-LOGITS_CALL = {"logits": floats(), "targets": LABELS}
+BATCH = Batch(
+    logits=floats(),
+    other=floats(),
+    probabilities=floats(),
+    labels=LABELS,
+    dense=floats(),
+    row_weights=np.ones(ROWS),
+    class_weights=np.ones(CLASSES),
+    hidden=floats(ROWS, FEATURES),
+    layer=floats(CLASSES, FEATURES),
+    bias=floats(CLASSES),
+)
 STATISTICS = xent_fast.class_statistics(floats(), LABELS, first_class=0)
-LAYER_CALL = {
-    "hidden": floats(ROWS, FEATURES),
-    "weight": floats(CLASSES, FEATURES),
-    "bias": floats(CLASSES),
-    "targets": LABELS,
-}
-GOOD_CALLS: dict[str, dict[str, Any]] = {
-    "softmax": {"logits": floats()},
-    "log_softmax": {"logits": floats()},
-    "logsumexp": {"logits": floats()},
-    "softmax_vjp": {"probabilities": floats(), "grad_probabilities": floats()},
-    "log_softmax_vjp": {"log_probabilities": -floats(), "grad_log_probabilities": floats()},
-    "softmax_cross_entropy": LOGITS_CALL,
-    "softmax_cross_entropy_grad": LOGITS_CALL,
-    "softmax_cross_entropy_hvp": {**LOGITS_CALL, "vector": floats()},
-    "softmax_cross_entropy_hessian_diagonal": LOGITS_CALL,
-    "softmax_cross_entropy_grad_hessian": LOGITS_CALL,
-    "softmax_loss": {"x": floats(), "y": LABELS},
-    "cross_entropy": {"probabilities": floats(), "targets": LABELS},
-    "cross_entropy_grad": {"probabilities": floats(), "targets": LABELS},
-    "distillation_loss_grad": {
-        "student_logits": floats(),
-        "teacher_logits": floats(),
-        "targets": LABELS,
-    },
-    "sampled_softmax_loss_grad": {
-        "hidden": floats(ROWS, FEATURES),
-        "weight": floats(CLASSES, FEATURES),
-        "bias": floats(CLASSES),
-        "targets": LABELS,
-        "num_sampled": 2,
-        "rng": 0,
-    },
-    "softmax_entropy": {"logits": floats()},
-    "softmax_entropy_grad": {"logits": floats()},
-    "softmax_cross_entropy_grad_targets": {"logits": floats()},
-    "class_statistics": {**LOGITS_CALL, "first_class": 0, "num_classes": CLASSES},
-    "merge_class_statistics": {"statistics": [STATISTICS]},
-    "loss_from_statistics": {"statistics": STATISTICS},
-    "grad_from_statistics": {**LOGITS_CALL, "statistics": STATISTICS, "first_class": 0},
-    "linear_softmax_cross_entropy": LAYER_CALL,
-    "linear_softmax_cross_entropy_grad": LAYER_CALL,
-    "get_include": {},
-    "show_config": {},
-}
+
+
+def good_call(function: Function) -> dict[str, Any]:
+    """The arguments of an ordinary call, by name; nothing else but the axis."""
+    call = function.call(BATCH, "index" if "index" in function.kinds else None)
+    if function.given == ("ranges",):
+        return {"statistics": [STATISTICS]}
+    return dict(zip(function.parameters, call.arguments, strict=False)) | call.options
+
+
+GOOD_CALLS = {name: good_call(function) for name, function in FUNCTIONS.items()}
 
 # --- what each argument refuses -------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from xent_fast._bits.functions import FUNCTIONS, Function
+
 FLOATS = ("f4", "f8")
 OTHER_DTYPES = ("f2", "g", "i4", "?", "c16", "O", "U3", "u1", "M8[s]", "V4")
 INTEGERS = ("i8", "i4", "i2", "i1", "u1", "u2", "u4", "u8")
@@ -268,6 +270,7 @@ def number(*usual: Any) -> Callable[[Call, Choices, Rows], Any]:
     return take
 
 
+# How each is chosen; a call's byte of options is read in this order.
 OPTIONS: dict[str, Callable[[Call, Choices, Rows], Any]] = {
     "axis": lambda call, c, rows: (
         c.one_of((0, 1, -1, 7, -9, 2**70, None, True, "0", 1.0)) if c.rarely() else rows.axis
@@ -276,94 +279,74 @@ OPTIONS: dict[str, Callable[[Call, Choices, Rows], Any]] = {
     "sample_weight": lambda call, c, rows: take_weights(call, c, rows.row_shape),
     "ignore_index": number(-1, -100, 0, 1, 2**63, np.int16(1)),
     "label_smoothing": number(0.0, 0.1, 0.5, 1.0, 1),
-    "temperature": number(1.0, 2.0, 0.5, 10),
-    "z_loss": number(0.0, 1e-2, 1.0, -0.5),
     "reduction": number("mean", "sum", "none", "mean"),
     "scale": number(1.0, 0.5, -2.0, 0.0),
+    "num_threads": number(1, 2, 3, None),
+    "temperature": number(1.0, 2.0, 0.5, 10),
+    "z_loss": number(0.0, 1e-2, 1.0, -0.5),
+    "alpha": number(0.5, 0.0, 1.0, 0.25),
+    "clip": number(0.0, 1e-6, 0.25),
     "return_statistics": number(True, False, 1, 0, ("entropy", "lse"), "target_log_probability"),
+    "keepdims": number(True, False),
+    "factor": number(1.0, 2.0, -0.5),
+    "min_hessian": number(0.0, 1e-3, 0.25),
+    "out": take_out,
     "grad_output": lambda call, c, rows: (
         take_weights(call, c, rows.row_shape) if c.below(2) else number(1.0, -0.5)(call, c, rows)
     ),
-    "num_threads": number(1, 2, 3, None),
-    "keepdims": number(True, False),
-    "clip": number(0.0, 1e-6, 0.25),
-    "factor": number(1.0, 2.0, -0.5),
-    "min_hessian": number(0.0, 1e-3, 0.25),
-    "alpha": number(0.5, 0.0, 1.0, 0.25),
-    "out": take_out,
 }
-OF_LOSS = (
+OPTIONS_OF_RANGES = (
     *("axis", "weight", "sample_weight", "ignore_index", "label_smoothing", "reduction", "scale"),
-    "num_threads",
+    *("temperature", "z_loss", "out"),
 )
-OF_LOGITS = (*OF_LOSS, "temperature", "z_loss")
-OF_ENTROPY = ("axis", "sample_weight", "reduction", "scale", "num_threads", "temperature")
-
-
-def logits(call: Call, c: Choices, rows: Rows) -> Any:
-    return take_floats(call, c, rows)
-
-
-def probabilities(call: Call, c: Choices, rows: Rows) -> Any:
-    return take_floats(call, c, rows, positive=True)
-
-
-def targets_or_none(call: Call, c: Choices, rows: Rows) -> Any:
-    return None if c.below(3) == 0 else take_targets(call, c, rows)
-
-
+# The judge knows one output.
+NOT_FUZZED = {"grad_out", "hessian_out"}
 # The first byte of a call by ranges of classes is at least this.
 OF_RANGES = 244
 
-# Positional arguments and options of every public function but those of a layer or of ranges.
-SIGNATURES: dict[str, tuple[tuple[Callable[[Call, Choices, Rows], Any], ...], tuple[str, ...]]] = {
-    "softmax_cross_entropy_grad": (
-        (logits, take_targets),
-        (*OF_LOGITS, "return_statistics", "out", "grad_output"),
-    ),
-    "softmax_cross_entropy": ((logits, take_targets), (*OF_LOGITS, "return_statistics")),
-    "softmax_loss": ((logits, take_targets), ()),
-    "softmax": ((logits,), ("axis", "out", "num_threads")),
-    "log_softmax": ((logits,), ("axis", "out", "num_threads")),
-    "logsumexp": ((logits,), ("axis", "keepdims", "out", "num_threads")),
-    "softmax_vjp": ((probabilities, logits), ("axis", "out", "num_threads", "grad_output")),
-    "log_softmax_vjp": ((logits, logits), ("axis", "out", "num_threads", "grad_output")),
-    "cross_entropy": ((probabilities, take_targets), (*OF_LOSS, "clip")),
-    "cross_entropy_grad": ((probabilities, take_targets), (*OF_LOSS, "clip", "out")),
-    "softmax_cross_entropy_hvp": ((logits, take_targets, logits), (*OF_LOGITS, "out")),
-    "softmax_cross_entropy_hessian_diagonal": ((logits, take_targets), (*OF_LOGITS, "out")),
-    "softmax_cross_entropy_grad_hessian": (
-        (logits, take_targets),
-        (*OF_LOGITS, "factor", "min_hessian"),
-    ),
-    "distillation_loss_grad": (
-        (logits, logits, targets_or_none),
-        (*OF_LOSS, "temperature", "alpha", "out"),
-    ),
-    "softmax_entropy": ((logits,), OF_ENTROPY),
-    "softmax_entropy_grad": ((logits,), (*OF_ENTROPY, "grad_output", "out")),
-    "softmax_cross_entropy_grad_targets": (
-        (logits,),
-        (*OF_ENTROPY, "weight", "label_smoothing", "grad_output"),
-    ),
+
+def made(call: Call, c: Choices, rows: Rows, member: str) -> Any:
+    """What the register calls a member of a batch."""
+    if member == "probabilities":
+        return take_floats(call, c, rows, positive=True)
+    return take_targets(call, c, rows) if member == "targets" else take_floats(call, c, rows)
+
+
+def options_of(function: Function) -> list[str]:
+    """In the order of OPTIONS; of a new one this says that it is to be entered there."""
+    unknown = set(function.keywords) - set(OPTIONS) - NOT_FUZZED
+    assert not unknown, f"OPTIONS lacks {unknown} of {function.name}"
+    return [name for name in OPTIONS if name in function.keywords]
+
+
+# Functions of rows; those of a layer or of ranges of classes are made up below.
+OF_ROWS = {
+    name: (function, options_of(function))
+    for name, function in FUNCTIONS.items()
+    if {"logits", "probabilities"}.intersection(function.given[:1])
+    and function.name not in ("class_statistics", "grad_from_statistics")
 }
+# Functions of a layer whose classes are all there.
+OF_LAYERS = [name for name, function in FUNCTIONS.items() if "chunk_rows" in function.keywords]
 
 
 def take_call(data: bytes) -> Call:
     c = Choices(data)
     if c.peek() >= OF_RANGES:
         return take_ranges(c)
-    which = c.below(len(SIGNATURES) + 2)
-    if which == len(SIGNATURES):
+    which = c.below(len(OF_ROWS) + 2)
+    if which == len(OF_ROWS):
         return take_sampled(c)
-    if which > len(SIGNATURES):
+    if which > len(OF_ROWS):
         return take_layer(c)
-    name = list(SIGNATURES)[which]
-    arguments, options = SIGNATURES[name]
+    name = list(OF_ROWS)[which]
+    function, options = OF_ROWS[name]
     rows = take_rows(c)
     call = Call(name, [], {})
-    for take in arguments:
-        call.arguments.append(take(call, c, rows))
+    for member in function.given:
+        may_lack = member == "targets" and None in function.kinds
+        lacks = may_lack and c.below(3) == 0
+        call.arguments.append(None if lacks else made(call, c, rows, member))
     # Options whose bit is set; the axis always, so that other ones than the last are common.
     asked = c.byte() | c.byte() << 8
     for k, option in enumerate(options):
@@ -400,11 +383,11 @@ def take_ranges(c: Choices) -> Call:
     c.byte()
     rows = take_rows(c)
     call = Call("grad_of_ranges", [], {})
-    call.arguments += [logits(call, c, rows), take_targets(call, c, rows)]
+    call.arguments += [take_floats(call, c, rows), take_targets(call, c, rows)]
     call.arguments.append(c.below(rows.classes + 1))
     asked = c.byte() | c.byte() << 8
-    for k, option in enumerate((*OF_LOGITS, "out")):
-        if option == "axis" or (asked >> k & 1 and option != "num_threads"):
+    for k, option in enumerate(OPTIONS_OF_RANGES):
+        if option == "axis" or asked >> k & 1:
             call.options[option] = OPTIONS[option](call, c, rows)
     return call
 
@@ -475,7 +458,7 @@ def grad_of_ranges(
 def take_layer(c: Choices) -> Call:
     batch, features, classes = c.below(6), c.below(4), c.one_of((5, 1, 9, 0, 40))
     dtype = c.one_of(FLOATS)
-    name = c.one_of(("linear_softmax_cross_entropy", "linear_softmax_cross_entropy_grad"))
+    name = c.one_of(tuple(OF_LAYERS))
     call = Call(name, [], {})
     rows = Rows((batch, classes), -1, dtype)
 

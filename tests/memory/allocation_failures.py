@@ -34,10 +34,13 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 import calls  # noqa: E402
 
+import xent_fast  # noqa: E402
+
 # Rows enough that an array of one byte a row is larger than those that NumPy keeps for later use.
 ROWS, CLASSES = 1100, 5
 LAYOUTS = ("rows", "fortran", "byte_swapped", "axis_1", "axis_0_of_3")
 QUICK_LAYOUTS = ("rows", "axis_0_of_3")
+QUICK_VARIANTS = ("plain", "ignored", "chosen statistics", "nothing counts")
 CRASHED = "the process died"
 # NumPy 2.4 reads through a null pointer where some of its own small allocations fail.
 WRITTEN_IN_NUMPY = (
@@ -102,26 +105,25 @@ def bytes_of(array: np.ndarray) -> bytes:
 
 def judged(call: calls.Call, want: Any, outcome: Any, before: list[bytes]) -> str | None:
     """What is wrong with an outcome, or None."""
-    out = call.out
     unchanged = [bytes_of(array) == old for array, old in zip(call.arrays, before, strict=True)]
     if isinstance(outcome, BaseException):
         return None if all(unchanged) else f"{outcome!r}, but an array has changed"
-    if not all(unchanged[k] for k, array in enumerate(call.arrays) if array is not out):
+    outputs = {id(array) for array in call.outputs}
+    inputs = [k for k, array in enumerate(call.arrays) if id(array) not in outputs]
+    if not all(unchanged[k] for k in inputs):
         return "an input has changed"
     return None if same(outcome, want) else "another result than with all memory"
 
 
-def same(got: Any, want: Any) -> bool:
-    if isinstance(got, tuple):
-        return len(got) == len(want) and all(map(same, got, want))
-    got, want = np.asarray(got), np.asarray(want)
-    return got.dtype == want.dtype and got.tobytes() == want.tobytes()
+def same(got: Any, want: list[np.ndarray]) -> bool:
+    return all(
+        one.dtype == other.dtype and one.tobytes() == other.tobytes()
+        for one, other in zip(calls.arrays_of(got), want, strict=True)
+    )
 
 
-def copied(result: Any) -> Any:
-    if isinstance(result, tuple):
-        return tuple(map(copied, result))
-    return result.copy() if isinstance(result, np.ndarray) else result
+def copied(result: Any) -> list[np.ndarray]:
+    return [array.copy() for array in calls.arrays_of(result)]
 
 
 def inject(
@@ -187,7 +189,7 @@ def in_a_process(call: calls.Call, injector: Injector) -> Iterator[tuple[Tally, 
             yield Tally(**values), faults
             return
         number = int.from_bytes(progress[:8], "little")
-        if call.name.split()[0] in WRITTEN_IN_NUMPY:
+        if call.name.split(",")[0] in WRITTEN_IN_NUMPY:
             yield Tally(failures_injected=1, deaths_in_numpy=1), []
         else:
             fault = f"{call.name}, allocation {number}: {CRASHED} (wait status {status})"
@@ -203,7 +205,10 @@ def sweep(quick: bool) -> tuple[Tally, list[str]]:
     layouts = QUICK_LAYOUTS if quick else LAYOUTS
     total, faults = Tally(), []
     for call in calls.every_call(ROWS, CLASSES, layouts):
-        if quick and (call.out is None or "+" in call.name):
+        if quick and (not call.outputs or call.variant not in QUICK_VARIANTS):
+            continue
+        # its page says that what stops it between two chunks leaves its outputs part-way
+        if call.outputs and call.function is xent_fast.linear_softmax_cross_entropy_grad:
             continue
         for tally, found in in_a_process(call, injector):
             for figure, value in vars(tally).items():

@@ -180,6 +180,8 @@ def bad_calls(call: calls.Call) -> Iterator[calls.Call]:
             for value in values:
                 yield spoiled(call, f"{name}={value!r:.30}", options={**call.options, name: value})
     for position, given in enumerate(call.arguments):
+        if not isinstance(given, np.ndarray):
+            continue
         changes = BAD_FIRST_ARGUMENTS if position == 0 else BAD_OTHER_ARGUMENTS
         if given.dtype.kind == "i":
             changes = (*BAD_LABELS, *BAD_OTHER_ARGUMENTS[:2])
@@ -187,17 +189,19 @@ def bad_calls(call: calls.Call) -> Iterator[calls.Call]:
             arguments = list(call.arguments)
             arguments[position] = change(given)
             yield spoiled(call, f"argument {position}, {number}", arguments=tuple(arguments))
-    if call.out is not None:
-        for what, out in bad_outputs(call):
-            yield spoiled(call, what, options={**call.options, "out": out})
+    for name in calls.OUTPUTS:
+        if name in call.options:
+            for what, out in bad_outputs(call, call.options[name]):
+                yield spoiled(call, f"{name} {what}", options={**call.options, name: out})
 
 
-def bad_outputs(call: calls.Call) -> Iterator[tuple[str, np.ndarray]]:
+def bad_outputs(call: calls.Call, out: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Outputs of the right shape and dtype that a call must not write to."""
-    given, out = call.arguments[0], call.out
-    yield "read-only out", read_only(out)
-    yield "out over the input backwards", given[::-1]
-    yield "out over itself", np.lib.stride_tricks.as_strided(out, strides=(0,) * out.ndim)
+    given = call.arguments[0]
+    yield "read-only", read_only(out)
+    if given.shape == out.shape:
+        yield "over the input backwards", given[::-1]
+    yield "over itself", np.lib.stride_tricks.as_strided(out, strides=(0,) * out.ndim)
 
 
 def spoiled(call: calls.Call, what: str, **changes: Any) -> calls.Call:
@@ -213,8 +217,7 @@ def plain_calls() -> Iterator[calls.Call]:
     return (
         call
         for call in calls.every_call(ROWS, CLASSES, ("rows",))
-        if call.options.keys() <= {"axis", "out", "num_sampled", "sampler", "rng"}
-        and call.out is not call.arguments[0]
+        if call.variant == "plain" and not any(out is call.arguments[0] for out in call.outputs)
     )
 
 

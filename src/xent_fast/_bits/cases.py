@@ -1,24 +1,23 @@
 """Cases whose results' bits are kept in the repository; circumstances that must not reach them.
 
-Knows the public functions that are compiled, their options, memory layouts; makes every input from
-integers alone, so that it is the same on every machine and with every version of NumPy.
-Must not know which bits are right: they are compared with a record, and with each other.
+Knows numbers of classes and memory layouts; makes every input from integers alone, so that it is
+the same on every machine and with every version of NumPy.
+Must not know the functions and their options (functions.py), nor which bits are right: they are
+compared with a record, and with each other.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-import xent_fast
+from xent_fast._bits.functions import FUNCTIONS, Array, Batch, Function, arrays_of
 
-Array = NDArray[Any]
-DTYPES: tuple[type[Any], ...] = (np.float32, np.float64)
+DTYPES: tuple[type[Any], ...] = (np.float32, np.float64, np.float16)
 LABEL_TYPES = ("int64", "int32", "uint16", "int8", "uint8", "int16", "uint32", "uint64")
 # On both sides of every border: a vector, rows or classes side by side, a block, a row for all
 # threads.
@@ -26,26 +25,11 @@ FEW_CLASSES = (1, 2, 3, 4, 7, 8, 9, 10, 15, 16, 17, 21, 31, 32, 33, 48, 63, 64, 
 MANY_CLASSES = (127, 1000, 1024, 1025, 2047, 2048, 2049, 5000)
 SHARED_CLASSES = (40_000, 140_000)
 LAYOUT_CLASSES = (2, 3, 10, 32, 33, 100, 2049)
+CONTIGUOUS = "contiguous"
 SPECIAL_ROWS = 8
-OPTIONS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "statistics": {"return_statistics": True},
-    "sample_weight": {"sample_weight": True},
-    "weight": {"weight": True},
-    "label_smoothing": {"label_smoothing": 0.125},
-    "temperature": {"temperature": 1.7},
-    "z_loss": {"z_loss": 0.01},
-    "scale": {"scale": 0.37e-30},
-    "every": {
-        "sample_weight": True,
-        "weight": True,
-        "label_smoothing": 0.125,
-        "temperature": 0.3,
-        "z_loss": -0.01,
-        "scale": 3.7,
-        "return_statistics": True,
-    },
-}
+# What every function is asked, and the one that is asked everything.
+VARIANTS = ("plain", "every", "ignored", "grad_output", "hessian", "keepdims")
+ASKED_EVERYTHING = "softmax_cross_entropy_grad"
 
 
 def words(seed: int, count: int) -> Array:
@@ -58,29 +42,29 @@ def words(seed: int, count: int) -> Array:
 
 
 def bell(seed: int, count: int, dtype: type[Any]) -> Array:
-    """A bell of numbers over [-16, 16]: 18 bits each, in float64 45, so that none is rounded."""
+    """A bell of numbers over [-16, 16]: of 18 bits, in float64 45, so that float16 alone rounds."""
     word = words(seed, count)
     number = np.full(count, -2 * 0xFFFF, np.int64)
     for shift in (0, 16, 32, 48):
         number += (word >> np.uint64(shift) & np.uint64(0xFFFF)).astype(np.int64)
-    if dtype == np.float32:
-        return np.asarray(number.astype(dtype) / dtype(2**13))
-    low = (words(seed + 1, count) >> np.uint64(37)).astype(np.int64)
-    return np.asarray((number * 2**27 + low).astype(dtype) / dtype(2**40))
+    if dtype == np.float64:
+        low = (words(seed + 1, count) >> np.uint64(37)).astype(np.int64)
+        return np.asarray((number * 2**27 + low).astype(dtype) / dtype(2**40))
+    return np.asarray(number.astype(np.float32) / np.float32(2**13)).astype(dtype)
 
 
 def special_rows(rows: Array) -> None:
     """Change the last rows into what goes wrong elsewhere."""
-    classes = rows.shape[1]
+    classes, is_half = rows.shape[1], rows.dtype == np.float16
     confident, masked, nan, infinite, offset, huge, far, nothing = rows[-SPECIAL_ROWS:]
     confident[classes // 2] += 80
     masked[1::3] = -np.inf
     nan[-1] = np.nan
     infinite[classes // 3] = np.inf
-    offset[:] = offset.astype(np.int64) * 8 + 100_000_000
-    huge[:] = -1e30
-    huge[1::2] = 1e30
-    far[classes // 2 + 1 :] -= 100 if rows.dtype == np.float32 else 740
+    offset[:] = offset.astype(np.int64) * 8 + (20_000 if is_half else 100_000_000)
+    huge[:] = -6e4 if is_half else -1e30
+    huge[1::2] = 6e4 if is_half else 1e30
+    far[classes // 2 + 1 :] -= 740 if rows.dtype == np.float64 else 100
     nothing[:] = -np.inf
 
 
@@ -90,33 +74,17 @@ def rows_for(classes: int) -> int:
 
 @dataclass(frozen=True)
 class Case:
-    """One function on one batch; `run(threads, in_place)` gives its results."""
+    """One function on one batch; `run(threads, in_place)` gives its results, rows first."""
 
     line: str
     classes: int
+    layout: str
     run: Callable[[int | None, bool], list[Array]]
 
     @property
     def name(self) -> str:
         """The line of the record, and which of its batches."""
-        return f"{self.line}, {self.classes} classes"
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Inputs of one shape: logits, both kinds of targets, slopes, weights."""
-
-    logits: Array
-    labels: Array
-    dense: Array
-    slopes: Array
-    sample_weight: Array
-    weight: Array
-
-    def case(self, what: str, run: Callable[[int | None, bool], list[Array]]) -> Case:
-        """Of a function on this batch."""
-        dtype, classes = self.logits.dtype.name, self.logits.shape[1]
-        return Case(f"{dtype} {what}", classes, run)
+        return f"{self.line}, {self.classes} classes, {self.layout}"
 
 
 def make_batch(classes: int, dtype: type[Any]) -> Batch:
@@ -131,8 +99,19 @@ def make_batch(classes: int, dtype: type[Any]) -> Batch:
     fits = [name for name in LABEL_TYPES if classes <= np.iinfo(name).max]
     labels = (label_word % np.uint64(classes)).astype(fits[classes % len(fits)])
     weights = (words(seed + 4, rows + classes) % np.uint64(10)).astype(np.float64) / 8
-    slopes = bell(seed + 5, rows * classes, dtype).reshape(rows, classes)
-    return Batch(logits, labels, dense.reshape(rows, classes), slopes, *np.split(weights, [rows]))
+    other = bell(seed + 5, rows * classes, dtype).reshape(rows, classes)
+    row_weights, class_weights = np.split(weights, [rows])
+    no_layer = logits[:0]
+    return Batch(
+        logits,
+        other,
+        logits,
+        labels,
+        dense.reshape(rows, classes),
+        row_weights,
+        class_weights,
+        *(no_layer, no_layer, no_layer),
+    )
 
 
 # --- layouts --------------------------------------------------------------------------------------
@@ -154,7 +133,7 @@ def _misaligned(values: Array) -> Array:
 
 # Each takes a matrix and gives (array, class axis).
 LAYOUTS: dict[str, Callable[[Array], tuple[Array, int]]] = {
-    "contiguous": lambda a: (a, -1),
+    CONTIGUOUS: lambda a: (a, -1),
     "padded rows": lambda a: (_placed(a, _empty(a, 1, 2)[:, : a.shape[1]]), -1),
     "every second row": lambda a: (_placed(a, _empty(a, 2, 1)[::2]), -1),
     "last row first": lambda a: (_placed(a, np.empty_like(a)[::-1]), -1),
@@ -167,138 +146,100 @@ LAYOUTS: dict[str, Callable[[Array], tuple[Array, int]]] = {
     "classes second of three": lambda a: (np.ascontiguousarray(a.T)[None], 1),
     "classes last of three": lambda a: (a[:, None], -1),
 }
-# Rows of these lie as the kernels take them in place: same bits as contiguous ones.
-ROW_LAYOUTS = ("contiguous", "padded rows", "every second row", "last row first")
 
 
-def _like(values: Array, layout: str) -> Array:
-    """Labels or dense targets in the shape that belongs to logits in that layout."""
-    if values.ndim == 2:
-        return LAYOUTS[layout](values)[0]
-    return {"classes second of three": values[None], "classes last of three": values[:, None]}.get(
-        layout, values
-    )
+def _laid_out(batch: Batch, layout: str) -> Batch:
+    """The batch with matrices in that layout, and labels and row weights in the shape to them."""
+    axis = LAYOUTS[layout](batch.logits)[1]
+
+    def of_rows(values: Array) -> Array:
+        shapes = {"classes second of three": (1, -1), "classes last of three": (-1, 1)}
+        return values.reshape(shapes.get(layout, (-1,)))
+
+    matrices: dict[str, Any] = {
+        name: LAYOUTS[layout](getattr(batch, name))[0]
+        for name in ("logits", "other", "probabilities", "dense")
+    }
+    labels, row_weights = of_rows(batch.labels), of_rows(batch.row_weights)
+    return replace(batch, labels=labels, row_weights=row_weights, axis=axis, **matrices)
+
+
+def _rows_first(array: Array, batch: Batch) -> Array:
+    """A result in the shape that it would have for rows one after another."""
+    if array.shape == batch.logits.shape:
+        return np.moveaxis(array, batch.axis, -1).reshape(-1, batch.classes)
+    return array.reshape(-1) if array.size == batch.labels.size else array
 
 
 # --- cases ----------------------------------------------------------------------------------------
 
 
-def _flat(result: object) -> list[Array]:
-    if isinstance(result, tuple):
-        return [array for part in result for array in _flat(part)]
-    return [np.asarray(result)]
+def _case(function: Function, batch: Batch, kind: str | None, variant: str, layout: str) -> Case:
+    reductions: list[dict[str, str]] = [{}]
+    if function.name == ASKED_EVERYTHING and variant != "grad_output":
+        reductions = [{"reduction": name} for name in ("mean", "sum", "none")]
 
-
-def _loss_case(batch: Batch, kind: str, option: str, layout: str) -> Case:
     def run(threads: int | None, in_place: bool) -> list[Array]:
-        logits, axis = LAYOUTS[layout](batch.logits)
-        targets = _like(batch.dense if kind == "dense" else batch.labels, layout)
-        options: dict[str, Any] = {**OPTIONS[option], "axis": axis, "num_threads": threads}
-        if "sample_weight" in options:
-            options["sample_weight"] = _like(batch.sample_weight, layout)
-        if "weight" in options:
-            options["weight"] = batch.weight
-        if kind == "index, ignored":
-            options["ignore_index"] = int(batch.labels[0])
-        results: list[Array] = []
-        for reduction in ("mean", "sum", "none"):
-            given = logits.copy("K") if in_place else logits
-            both = xent_fast.softmax_cross_entropy_grad(
-                given, targets, reduction=reduction, out=given if in_place else None, **options
-            )
-            loss = xent_fast.softmax_cross_entropy(logits, targets, reduction=reduction, **options)
-            results += _flat(both)
-            alone = loss[0] if isinstance(loss, tuple) else loss
-            assert canonical(np.asarray(alone)) == canonical(np.asarray(both.loss)), "loss alone"
+        given = _laid_out(batch, layout)
+        output = function.ways_out(variant)[-1] if in_place else "new"
+        results = []
+        for reduction in reductions:
+            more: dict[str, Any] = {"num_threads": threads, **reduction}
+            arrays = arrays_of(function.call(given, kind, variant, output, **more)())
+            if function.loss_alone:
+                alone = FUNCTIONS[function.loss_alone].call(given, kind, variant, **more)
+                loss = arrays_of(alone())[0]
+                assert canonical(loss) == canonical(arrays[0]), "loss alone"
+            results += [_rows_first(array, given) for array in arrays]
         return results
 
-    return batch.case(f"loss, {kind}, {option}, {layout}", run)
+    dtype = batch.logits.dtype.name
+    words = [word for word in (kind, variant) if word not in (None, "plain")]
+    line = ", ".join([f"{dtype} {function.name}", *words])
+    return Case(line, batch.classes, layout, run)
 
 
-def _softmax_case(batch: Batch, name: str, layout: str) -> Case:
-    function = getattr(xent_fast, name)
-
-    def run(threads: int | None, in_place: bool) -> list[Array]:
-        logits, axis = LAYOUTS[layout](batch.logits)
-        options: dict[str, Any] = {"axis": axis, "num_threads": threads}
-        if name == "logsumexp":
-            return [function(logits, **options)]
-        if name == "softmax_entropy_grad":
-            options.update(reduction="none", temperature=1.5)
-        given = logits.copy("K") if in_place else logits
-        if in_place:
-            options["out"] = given
-        if name.endswith("_vjp"):
-            return [function(given, LAYOUTS[layout](batch.slopes)[0], **options)]
-        return _flat(function(given, **options))
-
-    return batch.case(f"{name}, {layout}", run)
+def _is_recorded(function: Function, dtype: type[Any]) -> bool:
+    alone = {other.loss_alone for other in FUNCTIONS.values()}
+    is_here = function.is_compiled and function.name not in alone
+    return is_here and (dtype != np.float16 or function.takes_halves)
 
 
-def _derived_case(batch: Batch, name: str, kind: str) -> Case:
-    """The second order, and distillation with the slopes as the teacher's logits."""
-    function = getattr(xent_fast, name)
-    targets = batch.labels if kind == "index" else batch.dense
-
-    def run(threads: int | None, in_place: bool) -> list[Array]:
-        given = batch.logits.copy() if in_place else batch.logits
-        options: dict[str, Any] = {"num_threads": threads, "weight": batch.weight}
-        options["label_smoothing"] = 0.125
-        if in_place:
-            options["grad_out" if name == "softmax_cross_entropy_grad_hessian" else "out"] = given
-        if name == "softmax_cross_entropy_grad_hessian":
-            if kind == "index":  # the way of one pass
-                options["label_smoothing"] = 0.0
-            options.update(factor=2.0, min_hessian=1e-3, reduction="none")
-            return _flat(function(given, targets, **options))
-        if name == "distillation_loss_grad":
-            options.update(temperature=2.0, alpha=0.375, reduction="none")
-            return _flat(function(given, batch.slopes, targets, **options))
-        if name == "softmax_cross_entropy_hvp":
-            return [function(given, targets, batch.slopes, z_loss=0.01, **options)]
-        return [function(given, targets, z_loss=0.01, **options)]
-
-    return batch.case(f"{name}, {kind}", run)
+def _cases_of(batch: Batch, dtype: type[Any]) -> Iterator[Case]:
+    classes = batch.classes
+    for function in FUNCTIONS.values():
+        if not _is_recorded(function, dtype):
+            continue
+        for kind in function.kinds:
+            for variant in function.variants(kind):
+                if _is_asked(function, kind, variant, classes):
+                    for layout in _layouts_of(function, variant, classes):
+                        yield _case(function, batch, kind, variant, layout)
 
 
-DERIVED_FUNCTIONS = (
-    "softmax_cross_entropy_hvp",
-    "softmax_cross_entropy_hessian_diagonal",
-    "softmax_cross_entropy_grad_hessian",
-    "distillation_loss_grad",
-)
-SOFTMAX_FUNCTIONS = (
-    *("softmax", "log_softmax", "logsumexp", "softmax_vjp", "log_softmax_vjp"),
-    "softmax_entropy_grad",
-)
-KINDS = ("index", "index, ignored", "dense")
-
-
-def _cases_of(batch: Batch, classes: int) -> Iterator[Case]:
-    for kind in KINDS:
-        for option in OPTIONS if classes not in SHARED_CLASSES else ("plain", "every"):
-            if kind != "index, ignored" or option in ("plain", "every"):
-                yield _loss_case(batch, kind, option, "contiguous")
-    for name in SOFTMAX_FUNCTIONS:
-        yield _softmax_case(batch, name, "contiguous")
-    for name in DERIVED_FUNCTIONS:
-        for kind in ("index", "dense"):
-            yield _derived_case(batch, name, kind)
+def _is_asked(function: Function, kind: str | None, variant: str, classes: int) -> bool:
+    if classes in SHARED_CLASSES:
+        return variant in ("plain", "every")
+    if function.name == ASKED_EVERYTHING:
+        return True
     if classes in LAYOUT_CLASSES:
-        for layout in list(LAYOUTS)[1:]:
-            for kind in ("index", "dense"):
-                for option in ("plain", "every"):
-                    yield _loss_case(batch, kind, option, layout)
-            for name in SOFTMAX_FUNCTIONS:
-                yield _softmax_case(batch, name, layout)
+        return variant in VARIANTS
+    return variant == ("every" if "every" in function.variants(kind) else "plain")
+
+
+def _layouts_of(function: Function, variant: str, classes: int) -> list[str]:
+    asked = ("plain", "every") if function.name == ASKED_EVERYTHING else ("plain",)
+    has_layouts = classes in LAYOUT_CLASSES and "axis" in function.keywords and variant in asked
+    return list(LAYOUTS) if has_layouts else [CONTIGUOUS]
 
 
 def all_cases(most_classes: int = max(SHARED_CLASSES)) -> Iterator[Case]:
-    """Every case; those of one line of the record in the order of its digests."""
+    """Every case, in the order of the digests of its line; contiguous rows before other layouts."""
     for dtype in DTYPES:
-        for classes in (*FEW_CLASSES, *MANY_CLASSES, *SHARED_CLASSES):
+        numbers = (*FEW_CLASSES, *MANY_CLASSES, *SHARED_CLASSES)
+        for classes in LAYOUT_CLASSES if dtype == np.float16 else numbers:
             if classes <= most_classes:
-                yield from _cases_of(make_batch(classes, dtype), classes)
+                yield from _cases_of(make_batch(classes, dtype), dtype)
 
 
 # --- digests --------------------------------------------------------------------------------------
@@ -334,7 +275,12 @@ def digest_of(case: Case) -> str:
 
 
 def circumstances_that_show(case: Case, want: str) -> list[str]:
-    """Those of `CIRCUMSTANCES` under which the case gives other bits."""
+    """Those of `CIRCUMSTANCES` under which the case gives other bits.
+
+    None if its rows are not contiguous: a layout is a circumstance itself.
+    """
+    if case.layout != CONTIGUOUS:
+        return []
     return [
         f"{threads} threads, {'in place' if in_place else 'out of place'}"
         for threads, in_place in CIRCUMSTANCES
