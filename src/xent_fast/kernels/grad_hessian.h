@@ -5,14 +5,16 @@
  *
  *     class indices    grad = a/T (p - onehot(y))          hessian = f a/T^2 p (1 - p)
  *
- * The row kernels write p, exact to a few ulp in every class however small, to where it stays in cache; a second sweep makes both
+ * A few classes write the diagonal beside the gradient, which is that of the loss (curvature_lanes.h).  Of more, the row kernels
+ * write p of a few rows, exact to a few ulp in every class however small, to where it stays in cache; a second sweep makes both
  * of it.  1 - p is such a difference where p <= 1/2; of the one class where p is larger it is the sum of the others.  -(1 - p)
  * is the gradient of the label.
  *
  * Targets with mass at every class (dense ones, label smoothing) and z_loss take the gradient from its own kernels and the
  * diagonal from second_order.h: two softmaxes, the same interface.
  *
- * Factors from LARGE_HERE on, which make digits visible that small probabilities lost when they were rounded, take the same way.
+ * Factors from LARGE_HERE on, which make digits visible that small probabilities lost when they were rounded, take the same way
+ * where there are more than a few classes.
  *
  * The smallest value that is asked for comes last: max(hessian, least).
  */
@@ -34,144 +36,53 @@ KERNEL_INLINE NAME(row_factors)
     return factors;
 }
 
-/* --- few classes: lanes along rows ---------------------------------------------------------------- */
+/* How a row's probabilities are multiplied; all ways but the last are for factors of middling size. */
+enum { NAME(KEEP_PROBABILITIES), NAME(SCALE_PROBABILITIES), NAME(SCALE_IN_STEPS) };
 
-/* From one class of a chunk's rows to the next; not a power of two, so that the columns lie in different sets of the cache. */
-enum { NAME(column_length) = XENT_MAX_ROWS_PER_CALL + LANES };
-
-/* The factors of a vector of rows. */
-typedef struct {
-    ALIGNED_64 double gradient[LANES], hessian[LANES];
-    NAME(pair) gradient_pair, hessian_pair;
-    int are_usual; /* all pairs and their products are normal numbers: else doubles do it */
-} NAME(lane_factors);
-
-/* The vocabulary's vectors multiply as accurately as doubles if no low part is lost. */
-KERNEL_INLINE int NAME(is_usual_factor)(double factor) {
-    const double magnitude = fabs(factor);
-    return magnitude == 0 || (magnitude > 0x1p-60 && magnitude < 0x1p60);
-}
-
-KERNEL_INLINE void NAME(pair_factors)(NAME(lane_factors) * factors) {
-    factors->are_usual = 1;
-    for (int lane = 0; lane < LANES; ++lane)
-        factors->are_usual &=
-            NAME(is_usual_factor)(factors->gradient[lane]) & NAME(is_usual_factor)(factors->hessian[lane]);
-    factors->gradient_pair = NAME(pairs_of)(factors->gradient);
-    factors->hessian_pair = NAME(pairs_of)(factors->hessian);
-}
-
-/* Those of `count` rows from `row`; an ignored row, of probabilities 0, has factors of 0. */
-KERNEL_INLINE void NAME(factors_of_lanes)(const xent_grad_hessian_batch *problem, int64_t row, const int64_t *labels,
-                                          int count, NAME(lane_factors) * factors) {
-    for (int lane = 0; lane < LANES; ++lane) {
-        NAME(row_factors) own = {0, 0};
-        if (lane < count && !is_ignored(&problem->batch.labels, labels[lane]))
-            own = NAME(factors_of_row)(problem, row + lane, labels[lane]);
-        factors->gradient[lane] = own.gradient;
-        factors->hessian[lane] = own.hessian;
-    }
-    NAME(pair_factors)(factors);
-}
-
-/* Sum of each lane's probabilities but for the one above 1/2. */
-KERNEL_INLINE vec NAME(small_probabilities_of_columns)(REAL (*columns)[LANES], int classes) {
-    const vec half = v_splat((REAL)0.5), zero = v_splat(0);
-    NAME(pair) sum = NAME(zero_pair)();
-    for (int first = 0; first < classes; first += 4) {
-        vec p[4] = {zero, zero, zero, zero};
-        for (int j = 0; j < 4 && first + j < classes; ++j) {
-            p[j] = v_load(columns[first + j]);
-            p[j] = v_drop(v_greater(p[j], half), p[j]);
-        }
-        const vec four = v_add(v_add(p[0], p[1]), v_add(p[2], p[3]));
-        if (classes <= 4)
-            return four;
-        NAME(pair_add)(&sum, four);
-    }
-    return NAME(pair_total)(sum);
-}
-
-/* p (1 - p) to `hessian`, and p - onehot(y) in place of p; times their factors unless those are unusual. */
-KERNEL_INLINE void NAME(differentiate_columns)(REAL (*columns)[LANES], REAL (*hessian)[LANES], int classes, vec labels,
-                                               const NAME(lane_factors) * factors, vec least, int are_usual) {
-    const vec half = v_splat((REAL)0.5), one = v_splat(1), zero = v_splat(0);
-    const vec others = NAME(small_probabilities_of_columns)(columns, classes);
-    REAL number = 0;
-    for (int k = 0; k < classes; ++k, ++number) {
-        const vec p = v_load(columns[k]), rest = v_select(v_greater(p, half), others, v_sub(one, p));
-        vec gradient = v_select(v_equal(labels, v_splat(number)), v_sub(zero, rest), p), diagonal = v_mul(p, rest);
-        if (are_usual) {
-            gradient = v_add(NAME(product_with_pair)(gradient, factors->gradient_pair), zero); /* no -0 */
-            diagonal = v_max(least, NAME(product_with_pair)(diagonal, factors->hessian_pair));
-        }
-        v_store(columns[k], gradient);
-        v_store(hessian[k], diagonal);
-    }
-}
-
-/* Factors of any size, number by number. */
-static NEVER_INLINE void NAME(multiply_columns)(REAL (*columns)[LANES], REAL (*hessian)[LANES], int classes,
-                                                const NAME(lane_factors) * factors, REAL least) {
-    for (int k = 0; k < classes; ++k)
-        for (int lane = 0; lane < LANES; ++lane) {
-            const REAL diagonal = (REAL)((double)hessian[k][lane] * factors->hessian[lane]);
-            columns[k][lane] = (REAL)((double)columns[k][lane] * factors->gradient[lane] + 0);
-            hessian[k][lane] = least > diagonal ? least : diagonal;
-        }
-}
-
-/* Rows of up to MOST_CLASSES_ALONG_ROWS classes whose probabilities lie in `place` as columns. */
-KERNEL_INLINE void NAME(differentiate_short_rows)(const xent_grad_hessian_batch *problem, int64_t first_row,
-                                                  int64_t row_count, const int64_t *labels, const REAL *place) {
-    const xent_batch *batch = &problem->batch;
-    const int classes = (int)batch->classes;
-    const int are_alike = !batch->sample_weight && !batch->class_weight && !batch->labels.has_ignore_index;
-    const vec least = v_splat((REAL)problem->min_hessian);
-    NAME(tile) tile; /* its masses take the diagonal */
-    NAME(lane_factors) factors;
-    for (int64_t k = 0; k < row_count; k += LANES) {
-        const int count = row_count - k < LANES ? (int)(row_count - k) : LANES;
-        const int64_t row = first_row + k;
-        ALIGNED_64 REAL numbers[LANES];
-        if (!are_alike || k == 0)
-            NAME(factors_of_lanes)(problem, row, labels + k, are_alike ? LANES : count, &factors);
-        for (int lane = 0; lane < LANES; ++lane)
-            numbers[lane] = (REAL)(int32_t)labels[k + lane];
-        for (int c = 0; c < classes; ++c) {
-            const REAL *column = place + c * NAME(column_length) + k;
-            v_store(tile.columns[c], count == LANES ? v_load(column) : v_load_first(column, count, 0));
-        }
-        if (factors.are_usual) {
-            NAME(differentiate_columns)(tile.columns, tile.masses, classes, v_load(numbers), &factors, least, 1);
-        } else {
-            NAME(differentiate_columns)(tile.columns, tile.masses, classes, v_load(numbers), &factors, least, 0);
-            NAME(multiply_columns)(tile.columns, tile.masses, classes, &factors, (REAL)problem->min_hessian);
-        }
-        NAME(store_columns)(tile.columns, batch->grad + row * batch->grad_row_stride, batch->grad_row_stride,
-                            batch->grad_class_stride, count, classes);
-        NAME(store_columns)(tile.masses, problem->hessian + row * problem->hessian_row_stride,
-                            problem->hessian_row_stride, problem->hessian_class_stride, count, classes);
-    }
-}
-
-/* --- more classes: lanes along classes ------------------------------------------------------------ */
-
-/* Sum of a row's probabilities but for the one above 1/2. */
-KERNEL_INLINE vec NAME(small_probabilities_of_row)(const REAL *p, int64_t count) {
-    const vec half = v_splat((REAL)0.5);
-    NAME(wide) sum = NAME(zero_wide)();
+/* Of `count` probabilities p times the gradient's factor, in their place, and p (1 - p) times that of the diagonal. */
+KERNEL_INLINE void NAME(differentiate_classes)(REAL *p, REAL *hessian, int64_t count, const NAME(scaled_factor) * down,
+                                               const NAME(scaled_factor) * curve, REAL min_hessian, int way) {
+    const vec one = v_splat(1), zero = v_splat(0), least = v_splat(min_hessian);
+    const vec down_factor = down->factor.high, curve_factor = curve->factor.high;
+    vec x[4], diagonal[4];
     int64_t k = 0;
-    for (; k + 4 * LANES <= count; k += 4 * LANES) {
-        vec x[4];
-        EACH_OF(4, x[j] = v_load(p + k + j * LANES); x[j] = v_drop(v_greater(x[j], half), x[j]));
-        NAME(wide_add)(&sum, v_add(v_add(x[0], x[1]), v_add(x[2], x[3])));
+    for (; way != NAME(SCALE_IN_STEPS) && k + HALF_GROUP <= count; k += HALF_GROUP) {
+        EACH_OF(4, x[j] = v_load(p + k + j * LANES));
+        EACH_OF(4, diagonal[j] = v_mul(v_mul(x[j], curve_factor), v_sub(one, x[j])));
+        EACH_OF(4, v_store(hessian + k + j * LANES, v_max(least, diagonal[j])));
+        if (way == NAME(SCALE_PROBABILITIES))
+            EACH_OF(4, v_store(p + k + j * LANES, v_fma(x[j], down_factor, zero))); /* no -0 */
     }
     for (; k < count; k += LANES) {
-        const vec x = count - k < LANES ? v_load_first(p + k, (int)(count - k), 0) : v_load(p + k);
-        NAME(wide_add)(&sum, v_drop(v_greater(x, half), x));
+        const int left = count - k < LANES ? (int)(count - k) : LANES;
+        x[0] = NAME(load_up_to)(p + k, left, 0);
+        if (way == NAME(SCALE_IN_STEPS)) {
+            diagonal[0] = NAME(times_factor)(v_mul(x[0], v_sub(one, x[0])), curve, zero);
+            x[0] = v_add(NAME(times_factor)(x[0], down, zero), zero);
+        } else {
+            diagonal[0] = v_mul(v_mul(x[0], curve_factor), v_sub(one, x[0]));
+            x[0] = v_fma(x[0], down_factor, zero);
+        }
+        NAME(store_up_to)(hessian + k, left, v_max(least, diagonal[0]));
+        if (way != NAME(KEEP_PROBABILITIES))
+            NAME(store_up_to)(p + k, left, x[0]);
     }
-    return v_splat((REAL)NAME(wide_total)(sum));
+}
+
+/* The class whose p is above 1/2, or -1; asked where p of the label is not. */
+KERNEL_INLINE int64_t NAME(likely_class)(const REAL *p, int64_t count) {
+    const vec half = v_splat((REAL)0.5);
+    vec largest[4] = {half, half, half, half};
+    int64_t k = 0;
+    for (; k + HALF_GROUP <= count; k += HALF_GROUP)
+        EACH_OF(4, largest[j] = v_max(v_load(p + k + j * LANES), largest[j]));
+    for (; k < count; k += LANES)
+        largest[0] = v_max(NAME(load_up_to)(p + k, count - k < LANES ? (int)(count - k) : LANES, 0), largest[0]);
+    if (v_largest(v_max(v_max(largest[0], largest[1]), v_max(largest[2], largest[3]))) == (REAL)0.5)
+        return -1;
+    for (k = 0; k < count && !(p[k] > (REAL)0.5); ++k) {
+    }
+    return k;
 }
 
 /* The gradient in place of the probabilities, and the diagonal. */
@@ -181,23 +92,22 @@ KERNEL_INLINE void NAME(differentiate_row)(REAL *p, REAL *hessian, int64_t count
     const int third_of_hessian = NAME(third_of_exponent)(factors->hessian);
     const NAME(scaled_factor) down = NAME(scaled_factor_of)(factors->gradient, third);
     const NAME(scaled_factor) curve = NAME(scaled_factor_of)(factors->hessian, third_of_hessian);
-    const vec half = v_splat((REAL)0.5), one = v_splat(1), zero = v_splat(0), least = v_splat(min_hessian);
-    const vec others = NAME(small_probabilities_of_row)(p, count), p_of_label = v_splat(p[label]);
-    for (int64_t k = 0; k < count; k += LANES) {
-        const int left = (int)(count - k < LANES ? count - k : LANES);
-        const vec x = left < LANES ? v_load_first(p + k, left, 0) : v_load(p + k);
-        const vec rest = v_select(v_greater(x, half), others, v_sub(one, x));
-        const vec gradient = v_add(NAME(times_factor)(x, &down, zero), zero);
-        const vec diagonal = v_max(least, NAME(times_factor)(v_mul(x, rest), &curve, zero));
-        if (left < LANES) {
-            v_store_first(p + k, left, gradient);
-            v_store_first(hessian + k, left, diagonal);
-        } else {
-            v_store(p + k, gradient);
-            v_store(hessian + k, diagonal);
-        }
+    const vec zero = v_splat(0), least = v_splat(min_hessian);
+    const REAL p_of_label = p[label];
+    const int64_t likely = p_of_label > (REAL)0.5 ? label : NAME(likely_class)(p, count);
+    const REAL p_of_likely = likely < 0 ? 0 : p[likely];
+    const REAL others = likely < 0 ? 0 : (REAL)NAME(sum_of_others)(p, count, likely);
+    if (third || third_of_hessian)
+        NAME(differentiate_classes)(p, hessian, count, &down, &curve, min_hessian, NAME(SCALE_IN_STEPS));
+    else if (factors->gradient == 1)
+        NAME(differentiate_classes)(p, hessian, count, &down, &curve, min_hessian, NAME(KEEP_PROBABILITIES));
+    else
+        NAME(differentiate_classes)(p, hessian, count, &down, &curve, min_hessian, NAME(SCALE_PROBABILITIES));
+    if (likely >= 0) {
+        const vec small = NAME(times_factor)(v_splat(others), &curve, zero);
+        hessian[likely] = v_first(v_max(least, v_mul(small, v_splat(p_of_likely))));
     }
-    const vec rest = v_select(v_greater(p_of_label, half), others, v_sub(one, p_of_label));
+    const vec rest = v_splat(likely == label ? others : 1 - p_of_label);
     p[label] = v_first(v_add(NAME(times_factor)(v_sub(zero, rest), &down, zero), zero));
 }
 
@@ -222,9 +132,7 @@ KERNEL_INLINE void NAME(differentiate_long_rows)(const xent_grad_hessian_batch *
 /* --- class indices -------------------------------------------------------------------------------- */
 
 static size_t NAME(grad_hessian_workspace_bytes)(int64_t classes) {
-    const size_t columns = (size_t)classes * NAME(column_length) * sizeof(REAL);
-    const size_t bytes = NAME(second_order_workspace_bytes)(classes);
-    return ((classes <= MOST_CLASSES_ALONG_ROWS && columns > bytes ? columns : bytes) + 63) / 64 * 64;
+    return (NAME(second_order_workspace_bytes)(classes) + 63) / 64 * 64;
 }
 
 /* Places for rows that turn, after what the kernels need. */
@@ -247,44 +155,35 @@ KERNEL_INLINE void NAME(probabilities_and_losses)(const xent_batch *batch, int64
     NAME(rows_to)(&part, 0, row_count, workspace, NAME(plain_index_rows), losses, XENT_INDEX_TARGETS);
 }
 
-/* Asks for the lines of rows that will be written, while their probabilities are computed. */
-KERNEL_INLINE void NAME(prefetch_matrix)(NAME(matrix) matrix, int64_t row_count, int64_t classes) {
-    if (NAME(has_columns)(matrix.class_stride)) {
-        NAME(prefetch_columns)(matrix, row_count, classes);
-        return;
-    }
-    const ptrdiff_t bytes = (ptrdiff_t)row_count * matrix.row_stride;
-    for (ptrdiff_t at = 0; at < bytes; at += 64)
-        PREFETCH(matrix.data + at);
+/* Few classes: the diagonal is a second writer of their vectors of rows, the gradient that of the loss. */
+static NEVER_INLINE void NAME(grad_hessian_of_few_classes)(const xent_grad_hessian_batch *problem, int64_t first_row,
+                                                           int64_t row_count, double *losses) {
+    xent_second_order_batch second = {problem->batch, NULL, 0, problem->mean_class_weight};
+    int64_t labels[XENT_MAX_ROWS_PER_CALL + LANES] = {0};
+    NAME(curvature_writer) writer;
+    second.batch.weight_factor *= problem->factor;
+    second.batch.grad = problem->hessian;
+    second.batch.grad_row_stride = problem->hessian_row_stride;
+    second.batch.grad_class_stride = problem->hessian_class_stride;
+    xent_read_labels(&problem->batch.labels, first_row, row_count, labels);
+    NAME(begin_curvature)(&second, first_row, row_count, labels, (REAL)problem->min_hessian, &writer);
+    NAME(index_rows_and_curvature)(&problem->batch, first_row, row_count, labels, losses, &writer);
+    NAME(tell_losses)(&problem->batch, first_row, row_count, losses);
 }
 
 KERNEL_INLINE void NAME(grad_hessian_of_indices)(const xent_grad_hessian_batch *problem, int64_t first_row,
                                                  int64_t row_count, double *losses, void *workspace) {
     const xent_batch *batch = &problem->batch;
     const int64_t classes = batch->classes;
-    const ptrdiff_t size = (ptrdiff_t)sizeof(REAL);
-    int64_t labels[XENT_MAX_ROWS_PER_CALL + LANES] = {0};
+    int64_t labels[XENT_MAX_ROWS_PER_CALL];
     xent_read_labels(&batch->labels, first_row, row_count, labels);
     const NAME(matrix) grad = NAME(matrix_of)(batch->grad + first_row * batch->grad_row_stride, batch->grad_row_stride,
                                               batch->grad_class_stride);
     const NAME(matrix) hessian = NAME(matrix_of)(problem->hessian + first_row * problem->hessian_row_stride,
                                                  problem->hessian_row_stride, problem->hessian_class_stride);
-    if (classes <= MOST_CLASSES_ALONG_ROWS) {
-        NAME(prefetch_matrix)(hessian, row_count, classes);
-        if (batch->grad != batch->logits)
-            NAME(prefetch_matrix)(grad, row_count, classes);
-        const NAME(matrix) place = NAME(matrix_of)((const char *)workspace, size, NAME(column_length) * size);
-        NAME(probabilities_and_losses)(batch, first_row, row_count, place, losses, workspace);
-        NAME(differentiate_short_rows)(problem, first_row, row_count, labels, (const REAL *)workspace);
-        return;
-    }
-    if (!NAME(has_columns)(batch->logits_class_stride) && !NAME(has_columns)(grad.class_stride) &&
-        !NAME(has_columns)(hessian.class_stride)) {
-        NAME(probabilities_and_losses)(batch, first_row, row_count, grad, losses, workspace);
-        NAME(differentiate_long_rows)(problem, first_row, row_count, labels, grad, hessian);
-        return;
-    }
-    const int64_t at_once = NAME(rows_per_turn)(classes);
+    const int turns = NAME(has_columns)(batch->logits_class_stride) || NAME(has_columns)(grad.class_stride) ||
+                      NAME(has_columns)(hessian.class_stride);
+    const int64_t at_once = turns ? NAME(rows_per_turn)(classes) : NAME(rows_of_part)(classes);
     const NAME(matrix) grad_place = NAME(place_of_grad_hessian)(workspace, classes, 0);
     const NAME(matrix) hessian_place = NAME(place_of_grad_hessian)(workspace, classes, 1);
     for (int64_t k = 0; k < row_count; k += at_once) {
@@ -292,6 +191,11 @@ KERNEL_INLINE void NAME(grad_hessian_of_indices)(const xent_grad_hessian_batch *
         NAME(matrix) grad_of_part = grad, hessian_of_part = hessian;
         grad_of_part.data += k * grad.row_stride;
         hessian_of_part.data += k * hessian.row_stride;
+        if (!turns) {
+            NAME(probabilities_and_losses)(batch, first_row + k, count, grad_of_part, losses + k, workspace);
+            NAME(differentiate_long_rows)(problem, first_row + k, count, labels + k, grad_of_part, hessian_of_part);
+            continue;
+        }
         NAME(probabilities_and_losses)(batch, first_row + k, count, grad_place, losses + k, workspace);
         NAME(differentiate_long_rows)(problem, first_row + k, count, labels + k, grad_place, hessian_place);
         NAME(turn)(grad_place, grad_of_part, count, classes);
@@ -328,6 +232,15 @@ KERNEL_INLINE void NAME(diagonal_of_masses)(const xent_grad_hessian_batch *probl
     NAME(matrix)
     hessian = NAME(matrix_of)(problem->hessian + first_row * problem->hessian_row_stride, problem->hessian_row_stride,
                               problem->hessian_class_stride);
+    if (NAME(has_few_classes)(&batch)) {
+        xent_second_order_batch second = {batch, NULL, 0, problem->mean_class_weight};
+        second.batch.weight_factor *= problem->factor;
+        second.batch.grad = hessian.data;
+        second.batch.grad_row_stride = hessian.row_stride;
+        second.batch.grad_class_stride = hessian.class_stride;
+        NAME(second_order_of_few_classes)(&second, 0, row_count, (REAL)problem->min_hessian);
+        return;
+    }
     if (!NAME(has_columns)(batch.logits_class_stride) && !NAME(has_columns)(hessian.class_stride) &&
         !(batch.dense_targets && NAME(has_columns)(batch.dense_targets_class_stride))) {
         NAME(diagonal_of_plain_rows)(problem, &batch, hessian, row_count, workspace);
@@ -384,11 +297,14 @@ static double NAME(grad_hessian_rows)(const xent_batch *batch, int64_t first_row
         NAME(diagonal_of_masses)(problem, first_row, row_count, workspace);
         return problem->target_kernels->process_rows(batch, first_row, row_count, workspace);
     }
-    if (NAME(has_large_factors)(problem, first_row, row_count)) {
+    if (batch->classes > MOST_CLASSES_ALONG_ROWS && NAME(has_large_factors)(problem, first_row, row_count)) {
         NAME(diagonal_of_masses)(problem, first_row, row_count, workspace);
         return NAME(index_rows)(batch, first_row, row_count, workspace);
     }
-    NAME(grad_hessian_of_indices)(problem, first_row, row_count, losses, workspace);
+    if (batch->classes <= MOST_CLASSES_ALONG_ROWS)
+        NAME(grad_hessian_of_few_classes)(problem, first_row, row_count, losses);
+    else
+        NAME(grad_hessian_of_indices)(problem, first_row, row_count, losses, workspace);
     return xent_pairwise_sum(losses, row_count);
 }
 

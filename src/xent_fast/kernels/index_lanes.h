@@ -270,9 +270,9 @@ static NEVER_INLINE void NAME(mend_losses)(const NAME(index_sums) * sums, vec lo
     }
 }
 
-/* Loss and, if asked for, statistics and gradient of a vector of rows. */
+/* Loss and, if asked for, statistics, gradient and, where `curvature` is not NULL, second derivatives of a vector of rows. */
 KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows, const NAME(lane_weights) * weights,
-                                         double *row_loss, int is_exact) {
+                                         double *row_loss, const NAME(curvature_writer) * curvature, int is_exact) {
     const xent_batch *batch = rows->batch;
     const NAME(settings) *settings = rows->settings;
     const int classes = rows->classes;
@@ -351,6 +351,17 @@ KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows, const NAM
     }
     if (batch->lse || batch->prediction)
         NAME(tell_lanes)(batch, rows->first_row, rows->row_count, labels, lse, first_maximum, 1);
+    if (curvature) {
+        const NAME(curved_rows) curved = {place,
+                                          classes,
+                                          rows->row_count,
+                                          rows->first_row,
+                                          labels,
+                                          rows->label_values,
+                                          v_add(sums.others.high, sums.exp_of_label.high),
+                                          sums.exp_of_maximum.high};
+        NAME(write_curvature)(curvature, &curved);
+    }
     if (batch->grad)
         NAME(index_gradients)(place, classes, labels, factors, sums.exp_of_maximum.high, weight.high, is_exact,
                               (char *)place, sizeof place[0]);
@@ -366,21 +377,22 @@ KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows, const NAM
 }
 
 static NEVER_INLINE void NAME(take_two_or_three_classes)(const NAME(lane_rows) * rows,
-                                                         const NAME(lane_weights) * weights, double *row_loss) {
-    NAME(take_index_rows)(rows, weights, row_loss, 0);
+                                                         const NAME(lane_weights) * weights, double *row_loss,
+                                                         const NAME(curvature_writer) * curvature) {
+    NAME(take_index_rows)(rows, weights, row_loss, curvature, 0);
 }
 
 static NEVER_INLINE void NAME(take_more_classes)(const NAME(lane_rows) * rows, const NAME(lane_weights) * weights,
-                                                 double *row_loss) {
-    NAME(take_index_rows)(rows, weights, row_loss, 1);
+                                                 double *row_loss, const NAME(curvature_writer) * curvature) {
+    NAME(take_index_rows)(rows, weights, row_loss, curvature, 1);
 }
 
 KERNEL_INLINE void NAME(take_any_rows)(const NAME(lane_rows) * rows, const NAME(lane_weights) * weights,
-                                       double *row_loss) {
+                                       double *row_loss, const NAME(curvature_writer) * curvature) {
     if (rows->classes == 2 || rows->classes == 3)
-        NAME(take_two_or_three_classes)(rows, weights, row_loss);
+        NAME(take_two_or_three_classes)(rows, weights, row_loss, curvature);
     else
-        NAME(take_more_classes)(rows, weights, row_loss);
+        NAME(take_more_classes)(rows, weights, row_loss, curvature);
 }
 
 /* Plain rows: a whole vector of them, which all count, of a batch of which nothing but losses and gradients is asked for, in
@@ -530,7 +542,7 @@ KERNEL_INLINE void NAME(index_rows_of)(const xent_batch *batch, int64_t first_ro
                            is_plain_batch;
             const NAME(lane_rows) rows = NAME(lane_rows_at)(batch, &settings, labels + k, first_row + k, count);
             if (!is_plain || rows.counts != (1u << LANES) - 1) {
-                NAME(take_any_rows)(&rows, &weights, row_loss + k);
+                NAME(take_any_rows)(&rows, &weights, row_loss + k, NULL);
                 continue;
             }
             if (has_own_weights)
@@ -550,10 +562,30 @@ KERNEL_INLINE void NAME(index_rows_of)(const xent_batch *batch, int64_t first_ro
             const NAME(lane_rows) rows = NAME(lane_rows_at)(batch, &settings, labels + row, first_row + row, LANES);
             if (has_own_weights)
                 NAME(weigh_index_rows)(batch, &settings, first_row + row, LANES, labels + row, &weights);
-            NAME(take_any_rows)(&rows, &weights, row_loss + row);
+            NAME(take_any_rows)(&rows, &weights, row_loss + row, NULL);
         }
     }
     NAME(finish_plain_rows)(&losses, has_own_weights ? NULL : weights.of_loss, row_loss);
+}
+
+/* Vectors of rows with second derivatives, one at a time. */
+static NEVER_INLINE void NAME(index_rows_and_curvature)(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                                        const int64_t *labels, double *row_loss,
+                                                        const NAME(curvature_writer) * curvature) {
+    const int has_own_weights = batch->sample_weight != NULL || batch->class_weight != NULL;
+    const NAME(settings) settings = NAME(settings_of)(batch);
+    NAME(lane_weights) weights;
+    if (!has_own_weights)
+        NAME(weigh_index_rows)(batch, &settings, first_row, LANES, labels, &weights);
+    int count = NAME(rows_of_first_vector)(batch, first_row);
+    for (int64_t k = 0; k < row_count; k += count, count = LANES) {
+        if (row_count - k < count)
+            count = (int)(row_count - k);
+        if (has_own_weights)
+            NAME(weigh_index_rows)(batch, &settings, first_row + k, count, labels + k, &weights);
+        const NAME(lane_rows) rows = NAME(lane_rows_at)(batch, &settings, labels + k, first_row + k, count);
+        NAME(take_any_rows)(&rows, &weights, row_loss + k, curvature);
+    }
 }
 
 /* The fewest classes, of which every vector of rows is a matter of some tens of instructions, have code of their own, and

@@ -7,6 +7,7 @@
 #include "lanes_along_classes.h"
 #include "double_rows.h"
 #include "lanes_along_rows.h"
+#include "curvature_lanes.h"
 #include "index_lanes.h"
 
 /* Long rows are taken this many logits at a time. */

@@ -95,6 +95,26 @@ KERNEL_INLINE vec NAME(times_factor)(vec value, const NAME(scaled_factor) * f, v
     return product;
 }
 
+/* Adds up all probabilities of a row but that of one class: 1 - p of the class where that is the small one. */
+KERNEL_INLINE double NAME(sum_of_others)(const REAL *p, int64_t count, int64_t likeliest) {
+    NAME(wide) sum = NAME(zero_wide)();
+    int64_t k = 0;
+    vec x[4];
+    for (; k + HALF_GROUP <= count; k += HALF_GROUP) {
+        EACH_OF(4, x[j] = v_load(p + k + j * LANES));
+        if (likeliest >= k && likeliest < k + HALF_GROUP)
+            EACH_OF(4, x[j] = v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(likeliest - k - j * LANES))), x[j]));
+        NAME(add_four)(&sum, x);
+    }
+    for (; k < count; k += LANES) {
+        x[0] = NAME(load_up_to)(p + k, count - k < LANES ? (int)(count - k) : LANES, 0);
+        if (likeliest >= k && likeliest < k + LANES)
+            x[0] = v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(likeliest - k))), x[0]);
+        NAME(wide_add)(&sum, x[0]);
+    }
+    return NAME(wide_total)(sum);
+}
+
 /* The row of the contract's table for a function of the softmax. */
 #ifndef SOFTMAX_FUNCTION_TABLE
 #define SOFTMAX_FUNCTION_TABLE(name, dtype)      \

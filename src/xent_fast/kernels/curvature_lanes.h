@@ -1,0 +1,170 @@
+/* Second derivatives of a few classes: what a vector of rows writes besides its gradient.  A template over REAL_BITS.
+ *
+ * Knows: the diagonal of the loss's Hessian and its product with a vector, lanes along rows; which rows need more
+ * (double_rows.h).
+ * Must not know: instruction sets, threads, Python; how exponentials are made.
+ *
+ * Each lane is a row with exponentials e, their sum S, and w = a Q / T^2, which a factor of the diagonal is part of:
+ *
+ *     p = e / S     diagonal   w p (1 - p)              1 - p is the sum of the others where p > 1/2
+ *                   product    w p (u - sum p u)       u = v - v_m, m the likeliest class
+ *
+ * Every e is a normal number, or 0 where its class does not show beside a w below LARGEST_HERE; so no digits are lost before
+ * the last product.
+ */
+#undef LARGEST_HERE
+#undef SMALLEST_HERE
+#define LARGEST_HERE (VISIBLE_FACTOR / MOST_CLASSES_ALONG_ROWS)
+#define SMALLEST_HERE (1 / (double)LARGEST_FACTOR)
+
+/* What is written of the rows of a chunk. */
+typedef struct {
+    const xent_batch *batch; /* the loss, its weight_factor times that of the diagonal */
+    int kind;                /* of its targets */
+    int64_t first_row;
+    int has_own_weights;                                     /* else all rows have the first vector's */
+    ALIGNED_64 REAL weights[XENT_MAX_ROWS_PER_CALL + LANES]; /* w; infinite for rows that leave the lanes */
+    const char *vector;                                      /* row 0; NULL for the diagonal */
+    ptrdiff_t vector_row_stride;
+    char *result; /* row 0 */
+    ptrdiff_t result_row_stride, result_class_stride;
+    REAL least; /* what smaller numbers of a diagonal become */
+} NAME(curvature_writer);
+
+/* A vector of rows after their exponentials. */
+typedef struct {
+    REAL (*exponentials)[LANES]; /* NaN for rows without a softmax */
+    int classes, row_count;
+    int64_t first_row;
+    vec labels; /* -1 for rows that do not count */
+    const int64_t *label_values;
+    vec total, exp_of_maximum;
+} NAME(curved_rows);
+
+/* w as the lanes take it. */
+KERNEL_INLINE REAL NAME(curvature_weight)(double weight) {
+    return fabs(weight) < SMALLEST_HERE && weight != 0 ? (REAL)INFINITY : (REAL)weight;
+}
+
+/* The sum of each lane's exponentials but for the one above half of all. */
+KERNEL_INLINE vec NAME(small_exponentials)(REAL (*exponentials)[LANES], int classes, vec half) {
+    vec sums[2] = {v_splat(0), v_splat(0)};
+    for (int k = 0; k < classes; ++k) {
+        const vec e = v_load(exponentials[k]);
+        sums[k & 1] = v_add(sums[k & 1], v_drop(v_greater(e, half), e));
+    }
+    return v_add(sums[0], sums[1]);
+}
+
+/* `ahead` is how far behind the destination the next rows' begins: so many planes are more than a processor looks after. */
+KERNEL_INLINE void NAME(diagonal_columns)(const NAME(curved_rows) * rows, vec weight, vec least, char *destination,
+                                          ptrdiff_t step, ptrdiff_t ahead) {
+    const vec one = v_splat(1), half = v_mul(v_splat((REAL)0.5), rows->total), inverse = v_div(one, rows->total);
+    const vec others = NAME(small_exponentials)(rows->exponentials, rows->classes, half);
+    const vec factor = v_mul(weight, inverse);
+    for (int k = 0; k < rows->classes; ++k) {
+        const vec e = v_load(rows->exponentials[k]), p = v_mul(e, inverse);
+        const vec_mask is_likely = v_greater(e, half);
+        const vec small = v_mul(v_select(is_likely, others, e), factor);
+        PREFETCH(destination + k * step + ahead);
+        v_store((REAL *)(void *)(destination + k * step),
+                v_max(least, v_mul(small, v_select(is_likely, p, v_sub(one, p)))));
+    }
+}
+
+/* v - v_m in place of v; returns the largest of their sizes, at least 1, and in `sum` that of e u. */
+KERNEL_INLINE vec NAME(centre_columns)(const NAME(curved_rows) * rows, REAL (*vector)[LANES], vec *sum) {
+    vec sums[4], of_likeliest = v_splat(0), largest = v_splat(1);
+    for (int j = 0; j < 4; ++j)
+        sums[j] = v_splat(0);
+    for (int k = 0; k < rows->classes; ++k)
+        of_likeliest =
+            v_select(v_equal(v_load(rows->exponentials[k]), rows->exp_of_maximum), v_load(vector[k]), of_likeliest);
+    for (int k = 0; k < rows->classes; ++k) {
+        const vec u = v_sub(v_load(vector[k]), of_likeliest);
+        v_store(vector[k], u);
+        largest = v_max(NAME(magnitude)(u), largest);
+        sums[k & 3] = v_fma(v_load(rows->exponentials[k]), u, sums[k & 3]);
+    }
+    *sum = NAME(sum_of_four)(sums);
+    return largest;
+}
+
+/* Where u = 0, as the likeliest class has it, the mean is not rounded to a p that may be a subnormal number. */
+KERNEL_INLINE void NAME(product_columns)(const NAME(curved_rows) * rows, REAL (*vector)[LANES], vec weight, vec sum,
+                                         char *destination, ptrdiff_t step) {
+    const vec zero = v_splat(0), inverse = v_div(v_splat(1), rows->total), factor = v_mul(weight, inverse);
+    const vec mean = v_mul(sum, inverse), scaled_mean = v_sub(zero, v_mul(sum, factor));
+    for (int k = 0; k < rows->classes; ++k) {
+        const vec e = v_load(rows->exponentials[k]), u = v_load(vector[k]);
+        const vec product = v_mul(v_mul(e, factor), v_sub(u, mean));
+        v_store((REAL *)(void *)(destination + k * step),
+                v_select(v_equal(u, zero), v_mul(scaled_mean, v_mul(e, inverse)), product));
+    }
+}
+
+/* Lanes whose weights, of the size given, the lanes' type cannot hold, or which make a class visible whose exponential is 0.
+ * `largest` is that of |u|. */
+static NEVER_INLINE unsigned NAME(leaving_curvature)(const NAME(curved_rows) * rows, vec weight, vec largest) {
+    const vec zero = v_splat(0), size = v_mul(largest, weight), first = v_load(rows->exponentials[0]);
+    const unsigned is_large = v_mask_bits(v_not_less(size, v_splat(LARGEST_HERE)));
+    unsigned leaving = v_mask_bits(v_not_less(size, v_splat(LARGEST_FACTOR)));
+    for (int k = 0; k < rows->classes; ++k)
+        leaving |= is_large & v_mask_bits(v_equal(v_load(rows->exponentials[k]), zero));
+    leaving &= v_mask_bits(v_equal(first, first)) & v_mask_bits(v_not_less(rows->labels, zero));
+    return leaving & v_mask_bits(v_greater(v_splat(INFINITY), largest));
+}
+
+/* Those of them that leave, as columns. */
+static NEVER_INLINE void NAME(take_leaving_curvature)(const NAME(curvature_writer) * writer,
+                                                      const NAME(curved_rows) * rows, unsigned leaving,
+                                                      REAL (*columns)[LANES]) {
+    REAL result[MOST_CLASSES_ALONG_ROWS];
+    for (int lane = 0; lane < rows->row_count; ++lane) {
+        const int64_t row = rows->first_row + lane;
+        const char *vector = writer->vector ? writer->vector + row * writer->vector_row_stride : NULL;
+        if (!(leaving >> lane & 1))
+            continue;
+        NAME(curvature_of_far_row)(writer->batch, row, clamped_label(rows->label_values[lane], rows->classes),
+                                   writer->kind, (const REAL *)(const void *)vector, result);
+        for (int k = 0; k < rows->classes; ++k)
+            columns[k][lane] =
+                vector || result[k] > writer->least || result[k] != result[k] ? result[k] : writer->least;
+    }
+}
+
+/* Diagonal or product of a vector of rows. */
+KERNEL_INLINE void NAME(write_curvature)(const NAME(curvature_writer) * writer, const NAME(curved_rows) * rows) {
+    ALIGNED_64 REAL columns[MOST_CLASSES_ALONG_ROWS][LANES];
+    char *result = writer->result + rows->first_row * writer->result_row_stride, *destination = (char *)columns;
+    const int is_direct = NAME(has_columns)(writer->result_class_stride) && rows->row_count == LANES;
+    const REAL *weights = writer->weights + (writer->has_own_weights ? rows->first_row - writer->first_row : 0);
+    const vec weight = v_keep(v_not_less(rows->labels, v_splat(0)), v_load(weights));
+    ptrdiff_t step = (ptrdiff_t)sizeof columns[0], ahead = 0;
+    const vec size = NAME(magnitude)(weight);
+    vec largest = v_splat(1), sum = largest;
+    unsigned leaving = 0;
+    if (writer->vector) {
+        NAME(load_columns)(columns, writer->vector + rows->first_row * writer->vector_row_stride,
+                           writer->vector_row_stride, 0, rows->row_count, rows->classes);
+        NAME(clear_rows_without_label)(columns, rows->classes, rows->labels);
+        largest = NAME(centre_columns)(rows, columns, &sum);
+    }
+    if (v_mask_bits(v_not_less(v_mul(largest, size), v_splat(LARGEST_HERE))))
+        leaving = NAME(leaving_curvature)(rows, size, largest);
+    if (is_direct && !leaving) {
+        destination = result;
+        step = writer->result_class_stride;
+        ahead = 4 * LANES * (ptrdiff_t)sizeof(REAL);
+    }
+    if (writer->vector)
+        NAME(product_columns)(rows, columns, weight, sum, destination, step);
+    else
+        NAME(diagonal_columns)(rows, weight, v_splat(writer->least), destination, step, ahead);
+    if (destination == result)
+        return;
+    if (leaving)
+        NAME(take_leaving_curvature)(writer, rows, leaving, columns);
+    NAME(store_columns)(columns, result, writer->result_row_stride, writer->result_class_stride, rows->row_count,
+                        rows->classes);
+}
