@@ -169,7 +169,7 @@ REFUSED: dict[str, list[tuple[type[Exception], object]]] = {
     "min_hessian": each(ValueError, nan, inf) + BAD_REAL,
     "reduction": each(ValueError, "average", "Mean", "", b"mean", None, 0, ["mean"]),
     "num_threads": each(ValueError, 0, -1, -(2**70)) + each(TypeError, *NO_INTEGERS),
-    **dict.fromkeys(("out", "grad_out", "hessian_out", "exponentials_out"), BAD_OUT),
+    **dict.fromkeys(("out", "grad_out", "hessian_out"), BAD_OUT),
     "first_class": each(TypeError, *NO_INTEGERS, None) + each(ValueError, -1),
     "num_classes": each(TypeError, *NO_INTEGERS) + each(ValueError, 3),
     "statistics": each(TypeError, STATISTICS.array, None, 3),
@@ -221,7 +221,6 @@ NAMED_BY = {
     "statistics": "statistics|ranges",
     "hidden": "hidden|weight must have shape",
     "sampler": "sampler|samples|expected_counts",
-    "exponentials_out": "out",
     "rng": "non-negative|SeedSequence|BitGenerator",  # NumPy's words
 }
 # Whatever is given is taken for true or false.

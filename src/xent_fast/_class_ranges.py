@@ -148,9 +148,12 @@ def measured(
     statistics = described(
         rows, first_class, num_classes, label_smoothing, temperature, ignore_index
     )
+    # From the first write on nothing is allocated.
+    is_apart = leaves_exponentials and not np.shares_memory(rows.grad, rows.moved)
+    exponentials = rows.grad.reshape(rows.moved.shape) if is_apart else None
     measure(rows, statistics, ignore_index, leaves_exponentials=leaves_exponentials)
-    if leaves_exponentials and not np.shares_memory(rows.grad, rows.moved):
-        np.copyto(rows.moved, rows.grad.reshape(rows.moved.shape))
+    if exponentials is not None:
+        np.copyto(rows.moved, exponentials)
     return statistics
 
 

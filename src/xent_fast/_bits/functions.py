@@ -128,7 +128,6 @@ OUTPUTS = {
     "out": "logits",
     "grad_out": "logits",
     "hessian_out": "logits",
-    "exponentials_out": "logits",
     "grad_hidden_out": "hidden",
     "grad_weight_out": "layer",
     "grad_bias_out": "bias",
