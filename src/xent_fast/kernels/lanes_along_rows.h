@@ -713,7 +713,7 @@ KERNEL_INLINE void NAME(many_short_rows)(const xent_batch *batch, int64_t first_
                                          const int64_t *labels, double *row_loss, int kind) {
     const int has_own_weights = batch->sample_weight != NULL;
     const NAME(settings) settings = NAME(settings_of)(batch);
-    NAME(lane_weights) weights;
+    NAME(lane_weights) weights = {.is_rescaled = 0}; /* compilers do not see that it is always set */
     NAME(smoothed_masses) smoothed;
     if (kind == XENT_SMOOTHED_TARGETS)
         smoothed = NAME(smoothed_masses_of)(batch);
