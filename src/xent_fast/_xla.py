@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -138,14 +139,15 @@ def _cache_folder() -> Path:
 
 def _compile(folders: tuple[str, ...], library: Path) -> None:
     """Under another name first: another process may be about to do the same."""
-    compiler = shutil.which(os.environ.get("CC") or "cc")
-    if compiler is None:
+    # as everywhere, CC may have arguments, or be a launcher of a compiler
+    compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    if shutil.which(compiler[0]) is None:
         raise FileNotFoundError("no C compiler: neither the variable CC nor cc names one")
     with tempfile.TemporaryDirectory(dir=library.parent) as beside:
         made = Path(beside) / library.name
         include = [f"-I{folder}" for folder in folders]
         subprocess.run(
-            [compiler, *_FLAGS, *include, str(_SOURCE), "-o", str(made)],
+            [*compiler, *_FLAGS, *include, str(_SOURCE), "-o", str(made)],
             check=True,
             capture_output=True,
             timeout=_COMPILER_SECONDS,
