@@ -159,6 +159,26 @@ def test_half_a_unit_from_the_reference(shape: tuple[int, int], dtype: Any, isa:
 
 
 @by_name
+@pytest.mark.parametrize("shape", [(3, 33), (20, 100), (1, 300_000)], ids=str)
+@pytest.mark.parametrize("is_rounded", [True, False])
+def test_rows_that_a_large_weight_takes_out_of_float32(
+    shape: tuple[int, int], is_rounded: bool, dtype: Any, isa: str
+) -> None:
+    """A weight of 2^100 shows what float32's exponentials flush to 0; such rows go to double."""
+    x = np.full(shape, -60, dtype)
+    x[:, 0], x[:, 7] = 0, -95
+    y = np.zeros(len(x), int)
+    options: dict[str, Any] = {"reduction": "sum", "scale": 2.0**100, "num_threads": 2}
+    want = xent_fast.softmax_cross_entropy_grad(x.astype(np.float32), y, **options)
+    assert (want.grad[:, 7] > 0).all()
+    out = np.empty_like(x) if is_rounded else np.empty(x.shape, np.float32)
+    got = xent_fast.softmax_cross_entropy_grad(x, y, out=out, **options)
+    assert got.loss == want.loss
+    with np.errstate(over="ignore"):
+        assert_same_bits(got.grad, want.grad.astype(out.dtype))
+
+
+@by_name
 def test_every_number_is_read_as_it_is(dtype: Any, isa: str) -> None:
     """log_softmax of one class more, whose logit is -inf, is 0; lse is the logit itself."""
     every = np.arange(2**16, dtype=np.uint16).view(dtype)

@@ -162,18 +162,6 @@ def checked_options(
     )
 
 
-def checked_label_smoothing(given):
-    """A float in [0, 1]."""
-    return as_label_smoothing(given)
-
-
-def checked_scale(reduction, scale, num_threads):
-    """The scale as a float, all three having been checked."""
-    as_reduction(reduction)
-    as_thread_count(num_threads)
-    return as_real(scale, "scale")
-
-
 def checked_number(given, name):
     """A float from any real number but a bool."""
     return as_real(given, name)
