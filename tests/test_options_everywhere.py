@@ -9,18 +9,23 @@ Must not know how any of these ways computes.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from helpers import assert_within
 
 from xent_fast import (
+    distillation_loss_grad,
     log_softmax,
     reference,
     softmax_cross_entropy,
     softmax_cross_entropy_grad,
+    softmax_cross_entropy_grad_hessian,
+    softmax_cross_entropy_hessian_diagonal,
     softmax_cross_entropy_hvp,
+    softmax_entropy_grad,
 )
 
 # rows, classes, threads: the last two share rows, in one part of a row and in several.
@@ -159,3 +164,45 @@ def test_mean_divides_by_the_rows_that_count(
     want = reference.softmax_cross_entropy(logits, labels, **arguments)
     got = softmax_cross_entropy(logits, labels, **arguments)
     assert_within(got, want, TOLERANCE[dtype] * want)
+
+
+# Of a row, its own weight and its class's alone choose how it is computed.
+WEIGHED: dict[str, Callable[..., Any]] = {
+    "loss and gradient": lambda x, y, v, **o: softmax_cross_entropy_grad(
+        x, y, reduction="none", **o
+    ),
+    "smoothed": lambda x, y, v, **o: softmax_cross_entropy_grad(
+        x, y, reduction="none", label_smoothing=0.1, **o
+    ),
+    "dense": lambda x, y, v, **o: softmax_cross_entropy_grad(x, np.abs(v), reduction="none", **o),
+    "gradient and diagonal": lambda x, y, v, **o: softmax_cross_entropy_grad_hessian(
+        x, y, reduction="none", **o
+    ),
+    "diagonal": lambda x, y, v, **o: softmax_cross_entropy_hessian_diagonal(
+        x, y, reduction="sum", **o
+    ),
+    "product": lambda x, y, v, **o: softmax_cross_entropy_hvp(x, y, v, reduction="sum", **o),
+    "distillation": lambda x, y, v, **o: distillation_loss_grad(x, v, y, reduction="none", **o),
+    "entropy": lambda x, y, v, **o: softmax_entropy_grad(x, reduction="none", **o),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHED)
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("classes", [3, 10, 40, 3_000])
+def test_a_weight_changes_no_other_row(
+    isa: str, dtype: type, classes: int, order: Literal["C", "F"], name: str
+) -> None:
+    rng = np.random.default_rng(classes)
+    logits, vectors = (
+        np.array(3 * rng.standard_normal((21, classes)), dtype, order=order) for _ in range(2)
+    )
+    labels, others = rng.integers(0, classes, 21), np.arange(21) % 15 != 5
+    ones, weights = np.ones(21), np.ones(21)
+    want = WEIGHED[name](logits, labels, vectors, sample_weight=ones)
+    for weight in (1e20, 1e4, 1e-12, 1e-37, 0.0, np.nan):
+        weights[~others] = weight
+        got = WEIGHED[name](logits, labels, vectors, sample_weight=weights)
+        pairs = zip(got, want, strict=True) if isinstance(got, tuple) else [(got, want)]
+        for part, whole in pairs:
+            np.testing.assert_array_equal(part[others], whole[others])

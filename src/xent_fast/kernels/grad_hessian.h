@@ -273,19 +273,38 @@ KERNEL_INLINE void NAME(diagonal_of_masses)(const xent_grad_hessian_batch *probl
     }
 }
 
-/* Whether some row's factors are large. */
-KERNEL_INLINE int NAME(has_large_factors)(const xent_grad_hessian_batch *problem, int64_t first_row,
-                                          int64_t row_count) {
+/* Rows from `first_row` on, at most `most`, that are alike in whether their factors are large. */
+KERNEL_INLINE int64_t NAME(rows_alike)(const xent_grad_hessian_batch *problem, int64_t first_row, int64_t most,
+                                       int *are_large) {
     const xent_batch *batch = &problem->batch;
-    const int64_t count = batch->sample_weight || batch->class_weight ? row_count : 1;
+    const int64_t weighed = batch->sample_weight || batch->class_weight ? most : 1;
     int64_t labels[XENT_MAX_ROWS_PER_CALL];
-    double largest = 0;
-    xent_read_labels(&batch->labels, first_row, count, labels);
-    for (int64_t k = 0; k < count; ++k) {
+    xent_read_labels(&batch->labels, first_row, weighed, labels);
+    for (int64_t k = 0; k < weighed; ++k) {
         const NAME(row_factors) own = NAME(factors_of_row)(problem, first_row + k, labels[k]);
-        largest = fmax(largest, fmax(fabs(own.gradient), fabs(own.hessian)));
+        const int is_large = fmax(fabs(own.gradient), fabs(own.hessian)) >= LARGE_HERE;
+        if (k == 0)
+            *are_large = is_large;
+        else if (is_large != *are_large)
+            return k;
     }
-    return largest >= LARGE_HERE;
+    return most;
+}
+
+/* Class indices of many classes.  Which way a row goes is a question of its own weight alone. */
+KERNEL_INLINE void NAME(grad_hessian_of_many_classes)(const xent_grad_hessian_batch *problem, int64_t first_row,
+                                                      int64_t row_count, double *losses, void *workspace) {
+    for (int64_t k = 0, count; k < row_count; k += count) {
+        int are_large = 0;
+        count = NAME(rows_alike)(problem, first_row + k, row_count - k, &are_large);
+        if (are_large) {
+            NAME(diagonal_of_masses)(problem, first_row + k, count, workspace);
+            NAME(rows_to)(&problem->batch, first_row + k, count, workspace, NAME(plain_index_rows), losses + k,
+                          XENT_INDEX_TARGETS);
+        } else {
+            NAME(grad_hessian_of_indices)(problem, first_row + k, count, losses + k, workspace);
+        }
+    }
 }
 
 /* --- functions of the contract -------------------------------------------------------------------- */
@@ -297,14 +316,10 @@ static double NAME(grad_hessian_rows)(const xent_batch *batch, int64_t first_row
         NAME(diagonal_of_masses)(problem, first_row, row_count, workspace);
         return problem->target_kernels->process_rows(batch, first_row, row_count, workspace);
     }
-    if (batch->classes > MOST_CLASSES_ALONG_ROWS && NAME(has_large_factors)(problem, first_row, row_count)) {
-        NAME(diagonal_of_masses)(problem, first_row, row_count, workspace);
-        return NAME(index_rows)(batch, first_row, row_count, workspace);
-    }
     if (batch->classes <= MOST_CLASSES_ALONG_ROWS)
         NAME(grad_hessian_of_few_classes)(problem, first_row, row_count, losses);
     else
-        NAME(grad_hessian_of_indices)(problem, first_row, row_count, losses, workspace);
+        NAME(grad_hessian_of_many_classes)(problem, first_row, row_count, losses, workspace);
     return xent_pairwise_sum(losses, row_count);
 }
 
