@@ -173,6 +173,24 @@ def test_temperatures_whose_square_the_dtype_cannot_hold() -> None:
     np.testing.assert_array_equal(got, [[0, 0], [np.inf, np.inf]])
 
 
+@pytest.mark.parametrize("classes", [3, 10, 40])
+def test_temperatures_beyond_the_lanes(isa: str, dtype: type[np.floating], classes: int) -> None:
+    """Such rows go to double. All classes are as likely there: p (u - mean u), u the vector."""
+    temperature = 1e35 if dtype == np.float32 else 1e280
+    rng = np.random.default_rng(classes)
+    logits, vector = (rng.standard_normal((5, classes)).astype(dtype) for _ in range(2))
+    got = softmax_cross_entropy_hvp(
+        logits,
+        rng.integers(0, classes, 5),
+        vector * dtype(temperature),
+        temperature=temperature,
+        scale=temperature,
+        reduction="sum",
+    )
+    want = (vector - vector.mean(axis=1, keepdims=True, dtype=np.float64)) / classes
+    np.testing.assert_allclose(got, want, atol=8 * np.finfo(dtype).eps)
+
+
 def test_lists_and_foreign_byte_order() -> None:
     logits, vector = np.array([[0.5, 1.0, 2.0]]), np.array([[1.0, 0.0, -1.0]])
     want = softmax_cross_entropy_hvp(logits, [2], vector)
