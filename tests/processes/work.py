@@ -9,7 +9,7 @@ import numpy as np
 
 from xent_fast import softmax, softmax_cross_entropy_grad, softmax_vjp
 
-SHAPES = ((4000, 100), (3, 70_000))
+SHAPES = ((8000, 100), (3, 200_000))
 
 
 def digest(num_threads: int | None = None, shape: tuple[int, int] = SHAPES[0]) -> bytes:

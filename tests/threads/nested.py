@@ -14,7 +14,7 @@ import sys
 from calls import CALLS, Inputs, bits
 from threadpoolctl import threadpool_limits
 
-SHAPES = ((4000, 10), (60, 1000), (2, 70_000))
+SHAPES = ((4000, 10), (60, 1000), (2, 270_000))
 THREADS = 3
 
 

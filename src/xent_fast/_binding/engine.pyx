@@ -74,9 +74,10 @@ cdef enum:
     # The same where classes lie apart, so that long runs of rows are read at a time.
     TURNED_CHUNK_LOGITS = 65536
 
-    # Fewer logits than these take one thread by default. Between two calls of a training step the
-    # workers sleep, and waking one costs as much as this many logits.
-    THREADED_LOGITS = 131072
+    # Fewer logits than these take one thread by default, a row counted as ROW_LOGITS more. Between
+    # two calls of a training step the workers sleep, and waking one takes as long as half of them.
+    THREADED_LOGITS = 524288
+    ROW_LOGITS = 8
 
     # An explicit num_threads counts up to this or the number of processors, whichever is more.
     MOST_THREADS = 64
@@ -149,7 +150,8 @@ cdef size_t share_out(
     plan.threads = xent_startable_threads(
         thread_count(
             max(plan.chunk_count, batch.rows * plan.parts),
-            batch.rows * batch.classes,
+            batch.rows,
+            batch.classes,
             requested_threads,
         )
     )
@@ -245,18 +247,20 @@ cdef int64_t parts_per_row(const Plan *plan, int requested_threads) noexcept nog
         return 0
     if plan.kernels.blocks_to_share == NULL:
         return 0
-    threads = thread_count(MOST_THREADS, plan.batch.rows * classes, requested_threads)
+    threads = thread_count(MOST_THREADS, plan.batch.rows, classes, requested_threads)
     if threads == 1 or plan.batch.rows >= SHARED_ROWS * threads:
         return 0
     return (plan.kernels.blocks_to_share(classes) - 1) // PART_BLOCKS + 1
 
 
-cdef int thread_count(int64_t chunk_count, int64_t logits, int requested) noexcept nogil:
+cdef int thread_count(
+    int64_t chunk_count, int64_t rows, int64_t classes, int requested
+) noexcept nogil:
     """As many as asked for or, by default, one a processor where the work is worth it."""
     cdef int64_t threads
     if is_forked or chunk_count == 1 or requested == 1:
         return 1
-    if requested == 0 and logits < THREADED_LOGITS:
+    if requested == 0 and rows * (classes + ROW_LOGITS) < THREADED_LOGITS:
         return 1
     if requested == 0:
         threads = default_threads()
@@ -466,7 +470,9 @@ cdef int process_vjp_rows(
         return 0
     chunk_rows = rows_per_chunk(batch.rows, batch.classes, False)
     chunk_count = (batch.rows - 1) // chunk_rows + 1
-    threads = xent_startable_threads(thread_count(chunk_count, size, requested_threads))
+    threads = xent_startable_threads(
+        thread_count(chunk_count, batch.rows, batch.classes, requested_threads)
+    )
     if stored != NULL:
         step = round_up(float32_bytes(stored, batch, chunk_rows, batch.classes))
         workspaces = <char *>malloc(threads * step)
