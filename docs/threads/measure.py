@@ -1,7 +1,7 @@
-"""What limits the threads of a call, steps beside other libraries' threads (the tables of
-docs/threads.md), and calls beside busy programs.
+"""What limits the threads of a call, calls on more and more threads, steps beside other libraries'
+threads (the tables of docs/threads.md), and calls beside busy programs.
 
-    python docs/threads/measure.py [limits] [company] [neighbours] [--write]
+    python docs/threads/measure.py [limits] [scaling] [company] [neighbours] [--write]
 
 Every situation has a process of its own. Needs Linux and threadpoolctl; libraries that are not
 installed are left out of the company.
@@ -67,6 +67,37 @@ while (start := time.perf_counter()) < end:
 print(median(seconds))
 """
 BUSY = "while True: pass"
+
+# Seconds of a call on each number of threads (0: by default), in turns, the medians of the turns.
+SCALING = """
+import sys, time
+from statistics import median
+import numpy as np
+from xent_fast import softmax_cross_entropy_grad
+rows, classes, *threads = map(int, sys.argv[1:])
+logits = np.random.default_rng(0).standard_normal((rows, classes), np.float32)
+labels = np.random.default_rng(1).integers(0, classes, rows)
+def call(num_threads):
+    start = time.perf_counter()
+    softmax_cross_entropy_grad(logits, labels, out=logits, num_threads=num_threads or None)
+    return time.perf_counter() - start
+seconds, end = {number: [] for number in threads}, time.perf_counter() + 4
+while time.perf_counter() < end:
+    for number in threads:
+        time.sleep(0.002)  # the threads of the turn before go to sleep
+        seconds[number].append(median([call(number) for _ in range(3)]))
+print(*(median(seconds[number]) for number in threads))
+"""
+SCALED_SHAPES = (
+    (1024, 10),
+    (65_536, 10),
+    (256, 1000),
+    (1024, 1000),
+    (4096, 1000),
+    (64, 32_000),
+    (512, 32_000),
+    (1, 1_000_000),
+)
 
 # A step's time by default over its time on one thread, the median of 15 turns of each. `wake` runs
 # a library's threads just before the loss; `matmul` may be replaced by that library's product.
@@ -169,6 +200,19 @@ def company() -> str:
     return table(header, rows)
 
 
+def scaling() -> str:
+    processors = os.cpu_count() or 1
+    threads = [2**power for power in range(processors.bit_length()) if 2**power <= processors]
+    rows = []
+    for shape in SCALED_SHAPES:
+        arguments = [str(number) for number in (*shape, *threads, 0)]
+        alone, *others = map(float, answer(SCALING, *arguments, environment={}).split())
+        label = f"{shape[0]:,} x {shape[1]:,}"
+        rows.append([label, f"{1e3 * alone:,.3f}", *[f"{alone / one:.2f}" for one in others]])
+    header = ["logits", "ms on one thread", *[f"{number}" for number in threads[1:]], "by default"]
+    return table(header, rows)
+
+
 def neighbours() -> str:
     rows = []
     for busy in (0, 1, os.cpu_count() or 1):
@@ -186,8 +230,8 @@ def neighbours() -> str:
     return f"Microseconds of a call on 256 x 1,000 logits:\n\n{table(header, rows)}"
 
 
-TABLES = {"limits": limits, "company": company, "neighbours": neighbours}
-ON_THE_PAGE = {"limits", "company"}
+TABLES = {"limits": limits, "scaling": scaling, "company": company, "neighbours": neighbours}
+ON_THE_PAGE = {"limits", "scaling", "company"}
 
 
 def replace_block(name: str, text: str) -> None:
