@@ -38,9 +38,10 @@ def test_one_class_beside_other_memory(isa: str, dtype: type, rows: int) -> None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs mprotect")
-def test_calls_over_guarded_pages() -> None:
+@pytest.mark.parametrize("isas", ["--one-isa", pytest.param("", marks=pytest.mark.slow)])
+def test_calls_over_guarded_pages(isas: str) -> None:
     """One byte beyond an array ends the program; it says in which call."""
-    run_program("guard_pages.py")
+    run_program("guard_pages.py", *isas.split())
 
 
 @pytest.mark.slow
@@ -56,8 +57,8 @@ def test_references() -> None:
     run_program("references.py")
 
 
-def run_program(name: str) -> None:
+def run_program(name: str, *options: str) -> None:
     program = Path(__file__).parent / "memory" / name
-    command = [sys.executable, str(program), "--quick"]
+    command = [sys.executable, str(program), "--quick", *options]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stdout + finished.stderr

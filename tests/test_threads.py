@@ -106,7 +106,7 @@ def test_inside_a_parallel_region_of_the_caller(tmp_path: Path) -> None:
         check=True,
         timeout=TIME_LIMIT,
     )
-    figures = run("nested.py", str(library))
+    figures = run("nested.py", "--quick", str(library))
     assert figures["right"] == figures["calls"] > 0
 
 

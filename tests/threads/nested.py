@@ -1,12 +1,15 @@
 """Every public function from inside a caller's OpenMP region, and under threadpoolctl's limits.
 
-    python nested.py LIBRARY...     LIBRARY: nested.c, built with OpenMP
+    python nested.py [--quick] LIBRARY...
+
+LIBRARY is nested.c, built with OpenMP; --quick takes shorter rows and no limit.
 
 Knows the public functions and how a C library calls back. Must not know how they share out work.
 """
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import json
 import sys
@@ -15,6 +18,9 @@ from calls import CALLS, Inputs, bits
 from threadpoolctl import threadpool_limits
 
 SHAPES = ((4000, 10), (60, 1000), (2, 270_000))
+QUICK_SHAPES = (*SHAPES[:2], (2, 40_000))
+LIMITS = (None, 1, 3)
+QUICK_LIMITS = (None,)
 THREADS = 3
 
 
@@ -33,14 +39,19 @@ def in_parallel(library: ctypes.CDLL, levels: int, inputs: Inputs, want: dict[st
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("libraries", nargs="+")
+    arguments = parser.parse_args()
+    quick = arguments.quick
     made = right = 0
-    for shape in SHAPES:
+    for shape in QUICK_SHAPES if quick else SHAPES:
         inputs = Inputs.of(*shape)
         want = {name: bits(call(inputs, 1)) for name, call in CALLS.items()}
-        for path in sys.argv[1:]:
+        for path in arguments.libraries:
             library = ctypes.CDLL(path)
             for levels in (1, 2):
-                for limit in (None, 1, 3):
+                for limit in QUICK_LIMITS if quick else LIMITS:
                     with threadpool_limits(limit):
                         right += in_parallel(library, levels, inputs, want)
                     made += THREADS * len(CALLS)
