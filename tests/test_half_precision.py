@@ -6,6 +6,7 @@ Must not know how the library widens and rounds.
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -225,6 +226,145 @@ def test_beyond_the_range(dtype: Any) -> None:
     assert np.isnan(exact(grad[3])).all()
 
 
+def by_ranges(x: Any, targets: Any, out: Any = None, **options: Any) -> tuple[Any, Any]:
+    """Losses and gradient of three ranges of classes, and of what measuring leaves of them."""
+    classes = x.shape[1]
+    cuts = [0, classes // 3, classes // 2, classes]
+    ranges = [slice(*ends) for ends in itertools.pairwise(cuts)]
+
+    def of(some: slice) -> tuple[Any, Any]:
+        return x[:, some], targets if targets.ndim == 1 else targets[:, some]
+
+    statistics = xent_fast.merge_class_statistics(
+        [
+            xent_fast.class_statistics(
+                *of(some),
+                first_class=some.start,
+                num_classes=classes,
+                out=None if out is None else out[:, some],
+                **options,
+            )
+            for some in ranges
+        ]
+    )
+    grads = []
+    for some in ranges:
+        logits, own = of(some)
+        place = None if out is None else out[:, some]
+        grads.append(
+            xent_fast.grad_from_statistics(
+                logits if place is None else place,
+                own,
+                statistics,
+                first_class=some.start,
+                has_exponentials=place is not None,
+                out=place,
+            ).grad
+        )
+    return xent_fast.loss_from_statistics(statistics), np.concatenate(grads, axis=1)
+
+
+@by_name
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("kind", ["index", "smoothed", "dense", "dense float32"])
+def test_ranges_of_classes(shape: tuple[int, int], kind: str, dtype: Any, isa: str) -> None:
+    """In new arrays, in place (16 bits hold the logits meanwhile), and into float32."""
+    x, y, v = inputs(shape, dtype)
+    options = {"label_smoothing": 0.1, "temperature": 2.0} if kind == "smoothed" else {}
+    targets = np.abs(v) if kind.startswith("dense") else y
+    wide_targets = np.abs(v).astype(np.float32) if kind.startswith("dense") else y
+    given = wide_targets if kind == "dense float32" else targets
+    want = by_ranges(x.astype(np.float32), wide_targets, **options)
+    rounded = rounded_to(dtype, want[1])
+    wide, place = np.empty(shape, np.float32), x.copy()
+    for logits, out, grad in (
+        (x, None, rounded),
+        (x, np.empty_like(x), rounded),
+        (x, wide, want[1]),
+        (place, place, rounded),
+    ):
+        # exponentials in float32 are a gradient's of float32
+        other = wide_targets if out is wide else given
+        got = by_ranges(logits, other, out, **options)
+        assert_same_bits(got[0], want[0])
+        assert_same_bits(got[1], grad)
+    exact_loss = reference.softmax_cross_entropy(x, targets, reduction="none", **options)
+    np.testing.assert_allclose(want[0], exact_loss, rtol=5e-7)
+
+
+@by_name
+def test_range_layouts(dtype: Any) -> None:
+    x, y, _ = inputs((9, 40), dtype)
+    want = by_ranges(x, y)
+    for layout in ("padded", "reversed classes", "every second class", "fortran", "misaligned"):
+        given = LAYOUTS[layout](x)
+        got = by_ranges(given, y, given)
+        assert_same_bits(got[0], want[0])
+        assert_same_bits(got[1], want[1])
+        assert_same_bits(np.array(given), want[1])
+
+
+@by_name
+@pytest.mark.parametrize("clip", [0.0, 1e-3])
+def test_probabilities(clip: float, dtype: Any) -> None:
+    x, y, v = inputs((20, 40), dtype)
+    p = xent_fast.softmax(x)
+    options: dict[str, Any] = {"reduction": "none", "clip": clip}
+    for targets in (y, np.abs(v)):
+        got = xent_fast.cross_entropy_grad(p, targets, **options)
+        want = xent_fast.cross_entropy_grad(p.astype(np.float32), targets, **options)
+        assert_same_bits(got.loss, want.loss)
+        assert_same_bits(got.grad, rounded_to(dtype, want.grad))
+        assert_same_bits(xent_fast.cross_entropy(p, targets, **options), want.loss)
+        wide = np.empty(p.shape, np.float32)
+        assert xent_fast.cross_entropy_grad(p, targets, out=wide, **options).grad is wide
+        assert_same_bits(wide, want.grad)
+    place = p.copy()
+    xent_fast.cross_entropy_grad(place, targets, out=place, **options)
+    assert_same_bits(place, rounded_to(dtype, want.grad))
+
+
+@by_name
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_gradient_of_targets(axis: int, dtype: Any) -> None:
+    rng = np.random.default_rng(axis)
+    x = (4 * rng.standard_normal((7, 8, 9))).astype(dtype)
+    x[x < -9] = -np.inf
+    options: dict[str, Any] = {
+        "axis": axis,
+        "weight": np.arange(x.shape[axis]) / 4,
+        "sample_weight": np.delete(x.shape, axis).prod() - np.arange(504 // x.shape[axis]) / 4,
+        "reduction": "none",
+        "label_smoothing": 0.1,
+    }
+    options["sample_weight"] = options["sample_weight"].reshape(np.delete(x.shape, axis))
+    function = xent_fast.softmax_cross_entropy_grad_targets
+    assert_same_bits(function(x, **options), rounded_to(dtype, function(np.float32(x), **options)))
+    assert_same_bits(function(x, axis=axis), rounded_to(dtype, function(np.float32(x), axis=axis)))
+    nothing = function(x, axis=axis, sample_weight=np.zeros(options["sample_weight"].shape))
+    assert nothing.dtype == dtype
+    assert (exact(nothing) == 0).all()
+
+
+@by_name
+def test_sampled(dtype: Any) -> None:
+    """Arrays of several dtypes: each gradient has its own argument's."""
+    rng = np.random.default_rng(0)
+    layer = [rng.standard_normal(shape).astype(dtype) for shape in ((20, 8), (50, 8), 50)]
+    options: dict[str, Any] = {"num_sampled": 10, "rng": 0, "scale": 2.0**8, "reduction": "none"}
+    function = xent_fast.sampled_softmax_loss_grad
+    want = function(*(a.astype(np.float32) for a in layer), np.arange(20), **options)
+    for dtypes in ((dtype,) * 3, (np.float32, dtype, np.float32)):
+        given = [a.astype(own) for a, own in zip(layer, dtypes, strict=True)]
+        got = function(*given, np.arange(20), **options)
+        assert_same_bits(got.loss, want.loss)
+        assert np.array_equal(got.rows, want.rows)
+        grads = ("grad_hidden", "grad_weight", "grad_bias")
+        for name, own in zip(grads, dtypes, strict=True):
+            assert_same_bits(getattr(got, name), rounded_to(own, getattr(want, name)))
+    assert function(*given[:2], None, np.arange(20), **options).grad_bias.dtype == np.float32
+
+
 LAYOUTS: dict[str, Callable[[Any], Any]] = {
     "padded": lambda a: np.concatenate([a, a], axis=1)[:, : a.shape[1]],
     "reversed rows": lambda a: a[::-1].copy()[::-1],
@@ -338,12 +478,9 @@ def test_what_is_refused(dtype: Any) -> None:
     part = memory.view(np.uint16).view(dtype)[:20].reshape(4, 5)
     with pytest.raises(ValueError, match="out overlaps logits"):
         xent_fast.softmax_cross_entropy_grad(part, y, out=memory.reshape(4, 5))
-    for call in (
-        lambda: xent_fast.cross_entropy(np.full((4, 5), 0.2, dtype), y),
-        lambda: xent_fast.class_statistics(x, np.zeros(4, int), first_class=0),
-    ):
-        with pytest.raises(TypeError, match="must be float32 or float64"):
-            call()
+    statistics = xent_fast.class_statistics(x.astype(float), y, first_class=0)
+    with pytest.raises(TypeError, match="were computed in float64"):
+        xent_fast.grad_from_statistics(x, y, statistics, first_class=0)
     before = x.copy()
     with pytest.raises(IndexError):
         xent_fast.softmax_cross_entropy_grad(x, [0, 1, 2, 5], out=x)

@@ -85,6 +85,8 @@ def shared_out(
         own = dict(options)
         if own.get("weight") is not None:
             own["weight"] = own["weight"][first:end]
+        if own.get("out") is not None:
+            own["out"] = own["out"][:, first:end]
         given = targets if targets.ndim == 1 else targets[:, first:end]
         return mpi.softmax_cross_entropy_grad(
             logits[:, first:end], given, comm, first_class=first, num_classes=classes, **own
@@ -163,6 +165,25 @@ def test_same_bits_where_ranges_end_at_blocks(dtype: type) -> None:
     want = softmax_cross_entropy_grad(logits, targets, **options)
     np.testing.assert_array_equal(losses[0], want.loss)
     np.testing.assert_array_equal(grad, want.grad)
+
+
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_shards_of_16_bits(name: str, half: str) -> None:
+    """The results of the same numbers in float32, the gradient rounded once; in place too."""
+    dtype = np.dtype(getattr(pytest.importorskip("ml_dtypes"), half, half))
+    logits, targets, options = make_problem(name, 300, np.float32)
+    logits = logits.astype(dtype)
+    losses, grad, _ = shared_out(logits, targets, [50, 120], **options)
+    wide = logits.astype(np.float32)
+    want_losses, want, _ = shared_out(wide, targets, [50, 120], **options)
+    np.testing.assert_array_equal(losses, want_losses)
+    np.testing.assert_array_equal(grad.view(np.uint16), want.astype(dtype).view(np.uint16))
+    for out in (np.empty(logits.shape, np.float32), logits):
+        losses, grad, _ = shared_out(logits, targets, [50, 120], out=out, **options)
+        np.testing.assert_array_equal(losses, want_losses)
+        np.testing.assert_array_equal(grad, want.astype(out.dtype))
+        np.testing.assert_array_equal(out, grad)
 
 
 def test_tiny_loss() -> None:

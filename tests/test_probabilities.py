@@ -196,7 +196,7 @@ LABELS = np.arange(6) % 4
             LABELS,
             {},
             TypeError,
-            "probabilities must be float32 or float64, not int64",
+            "probabilities must be float16, bfloat16, float32 or float64, not int64",
         ),
         (np.ma.array(GOOD), LABELS, {}, TypeError, "probabilities must not be a masked array"),
         (

@@ -15,6 +15,9 @@ from xent_fast._result import FloatT
 
 FloatArray = NDArray[np.floating[Any]]
 
+# Numbers of 16 bits are taken so many at a time, in float32: enough for all threads.
+_NUMBERS_AT_ONCE = 1 << 20
+
 
 @overload
 def softmax_vjp(
@@ -307,6 +310,7 @@ def softmax_cross_entropy_grad_targets(
     array([[1.386294, 0.287682]])
     """
     array = arguments.checked_floats(logits, "logits", None)
+    dtype = arguments.computed_dtype(array)
     place = arguments.checked_axis(axis, array, "logits")
     row_shape = array.shape[:place] + array.shape[place + 1 :]
     shape = (*row_shape, array.shape[place])
@@ -315,29 +319,41 @@ def softmax_cross_entropy_grad_targets(
     )
     upstream = arguments.checked_grad_output(grad_output, row_shape, reduction)
     _, class_weight, row_weight, factor = loss_calls.settle_batch(
-        shape, array.dtype.type, np.broadcast_to(array.dtype.type(0), shape), class_weight,
+        shape, dtype, np.broadcast_to(dtype(0), shape), class_weight,
         sample_weight, None, label_smoothing, temperature, 0.0, reduction, scale, num_threads,
     )  # fmt: skip
     if factor is None:
         return np.zeros_like(array, dtype=array.dtype.type, subok=False)
-    result: FloatArray = softmax_calls.probabilities(
-        array, place, True, None, num_threads, temperature
-    )
     row_factor = np.full(1, -factor * (1 - float(label_smoothing)))
     for more in (row_weight, upstream):
         row_factor = row_factor if more is None else row_factor * more
-    if len(row_factor) == 1:
-        _multiply(result, row_factor[0])
-    else:
-        _multiply(result, np.expand_dims(row_factor.reshape(row_shape), place))
-    if class_weight is not None:
-        _multiply(result, class_weight.reshape(-1, *(1,) * (array.ndim - 1 - place)))
-    return result
+    result: FloatArray
+    if not arguments.lies_in_16_bits(array):
+        result = softmax_calls.probabilities(array, place, True, None, num_threads, temperature)
+        if len(row_factor) > 1:
+            row_factor = np.expand_dims(row_factor.reshape(row_shape), place)
+        _multiply(result, row_factor)
+        if class_weight is not None:
+            _multiply(result, class_weight.reshape(-1, *(1,) * (array.ndim - 1 - place)))
+        return result
+    rows = np.moveaxis(array, place, -1).reshape(-1, shape[-1])
+    result = np.empty(rows.shape, array.dtype.type)
+    step = max(1, _NUMBERS_AT_ONCE // shape[-1])
+    for some in (slice(first, first + step) for first in range(0, len(rows), step)):
+        wide: FloatArray = softmax_calls.probabilities(
+            rows[some], 1, True, np.empty(rows[some].shape, dtype), num_threads, temperature
+        )
+        _multiply(wide, row_factor if len(row_factor) == 1 else row_factor[some, np.newaxis])
+        if class_weight is not None:
+            _multiply(wide, class_weight)
+        with np.errstate(all="ignore"):
+            result[some] = wide
+    return np.ascontiguousarray(np.moveaxis(result.reshape(shape), -1, place))
 
 
 def _multiply(values: FloatArray, factor: Any) -> None:
     """In place and in the values' dtype; 0 times an infinity is 0, as for targets of no weight."""
-    factor = np.asarray(factor, dtype=values.dtype)
+    factor = factor.astype(values.dtype)
     if not factor.all():
         np.copyto(values, 0, where=np.isinf(values) & (factor == 0))
     with np.errstate(all="ignore"):

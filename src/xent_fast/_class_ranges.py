@@ -42,7 +42,7 @@ class Range(NamedTuple):
     logits: FloatArray  # (rows, classes)
     targets: NDArray[Any]
     weight: FloatArray | None
-    grad: FloatArray  # like `logits`, or one number where there is no gradient
+    grad: FloatArray  # as the kernels write it, or the logits where there is no gradient
     moved: FloatArray  # where the gradient belongs, classes last
     result: FloatArray
 
@@ -82,14 +82,16 @@ def range_of(
     moved = np.moveaxis(x, number, -1)
     row_shape, classes = moved.shape[:-1], moved.shape[-1]
     count = math.prod(row_shape)
-    dtype = x.dtype.type
+    dtype = arguments.computed_dtype(x)
     given = arguments.checked_targets(targets, x, row_shape, "logits")
+    rows_of_targets: NDArray[Any]
     if given.dtype.kind in "iu" and given.shape == row_shape:
         native = given.dtype.newbyteorder("=")
         rows_of_targets = np.array(given, dtype=native, order="C").reshape(count)
     else:
-        dense = np.moveaxis(given, number, -1).reshape(count, classes)
-        rows_of_targets = np.ascontiguousarray(dense, dtype=dtype)
+        rows_of_targets = np.moveaxis(given, number, -1).reshape(count, classes)
+        if not (arguments.can_be_read(given, x) and _lies_in_rows(rows_of_targets)):
+            rows_of_targets = np.array(rows_of_targets, dtype=dtype, order="C")
     class_weight = None
     if weight is not None:
         class_weight = np.array(
@@ -97,16 +99,20 @@ def range_of(
         )
     rows = moved.reshape(count, classes)
     if not _lies_in_rows(rows):
-        rows = np.require(rows, dtype, ("C", "A"))
+        rows = np.require(rows, x.dtype.type, ("C", "A"))
     if not with_grad:
         return Range(rows, rows_of_targets, class_weight, rows, moved, rows)
-    result = np.empty(x.shape, dtype) if out is None else arguments.checked_output(out, x, "logits")
+    result = (
+        np.empty(x.shape, x.dtype.type)
+        if out is None
+        else arguments.checked_output(out, x, "logits")
+    )
     if out is not None and np.shares_memory(out, given):
         raise ValueError("out shares memory with targets")
     place = np.moveaxis(result, number, -1)
     grad = place.reshape(count, classes)
     if not (_lies_in_rows(grad) and np.shares_memory(grad, result)):
-        grad = np.empty((count, classes), dtype)
+        grad = np.empty((count, classes), result.dtype.type)
     return Range(rows, rows_of_targets, class_weight, grad, place, result if out is None else out)
 
 
@@ -190,7 +196,7 @@ def described(
         _check_labels(rows.targets, counted, total)
     options = Options(
         class_calls.target_kind(rows.is_dense, label_smoothing != 0 or rows.weight is not None),
-        rows.logits.dtype.itemsize,
+        np.dtype(arguments.computed_dtype(rows.logits)).itemsize,
         temperature,
         label_smoothing,
         rows.weight is not None,
@@ -222,6 +228,12 @@ def measure(
         Whether `write` is to need no logits.
     """
     options = options_of(statistics)
+    exponentials = rows.grad if leaves_exponentials else None
+    if exponentials is not None and arguments.lies_in_16_bits(exponentials):
+        # They never lie in 16 bits: `written` makes them again.
+        if not np.shares_memory(rows.grad, rows.logits):
+            np.copyto(rows.grad, rows.logits)
+        exponentials = None
     class_calls.measure_classes(
         rows.logits,
         rows.targets,
@@ -234,7 +246,7 @@ def measure(
         statistics.classes.start,
         max(statistics.num_classes or 0, 1),
         values_of(statistics),
-        rows.grad if leaves_exponentials else None,
+        exponentials,
     )
 
 
@@ -413,6 +425,7 @@ def written(
     LossAndGrad
         The loss, and the range's gradient.
     """
+    has_exponentials = has_exponentials and not arguments.lies_in_16_bits(rows.logits)
     shared = settled(statistics, sample_weight, z_loss, reduction, scale)
     bounds = _checked_bounds(rows, statistics, first_class)
     # From the first write on nothing is allocated.
@@ -462,8 +475,11 @@ def _checked_bounds(
             f"the statistics have no range of classes [{bounds[0]}, {bounds[1]}) (first_class); "
             f"they were taken of {', '.join(f'[{a}, {b})' for a, b in statistics.ranges)}"
         )
-    if rows.logits.dtype != statistics.dtype:
-        raise TypeError(f"logits must be {statistics.dtype}, not {rows.logits.dtype}")
+    if arguments.computed_dtype(rows.logits) is not statistics.dtype.type:
+        raise TypeError(
+            f"logits must be those of the statistics, which were computed in {statistics.dtype}, "
+            f"not {rows.logits.dtype}"
+        )
     if len(rows.logits) != statistics.rows:
         raise ValueError(f"logits have {len(rows.logits)} rows, the statistics {statistics.rows}")
     options = options_of(statistics)

@@ -31,11 +31,12 @@ class ClassStatistics:
     Attributes
     ----------
     array : ndarray of shape (1 + rows, doubles), float64
-        Everything. Row 0: the layout's version, kind of targets, bytes of a logit, temperature,
-        label smoothing, number of classes (-1 if not known), 1 where there are class weights (-1:
-        a negative one among them), the number of ranges, and first class and end of each. The rows
-        after that hold 4 doubles (targets in these ranges or -1 for an ignored row, target's logit,
-        its weight, its class), and 10 for each block of 2,048 classes (float64 logits: 1,024).
+        Everything. Row 0: the layout's version, kind of targets, bytes of a logit as computed (4
+        for 16 bits), temperature, label smoothing, number of classes (-1 if not known), 1 where
+        there are class weights (-1: a negative one among them), the number of ranges, and first
+        class and end of each. The rows after that hold 4 doubles (targets in these ranges or -1 for
+        an ignored row, target's logit, its weight, its class), and 10 for each block of 2,048
+        classes (float64 logits: 1,024).
     """
 
     array: Float64Array
@@ -89,7 +90,7 @@ class ClassStatistics:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The logits' dtype."""
+        """The logits' dtype, or float32 where that has 16 bits."""
         return np.dtype(np.float32 if self.array[0, 2] == 4 else np.float64)
 
     @property

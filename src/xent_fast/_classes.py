@@ -36,7 +36,7 @@ def class_statistics(
 
     Parameters
     ----------
-    logits : array_like with a class axis, float32 or float64
+    logits : array_like with a class axis, float16, bfloat16, float32 or float64
         Logits in nats of the range's classes alone, of which there may be none.
     targets : array_like
         Class indices among all classes, whether they lie in the range or not; or dense targets of
@@ -54,7 +54,8 @@ def class_statistics(
         As for `softmax_cross_entropy`, the same for all ranges.
     out : ndarray of the logits' shape and dtype, optional
         Takes what `grad_from_statistics` can make the gradient from in place of the logits. May be
-        `logits`, which are gone then.
+        `logits`, which are gone then. With 16 bits it holds the logits themselves, as exponentials
+        need more; an array of float32 holds exponentials for logits of 16 bits too.
 
     Returns
     -------
@@ -147,7 +148,8 @@ def loss_from_statistics(
     -------
     loss : float or ndarray of shape (rows,)
         As of `softmax_cross_entropy`: its bits where every range begins and ends at a block
-        (for class indices without class weights), elsewhere an ulp from it.
+        (for class indices without class weights), elsewhere an ulp from it. Of the logits' dtype,
+        of float32 where that has 16 bits.
 
     Raises
     ------
@@ -268,16 +270,17 @@ def grad_from_statistics(
         As for `softmax_cross_entropy_grad`.
     has_exponentials : bool, default False
         Whether `logits` are not those but what `class_statistics` has left in its `out`. No
-        exponential is taken again, which is faster.
+        exponential is taken again, which is faster; but for numbers of 16 bits.
     out : ndarray of the logits' shape and dtype, optional
-        Takes the gradient. May be `logits`.
+        Takes the gradient. May be `logits`; for logits of 16 bits also an array of float32.
 
     Returns
     -------
     loss : float or ndarray of shape (rows,)
         As of `loss_from_statistics`.
     grad : ndarray of the logits' shape
-        The gradient with respect to these logits: `out`, or a new array.
+        The gradient with respect to these logits, rounded once: `out`, or a new array of their
+        dtype.
 
     Raises
     ------

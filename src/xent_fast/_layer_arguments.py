@@ -92,7 +92,7 @@ def layer_of(hidden: ArrayLike, weight: ArrayLike, bias: ArrayLike | None) -> La
     h = arguments.checked_array(hidden, "hidden")
     w = arguments.checked_array(weight, "weight")
     b = None if bias is None else arguments.checked_array(bias, "bias")
-    dtype = _logits_dtype(h, w, b)
+    dtype = logits_dtype(h, w, b)
     if h.ndim == 0:
         raise ValueError("hidden must have a feature axis; it has no axis at all")
     if w.ndim != 2 or w.shape[1] != h.shape[-1]:
@@ -120,7 +120,7 @@ def _is_half(dtype: np.dtype[Any]) -> bool:
     return dtype.type is np.float16 or (dtype.name == "bfloat16" and dtype.itemsize == 2)
 
 
-def _logits_dtype(
+def logits_dtype(
     hidden: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None
 ) -> type[np.floating[Any]]:
     """float64, or float32 for anything smaller; or the complaint that they do not go together."""

@@ -122,7 +122,7 @@ def _place(
     given: Arguments, out: NDArray[np.floating[Any]] | None
 ) -> tuple[NDArray[Any], int, tuple[int, ...]]:
     """The logits as an array, the class axis, and their shape without it."""
-    logits = arguments.checked_logits(given.logits, "logits", out)
+    logits = arguments.checked_floats(given.logits, "logits", out)
     axis = arguments.checked_axis(given.axis, logits, "logits")
     return logits, axis, logits.shape[:axis] + logits.shape[axis + 1 :]
 

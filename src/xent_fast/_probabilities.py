@@ -102,7 +102,7 @@ def cross_entropy(
 
     Parameters
     ----------
-    probabilities : array_like, float32 or float64
+    probabilities : array_like, float32, float64, float16 or bfloat16 (of ml_dtypes)
         Numbers in [0, 1], of any shape with at least one axis and any memory layout. Rows need not
         sum to 1. What is more than 0.001 outside, as logits are, is an error: this is not PyTorch's
         function of the same name, which takes logits; that is `softmax_cross_entropy` here.
@@ -139,16 +139,17 @@ def cross_entropy(
     Returns
     -------
     float or ndarray of the probabilities' shape without the class axis
-        In nats. A float for ``"mean"`` and ``"sum"``. An array of the probabilities' dtype for
-        ``"none"``. Everything is computed in double.
+        In nats. A float for ``"mean"`` and ``"sum"``. For ``"none"`` an array of the
+        probabilities' dtype, of float32 where that has 16 bits. Everything is computed in double.
 
     Raises
     ------
     IndexError
         If a class index is neither in [0, classes) nor `ignore_index`.
     TypeError
-        If an argument has the wrong type or dtype: probabilities that are not float32 or float64,
-        class indices that are not integers, dense targets that are no real numbers, a masked array.
+        If an argument has the wrong type or dtype: probabilities that are no floats of 16, 32 or 64
+        bits, class indices that are not integers, dense targets that are no real numbers, a masked
+        array.
     ValueError
         If a probability of a row that counts is outside [0, 1] by more than rounding, shapes do not
         fit together, there are rows but no class, `ignore_index` is given with dense targets, a
@@ -288,16 +289,17 @@ def cross_entropy_grad(
     reduction, scale, num_threads
         As for `cross_entropy`.
     out : ndarray of the probabilities' shape and dtype, optional
-        Where the gradient is written: `probabilities` themselves, or an array that shares no memory
-        with them. The probabilities must then be an ndarray. By default a new array.
+        Where the gradient is written: `probabilities` themselves, or an array, also of float32 for
+        probabilities of 16 bits, that shares no memory with them. The probabilities must then be an
+        ndarray. By default a new array.
 
     Returns
     -------
     loss : float or ndarray of the probabilities' shape without the class axis
         In nats, as for `cross_entropy`.
     grad : ndarray of the probabilities' shape
-        Of the probabilities' dtype, in nats; `out` if it was given. For ``reduction="none"`` each
-        row holds the gradient of its own loss.
+        Of the probabilities' dtype, in nats, rounded to it once; `out` if it was given. For
+        ``reduction="none"`` each row holds the gradient of its own loss.
 
     Raises
     ------
@@ -343,7 +345,9 @@ def cross_entropy_grad(
         out,
         num_threads,
     )
-    rows: FloatArray = np.empty(batch.rows.shape, batch.rows.dtype)
+    rows: FloatArray = np.empty(
+        batch.rows.shape, batch.rows.dtype if out is None else out.dtype.type
+    )
     loss = _loss_and_grad(batch, reduction, rows)
     grad = np.moveaxis(rows.reshape(*batch.row_shape, rows.shape[1]), -1, batch.axis)
     result = LossAndGrad[Any, Any](loss, grad if out is None else out)
@@ -459,7 +463,8 @@ def _loss_and_grad(
                 is_flat = (mass == 0) | ((held != p) & ~np.isnan(p))
                 grad[some] = np.where(is_flat, 0.0, -mass / held)
         if reduction == "none":
-            return losses.astype(batch.rows.dtype).reshape(batch.row_shape)
+            dtype = arguments.computed_dtype(batch.rows)
+            return losses.astype(dtype).reshape(batch.row_shape)
     return float("nan") if batch.is_void else float(losses.sum())
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import arguments
+from xent_fast._layer_arguments import logits_dtype
 from xent_fast._loss import softmax_cross_entropy_grad
 from xent_fast._result import FloatT, SampledLossAndGrad
 from xent_fast._sampler import ClassArray, Sampler, as_classes, draw_candidates
@@ -112,12 +113,15 @@ def sampled_softmax_loss_grad(
 
     Parameters
     ----------
-    hidden : array_like of shape (batch, features), float32 or float64
-        What the output layer is applied to: one vector an example, in any unit.
-    weight : array_like of shape (classes, features), of the dtype of `hidden`
+    hidden : array_like of shape (batch, features)
+        What the output layer is applied to: one vector an example, in any unit. float32, float64,
+        float16 or bfloat16 (of ml_dtypes).
+    weight : array_like of shape (classes, features)
         The output layer's weights, a row for each class: logits, in nats, a unit of `hidden`.
-    bias : array_like of shape (classes,), of the dtype of `hidden`, or None
-        The output layer's biases, in nats. None: all 0.
+        float64 goes with float64 alone; float16, bfloat16 and float32 may be mixed, and are
+        computed in float32.
+    bias : array_like of shape (classes,), or None
+        The output layer's biases, in nats, of a dtype like `weight`. None: all 0.
     targets : array_like of shape (batch,)
         Class indices, of any integer dtype.
     num_sampled : int
@@ -151,10 +155,11 @@ def sampled_softmax_loss_grad(
     Returns
     -------
     loss : float or ndarray of shape (batch,)
-        In nats. A float for ``"mean"`` and ``"sum"``: the examples' losses rounded to the dtype of
-        `hidden` and added in double. An array of that dtype for ``"none"``.
+        In nats. A float for ``"mean"`` and ``"sum"``: the examples' losses rounded to float32 or,
+        where `hidden` is, to float64, and added in double. An array of that dtype for ``"none"``.
     grad_hidden : ndarray of shape (batch, features)
-        Gradient with respect to `hidden`, as all gradients in nats a unit of that argument.
+        Gradient with respect to `hidden`, as all gradients in nats a unit of that argument and of
+        its dtype.
     rows : ndarray of shape (distinct,), intp
         The classes that were a target or a sample: distinct, in ascending order.
     grad_weight : ndarray of shape (distinct, features)
@@ -167,8 +172,8 @@ def sampled_softmax_loss_grad(
     IndexError
         If a target or a sample is not in [0, classes).
     TypeError
-        If an argument has the wrong type or dtype: `hidden` that is not float32 or float64,
-        `weight` or `bias` of another dtype, targets that are not integers, a masked array.
+        If an argument has the wrong type or dtype: float64 with others, numbers of no float dtype
+        above, targets that are not integers, a masked array.
     ValueError
         If shapes do not fit together, `num_sampled` is below 1 or above the number of classes,
         `sampler` is unknown, an expected count that is needed is not positive and finite, a sample
@@ -185,7 +190,8 @@ def sampled_softmax_loss_grad(
     -----
     No array has a row for every class, so that the cost does not grow with their number. Only where
     nearly all classes are sampled, the named samplers keep a few numbers a class. The logits of an
-    example and the sum of a row's gradients are rounded to the dtype of `hidden`.
+    example and the sum of a row's gradients are rounded to float32 or float64, results of 16 bits
+    once more.
 
     For a log-uniform or uniform sample this is ``tf.nn.sampled_softmax_loss`` with one target, but
     that TensorFlow takes :math:`n P(k)` for :math:`E_k` where the first n draws were distinct.
@@ -212,19 +218,26 @@ def sampled_softmax_loss_grad(
     >>> bias[result.rows] -= 0.1 * result.grad_bias
     """
     hidden, weight, bias = _layer(hidden, weight, bias)
+    dtype = logits_dtype(hidden, weight, bias)
+    grad_dtypes = [dtype if array is None else array.dtype for array in (hidden, weight, bias)]
+    hidden = hidden.astype(dtype, copy=False)
     labels = _labels(targets, len(hidden), len(weight))
     samples, expected_count = draw_candidates(
         sampler, num_sampled, len(weight), np.random.default_rng(rng)
     )
 
-    target_weight, sample_weights = weight[labels], weight[samples]
-    target_shift = bias[labels] - np.log(expected_count(labels))
-    sample_shift = bias[samples] - np.log(expected_count(samples))
-    logits = np.empty((len(hidden), 1 + len(samples)), dtype=hidden.dtype)
+    target_weight, sample_weights = (
+        weight[classes].astype(dtype, copy=False) for classes in (labels, samples)
+    )
+    target_shift, sample_shift = (
+        (0 if bias is None else bias[classes].astype(dtype)) - np.log(expected_count(classes))
+        for classes in (labels, samples)
+    )
+    logits = np.empty((len(hidden), 1 + len(samples)), dtype=dtype)
     # einsum's sums over no feature are not always 0
     logits[:, 0] = np.vecdot(hidden, target_weight) + target_shift
     np.matmul(hidden, sample_weights.T, out=logits[:, 1:])
-    logits[:, 1:] += sample_shift.astype(hidden.dtype)
+    logits[:, 1:] += sample_shift.astype(dtype)
     if remove_accidental_hits:
         logits[:, 1:][labels[:, np.newaxis] == samples] = -np.inf
 
@@ -246,16 +259,19 @@ def sampled_softmax_loss_grad(
         np.concatenate([grad_target * hidden, grad_samples.T @ hidden]),
         np.concatenate([grad_target[:, 0], grad_samples.sum(axis=0)]),
     )
+    with np.errstate(all="ignore"):
+        grad_hidden, grad_weight, grad_bias = (
+            grad.astype(own, copy=False)
+            for grad, own in zip((grad_hidden, grad_weight, grad_bias), grad_dtypes, strict=True)
+        )
     return SampledLossAndGrad(loss, grad_hidden, rows, grad_weight, grad_bias)
 
 
 def _layer(
     hidden: ArrayLike, weight: ArrayLike, bias: ArrayLike | None
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """The float arguments as arrays of one dtype whose shapes fit together."""
+) -> tuple[FloatArray, FloatArray, FloatArray | None]:
+    """The float arguments as arrays whose shapes fit together."""
     h = _plain(hidden, "hidden")
-    if h.dtype.type not in (np.float32, np.float64):
-        raise TypeError(f"hidden must be float32 or float64, not {h.dtype}")
     if h.ndim != 2:
         raise ValueError(f"hidden must have shape (batch, features), not {h.shape}")
     w = _plain(weight, "weight")
@@ -263,13 +279,9 @@ def _layer(
         raise ValueError(f"weight must have shape (classes, {h.shape[1]}), not {w.shape}")
     if len(w) == 0:
         raise ValueError(f"weight of shape {w.shape} has no class")
-    no_bias = np.broadcast_to(h.dtype.type(0), w.shape[:1])
-    b = no_bias if bias is None else _plain(bias, "bias")
-    if b.shape != w.shape[:1]:
+    b = None if bias is None else _plain(bias, "bias")
+    if b is not None and b.shape != w.shape[:1]:
         raise ValueError(f"bias must have shape {w.shape[:1]}, not {b.shape}")
-    for name, array in (("weight", w), ("bias", b)):
-        if array.dtype.type is not h.dtype.type:
-            raise TypeError(f"{name} must have the dtype of hidden {h.dtype}, not {array.dtype}")
     return h, w, b
 
 

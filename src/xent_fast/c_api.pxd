@@ -14,6 +14,8 @@ cdef extern from "xent_fast.h" nogil:
         XENT_FAST_API_VERSION
         XENT_FAST_FLOAT32
         XENT_FAST_FLOAT64
+        XENT_FAST_FLOAT16
+        XENT_FAST_BFLOAT16
         XENT_FAST_INT32
         XENT_FAST_INT64
         XENT_FAST_MEAN

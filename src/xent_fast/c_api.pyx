@@ -27,6 +27,9 @@ from xent_fast._binding.engine cimport (
 )
 from xent_fast._binding.kernels cimport (
     XENT_DENSE_TARGETS,
+    XENT_AS_COMPUTED,
+    XENT_BFLOAT16,
+    XENT_FLOAT16,
     XENT_FLOAT32,
     XENT_FLOAT64,
     XENT_GRADIENT,
@@ -37,8 +40,10 @@ from xent_fast._binding.kernels cimport (
     XENT_SMOOTHED_TARGETS,
     xent_batch,
     xent_dtype,
+    xent_storage,
     xent_target_kind,
 )
+from xent_fast._binding.stored cimport StoredMatrices, StoredMatrix, begin_stored, note_matrix
 
 __all__ = ["CALL_DTYPE"]
 
@@ -155,6 +160,7 @@ if CALL_DTYPE.itemsize != sizeof(xent_fast_call):
 cdef int compute(xent_fast_call *call) noexcept nogil:
     cdef xent_batch batch
     cdef Groups groups
+    cdef StoredMatrices stored
     cdef Plan plan
     cdef double denominator = 0.0
     cdef int status = check_arguments(call)
@@ -174,13 +180,14 @@ cdef int compute(xent_fast_call *call) noexcept nogil:
             write_void(call)
             return XENT_FAST_OK
         batch.weight_factor = call.scale / denominator
+    describe_stored(call, &batch, &stored)
     groups.real_bytes = bytes_of_real(call)
     groups.count = 1
     groups.rows = batch.rows
     groups.logits_stride = groups.grad_stride = groups.targets_stride = 0
     if share_out(
-        &plan, &batch, &groups, NULL, kernels_of_kind(dtype_of(call), target_kind_of(call)),
-        call.num_threads
+        &plan, &batch, &groups, &stored if stored.in_16_bits > 0 else NULL,
+        kernels_of_kind(dtype_of(call), target_kind_of(call)), call.num_threads
     ) != 0:
         return XENT_FAST_NO_MEMORY
     call.loss = process_chunks(&plan)
@@ -189,7 +196,19 @@ cdef int compute(xent_fast_call *call) noexcept nogil:
 
 
 cdef inline Py_ssize_t bytes_of_real(const xent_fast_call *call) noexcept nogil:
-    return sizeof(float) if call.dtype == XENT_FAST_FLOAT32 else sizeof(double)
+    """Of the numbers that are computed with."""
+    return sizeof(double) if call.dtype == XENT_FAST_FLOAT64 else sizeof(float)
+
+
+cdef inline Py_ssize_t bytes_of_stored(const xent_fast_call *call) noexcept nogil:
+    """Of those of the matrices."""
+    return bytes_of_real(call) if storage_of(call) == XENT_AS_COMPUTED else 2
+
+
+cdef inline xent_storage storage_of(const xent_fast_call *call) noexcept nogil:
+    if call.dtype == XENT_FAST_FLOAT16:
+        return XENT_FLOAT16
+    return XENT_BFLOAT16 if call.dtype == XENT_FAST_BFLOAT16 else XENT_AS_COMPUTED
 
 
 cdef inline Py_ssize_t bytes_of_label(const xent_fast_call *call) noexcept nogil:
@@ -197,7 +216,7 @@ cdef inline Py_ssize_t bytes_of_label(const xent_fast_call *call) noexcept nogil
 
 
 cdef inline xent_dtype dtype_of(const xent_fast_call *call) noexcept nogil:
-    return XENT_FLOAT32 if call.dtype == XENT_FAST_FLOAT32 else XENT_FLOAT64
+    return XENT_FLOAT64 if call.dtype == XENT_FAST_FLOAT64 else XENT_FLOAT32
 
 
 cdef xent_target_kind target_kind_of(const xent_fast_call *call) noexcept nogil:
@@ -233,6 +252,28 @@ cdef void describe(const xent_fast_call *call, xent_batch *batch) noexcept nogil
     batch.z_loss = call.z_loss
     batch.output = XENT_GRADIENT
     batch.row_loss = <char *>call.row_loss
+
+
+cdef void describe_stored(
+    const xent_fast_call *call, const xent_batch *batch, StoredMatrices *stored
+) noexcept nogil:
+    """How the matrices lie in memory: all alike."""
+    cdef xent_storage storage = storage_of(call)
+    cdef StoredMatrix *matrix
+    begin_stored(stored, sizeof(xent_batch))
+    note_matrix(
+        stored, batch, &batch.logits, &batch.logits_row_stride, &batch.logits_class_stride, storage
+    ).is_read = True
+    if batch.grad != NULL:
+        matrix = note_matrix(
+            stored, batch, &batch.grad, &batch.grad_row_stride, &batch.grad_class_stride, storage
+        )
+        matrix.is_written = matrix.takes_first_place = True
+    if batch.dense_targets != NULL:
+        note_matrix(
+            stored, batch, &batch.dense_targets, &batch.dense_targets_row_stride,
+            &batch.dense_targets_class_stride, storage
+        ).is_read = True
 
 
 cdef int settle_denominator(
@@ -273,7 +314,7 @@ cdef void write_void(xent_fast_call *call) noexcept nogil:
     for row in range(call.rows):
         if call.grad != NULL:
             memset(<char *>grad.first + row * grad.stride, 0, grad.width)
-        if call.row_loss != NULL and call.dtype == XENT_FAST_FLOAT32:
+        if call.row_loss != NULL and dtype_of(call) == XENT_FLOAT32:
             (<float *>call.row_loss)[row] = NAN
         elif call.row_loss != NULL:
             (<double *>call.row_loss)[row] = NAN
@@ -285,7 +326,7 @@ cdef void write_void(xent_fast_call *call) noexcept nogil:
 cdef int check_arguments(const xent_fast_call *call) noexcept nogil:
     if call.rows < 0 or call.classes < 0 or (call.rows > 0 and call.classes == 0):
         return XENT_FAST_BAD_ARGUMENT
-    if call.dtype != XENT_FAST_FLOAT32 and call.dtype != XENT_FAST_FLOAT64:
+    if not XENT_FAST_FLOAT32 <= call.dtype <= XENT_FAST_BFLOAT16:
         return XENT_FAST_BAD_ARGUMENT
     if call.label_type != XENT_FAST_INT32 and call.label_type != XENT_FAST_INT64:
         return XENT_FAST_BAD_ARGUMENT
@@ -322,7 +363,7 @@ cdef int check_signs(xent_fast_call *call) noexcept nogil:
 
 
 cdef inline double class_weight_at(const xent_fast_call *call, int64_t k) noexcept nogil:
-    if call.dtype == XENT_FAST_FLOAT32:
+    if dtype_of(call) == XENT_FLOAT32:
         return (<const float *>call.class_weight)[k]
     return (<const double *>call.class_weight)[k]
 
@@ -341,12 +382,14 @@ cdef Rows rows_at(
 
 cdef inline Rows logits_rows(const xent_fast_call *call) noexcept nogil:
     return rows_at(
-        call.logits, call.logits_row_stride, call.classes * bytes_of_real(call), call.rows
+        call.logits, call.logits_row_stride, call.classes * bytes_of_stored(call), call.rows
     )
 
 
 cdef inline Rows grad_rows(const xent_fast_call *call) noexcept nogil:
-    return rows_at(call.grad, call.grad_row_stride, call.classes * bytes_of_real(call), call.rows)
+    return rows_at(
+        call.grad, call.grad_row_stride, call.classes * bytes_of_stored(call), call.rows
+    )
 
 
 cdef inline Rows label_rows(const xent_fast_call *call) noexcept nogil:
@@ -355,13 +398,14 @@ cdef inline Rows label_rows(const xent_fast_call *call) noexcept nogil:
 
 cdef inline Rows target_rows(const xent_fast_call *call) noexcept nogil:
     return rows_at(
-        call.targets, call.target_row_stride, call.classes * bytes_of_real(call), call.rows
+        call.targets, call.target_row_stride, call.classes * bytes_of_stored(call), call.rows
     )
 
 
 cdef int check_layout(const xent_fast_call *call) noexcept nogil:
     """Alignment, and that nothing that is read or written lies where something else is written."""
     cdef Py_ssize_t real = bytes_of_real(call)
+    cdef Py_ssize_t stored = bytes_of_stored(call)
     cdef Rows logits = logits_rows(call)
     cdef Rows grad = grad_rows(call)
     cdef Rows labels = label_rows(call)
@@ -373,13 +417,13 @@ cdef int check_layout(const xent_fast_call *call) noexcept nogil:
     others[2] = rows_at(call.class_weight, 0, call.classes * real, 1)
     others[3] = target_rows(call)
     if not (
-        is_aligned(logits, real)
-        and is_aligned(grad, real)
+        is_aligned(logits, stored)
+        and is_aligned(grad, stored)
         and is_aligned(labels, bytes_of_label(call))
         and is_aligned(row_loss, real)
         and is_aligned(others[1], sizeof(double))
         and is_aligned(others[2], real)
-        and is_aligned(others[3], real)
+        and is_aligned(others[3], stored)
     ):
         return XENT_FAST_BAD_LAYOUT
     if grad.count > 1 and size_of(grad.stride) < grad.width:

@@ -58,7 +58,7 @@ def softmax_cross_entropy(
 
     Parameters
     ----------
-    logits : dask.array.Array with a class axis, float32 or float64
+    logits : dask.array.Array with a class axis, float16, bfloat16, float32 or float64
         In nats. Every axis may have any chunks whose sizes are known, the class axis too.
     targets : dask.array.Array or array_like
         Class indices, or dense targets. Their chunks become those of the logits.
@@ -73,7 +73,7 @@ def softmax_cross_entropy(
     -------
     dask.array.Array
         The loss in nats, of float64 and without an axis; for ``reduction="none"`` one a row, of the
-        logits' dtype and with their chunks.
+        logits' dtype (float32 where that has 16 bits) and with their chunks.
 
     Raises
     ------
@@ -260,7 +260,7 @@ class _Problem:
         if not is_apart:
             total = _tree(dask.delayed(_summed, pure=True), list(losses.values()))
             return da.from_delayed(total, (), np.float64)
-        return self._array(losses, self.logits.chunks[:-1])
+        return self._array(losses, self.logits.chunks[:-1], _computed_dtype(self.logits))
 
     def grad(self) -> Any:
         write = dask.delayed(_written, pure=True)
@@ -276,7 +276,7 @@ class _Problem:
             for row in self._rows
             for k, first in enumerate(self._first_classes)
         }
-        return _moved(self._array(parts, self.logits.chunks), -1, self.axis)
+        return _moved(self._array(parts, self.logits.chunks, self.logits.dtype), -1, self.axis)
 
     def _range(self, row: Index, k: int) -> tuple[Any, ...]:
         """Logits, targets and class weights of a chunk."""
@@ -301,9 +301,10 @@ class _Problem:
         starts = (sum(c[:k]) for c, k in zip(self.logits.chunks, row, strict=False))
         return ", ".join(f"{a}:{a + n}" for a, n in zip(starts, self._shape(row), strict=True))
 
-    def _array(self, parts: dict[Index, Any], chunks: tuple[tuple[int, ...], ...]) -> Any:
+    def _array(
+        self, parts: dict[Index, Any], chunks: tuple[tuple[int, ...], ...], dtype: Any
+    ) -> Any:
         """An array of delayed chunks."""
-        dtype = self.logits.dtype
         blocks = np.empty([len(c) for c in chunks], object)
         for index, part in parts.items():
             blocks[index] = da.from_delayed(part, self._shape(index), dtype)
@@ -347,8 +348,12 @@ def _checked_axis(logits: Any, axis: SupportsIndex) -> int:
     return int(place % logits.ndim)
 
 
+def _computed_dtype(logits: Any) -> type[np.floating[Any]]:
+    return arguments.computed_dtype(np.zeros((1,) * logits.ndim, logits.dtype))
+
+
 def _as_targets(targets: Any, logits: Any, given: Any, axis: int) -> Any:
-    """Labels of the rows, or dense targets of the logits' dtype, the class axis last."""
+    """Labels of the rows, or dense targets as they are computed with, the class axis last."""
     targets = da.asarray(targets)
     row_shape = logits.shape[:-1]
     if targets.shape not in (row_shape, given.shape):
@@ -368,7 +373,7 @@ def _as_targets(targets: Any, logits: Any, given: Any, axis: int) -> Any:
         axis,
     )
     if targets.shape == given.shape:
-        return _moved(targets.astype(logits.dtype), axis, -1)
+        return _moved(targets.astype(_computed_dtype(logits)), axis, -1)
     return targets
 
 

@@ -110,7 +110,7 @@ def softmax_cross_entropy(
 
     Parameters
     ----------
-    shard : array_like with a class axis, float32 or float64
+    shard : array_like with a class axis, float16, bfloat16, float32 or float64
         Logits in nats of this rank's classes, of which there may be none.
     targets : array_like
         Class indices among all classes, the same on every rank; or dense targets of this rank's
@@ -179,7 +179,8 @@ def softmax_cross_entropy_grad(
     """Softmax cross-entropy over all ranks' classes, and its gradient for this rank's logits.
 
     Every rank of the communicator makes this call, with the same rows and options. The exponentials
-    of the shard are taken once: they wait in the gradient's place for what the others say.
+    of the shard are taken once: they wait in the gradient's place for what the others say. Where
+    that has 16 bits they are taken twice.
 
     Parameters
     ----------
@@ -188,7 +189,7 @@ def softmax_cross_entropy_grad(
     sample_weight, ignore_index, label_smoothing, temperature, z_loss, reduction, scale
         As for `xent_fast.softmax_cross_entropy_grad`, the same on every rank.
     out : ndarray of the shard's shape and dtype, optional
-        Takes the gradient. May be `shard`.
+        Takes the gradient. May be `shard`; for 16 bits also an array of float32.
 
     Returns
     -------

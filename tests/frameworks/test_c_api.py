@@ -278,6 +278,33 @@ def test_dense_targets(options: dict[str, Any], dtype: type) -> None:
     np.testing.assert_array_equal(targets, whole[::-2])
 
 
+@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("shape", [(40, 10), (40, 100), (3, 40_000)])
+@pytest.mark.parametrize("kind", ["index", "smoothed", "dense"])
+def test_16_bits(kind: str, shape: tuple[int, int], number: int) -> None:
+    """Matrices of float16 and bfloat16, in place and apart; the losses are float."""
+    half = np.float16 if number == 2 else pytest.importorskip("ml_dtypes").bfloat16
+    logits, labels = problem(*shape, half)
+    options = {"label_smoothing": 0.1 if kind == "smoothed" else 0.0}
+    members: dict[str, Any] = {"dtype": number, **options}
+    targets: Any = labels
+    if kind == "dense":
+        targets = np.abs(logits)[::-1].copy()
+        members |= {"labels": 0, "targets": targets}
+    weight = np.linspace(0, 2, shape[1])
+    want = xent_fast.softmax_cross_entropy_grad(logits, targets, weight=weight, **options)
+    row_loss = np.full(len(logits), np.nan, np.float32)
+    members |= {"row_loss": row_loss, "class_weight": weight.astype(np.float32)}
+    for grad in (np.zeros_like(logits), logits):
+        given = members_of(logits, labels) | members | {"grad": grad}
+        status, call = called(**given)
+        assert (status, call["loss"]) == (OK, want.loss)
+        np.testing.assert_array_equal(grad.view(np.uint16), want.grad.view(np.uint16))
+        np.testing.assert_allclose(row_loss.sum(dtype=float), want.loss, rtol=1e-5)
+    misaligned = np.zeros(2 * logits.size + 1, np.uint8)[1:]
+    assert called(**given | {"logits": misaligned})[0] == BAD_LAYOUT
+
+
 def test_dense_targets_beside_labels() -> None:
     logits, labels = problem()
     dense = {"targets": np.ones_like(logits)}
@@ -325,7 +352,8 @@ BAD: tuple[tuple[int, dict[str, Any]], ...] = (
     (BAD_SIZE, {"size": 8}),
     (BAD_ARGUMENT, {"rows": -1}),
     (BAD_ARGUMENT, {"classes": 0}),
-    (BAD_ARGUMENT, {"dtype": 2}),
+    (BAD_ARGUMENT, {"dtype": 4}),
+    (BAD_ARGUMENT, {"dtype": -1}),
     (BAD_ARGUMENT, {"label_type": 2}),
     (BAD_ARGUMENT, {"reduction": 2}),
     (BAD_ARGUMENT, {"logits": 0}),

@@ -131,6 +131,25 @@ def test_same_bits_where_chunks_end_at_blocks() -> None:
     np.testing.assert_array_equal(grad, want.grad)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("kind", ["index", "dense"])
+@pytest.mark.parametrize("option", ["plain", "none"])
+def test_16_bits(option: str, kind: str, dtype: str) -> None:
+    """The results of the same numbers in float32, the gradient rounded once."""
+    half = np.dtype(getattr(pytest.importorskip("ml_dtypes"), dtype, dtype))
+    logits, targets, options = make_problem(option, kind, (13, 300), -1)
+    logits = logits.astype(half)
+    results = []
+    for numbers in (logits, logits.astype(np.float32)):
+        lazy = da.from_array(numbers, chunks=(5, 70))
+        results.append(xent_dask.softmax_cross_entropy_grad(lazy, targets, **options))
+    (loss, grad), want = dask.compute(*results, **SYNC)
+    assert results[0].grad.dtype == grad.dtype == half
+    assert results[0].loss.dtype == loss.dtype == want[0].dtype
+    np.testing.assert_array_equal(loss, want[0])
+    np.testing.assert_array_equal(grad.view(np.uint16), want[1].astype(half).view(np.uint16))
+
+
 def test_nothing_is_computed_before_it_is_asked_for() -> None:
     def refuse(block: np.ndarray) -> np.ndarray:
         raise AssertionError("computed")
@@ -158,7 +177,7 @@ def test_loss_and_gradient_share_their_work() -> None:
     ("change", "kind", "message"),
     [
         ({"logits": np.zeros((4, 6))}, TypeError, "must be a dask array, not ndarray: take"),
-        ({"logits": da.zeros((4, 6), dtype=int)}, TypeError, "logits must be float32"),
+        ({"logits": da.zeros((4, 6), dtype=int)}, TypeError, "logits must be float16"),
         ({"targets": [0, 1]}, ValueError, r"class indices must have shape \(4,\)"),
         ({"targets": [0.0, 1, 2, 3]}, TypeError, "integers"),
         ({"targets": np.zeros((4, 5))}, ValueError, r"targets must have shape"),

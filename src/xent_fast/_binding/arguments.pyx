@@ -26,8 +26,10 @@ from xent_fast._binding.arrays cimport (
     may_repeat_itself,
     result_like,
     shares_memory,
+    storage_of,
     without_axis,
 )
+from xent_fast._binding.kernels cimport XENT_AS_COMPUTED
 from xent_fast._binding.options cimport NONE, as_real, as_reduction, axis_of
 
 cnp.import_array()
@@ -145,17 +147,6 @@ cdef int check_supported_float(object given, cnp.ndarray array, str name) except
         raise TypeError(
             f"{name} must be float16, bfloat16, float32 or float64, not "
             f"{_remedies.described(given, array)}"
-            f"{_remedies.for_numbers(given, array, name, 'np.float32')}"
-        )
-    return 0
-
-
-cdef int check_computed_float(object given, cnp.ndarray array, str name) except -1:
-    """Of functions that are written in Python."""
-    cdef int type_number = cnp.PyArray_TYPE(array)
-    if type_number != cnp.NPY_FLOAT32 and type_number != cnp.NPY_FLOAT64:
-        raise TypeError(
-            f"{name} must be float32 or float64, not {_remedies.described(given, array)}"
             f"{_remedies.for_numbers(given, array, name, 'np.float32')}"
         )
     return 0
@@ -444,17 +435,23 @@ cdef int raise_negative_weight(str name, double value, tuple where) except -1:
 
 
 def checked_floats(given, name, out):
-    """An array of float32 or float64; one that is not an array only without `out`."""
-    if out is not None and not isinstance(given, np.ndarray):
-        raise TypeError(no_ndarray_beside_out(given, name))
-    array = as_plain_array(given, name)
-    check_computed_float(given, array, name)
-    return array
-
-
-def checked_logits(given, name, out):
     """An array of any float that is taken; one that is not an array only without `out`."""
     return as_float_array(given, name, out)
+
+
+def computed_dtype(array):
+    """What an array of a float that is taken is computed in."""
+    return computed_type(array)
+
+
+def lies_in_16_bits(array):
+    """Whether such an array has to be widened first."""
+    return storage_of(array) != XENT_AS_COMPUTED
+
+
+def can_be_read(array, logits):
+    """Whether kernels for those logits take an array's numbers without a copy."""
+    return is_read_as_stored(array, logits)
 
 
 def checked_axis(given, array, name):

@@ -80,7 +80,6 @@ cdef void describe_stored(
     cnp.ndarray working,
     cnp.ndarray targets,
 ) noexcept
-cdef void begin_stored(StoredMatrices *stored, size_t batch_bytes) noexcept
 cdef void add_result(
     StoredMatrices *stored,
     const void *batch,

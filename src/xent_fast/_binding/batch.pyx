@@ -62,7 +62,12 @@ from xent_fast._binding.kernels cimport (
     xent_target_kind,
 )
 from xent_fast._binding.options cimport MEAN, NONE, Options, as_integer
-from xent_fast._binding.stored cimport StoredMatrices, StoredMatrix
+from xent_fast._binding.stored cimport (
+    StoredMatrices,
+    StoredMatrix,
+    begin_stored,
+    note_matrix,
+)
 
 cnp.import_array()
 
@@ -359,15 +364,6 @@ cdef void describe_stored(
         ).is_read = True
 
 
-cdef void begin_stored(StoredMatrices *stored, size_t batch_bytes) noexcept:
-    """Of a batch without factors of its rows, until they are noted."""
-    stored.batch_bytes = batch_bytes
-    stored.count = 0
-    stored.in_16_bits = 0
-    stored.row_factor = 0
-    stored.row_factor_step = 0
-
-
 cdef void add_result(
     StoredMatrices *stored,
     const void *batch,
@@ -392,21 +388,12 @@ cdef StoredMatrix *add_matrix(
     const Py_ssize_t *class_stride,
     cnp.ndarray array,
 ) noexcept:
-    """Note where a batch has a matrix; a batch without strides of its classes names its rows'."""
-    cdef StoredMatrix *matrix = &stored.matrices[stored.count]
-    stored.count += 1
-    matrix.storage = storage_of(array)
-    if matrix.storage != XENT_AS_COMPUTED:
-        stored.in_16_bits += 1
-    matrix.address = <const char *>address - <const char *>batch
-    matrix.row_stride = <const char *>row_stride - <const char *>batch
-    matrix.class_stride = <const char *>class_stride - <const char *>batch
-    matrix.group_stride = 0
+    """Note where a batch has a matrix, and how that lies in memory."""
+    cdef StoredMatrix *matrix = note_matrix(
+        stored, batch, address, row_stride, class_stride, storage_of(array)
+    )
     if cnp.PyArray_NDIM(array) == 3:
         matrix.group_stride = cnp.PyArray_STRIDE(array, 0)
-    matrix.is_read = False
-    matrix.is_written = False
-    matrix.takes_first_place = False
     return matrix
 
 

@@ -11,9 +11,11 @@ from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from xent_fast._binding.batch cimport describe_labels
+from xent_fast._binding.arrays cimport dtype_of
+from xent_fast._binding.batch cimport describe_labels, describe_stored, if_in_16_bits
 from xent_fast._binding.engine cimport (
     shard_kernels_of,
+    storage_kernels,
     xent_float_mode,
     xent_restore_mode,
     xent_use_default_mode,
@@ -34,12 +36,28 @@ from xent_fast._binding.kernels cimport (
     XENT_TARGET_LOGIT,
     XENT_TARGET_WEIGHT,
     XENT_WRITE,
+    xent_batch_from,
+    xent_dtype,
     xent_shard,
     xent_shard_kernels,
     xent_target_kind,
 )
+from xent_fast._binding.stored cimport (
+    LOAD,
+    STORE,
+    StoredMatrices,
+    float32_bytes,
+    move_rows,
+    place_rows,
+)
 
 cnp.import_array()
+
+
+cdef enum:
+    # Numbers of 16 bits are widened so many at a time, or a row.
+    WIDENED_AT_ONCE = 16384
+
 
 ROW_STATISTICS = XENT_ROW_STATISTICS
 BLOCK_STATISTICS = XENT_BLOCK_STATISTICS
@@ -70,9 +88,10 @@ def measure_classes(
     """Write the statistics of a range of classes to `values`, a row of doubles a row.
 
     Without `z_loss` they are less than `settle_classes` needs with one. With `exponentials`, which
-    may be the logits, these go there, for `write_classes`.
+    may be the logits but never lie in 16 bits, these go there, for `write_classes`.
     """
     cdef xent_shard shard
+    cdef StoredMatrices stored
     describe_shard(&shard, logits, targets, weight, ignore_index, kind, values)
     shard.batch.label_smoothing = label_smoothing
     shard.batch.temperature = temperature
@@ -82,7 +101,8 @@ def measure_classes(
     if exponentials is not None:
         shard.batch.grad = cnp.PyArray_BYTES(exponentials)
         shard.batch.grad_row_stride = cnp.PyArray_STRIDE(exponentials, 0)
-    work_on_shard(&shard, cnp.PyArray_TYPE(logits), XENT_MEASURE)
+    describe_stored(&stored, &shard.batch, sizeof(shard), logits, exponentials, targets)
+    work_on_shard(&shard, if_in_16_bits(&stored), dtype_of(logits), XENT_MEASURE)
 
 
 def settle_classes(
@@ -101,7 +121,7 @@ def settle_classes(
     settle_shard(
         &shard, values, sample_weight, has_class_weight, z_loss, factor, num_classes, whole_blocks
     )
-    work_on_shard(&shard, cnp.PyArray_TYPE(row_loss), XENT_SETTLE)
+    work_on_shard(&shard, NULL, dtype_of(row_loss), XENT_SETTLE)
 
 
 def write_classes(
@@ -116,6 +136,7 @@ def write_classes(
     Where `out` has the exponentials already, the logits are not read.
     """
     cdef xent_shard shard
+    cdef StoredMatrices stored
     describe_shard(&shard, logits, targets, weight, None, kind, values)
     shard.batch.grad = cnp.PyArray_BYTES(out)
     shard.batch.grad_row_stride = cnp.PyArray_STRIDE(out, 0)
@@ -127,7 +148,8 @@ def write_classes(
     settle_shard(
         &shard, values, sample_weight, has_class_weight, z_loss, factor, num_classes, whole_blocks
     )
-    work_on_shard(&shard, cnp.PyArray_TYPE(logits), XENT_WRITE)
+    describe_stored(&stored, &shard.batch, sizeof(shard), logits, out, targets)
+    work_on_shard(&shard, if_in_16_bits(&stored), dtype_of(logits), XENT_WRITE)
 
 
 cdef int describe_shard(
@@ -170,23 +192,56 @@ cdef int settle_shard(
     return 0
 
 
-cdef int work_on_shard(xent_shard *shard, int type_number, int work) except -1:
-    """On the calling thread, without the interpreter's lock."""
-    cdef const xent_shard_kernels *kernels = shard_kernels_of(
-        XENT_FLOAT32 if type_number == cnp.NPY_FLOAT32 else XENT_FLOAT64
-    )
-    cdef size_t workspace_bytes = kernels.workspace_bytes(
-        shard.whole_blocks, shard.batch.classes
-    )
-    cdef void *workspace = malloc(workspace_bytes + 64)
-    if workspace == NULL:
-        raise MemoryError(f"cannot allocate {workspace_bytes} bytes of workspace")
+cdef int work_on_shard(
+    xent_shard *shard, const StoredMatrices *stored, xent_dtype dtype, int work
+) except -1:
+    """On the calling thread, without the interpreter's lock.
+
+    `stored` is NULL where no matrix lies in 16 bits.
+    """
+    cdef const xent_shard_kernels *kernels = shard_kernels_of(dtype)
+    cdef int64_t rows = shard.batch.rows, classes = shard.batch.classes
+    cdef int64_t chunk_rows = max(rows, <int64_t>1)
+    cdef size_t workspace_bytes = (
+        kernels.workspace_bytes(shard.whole_blocks, classes) + 63
+    ) // 64 * 64
+    cdef size_t bytes = workspace_bytes
+    if stored != NULL:
+        chunk_rows = max(WIDENED_AT_ONCE // max(classes, <int64_t>1), <int64_t>1)
+        bytes += float32_bytes(stored, shard, chunk_rows, classes)
+    cdef void *memory = malloc(bytes + 64)
+    if memory == NULL:
+        raise MemoryError(f"cannot allocate {bytes} bytes of workspace")
+    cdef char *workspace = <char *>((<uintptr_t>memory + 63) // 64 * 64)
     cdef xent_float_mode mode
+    cdef int64_t first_row = 0
     with nogil:
         mode = xent_use_default_mode()
-        kernels.work(
-            shard, shard.batch.rows, <void *>((<uintptr_t>workspace + 63) // 64 * 64), work
-        )
+        if stored == NULL:
+            kernels.work(shard, rows, workspace, work)
+        else:
+            while first_row < rows:
+                work_on_stored_rows(
+                    shard, stored, kernels, first_row, chunk_rows, workspace,
+                    workspace + workspace_bytes, work
+                )
+                first_row += chunk_rows
         xent_restore_mode(mode)
-        free(workspace)
+        free(memory)
     return 0
+
+
+cdef void work_on_stored_rows(
+    const xent_shard *shard, const StoredMatrices *stored, const xent_shard_kernels *kernels,
+    int64_t first_row, int64_t chunk_rows, void *workspace, char *widened, int work,
+) noexcept nogil:
+    """At most `chunk_rows` rows from that one on, their 16 bits through float32."""
+    cdef int64_t classes = shard.batch.classes
+    cdef int64_t row_count = min(chunk_rows, shard.batch.rows - first_row)
+    cdef xent_shard some = shard[0]
+    some.batch = xent_batch_from(&shard.batch, first_row, sizeof(float))
+    some.values += first_row * shard.row_step
+    place_rows(stored, shard, &some, 0, first_row, chunk_rows, classes, widened)
+    move_rows(stored, shard, &some, LOAD, storage_kernels(), 0, first_row, row_count, classes)
+    kernels.work(&some, row_count, workspace, work)
+    move_rows(stored, shard, &some, STORE, storage_kernels(), 0, first_row, row_count, classes)

@@ -12,6 +12,7 @@ from xent_fast._binding.kernels cimport (
     xent_row_kernels,
     xent_shard_kernels,
     xent_softmax_function,
+    xent_storage_kernels,
     xent_target_kind,
     xent_vjp_batch,
 )
@@ -95,6 +96,7 @@ cdef const xent_row_kernels *kernels_of_kind(
     xent_dtype dtype, xent_target_kind kind
 ) noexcept nogil
 cdef const xent_shard_kernels *shard_kernels_of(xent_dtype dtype) noexcept nogil
+cdef const xent_storage_kernels *storage_kernels() noexcept nogil
 cdef const xent_row_kernels *softmax_kernels_of(
     xent_dtype dtype, xent_softmax_function function
 ) noexcept nogil

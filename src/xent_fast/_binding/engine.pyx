@@ -38,6 +38,7 @@ from xent_fast._binding.kernels cimport (
     xent_shard,
     xent_shard_kernels,
     xent_softmax_function,
+    xent_storage_kernels,
     xent_sum_of,
     xent_sum_total,
     xent_target_kind,
@@ -569,6 +570,11 @@ cdef const xent_isa *active_isa = xent_best_isa()
 
 cdef const xent_shard_kernels *shard_kernels_of(xent_dtype dtype) noexcept nogil:
     return &active_isa.shard_kernels[<int>dtype]
+
+
+cdef const xent_storage_kernels *storage_kernels() noexcept nogil:
+    """What widens and rounds, by storage."""
+    return active_isa.storage_kernels
 
 
 cdef const xent_row_kernels *kernels_of_kind(

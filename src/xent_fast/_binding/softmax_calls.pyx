@@ -35,7 +35,6 @@ from xent_fast._binding.arrays cimport (
 from xent_fast._binding.batch cimport (
     add_matrix,
     add_result,
-    begin_stored,
     describe_groups,
     describe_rows,
     describe_stored,
@@ -65,7 +64,7 @@ from xent_fast._binding.kernels cimport (
     xent_vjp_batch,
 )
 from xent_fast._binding.options cimport NONE, Options, as_temperature, as_thread_count, read_options
-from xent_fast._binding.stored cimport StoredMatrices
+from xent_fast._binding.stored cimport StoredMatrices, begin_stored
 
 cnp.import_array()
 

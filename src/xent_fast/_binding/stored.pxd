@@ -37,6 +37,15 @@ cdef enum Direction:
     STORE
 
 
+cdef void begin_stored(StoredMatrices *stored, size_t batch_bytes) noexcept nogil
+cdef StoredMatrix *note_matrix(
+    StoredMatrices *stored,
+    const void *batch,
+    const void *address,
+    const Py_ssize_t *row_stride,
+    const Py_ssize_t *class_stride,
+    xent_storage storage,
+) noexcept nogil
 cdef size_t float32_bytes(
     const StoredMatrices *stored, const void *batch, int64_t chunk_rows, int64_t classes
 ) noexcept nogil

@@ -6,7 +6,40 @@ Must not know: which batch it is, threads, NumPy.
 
 from libc.stdint cimport int64_t
 
-from xent_fast._binding.kernels cimport XENT_AS_COMPUTED, xent_storage_kernels
+from xent_fast._binding.kernels cimport XENT_AS_COMPUTED, xent_storage, xent_storage_kernels
+
+
+cdef void begin_stored(StoredMatrices *stored, size_t batch_bytes) noexcept nogil:
+    """Of a batch without factors of its rows, until they are noted."""
+    stored.batch_bytes = batch_bytes
+    stored.count = 0
+    stored.in_16_bits = 0
+    stored.row_factor = 0
+    stored.row_factor_step = 0
+
+
+cdef StoredMatrix *note_matrix(
+    StoredMatrices *stored,
+    const void *batch,
+    const void *address,
+    const Py_ssize_t *row_stride,
+    const Py_ssize_t *class_stride,
+    xent_storage storage,
+) noexcept nogil:
+    """Where a batch has a matrix; a batch without strides of its classes names its rows'."""
+    cdef StoredMatrix *matrix = &stored.matrices[stored.count]
+    stored.count += 1
+    if storage != XENT_AS_COMPUTED:
+        stored.in_16_bits += 1
+    matrix.storage = storage
+    matrix.address = <const char *>address - <const char *>batch
+    matrix.row_stride = <const char *>row_stride - <const char *>batch
+    matrix.class_stride = <const char *>class_stride - <const char *>batch
+    matrix.group_stride = 0
+    matrix.is_read = False
+    matrix.is_written = False
+    matrix.takes_first_place = False
+    return matrix
 
 
 cdef size_t float32_bytes(

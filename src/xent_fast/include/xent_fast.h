@@ -28,7 +28,7 @@ extern "C" {
 enum { XENT_FAST_API_VERSION = 1 };
 
 /* dtype */
-enum { XENT_FAST_FLOAT32 = 0, XENT_FAST_FLOAT64 = 1 };
+enum { XENT_FAST_FLOAT32 = 0, XENT_FAST_FLOAT64 = 1, XENT_FAST_FLOAT16 = 2, XENT_FAST_BFLOAT16 = 3 };
 
 /* label_type */
 enum { XENT_FAST_INT32 = 0, XENT_FAST_INT64 = 1 };
@@ -57,13 +57,13 @@ typedef struct {
     size_t size; /* set by init */
 
     int64_t rows, classes;
-    int32_t dtype;      /* of logits, grad, row_loss and class_weight */
+    int32_t dtype;      /* of logits, targets and grad; row_loss and class_weight: float where that has 16 bits */
     int32_t label_type; /* of labels */
     const void *logits;
     ptrdiff_t logits_row_stride;
     const void *labels; /* one class index a row */
     ptrdiff_t label_stride;
-    const void *targets; /* in place of labels: dense targets, `classes` numbers a row, of `dtype` */
+    const void *targets; /* in place of labels: dense targets, `classes` numbers a row */
     ptrdiff_t target_row_stride;
     void *grad; /* NULL: the loss alone; `logits` with their stride, or memory of its own */
     ptrdiff_t grad_row_stride;
