@@ -30,6 +30,7 @@ from xent_fast import (
 
 # rows, classes, threads: the last two share rows, in one part of a row and in several.
 WAYS = ((5, 10, 1), (5, 100, 1), (5, 5_000, 1), (2, 40_000, 2), (3, 70_001, 2))
+MANY = 20_000
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "z_loss": {"z_loss": 0.01},
@@ -206,3 +207,54 @@ def test_a_weight_changes_no_other_row(
         pairs = zip(got, want, strict=True) if isinstance(got, tuple) else [(got, want)]
         for part, whole in pairs:
             np.testing.assert_array_equal(part[others], whole[others])
+
+
+@pytest.mark.parametrize("option", ["plain", "z_loss and temperature", "smoothing"])
+@pytest.mark.parametrize("kind", ["index", "dense", "ignoring"])
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_grad_output_multiplies_the_gradient_alone(
+    isa: str, dtype: type, way: tuple[int, int, int], kind: str, option: str
+) -> None:
+    """The loss is that of a call without it, the gradient has the bits of rows with that weight.
+
+    Some factors show what is too small for the type, or leave it: then the loss comes that way too.
+    """
+    rows, classes, threads = way
+    logits, targets = make_case(rows, classes, dtype, kind)
+    arguments: dict[str, Any] = {**OPTIONS[option], "reduction": "none", "num_threads": threads}
+    if kind == "ignoring":
+        arguments["ignore_index"] = -1
+    plain = softmax_cross_entropy_grad(logits, targets, return_statistics=True, **arguments)
+    factors = (-2.5, np.linspace(-1, 2, rows), 0.0, 1e-30, 1e30, 1e300, np.inf, np.nan)
+    for factor in factors if classes < MANY else factors[:2]:
+        with np.errstate(all="ignore"):
+            got = softmax_cross_entropy_grad(
+                logits, targets, grad_output=factor, return_statistics=True, **arguments
+            )
+            weight = np.broadcast_to(factor, rows)
+            want = softmax_cross_entropy_grad(logits, targets, sample_weight=weight, **arguments)
+        tolerance = 0 if factor is factors[0] or factor is factors[1] else TOLERANCE[dtype]
+        np.testing.assert_allclose(got.loss, plain.loss, rtol=tolerance)
+        np.testing.assert_allclose(got.statistics.lse, plain.statistics.lse, rtol=tolerance)
+        np.testing.assert_array_equal(got.grad, want.grad)
+
+
+def test_grad_output_beside_weights_of_rows_and_classes(isa: str, dtype: type) -> None:
+    rng = np.random.default_rng(2)
+    for rows, classes, threads in WAYS:
+        logits, labels = make_case(rows, classes, dtype, "index")
+        options: dict[str, Any] = {
+            "weight": rng.uniform(0.5, 2, classes).astype(dtype),
+            "sample_weight": rng.uniform(0, 2, rows),
+            "reduction": "none",
+        }
+        factor = rng.standard_normal(rows)
+        want = reference.softmax_cross_entropy_grad(logits, labels, grad_output=factor, **options)
+        got = softmax_cross_entropy_grad(
+            logits, labels, grad_output=factor, num_threads=threads, **options
+        )
+        plain = softmax_cross_entropy(logits, labels, num_threads=threads, **options)
+        np.testing.assert_array_equal(got.loss, plain)
+        largest = np.abs(want.grad).max(axis=1, keepdims=True)
+        tolerance = TOLERANCE[dtype] * np.broadcast_to(largest, logits.shape)
+        assert_within(got.grad, want.grad, tolerance)

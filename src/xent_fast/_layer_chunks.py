@@ -119,7 +119,7 @@ def _losses(layer: Layer, batch: Batch, logits: FloatArray, rows: Rows, with_gra
         batch.num_threads,
     )
     if with_grad:
-        return loss_calls.loss_and_grad(*given, logits).loss
+        return loss_calls.loss_and_grad(*given, None, logits).loss
     return loss_calls.loss(*given)
 
 

@@ -6,7 +6,6 @@ Knows: what a caller may ask for. Must not know: mathematics, memory layouts, th
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from functools import partial
 from typing import Any, Literal, SupportsIndex, overload
 
 import numpy as np
@@ -575,8 +574,8 @@ def softmax_cross_entropy_grad(
         Multiplies loss and gradient, as a loss scale or 1 / (number of accumulated batches) does.
     grad_output : float, or array_like of the logits' shape without the class axis, optional
         Derivative of a later loss with respect to this one, as a backward pass has it: it
-        multiplies the gradient alone, and takes a second pass over the logits. One number a row
-        only with ``reduction="none"``.
+        multiplies the gradient alone, in the same pass. One number a row only with
+        ``reduction="none"``.
     out : ndarray of the logits' shape, optional
         Where the gradient is written: `logits` themselves, or an array of their shape and dtype, or
         of float32 for logits of 16 bits, that shares no memory with them. The logits must then be
@@ -636,8 +635,8 @@ def softmax_cross_entropy_grad(
     True
     """
     call: Callable[..., Any] = loss_calls.loss_and_grad
-    if grad_output is not None or not isinstance(return_statistics, bool):
-        call = partial(_passes.loss_and_grad, grad_output)
+    if not isinstance(return_statistics, bool):
+        call = _passes.loss_and_grad
     result: LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any] = call(
         logits,
         targets,
@@ -652,6 +651,7 @@ def softmax_cross_entropy_grad(
         scale,
         return_statistics,
         num_threads,
+        grad_output,
         out,
     )
     return result
@@ -719,6 +719,6 @@ def softmax_loss(x: ArrayLike, y: ArrayLike) -> LossAndGrad[float, Any]:
            [ 0.125,  0.125,  0.125, -0.375]])
     """
     result: LossAndGrad[float, Any] = loss_calls.loss_and_grad(
-        x, y, -1, None, None, None, 0.0, 1.0, 0.0, "mean", 1.0, False, None, None
+        x, y, -1, None, None, None, 0.0, 1.0, 0.0, "mean", 1.0, False, None, None, None
     )
     return result

@@ -1,4 +1,4 @@
-"""What takes more than one pass over the logits: statistics by name, an upstream gradient.
+"""What takes more than one pass over the logits: statistics by name.
 
 Knows: which calls into the core make them up. Must not know: mathematics, memory layouts, threads.
 """
@@ -15,10 +15,7 @@ from xent_fast._binding import arguments, loss_calls, softmax_calls
 from xent_fast._result import (
     ChosenStatistics,
     LossAndChosenStatistics,
-    LossAndGrad,
-    LossAndStatistics,
     LossGradAndChosenStatistics,
-    LossGradAndStatistics,
     RowStatistics,
 )
 
@@ -52,56 +49,35 @@ def loss(*values: Any) -> Any:
     return LossAndChosenStatistics(result, _chosen(names, rows, extra))
 
 
-def loss_and_grad(grad_output: ArrayLike | None, *values: Any) -> Any:
-    """Return both; the gradient times `grad_output`, which a pass of its own computes.
+def loss_and_grad(*values: Any) -> Any:
+    """Return both, with statistics if they are asked for by name.
 
-    The last value is `out`.
+    The last values are `grad_output` and `out`.
     """
-    given, out = Arguments(*values[:-1]), values[-1]
+    *most, grad_output, out = values
+    given = Arguments(*most)
     names = _names(given)
-    given = given._replace(return_statistics=bool(given.return_statistics))
-    if names is None and grad_output is None:
-        return loss_calls.loss_and_grad(*given, out)
-    extra = (
-        {} if names is None else _extra_statistics(given._replace(return_statistics=True), names)
-    )
-    weighted = given._replace(return_statistics=False)
-    if grad_output is not None:
-        weighted = _weighted(weighted, grad_output, out)
+    if names is None:
+        given = given._replace(return_statistics=bool(given.return_statistics))
+        return loss_calls.loss_and_grad(*given, grad_output, out)
+    extra = _extra_statistics(given, names)
+    result = loss_calls.loss(*given._replace(return_statistics=True))
+    plain = given._replace(return_statistics=False)
     if out is None:
-        return _together(
-            names, loss_calls.loss(*given), extra, loss_calls.loss_and_grad(*weighted, None).grad
-        )
+        grad = loss_calls.loss_and_grad(*plain, grad_output, None).grad
+        return _together(names, result, extra, grad)
     # `out` is written last: nothing is left then that could fail
-    result = _together(names, loss_calls.loss(*given), extra, out)
-    loss_calls.loss_and_grad(*weighted, out)
-    return result
+    together = _together(names, result, extra, out)
+    loss_calls.loss_and_grad(*plain, grad_output, out)
+    return together
 
 
 def _together(
-    names: set[str] | None, result: Any, extra: dict[str, NDArray[Any]], grad: NDArray[Any]
+    names: set[str], result: Any, extra: dict[str, NDArray[Any]], grad: NDArray[Any]
 ) -> Any:
-    """What a caller gets of a loss, which may have statistics, and a gradient."""
-    if names is not None:
-        statistics = _chosen(names, result.statistics, extra)
-        return LossGradAndChosenStatistics(result.loss, grad, statistics)
-    if isinstance(result, LossAndStatistics):
-        return LossGradAndStatistics(result.loss, grad, result.statistics)
-    return LossAndGrad(result, grad)
-
-
-def _weighted(
-    given: Arguments, grad_output: ArrayLike, out: NDArray[np.floating[Any]] | None
-) -> Arguments:
-    """The same with every row's gradient times `grad_output`."""
-    row_shape = _place(given, out)[2]
-    factor: Any = arguments.checked_grad_output(grad_output, row_shape, given.reduction)
-    if np.ndim(grad_output) == 0:
-        return given._replace(scale=given.scale * factor[0])
-    weights = factor.reshape(row_shape)
-    if given.sample_weight is not None:
-        weights = weights * np.asarray(given.sample_weight, dtype=np.float64)
-    return given._replace(sample_weight=weights)
+    """What a caller gets of a loss with its statistics, and a gradient."""
+    statistics = _chosen(names, result.statistics, extra)
+    return LossGradAndChosenStatistics(result.loss, grad, statistics)
 
 
 def _names(given: Arguments) -> set[str] | None:

@@ -68,6 +68,7 @@ cdef object as_any_targets(
 cdef object as_numbers_alike(object given, str name, object other, str other_name)
 cdef int check_alike(object array, str name, object other, str other_name) except -1
 cdef object as_weights(object given, tuple shape, str name)
+cdef object as_grad_output(object given, tuple row_shape, bint may_be_rows)
 cdef cnp.ndarray as_row_factors(object given, Layout layout, bint may_be_rows)
 cdef int check_sign(cnp.ndarray weights, str name) except -1
 cdef int64_t first_negative(const double *values, int64_t count) noexcept nogil

@@ -5,6 +5,7 @@ Knows: names and types. Must not know: arguments as given, threads.
 
 cimport numpy as cnp
 from cpython.object cimport PyTypeObject
+from libc.stdint cimport int64_t
 
 from xent_fast._binding.arrays cimport Layout, storage_of
 from xent_fast._binding.engine cimport Groups
@@ -57,6 +58,9 @@ cdef void point_batch_at(
     cnp.ndarray source,
     cnp.ndarray working,
     cnp.ndarray row_loss,
+) noexcept
+cdef void point_at_factors(
+    const double **factors, int64_t *step, cnp.ndarray given
 ) noexcept
 cdef void describe_groups(
     Groups *groups, cnp.ndarray source, cnp.ndarray working, cnp.ndarray targets

@@ -139,6 +139,8 @@ cdef int describe_rows(
     batch.sample_weight = NULL
     if sample_weight is not None:
         batch.sample_weight = <const double *>cnp.PyArray_DATA(sample_weight)
+    batch.grad_output = NULL
+    batch.grad_output_step = 0
     batch.dense_targets = NULL
     batch.dense_targets_row_stride = 0
     batch.dense_targets_class_stride = 0
@@ -315,6 +317,15 @@ cdef void point_batch_at(
     batch.row_loss = NULL if row_loss is None else cnp.PyArray_BYTES(row_loss)
     batch.lse = NULL
     batch.prediction = NULL
+
+
+cdef void point_at_factors(const double **factors, int64_t *step, cnp.ndarray given) noexcept:
+    """One factor for all rows, one a row, or none."""
+    factors[0] = NULL
+    step[0] = 0
+    if given is not None:
+        factors[0] = <const double *>cnp.PyArray_DATA(given)
+        step[0] = cnp.PyArray_SIZE(given) > 1
 
 
 cdef void describe_groups(

@@ -60,6 +60,8 @@ cdef extern from "kernels/contract.h" nogil:
         Py_ssize_t dense_targets_class_stride
         const double *sample_weight
         double weight_factor
+        const double *grad_output
+        int64_t grad_output_step
         const char *class_weight
         double label_smoothing
         double temperature

@@ -34,6 +34,7 @@ def loss_and_grad(
     scale: object,
     return_statistics: object,
     num_threads: object,
+    grad_output: object,
     out: object,
 ) -> Any: ...
 def settle_batch(

@@ -15,6 +15,8 @@ from xent_fast import _result
 from xent_fast._binding.arguments cimport (
     Given,
     as_class_weight,
+    as_grad_output,
+    as_row_factors,
     as_sample_weight,
     as_targets,
     as_weights,
@@ -29,6 +31,7 @@ from xent_fast._binding.batch cimport (
     describe_stored,
     kernels_for,
     loss_of_rows,
+    point_at_factors,
     point_batch_at,
     run,
     settle_rows,
@@ -69,14 +72,16 @@ def loss(
             num_threads
         )
         options.with_grad = False
-        return compute(&options, logits, targets, axis, weight, sample_weight, ignore_index, None)
+        return compute(
+            &options, logits, targets, axis, weight, sample_weight, ignore_index, None, None
+        )
     finally:
         xent_restore_mode(mode)
 
 
 def loss_and_grad(
     logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature,
-    z_loss, reduction, scale, return_statistics, num_threads, out
+    z_loss, reduction, scale, return_statistics, num_threads, grad_output, out
 ):
     """Return both; the arguments are those of `xent_fast.softmax_cross_entropy_grad`."""
     cdef Options options
@@ -87,7 +92,9 @@ def loss_and_grad(
             num_threads
         )
         options.with_grad = True
-        return compute(&options, logits, targets, axis, weight, sample_weight, ignore_index, out)
+        return compute(
+            &options, logits, targets, axis, weight, sample_weight, ignore_index, grad_output, out
+        )
     finally:
         xent_restore_mode(mode)
 
@@ -100,16 +107,22 @@ cdef object compute(
     object weight,
     object sample_weight,
     object ignore_index,
+    object grad_output,
     object out,
 ):
     """The short way, or that of arrays of any shape, axis and layout."""
     cdef cnp.ndarray rows, destination
+    cdef cnp.ndarray row_factors = None
     if not is_ordinary(logits, axis, out):
         return compute_any(
-            options, logits, targets, axis, weight, sample_weight, ignore_index, out
+            options, logits, targets, axis, weight, sample_weight, ignore_index, grad_output, out
         )
     rows = <cnp.ndarray>logits
     destination = None if out is None else <cnp.ndarray>out
+    if grad_output is not None:
+        row_factors = as_grad_output(
+            grad_output, (cnp.PyArray_DIM(rows, 0),), options.reduction == NONE
+        )
     return compute_rows(
         options,
         rows,
@@ -117,6 +130,7 @@ cdef object compute(
         as_class_weight(weight, rows, destination),
         as_sample_weight(sample_weight, rows, destination),
         ignore_index,
+        row_factors,
         destination,
         out,
         None,
@@ -131,6 +145,7 @@ cdef object compute_any(
     object weight,
     object sample_weight,
     object ignore_index,
+    object grad_output,
     object out,
 ):
     cdef Given given = given_arrays(logits, "logits", targets, axis, weight, sample_weight, out)
@@ -149,6 +164,7 @@ cdef object compute_any(
         given.weight,
         given.sample_weight,
         ignore_index,
+        as_row_factors(grad_output, given.layout, options.reduction == NONE),
         matrices[len(inputs)] if options.with_grad else None,
         grad,
         given.layout,
@@ -162,6 +178,7 @@ cdef object compute_rows(
     cnp.ndarray weight,
     cnp.ndarray sample_weight,
     object ignore_index,
+    cnp.ndarray grad_output,
     cnp.ndarray working,
     object grad,
     Layout layout,
@@ -169,8 +186,8 @@ cdef object compute_rows(
     """What the caller gets for checked arrays that kernels take as they lie.
 
     Logits are (rows, classes) or (groups, rows, classes), dense targets and `working`, where the
-    gradient is written, alike; labels and weights have one entry a row. `grad` is what the caller
-    gets, None for a new array. `layout` is None for a matrix of rows.
+    gradient is written, alike; labels and weights have one entry a row, `grad_output` one or as
+    many. `grad` is what the caller gets, None for a new array; `layout` is None for a matrix.
     """
     cdef xent_batch batch
     cdef Groups groups
@@ -183,6 +200,9 @@ cdef object compute_rows(
     _kept = settle_rows(
         &batch, options, logits, targets, weight, sample_weight, ignore_index, layout, &is_void
     )
+
+    if grad_output is not None:
+        point_at_factors(&batch.grad_output, &batch.grad_output_step, grad_output)
 
     # Every allocation.
     if options.with_grad and working is None:

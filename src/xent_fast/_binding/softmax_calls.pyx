@@ -7,7 +7,6 @@ Must not know: the mathematics, threads.
 import numpy as np
 
 cimport numpy as cnp
-from libc.stdint cimport int64_t
 
 from xent_fast import _result
 
@@ -41,6 +40,7 @@ from xent_fast._binding.batch cimport (
     if_in_16_bits,
     kernels_of,
     loss_of_rows,
+    point_at_factors,
     point_batch_at,
     run,
     settle_rows,
@@ -272,15 +272,6 @@ cdef object vector_jacobian_product(
     process_vjp_rows(&batch, if_in_16_bits(&stored), dtype_of(values), of_logarithm, threads)
     copy_pairs(given.layout.stores)
     return destination if out is None else out
-
-
-cdef void point_at_factors(const double **factors, int64_t *step, cnp.ndarray given) noexcept:
-    """One factor for all rows, one a row, or none."""
-    factors[0] = NULL
-    step[0] = 0
-    if given is not None:
-        factors[0] = <const double *>cnp.PyArray_DATA(given)
-        step[0] = cnp.PyArray_SIZE(given) > 1
 
 
 # --- entropy --------------------------------------------------------------------------------------

@@ -101,6 +101,7 @@ KERNEL_INLINE NAME(long_row) NAME(settle_row)(const xent_shard *shard, int64_t r
     r.classes = shard->whole_blocks * BLOCK;
     r.label = -1;
     r.weight = batch->sample_weight ? batch->weight_factor * batch->sample_weight[row] : batch->weight_factor;
+    r.gradient_weight = r.weight;
     r.blocks = w->blocks;
     for (int64_t b = 0; b < shard->whole_blocks; ++b) {
         const double *from = values + XENT_ROW_STATISTICS + b * XENT_BLOCK_STATISTICS;

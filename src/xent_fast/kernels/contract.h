@@ -83,6 +83,8 @@ typedef struct {
     ptrdiff_t dense_targets_class_stride;
     const double *sample_weight; /* one number a row, or NULL for 1 */
     double weight_factor;        /* a row's weight a = sample_weight * weight_factor */
+    const double *grad_output;   /* multiplies the gradient alone: one number every `grad_output_step`, or NULL for 1 */
+    int64_t grad_output_step;    /* from one row's to the next: 1, or 0 for the same */
     const char *class_weight;    /* w: one number a class, of the logits' dtype, or NULL for 1 */
     double label_smoothing;      /* E */
     double temperature;          /* T */
@@ -103,6 +105,7 @@ static inline xent_batch xent_batch_from(const xent_batch *batch, int64_t row, s
     rest.labels.data = batch->labels.data ? batch->labels.data + first * batch->labels.stride : NULL;
     rest.dense_targets = batch->dense_targets ? batch->dense_targets + first * batch->dense_targets_row_stride : NULL;
     rest.sample_weight = batch->sample_weight ? batch->sample_weight + first : NULL;
+    rest.grad_output = batch->grad_output ? batch->grad_output + first * (ptrdiff_t)batch->grad_output_step : NULL;
     rest.row_loss = batch->row_loss ? batch->row_loss + first_byte : NULL;
     rest.lse = batch->lse ? batch->lse + first_byte : NULL;
     rest.prediction = batch->prediction ? batch->prediction + first : NULL;

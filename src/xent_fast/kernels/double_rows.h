@@ -137,7 +137,9 @@ static NEVER_INLINE double NAME(loss_of_far_row)(const xent_batch *batch, int64_
         ((REAL *)(void *)batch->lse)[at] = (REAL)far_value(lse);
     if (batch->prediction)
         batch->prediction[at] = row.pivot;
-    const far steepness = far_product(weight, row.over_temperature);
+    far steepness = far_product(weight, row.over_temperature);
+    if (batch->grad_output)
+        steepness = far_product(steepness, far_of(batch->grad_output[at * batch->grad_output_step]));
     for (int64_t k = 0; output && k < row.classes; ++k) {
         const far below = NAME(far_distance)(&row, k), e = far_exponential(below), own = NAME(far_mass)(&row, k);
         far value = far_quotient(e, total);

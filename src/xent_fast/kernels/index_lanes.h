@@ -521,7 +521,7 @@ KERNEL_INLINE int NAME(weigh_index_rows)(const xent_batch *batch, const NAME(set
 /* Vectors of rows, `most` of them at a time as far as they are plain. */
 KERNEL_INLINE void NAME(index_rows_of)(const xent_batch *batch, int64_t first_row, int64_t row_count, int classes,
                                        const int64_t *labels, double *row_loss, int is_exact, int most) {
-    const int has_own_weights = batch->sample_weight != NULL || batch->class_weight != NULL;
+    const int has_own_weights = NAME(has_own_weights)(batch) || batch->class_weight != NULL;
     const int is_plain_batch = NAME(is_plain_batch)(batch), has_columns = NAME(has_columns)(batch->logits_class_stride);
     const NAME(settings) settings = NAME(settings_of)(batch);
     NAME(lane_weights) weights;
@@ -572,7 +572,7 @@ KERNEL_INLINE void NAME(index_rows_of)(const xent_batch *batch, int64_t first_ro
 static NEVER_INLINE void NAME(index_rows_and_curvature)(const xent_batch *batch, int64_t first_row, int64_t row_count,
                                                         const int64_t *labels, double *row_loss,
                                                         const NAME(curvature_writer) * curvature) {
-    const int has_own_weights = batch->sample_weight != NULL || batch->class_weight != NULL;
+    const int has_own_weights = NAME(has_own_weights)(batch) || batch->class_weight != NULL;
     const NAME(settings) settings = NAME(settings_of)(batch);
     NAME(lane_weights) weights;
     if (!has_own_weights)

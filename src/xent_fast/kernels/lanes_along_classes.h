@@ -508,8 +508,8 @@ typedef struct {
     xent_storage logits_storage, grad_storage;
     double maximum; /* found on the way */
     int64_t classes, label;
-    int64_t pivot, prediction; /* found on the way */
-    double weight;
+    int64_t pivot, prediction;      /* found on the way */
+    double weight, gradient_weight; /* a, and a times what multiplies the gradient alone */
     NAME(masses) masses;
     NAME(block_summary) * blocks;
     uintptr_t next_logits, next_targets; /* where the row after it begins */
@@ -605,6 +605,7 @@ KERNEL_INLINE void NAME(merge_blocks)(NAME(long_row) * row, const NAME(settings)
     rows->shift[k] = highest->shift;
     rows->reference[k] = highest->reference + (FLOAT64_SCALE_UP - SCALE_UP);
     rows->weight[k] = row->weight;
+    rows->gradient_weight[k] = row->gradient_weight;
     if (!HAS_MASS(kind) && settings->row.wants_lse) {
         for (int64_t b = 0; b < count; ++b)
             compensated_add(&below, &below_low,
@@ -767,8 +768,8 @@ KERNEL_INLINE void NAME(backward_block_of)(const NAME(long_row) * row, int64_t b
             NAME(log_probabilities)(row, first, count, log_of_sum, (REAL)temperature, row->logits_storage, storage);
         return;
     }
-    NAME(backward_block)(row, first, count, results->factor[k], row->blocks[b].weight, row->weight / temperature, kind,
-                         storage);
+    NAME(backward_block)(row, first, count, results->factor[k], row->blocks[b].weight,
+                         row->gradient_weight / temperature, kind, storage);
     if (row->pivot >= first && row->pivot < first + count)
         NAME(store_number)(row->grad, row->pivot, (REAL)results->pivot_gradient[k], storage);
 }

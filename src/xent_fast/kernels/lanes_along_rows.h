@@ -12,7 +12,7 @@
 /* The weights of a vector of rows. */
 typedef struct {
     double of_loss[LANES];      /* a */
-    NAME(pair) gradient_weight; /* a / T */
+    NAME(pair) gradient_weight; /* a / T, times what multiplies the gradient alone */
     vec last_factor;            /* 1, or 1 / RESCALE where the weight is RESCALE times larger */
     int is_rescaled;            /* whether any lane is */
     int may_leave;              /* whether some weight reaches VISIBLE_FACTOR */
@@ -517,6 +517,20 @@ KERNEL_INLINE void NAME(weigh_rows)(const xent_batch *batch, int64_t first_row, 
             weight[row] *= NAME(class_weight)(batch, clamped_label(labels[row], batch->classes));
 }
 
+/* Whether the weights of rows differ, of whatever class they are. */
+KERNEL_INLINE int NAME(has_own_weights)(const xent_batch *batch) {
+    return batch->sample_weight != NULL || (batch->grad_output != NULL && batch->grad_output_step != 0);
+}
+
+/* The weights of gradients from those of losses; `may_leave` also where theirs reach VISIBLE_FACTOR. */
+static NEVER_INLINE void NAME(weigh_gradients)(const xent_batch *batch, int64_t first_row, int row_count,
+                                               double *weight, int *may_leave) {
+    for (int row = 0; row < row_count; ++row) {
+        weight[row] *= batch->grad_output[(first_row + row) * batch->grad_output_step];
+        *may_leave |= !(fabs(weight[row] / batch->temperature) < (double)VISIBLE_FACTOR);
+    }
+}
+
 /* The same as a vector, 0 beyond `row_count`.  `labels` has a whole vector where the kind has class indices. */
 KERNEL_INLINE void NAME(weights_of_rows)(const xent_batch *batch, int64_t first_row, int row_count,
                                          const int64_t *labels, int kind, NAME(lane_weights) * weights) {
@@ -526,6 +540,11 @@ KERNEL_INLINE void NAME(weights_of_rows)(const xent_batch *batch, int64_t first_
     else
         NAME(weigh_rows)(batch, first_row, row_count, labels, weight, kind);
     memcpy(weights->of_loss, weight, sizeof weight);
+    weights->may_leave = 0;
+    for (int row = 0; row < LANES; ++row)
+        weights->may_leave |= !(fabs(weight[row] / batch->temperature) < (double)VISIBLE_FACTOR);
+    if (batch->grad_output)
+        NAME(weigh_gradients)(batch, first_row, row_count, weight, &weights->may_leave);
     weights->is_rescaled = NAME(has_small_weight)(weight);
     weights->last_factor = v_splat(1);
     if (weights->is_rescaled)
@@ -536,9 +555,6 @@ KERNEL_INLINE void NAME(weights_of_rows)(const xent_batch *batch, int64_t first_
             weight[row] /= batch->temperature;
         weights->gradient_weight = NAME(pairs_of)(weight);
     }
-    weights->may_leave = 0;
-    for (int row = 0; row < LANES; ++row)
-        weights->may_leave |= !(fabs(weights->of_loss[row] / batch->temperature) < (double)VISIBLE_FACTOR);
 }
 
 KERNEL_INLINE NAME(pair) NAME(keep_pair)(vec_mask where, NAME(pair) a) {
@@ -711,7 +727,7 @@ KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, 
 /* All of them, a vector of rows at a time.  `labels` has a whole vector from each row on. */
 KERNEL_INLINE void NAME(many_short_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
                                          const int64_t *labels, double *row_loss, int kind) {
-    const int has_own_weights = batch->sample_weight != NULL;
+    const int has_own_weights = NAME(has_own_weights)(batch);
     const NAME(settings) settings = NAME(settings_of)(batch);
     NAME(lane_weights) weights = {.is_rescaled = 0}; /* compilers do not see that it is always set */
     NAME(smoothed_masses) smoothed;

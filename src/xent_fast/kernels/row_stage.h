@@ -22,7 +22,7 @@ typedef struct {
     ALIGNED_64 double others[LANES], others_low[LANES]; /* T as a sum of two */
     ALIGNED_64 double maximum[LANES], shift[LANES]; /* m; what the logits lost before their exponentials were taken */
     ALIGNED_64 double reference[LANES];             /* of exponentials kept times 2^SCALE_UP of float64 */
-    ALIGNED_64 double weight[LANES];
+    ALIGNED_64 double weight[LANES], gradient_weight[LANES]; /* a, and what takes its place in the gradient */
     /* class indices */
     ALIGNED_64 double target_logit[LANES];
     /* the same, where lse is wanted: T without the maximum instead of the target, as a sum of two, and e of the maximum in
@@ -135,7 +135,7 @@ KERNEL_INLINE void repeat_first_lane(row_sums *rows, int count) {
 KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *settings, row_results *results, int kind) {
     const vec zero = v_splat(0), weight = v_load(rows->weight), temperature = v_splat(settings->temperature);
     const int is_softmax = settings->output == XENT_PROBABILITIES;
-    const vec gradient_weight = is_softmax ? v_splat(1) : v_div(weight, temperature);
+    const vec gradient_weight = is_softmax ? v_splat(1) : v_div(v_load(rows->gradient_weight), temperature);
     NAME(pair) sum = {v_load(rows->others), v_load(rows->others_low)};
     const vec others = v_add(sum.high, sum.low);
     vec exp_of_pivot, loss, lse = zero, down = others, mass = v_splat(1);

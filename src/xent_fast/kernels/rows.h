@@ -86,7 +86,9 @@ KERNEL_INLINE NAME(long_row)
     r.classes = batch->classes;
     r.label = class_index;
     r.pivot = r.prediction = -1;
-    r.weight = NAME(weight_of_row)(batch, row, class_index, kind);
+    r.weight = r.gradient_weight = NAME(weight_of_row)(batch, row, class_index, kind);
+    if (batch->grad_output)
+        r.gradient_weight *= batch->grad_output[row * batch->grad_output_step];
     r.masses = NAME(masses_of_row)(batch, row, class_index, weight_sums, kind);
     r.blocks = blocks;
     r.next_logits = (uintptr_t)r.logits + (uintptr_t)batch->logits_row_stride;
@@ -203,9 +205,10 @@ KERNEL_INLINE int NAME(leaves_lanes)(NAME(long_row) * row, const NAME(settings) 
         return 0;
     const double mass = fabs(row->masses.label_mass) + fabs(row->masses.smoothing);
     const double weight = fabs(row->weight / settings->row.temperature);
-    const double factor = weight * (HAS_OWN_MASSES(kind) || mass < 1 ? 1 : mass);
+    const double slope = fabs(row->gradient_weight / settings->row.temperature);
+    const double factor = (weight > slope ? weight : slope) * (HAS_OWN_MASSES(kind) || mass < 1 ? 1 : mass);
     /* times a mass it is no small number, but it has lost its digits before */
-    const int is_lost = HAS_MASS(kind) && weight < SMALL_FACTOR && weight != 0;
+    const int is_lost = HAS_MASS(kind) && slope < SMALL_FACTOR && slope != 0;
     if (!settings->all_leave && !is_lost && factor < VISIBLE_FACTOR)
         return 0;
     if (row->logits_storage != XENT_AS_COMPUTED) {
