@@ -144,7 +144,7 @@ def value_and_grad_on_host(
     Parameters
     ----------
     logits : Array with a class axis
-        Read where it lies, without a copy. float32 or float64; bfloat16 and float16 are converted.
+        Read where it lies, without a copy: float32, float64, bfloat16 or float16.
     labels : Array
         Class indices or dense targets, as for `xent_fast.softmax_cross_entropy_grad`.
     **options : Any
@@ -183,7 +183,7 @@ def value_and_grad_on_host(
             "value_and_grad_on_host takes arrays that exist and was called inside jit, grad or "
             "vmap: there take softmax_cross_entropy_with_integer_labels"
         )
-    array = np.asarray(_in_single(logits))
+    array = np.asarray(logits if logits.dtype.itemsize > 1 else _in_single(logits))
     grad = _aligned_like(array)
     loss, _ = _loss_and_grad(array, np.asarray(labels), **options, out=grad)
     return loss, _like(jax.device_put(grad, may_alias=True), logits)

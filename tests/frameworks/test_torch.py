@@ -16,7 +16,8 @@ torch = pytest.importorskip("torch", exc_type=ModuleNotFoundError)
 from torch.nn import functional  # noqa: E402
 from torch.testing import assert_close  # noqa: E402
 
-import xent_fast.torch  # noqa: E402
+from xent_fast._torch import calls as calls_of_torch  # noqa: E402
+from xent_fast._torch import loss as loss_of_torch  # noqa: E402
 from xent_fast.torch import CrossEntropyLoss, cross_entropy, linear_cross_entropy  # noqa: E402
 
 OPERATORS = torch.ops.xent_fast
@@ -31,8 +32,8 @@ def _small_inputs_too(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
     """Without this the tests' inputs would go to PyTorch."""
     torch.manual_seed(0)
     if "small_inputs_go_to_pytorch" not in request.fixturenames:
-        monkeypatch.setattr(xent_fast.torch, "_SMALL", 0)
-        monkeypatch.setattr(xent_fast.torch, "_SMALL_SHORT_ROWS", 0)
+        monkeypatch.setattr(calls_of_torch, "_SMALL", 0)
+        monkeypatch.setattr(calls_of_torch, "_SMALL_SHORT_ROWS", 0)
 
 
 @pytest.fixture
@@ -109,6 +110,15 @@ def test_values_and_gradients(calls: list[Any], shape: tuple[int, ...], kind: st
         assert_close((*got, loss), (*want, want[0]), rtol=1e-12, atol=1e-12)
 
 
+@pytest.fixture(params=["ml_dtypes", "nothing"])
+def bfloat16_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What NumPy knows bfloat16 by: without it the numbers are copied as float32."""
+    if request.param == "nothing":
+        monkeypatch.setattr(calls_of_torch, "_bfloat16", None)
+    return request.param
+
+
+@pytest.mark.usefixtures("bfloat16_by")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_other_dtypes(calls: list[Any], shape: tuple[int, ...], dtype: Any) -> None:
@@ -129,6 +139,28 @@ def test_other_dtypes(calls: list[Any], shape: tuple[int, ...], dtype: Any) -> N
             tolerance = 4 * torch.finfo(dtype).eps
             for ours, exact_one in zip(got, want, strict=True):
                 assert_close(ours.double(), exact_one, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_read_and_written_as_it_lies(
+    dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits, dense targets and gradient, along any axis; no array of their size is made."""
+    seen: list[Any] = []
+    own = loss_of_torch.softmax_cross_entropy_grad
+
+    def noted(logits: Any, targets: Any, **options: Any) -> Any:
+        seen.append([array.ctypes.data for array in (logits, targets, options["out"])])
+        return own(logits, targets, **options)
+
+    monkeypatch.setattr(loss_of_torch, "softmax_cross_entropy_grad", noted)
+    for shape in ((6, 40), (2, 40, 3), (40, 6)):
+        logits, targets = problem(shape, "dense", dtype)
+        if shape[0] == 40:
+            logits, targets = logits.detach().T.requires_grad_(), targets.T
+        (grad,) = torch.autograd.grad(cross_entropy(logits, targets), logits)
+        assert seen == [[logits.data_ptr(), targets.data_ptr(), grad.data_ptr()]]
+        del seen[:]
 
 
 def test_layouts() -> None:
@@ -212,8 +244,9 @@ def test_derivatives_by_differences(shape: tuple[int, ...], kind: str) -> None:
             assert torch.autograd.gradgradcheck(function, logits)
 
 
+@pytest.mark.usefixtures("bfloat16_by")
 def test_hessian_in_single_and_half_precision() -> None:
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
         logits, targets = problem((3, 40), dtype=dtype)
         vector = torch.randn_like(logits)
         products = []
@@ -332,7 +365,8 @@ def test_autocast_computes_in_float32(is_compiled: bool) -> None:
 # --- in place ---
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.usefixtures("bfloat16_by")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_in_place(dtype: Any) -> None:
     layer = torch.nn.Linear(7, 40, dtype=dtype)
     inputs = torch.randn(6, 7, dtype=dtype)
@@ -625,3 +659,51 @@ def test_skorch_knows_the_module() -> None:
         results.append(torch.as_tensor(net.predict_proba(inputs)))
     assert_close(results[0].sum(1), torch.ones(200))
     assert_close(*results)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_lightning_trains_with_the_module(tmp_path: Any, precision: str) -> None:
+    """Its trainer saves, restores and goes on; the weights are those that PyTorch's loss gives."""
+    lightning = pytest.importorskip("pytorch_lightning", exc_type=ModuleNotFoundError)
+    from pytorch_lightning.plugins.environments import LightningEnvironment
+
+    alone = LightningEnvironment()  # it need not look for MPI
+    inputs = torch.randn(96, 6)
+    batches = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(inputs, inputs[:, :3].argmax(1)), batch_size=32
+    )
+
+    class Classifier(lightning.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self, criterion: torch.nn.Module) -> None:
+            super().__init__()
+            self.layer, self.criterion = torch.nn.Linear(6, 3), criterion
+
+        def training_step(self, batch: Any, _: int) -> Any:
+            return self.criterion(self.layer(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.5)
+
+    def trainer(epochs: int) -> Any:
+        return lightning.Trainer(
+            accelerator="cpu", default_root_dir=tmp_path, enable_model_summary=False,
+            enable_progress_bar=False, logger=False, max_epochs=epochs, plugins=[alone],
+            precision=precision,
+        )  # fmt: skip
+
+    results = []
+    for criterion in (CrossEntropyLoss, torch.nn.CrossEntropyLoss):
+        torch.manual_seed(1)
+        model = Classifier(criterion(torch.tensor([1.0, 2.0, 3.0]), label_smoothing=0.1))
+        begun = trainer(2)
+        begun.fit(model, batches)
+        saved = tmp_path / f"{criterion.__module__}.ckpt"
+        begun.save_checkpoint(saved)
+        again = Classifier(criterion(torch.ones(3)))
+        trainer(4).fit(again, batches, ckpt_path=saved)
+        results.append(again)
+    ours, theirs = (model.state_dict() for model in results)
+    assert list(ours) == list(theirs) == ["layer.weight", "layer.bias", "criterion.weight"]
+    assert_close(ours, theirs)
+    assert (results[0].layer(inputs).argmax(1) == inputs[:, :3].argmax(1)).float().mean() > 0.7

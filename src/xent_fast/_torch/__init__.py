@@ -1,0 +1,1 @@
+"""What `xent_fast.torch` is made of."""
