@@ -1,6 +1,6 @@
 """The bits that are kept in the repository: those of this machine are the same.
 
-Knows the record and its cases (xent_fast._bits); scripts/check_bits renews it and tries
+Knows the record and its cases (xent_fast._bits); `scripts/check bits` renews it and tries
 circumstances.
 Must not know what a case is made of.
 """

@@ -10,6 +10,8 @@ import ast
 import doctest
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,8 @@ import xent_fast
 FUNCTIONS = [name for name in xent_fast.__all__ if inspect.isfunction(getattr(xent_fast, name))]
 # What a function asks of its argument stands beside that function.
 LISTED_ELSEWHERE = {"mpi.Communicator"}
-PAGES = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+PAGES = ROOT / "docs"
 
 
 @pytest.mark.smoke
@@ -76,3 +79,9 @@ def names_of_module(path: Path) -> list[str]:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return [str(name) for name in ast.literal_eval(node.value)]
     return []
+
+
+def test_tables_of_checks_are_those_of_the_register() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "check"), "--stale"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

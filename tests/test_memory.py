@@ -1,6 +1,6 @@
 """Nothing outside an array is touched, nothing leaks, and a failed allocation changes nothing.
 
-Knows: the public functions, and the programs in tests/memory that scripts/check_memory runs at
+Knows: the public functions, and the programs in tests/memory that `scripts/check memory` runs at
 length. Must not know: how a kernel or an allocator works.
 """
 

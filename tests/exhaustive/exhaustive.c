@@ -2,7 +2,7 @@
  * its argument, or a digest of the results.
  *
  * Knows: the kernels' templates by their own headers, the C library's functions in a wider format.
- * Must not know: rows, losses, how large an error may be (scripts/check_exponential compares).
+ * Must not know: rows, losses, how large an error may be (check.py compares).
  *
  *     exhaustive FUNCTION PART PARTS STRIDE     one line: function, arguments, worst ulp, its argument, worst as a pair
  *     exhaustive digest STRIDE                  one line a function: its name and a digest of all its results

@@ -1,6 +1,6 @@
 """Let each allocation of a call fail, one after another, and see what the call leaves behind.
 
-    python tests/memory/allocation_failures.py [--quick] [--json FILE]
+    python tests/memory/allocation_failures.py [--quick]
 
 A call whose n-th allocation fails must raise MemoryError and leave every array that it was given
 as it was; where NumPy or Python can do without that memory, the call must do all that it should. So
@@ -232,7 +232,6 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="two layouts, results that are given alone"
     )
-    parser.add_argument("--json", help="where to write the figures")
     arguments = parser.parse_args()
     if "failing_allocator" not in os.environ.get("LD_PRELOAD", ""):
         with tempfile.TemporaryDirectory() as directory:
@@ -244,9 +243,7 @@ def main() -> None:
             command = [sys.executable, *sys.argv]
             sys.exit(subprocess.run(command, env=environment, check=False).returncode)
     tally, faults = sweep(arguments.quick)
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(vars(tally)), encoding="utf-8")
-    print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in vars(tally).items()))
+    print(json.dumps(vars(tally)))
     sys.exit(bool(faults))
 
 

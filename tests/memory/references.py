@@ -1,6 +1,6 @@
 """Repeat every public call, good and bad, and see whether anything is kept.
 
-    python tests/memory/references.py [--quick] [--json FILE]
+    python tests/memory/references.py [--quick]
 
 Counts, before and after 10,000 calls (--quick: 200 of every 11th kind): the references to each
 argument, to the singletons, types and dtypes that results and messages hold; Python's blocks in
@@ -248,12 +248,9 @@ def sweep(times: int, step: int) -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="200 calls, not 10,000, of every 11th")
-    parser.add_argument("--json", help="where to write the figures")
     arguments = parser.parse_args()
     figures = sweep(200, 11) if arguments.quick else sweep(10_000, 1)
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(figures), encoding="utf-8")
-    print(", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in figures.items()))
+    print(json.dumps(figures))
     sys.exit(bool(figures["faults"]))
 
 

@@ -5,7 +5,7 @@ are switched between a valid class and numbers such as -1 and INT64_MAX while ca
 Allowed are an IndexError and garbage in those rows; the others must keep their bits, and the next
 call must be right.
 
-    python changing_labels.py [--calls N] [--quick] [--json FILE]     N calls a case
+    python changing_labels.py [--calls N] [--quick]     N calls a case
 
 Knows the public functions and how memory is protected. Must not know how labels are read.
 """
@@ -23,7 +23,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,14 +159,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--calls", type=int, default=4, help="of each case")
     parser.add_argument("--quick", action="store_true", help="one instruction set and label type")
-    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     random.seed(0)
     figures = check(arguments.calls, arguments.quick)
-    text = json.dumps(vars(figures))
-    print(text)
-    if arguments.json:
-        arguments.json.write_text(text, encoding="utf-8")
+    print(json.dumps(vars(figures)))
     if figures.changed_after_the_check == 0:
         print("no label changed between check and use: nothing was shown")
         return 1

@@ -1,6 +1,6 @@
 """The bits that every machine gives: cases of the compiled functions, and their record.
 
-Knows the parts. Must not know who compares: the tests, scripts/check_bits, or a user.
+Knows the parts. Must not know who compares: the tests, tests/bits, or a user.
 """
 
 from xent_fast._bits.cases import CIRCUMSTANCES, Case, all_cases, circumstances_that_show, digest_of

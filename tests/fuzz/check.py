@@ -1,9 +1,7 @@
-#!/usr/bin/env python3
 """Fuzz the kernels and the public functions, coverage-guided, against the reference.
 
-    scripts/fuzz [--seconds N]     N seconds in all (600), half of them for each
-    scripts/fuzz --quick           5,000 inputs each, always the same, as CI does
-    scripts/fuzz --grow            adds to tests/fuzz/corpus/ what reaches new code, minimised
+--seconds N in all, half of them for each; --quick takes 5,000 inputs each, always the same; --grow
+adds to tests/fuzz/corpus/ what reaches new code, minimised.
 
 Needs clang with its run-time libraries (Debian: clang), and the package installed with the `fuzz`
 extra. Inputs that break a promise are kept in build/fuzz/findings, and the exit status is 1. To
@@ -15,32 +13,27 @@ Knows: how both fuzzers are built and run.   Must not know: what they check.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
+from checking import ROOT, Outcome, build_over_kernels
+from fuzz import corpus
 
-import corpus  # noqa: E402
-
-KERNELS = ROOT / "src" / "xent_fast" / "kernels"
 FUZZERS = ROOT / "tests" / "fuzz"
 WORK = ROOT / "build" / "fuzz"
 FINDINGS = WORK / "findings"
 HARNESS = ("fuzz_kernels.c", "problem.c", "compute.c", "oracle.c", "memory.c")
+SANITIZE = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
 
 # Calls of the sanitizer instead of inlined checks: the kernels compile in seconds, not minutes.
 CHECKED = [
     *("-fsanitize=address,fuzzer-no-link", "-fno-omit-frame-pointer"),
     *("-mllvm", "-asan-instrumentation-with-call-threshold=0"),
 ]
-COMPILE = ["clang", "-std=c11", "-gline-tables-only", "-ffp-contract=off", f"-I{KERNELS}"]
 LONGEST_INPUT = {"kernels": 400, "python": 200}
 QUICK_RUNS = 5000
 # A merge starts the fuzzer again, by its name: the Python one by the interpreter that runs this.
@@ -56,31 +49,23 @@ ENVIRONMENT = os.environ | {
 def build() -> Path:
     """The kernels' fuzzer, every instruction set of this processor instrumented."""
     WORK.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_isa, sorted(KERNELS.glob("isa_*.c"))))
+    sources = [FUZZERS / name for name in HARNESS]
+    flags = ["-gline-tables-only", "-Werror"]
     program = WORK / "fuzz_kernels"
-    sources = [*(FUZZERS / name for name in HARNESS), KERNELS / "dispatch.c", KERNELS / "labels.c"]
-    flags = ["-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all", "-Werror"]
-    run_compiler([*COMPILE, *flags, "-o", program, *sources, *objects, "-lm"])
-    return program
+    return build_over_kernels(program, sources, ["clang"], flags, flags_of=flags_of, link=SANITIZE)
 
 
-def compile_isa(source: Path) -> Path:
-    """One that cannot run here is compiled only so that the program links."""
-    target = WORK / f"{source.stem}.o"
-    flags = ["-O0"] if is_beyond_this_processor(source.stem) else ["-O1", *CHECKED]
-    run_compiler([*COMPILE, *flags, "-c", source, "-o", target])
-    return target
+def flags_of(source: Path) -> list[str]:
+    """A set that cannot run here is compiled only so that the program links."""
+    if is_beyond_this_processor(source.stem):
+        return ["-O0"]
+    return ["-O1", *(CHECKED if source.stem.startswith("isa_") else SANITIZE)]
 
 
 def is_beyond_this_processor(name: str) -> bool:
     processor = Path("/proc/cpuinfo")
     features = processor.read_text(encoding="utf-8") if processor.exists() else name
     return name in ("isa_avx2", "isa_avx512") and name.removeprefix("isa_") not in features
-
-
-def run_compiler(command: list[str | Path]) -> None:
-    subprocess.run([str(word) for word in command], check=True)
 
 
 # --- running --------------------------------------------------------------------------------------
@@ -166,34 +151,26 @@ def grow(name: str, program: list[str]) -> None:
     corpus.write(name, {new.read_bytes() for new in kept.iterdir()})
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=int, default=600, help="for both together")
-    parser.add_argument("--quick", action="store_true", help="a few, always the same")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seconds", type=int, default=600, help="for both together (600)")
     parser.add_argument("--grow", action="store_true", help="renew the seed corpus afterwards")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
-    arguments = parser.parse_args()
+
+
+def check(options: argparse.Namespace) -> Outcome:
     programs = {
         "kernels": [str(build())],
         "python": [str(FUZZERS / "fuzz_python.py")],
     }
-    seconds = max(arguments.seconds // 2, 1)
+    seconds = max(options.seconds // 2, 1)
     figures: dict[str, int] = {}
     for name, program in programs.items():
         # a change that did no harm must not fail CI by chance
-        choice = always_alike(name) if arguments.quick else for_some_time(name, seconds)
-        prefix = at_fixed_addresses() if arguments.quick else []
+        choice = always_alike(name) if options.quick else for_some_time(name, seconds)
+        prefix = at_fixed_addresses() if options.quick else []
         figures |= fuzz(name, [*prefix, *program], choice)
-        if arguments.grow:
+        if options.grow:
             grow(name, program)
     for label, value in figures.items():
         print(f"{label:>24} {value:>12,}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    findings = sum(value for label, value in figures.items() if label.endswith("_findings"))
-    print(f"{'passed' if findings == 0 else 'FAILED'}: {findings} findings")
-    return int(findings > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    failed = sum(figures[f"{name}_findings"] > 0 for name in programs)
+    return Outcome(figures, len(programs) - failed, failed)

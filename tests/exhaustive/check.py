@@ -1,19 +1,14 @@
-#!/usr/bin/env python3
 """The kernels' exponential and logarithm at every float32 of their domains: worst error, and bits.
 
-    scripts/check_exponential                     everything: some minutes
-    scripts/check_exponential --quick             every 997th number: seconds; what CI runs
-    scripts/check_exponential --emulate-avx512    AVX-512's digests too, on an emulated processor
-    scripts/check_exponential --update            renew the record of worst errors by a full run
-    scripts/check_exponential --json FILE         write the figures to FILE
+--quick takes every 997th number. --update renews the record of worst errors by a full run.
 
 Builds tests/exhaustive/exhaustive.c once an instruction set and runs it on all processors. No worst
 error may exceed the record, tests/exhaustive/worst.json. Sets with fused multiply-add must give the
 same bits: the two of a machine, and NEON, which is judged by that alone since it runs emulated.
 
 Needs cc and the package in the active Python (which instruction sets run here); for NEON, if they
-are there, aarch64-linux-gnu-gcc and qemu-aarch64; for AVX-512 what run_with_avx512_emulation.sh
-says.
+are there, aarch64-linux-gnu-gcc and qemu-aarch64; in full, where the processor lacks AVX-512, what
+scripts/run_with_avx512_emulation.sh says.
 
 Knows: compilers, the program's words, the record. Must not know: how an error is measured.
 """
@@ -26,19 +21,17 @@ import math
 import os
 import platform
 import shutil
-import subprocess
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from checking import ARM_COMPILER, KERNELS, ROOT, Outcome, compiler, run, with_avx512_emulated
+
 from xent_fast._binding import engine
 
-ROOT = Path(__file__).resolve().parent.parent
 ROOM = ROOT / "tests" / "exhaustive"
 RECORD = ROOM / "worst.json"
-KERNELS = ROOT / "src" / "xent_fast" / "kernels"
 FLAGS = ["-std=c11", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
 TARGET_FLAGS = {
     "avx2": ["-mavx2", "-mfma"],
@@ -63,22 +56,17 @@ class Worst:
     error_of_pair: float
 
 
-def build(compiler: str, isa: str, directory: Path) -> Path:
+def build(using: list[str], isa: str, directory: Path) -> Path:
     program = directory / f"exhaustive-{isa}"
     static = ["-static"] if isa in ("neon", "avx512") or platform.system() == "Linux" else []
     header = f'-DSIMD_HEADER="simd/{isa}.h"'
-    source = str(ROOM / "exhaustive.c")
-    command = [compiler, *FLAGS, *TARGET_FLAGS[isa], *static, f"-I{KERNELS}", header]
-    subprocess.run([*command, "-o", str(program), source, "-lm"], check=True)
+    command = [*using, *FLAGS, *TARGET_FLAGS[isa], *static, f"-I{KERNELS}", header]
+    run([*command, "-o", program, ROOM / "exhaustive.c", "-lm"])
     return program
 
 
-def run(command: list[str]) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
 def sweep(program: Path, function: str, part: int, parts: int, stride: int) -> Worst:
-    words = run([str(program), function, str(part), str(parts), str(stride)]).split()
+    words = run([program, function, part, parts, stride]).split()
     count, numbers = int(words[1]), [float(word) for word in words[2:]]
     return Worst(count, *numbers)
 
@@ -134,34 +122,25 @@ def update_record(found: dict[tuple[str, str], Worst]) -> None:
     RECORD.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def emulate_avx512(program: Path, stride: int) -> str:
-    command = [str(ROOT / "scripts" / "run_with_avx512_emulation.sh")]
-    if shutil.which("bochs") is None and os.geteuid() == 0:
-        command.append("--install")
-    return run([*command, str(program), "digest", str(stride)])
-
-
 def check_digests(native: dict[str, Path], emulate: bool, directory: Path) -> dict[str, bool]:
     """Whether the bits of each pair of sets with fused multiply-add are the same."""
     same = {}
     fma = [isa for isa in native if isa != "portable"]
     stride = DIGEST_STRIDE["neon"]
     for isa in fma[1:]:
-        got, want = (run([str(native[name]), "digest", str(stride)]) for name in (isa, fma[0]))
+        got, want = (run([native[name], "digest", stride]) for name in (isa, fma[0]))
         same[f"{isa} and {fma[0]}"] = got == want
-    cross_compiler = "aarch64-linux-gnu-gcc"
-    if fma and "neon" not in fma and shutil.which(cross_compiler) and shutil.which("qemu-aarch64"):
-        program = build(cross_compiler, "neon", directory)
-        got = run(["qemu-aarch64", str(program), "digest", str(stride)])
-        same[f"neon (emulated) and {fma[0]}"] = got == run(
-            [str(native[fma[0]]), "digest", str(stride)]
-        )
+    if fma and "neon" not in fma and shutil.which(ARM_COMPILER) and shutil.which("qemu-aarch64"):
+        program = build([ARM_COMPILER], "neon", directory)
+        got = run(["qemu-aarch64", program, "digest", stride])
+        same[f"neon (emulated) and {fma[0]}"] = got == run([native[fma[0]], "digest", stride])
     if emulate and "avx512" not in native:
         # The emulator rounds some fused multiply-adds wrongly, in every instruction set alike: see
-        # check_isa_bits.
+        # tests/kernel_driver/instruction_sets.py.
         stride = DIGEST_STRIDE["avx512"]
         got, want = (
-            emulate_avx512(build("cc", isa, directory), stride) for isa in ("avx512", "avx2")
+            with_avx512_emulated(build(["cc"], isa, directory), "digest", stride)
+            for isa in ("avx512", "avx2")
         )
         same["avx512 and avx2 (both emulated)"] = got == want
     for name, is_same in same.items():
@@ -187,31 +166,18 @@ def figures_of(
     return figures
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--emulate-avx512", action="store_true")
-    parser.add_argument("--update", action="store_true")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--update", action="store_true", help="renew the record")
+
+
+def check(options: argparse.Namespace) -> Outcome:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        native = {
-            isa: build(os.environ.get("CC", "cc"), isa, directory)
-            for isa in engine.available_isas()
-        }
+        native = {isa: build(compiler(), isa, directory) for isa in engine.available_isas()}
         found = sweep_all(native, QUICK_STRIDE if options.quick else 1)
-        same = check_digests(native, options.emulate_avx512, directory)
+        same = check_digests(native, not options.quick, directory)
     if options.update:
         update_record(found)
     faults = check_errors(found) + [name for name, is_same in same.items() if not is_same]
-    if options.json:
-        figures = figures_of(found, same)
-        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     checks = len(found) + len(same)
-    print(f"{checks - len(faults)} passed, {len(faults)} failed")
-    return 1 if faults else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return Outcome(figures_of(found, same), checks - len(faults), len(faults))

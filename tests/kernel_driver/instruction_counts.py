@@ -1,9 +1,7 @@
-#!/usr/bin/env python3
 """A slower kernel fails without a timed test: instructions, counted by valgrind, held to a record.
 
-    scripts/check_instruction_counts            counts, compares with tests/kernel_driver/*.json
-    scripts/check_instruction_counts --update   counts, renews the record of this compiler
-    scripts/check_instruction_counts --cflags=-O1     compiled otherwise; never recorded
+--update renews the record of this compiler; --cflags=-O1 compiles otherwise, which is never
+recorded.
 
 Counted are the kernels alone, in instructions a logit, AVX2 and portable; and one whole Python call
 on the smallest batch, interpreter included. Counts repeat to 0.1 %, whatever else the machine does.
@@ -37,16 +35,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-KERNELS = ROOT / "src" / "xent_fast" / "kernels"
+from checking import ROOT, Outcome, build_over_kernels, compiler, in_parallel, run
+
 DRIVER = ROOT / "tests" / "kernel_driver"
 RECORD = DRIVER / "instruction-counts.json"
 
-FLAGS = ["-std=c11", "-O3", "-ffp-contract=off"]  # those that setup.py gives the extension
+FLAGS = ["-O3"]  # beside those of every build, those that setup.py gives the extension
 SLOWER_FLAG = "-O1"  # what the comparison must notice
 MARGIN = 0.03
 MARGIN_OF_ANOTHER_COMPILER = 0.25
@@ -84,38 +81,15 @@ FEW_CALLS, MANY_CALLS = 500, 2500
 Counts = dict[str, float]
 
 
-class CannotCountError(Exception):
-    """Something that counting needs is missing."""
-
-
 # --- counting -------------------------------------------------------------------------------------
 
 
-def run(command: list[str | Path], **options) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
-    if done.returncode != 0:
-        raise CannotCountError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
-    return done
-
-
-def in_parallel(function: Callable[[object], object], items: Iterable[object]) -> list:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(function, items))
-
-
-def build_driver(compiler: str, flags: list[str], directory: Path) -> Path:
-    def compile_one(source: Path) -> Path:
-        compiled = directory / f"{source.stem}.o"
+def build_driver(flags: list[str], program: Path) -> Path:
+    def flags_of(source: Path) -> list[str]:
         is_only_linked = source.stem.startswith("isa_") and source.stem[4:] not in ISAS
-        optimisation = ["-O0"] if is_only_linked else []
-        run([compiler, *flags, *optimisation, f"-I{KERNELS}", "-c", source, "-o", compiled])
-        return compiled
+        return ["-O0"] if is_only_linked else []
 
-    directory.mkdir()
-    objects = in_parallel(compile_one, [DRIVER / "driver.c", *sorted(KERNELS.glob("*.c"))])
-    driver = directory / "driver"
-    run([compiler, *objects, "-o", driver, "-lm"])
-    return driver
+    return build_over_kernels(program, [DRIVER / "driver.c"], compiler(), flags, flags_of=flags_of)
 
 
 def count_instructions(command: list[str | Path], only_in: str | None = None, **options) -> int:
@@ -123,10 +97,10 @@ def count_instructions(command: list[str | Path], only_in: str | None = None, **
     valgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
     if only_in:
         valgrind.append(f"--toggle-collect={only_in}")
-    output = run([*valgrind, *command], **options).stderr
+    output = run([*valgrind, *command], stderr=subprocess.STDOUT, **options)
     count = int(re.search(r"Collected : (\d+)", output)[1])
     if count == 0:
-        raise CannotCountError(f"nothing was counted in {only_in}")
+        raise SystemExit(f"nothing was counted in {only_in}")
     return count
 
 
@@ -169,9 +143,9 @@ def major_and_minor(version: str) -> str:
     return ".".join(re.findall(r"\d+", version)[:2])
 
 
-def compiler_name(compiler: str) -> str:
+def compiler_name() -> str:
     source = "__clang__ __VERSION__\n"
-    words = run([compiler, "-E", "-P", "-x", "c", "-"], input=source).stdout.split(maxsplit=1)
+    words = run([*compiler(), "-E", "-P", "-x", "c", "-"], input=source).split(maxsplit=1)
     family = "GCC" if words[0] == "__clang__" else "Clang"
     return f"{family} {major_and_minor(words[1])}"
 
@@ -187,10 +161,10 @@ def caller_name() -> str:
 
 
 def require_tools(driver: Path) -> None:
-    supported = run(["valgrind", "-q", "--tool=none", driver]).stdout.split()
+    supported = run(["valgrind", "-q", "--tool=none", driver]).split()
     missing = [isa for isa in ISAS if isa not in supported]
     if missing:
-        raise CannotCountError(f"this processor does not run {', '.join(missing)}")
+        raise SystemExit(f"this processor does not run {', '.join(missing)}")
 
 
 # --- the comparison -------------------------------------------------------------------------------
@@ -219,7 +193,7 @@ def comparable(record: dict[str, dict], name: str, what: str) -> tuple[dict, flo
         print(f"{what}: {name}, in the record; at most {MARGIN:.0%} more")
         return record[name], MARGIN
     if not record:
-        raise CannotCountError(f"{RECORD.name} has no {what}; make one with --update")
+        raise SystemExit(f"{RECORD.name} has no {what}; make one with --update")
     first = next(iter(record))
     margin = MARGIN_OF_ANOTHER_COMPILER
     print(f"{what}: {name}, not in the record; compared with {first}; at most {margin:.0%} more")
@@ -252,53 +226,44 @@ def read_record() -> dict[str, dict]:
     return json.loads(RECORD.read_text()) if RECORD.exists() else {"kernels": {}, "calls": {}}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--update", action="store_true", help="renew the record")
     parser.add_argument("--cflags", default="", help="further flags of the compiler")
     parser.add_argument("--kernels-only", action="store_true", help="leave the Python call out")
-    arguments = parser.parse_args()
-    if arguments.update and (arguments.cflags or arguments.kernels_only):
-        parser.error("the record is of everything, and of the flags that releases have")
-    try:
-        with tempfile.TemporaryDirectory() as directory:
-            return count_and_judge(arguments, Path(directory))
-    except CannotCountError as error:
-        print(f"cannot count: {error}", file=sys.stderr)
-        return 2
 
 
-def count_and_judge(arguments: argparse.Namespace, directory: Path) -> int:
-    compiler = os.environ.get("CC", "cc")
-    for tool in (compiler, "valgrind"):
-        if not shutil.which(tool):
-            raise CannotCountError(f"{tool} is not installed")
-    flags = FLAGS + arguments.cflags.split()
-    driver = build_driver(compiler, flags, directory / "driver")
+def check(options: argparse.Namespace) -> Outcome:
+    if options.update and (options.cflags or options.kernels_only):
+        raise SystemExit("the record is of everything, and of the flags that releases have")
+    if not shutil.which("valgrind"):
+        raise SystemExit("valgrind is not installed")
+    with tempfile.TemporaryDirectory() as directory:
+        verdicts = count_and_judge(options, Path(directory))
+    return Outcome({}, sum(verdicts), len(verdicts) - sum(verdicts))
+
+
+def count_and_judge(options: argparse.Namespace, directory: Path) -> list[bool]:
+    flags = FLAGS + options.cflags.split()
+    driver = build_driver(flags, directory / "driver")
     require_tools(driver)
     counts = count_kernels(driver, ISAS)
-    call_counts = {} if arguments.kernels_only else count_call()
+    call_counts = {} if options.kernels_only else count_call()
 
     record = read_record()
-    name = compiler_name(compiler)
-    if arguments.update:
+    name = compiler_name()
+    if options.update:
         record["kernels"][name] = counts
         record["calls"][caller_name()] = call_counts
         RECORD.write_text(json.dumps(record, indent=2) + "\n")
 
     recorded, margin = comparable(record["kernels"], name, "kernels")
     verdicts = compare_kernels(counts, recorded, margin)
-    if not arguments.cflags:
-        slower = build_driver(compiler, [*flags, SLOWER_FLAG], directory / "slower")
+    if not options.cflags:
+        slower = build_driver([*flags, SLOWER_FLAG], directory / "slower")
         slower_counts = count_kernels(slower, ISAS[:1])[ISAS[0]]
         verdicts.append(notices_slower_code(slower_counts, recorded[ISAS[0]], margin))
     if call_counts:
         print(f"calls: package in {Path(importlib.util.find_spec('xent_fast').origin).parent}")
         recorded_calls, margin = comparable(record["calls"], caller_name(), "calls")
         verdicts += compare("call", call_counts, recorded_calls, margin)
-    print(f"{sum(verdicts)} passed, {len(verdicts) - sum(verdicts)} failed")
-    return 0 if all(verdicts) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return verdicts

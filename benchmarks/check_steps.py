@@ -1,21 +1,20 @@
-#!/usr/bin/env python3
 """By default a step of training takes no longer than with `num_threads=1`.
-
-    scripts/check_steps [--runs N]
 
 Three matrix products and the loss, at three shapes, default and one thread in turns in the same
 process. The median of the runs' ratios must be at most 1.1; a step whose idle threads hold the
 processors is at twice the time, so that other programs on the machine do not decide.
 
-Needs the package installed. Knows the limit. Must not know how a step is timed.
+Needs the package installed with the extra `benchmark`.
+
+Knows the limit. Must not know how a step is timed.
 """
 
+from __future__ import annotations
+
 import argparse
-import sys
-from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from checking import Outcome
 
 from benchmarks.steps import CONTESTANTS, DEFAULT, ONE_THREAD, SHAPES, measure
 
@@ -23,22 +22,19 @@ GUARDED = SHAPES[1:4]
 MOST = 1.1
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=9)
-    runs = parser.parse_args().runs
+
+
+def check(options: argparse.Namespace) -> Outcome:
     ours = tuple(one for one in CONTESTANTS if one.name in (DEFAULT, ONE_THREAD))
-    failed = 0
-    for cell in measure(GUARDED, ours, runs):
+    figures, failed = {}, 0
+    for cell in measure(GUARDED, ours, options.runs):
         ratios = cell["ratios of rounds"]
+        figures[cell["label"]] = median(ratios)
         failed += median(ratios) > MOST
         print(
             f"{cell['label']}: default / one thread {median(ratios):.3f}, "
             f"from {min(ratios):.3f} to {max(ratios):.3f}; others took {cell['others']:.0%}"
         )
-    print(f"{len(GUARDED) - failed} passed, {failed} failed")
-    return int(failed > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return Outcome(figures, len(GUARDED) - failed, failed)

@@ -1,10 +1,7 @@
-#!/usr/bin/env python3
 """Measure which lines and branches of the kernels and of the Cython layer the tests take.
 
-    scripts/check_coverage             the everyday tests
-    scripts/check_coverage --quick     the tests that CI measures: fewer, with a record of their own
-    scripts/check_coverage --missing   besides, name every line and branch that no test took
-    scripts/check_coverage --update    renew the record
+--quick runs fewer tests, with a record of their own; --update renews the record; --missing names
+every line and branch that no test took.
 
 Fails where a file has a lower share than tests/line_coverage/record.json says, by more than a
 percentage point, or where a test fails.
@@ -29,13 +26,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-COVERAGE = ROOT / "tests" / "line_coverage"
-RECORD = COVERAGE / "record.json"
-sys.path[:0] = [str(ROOT / "tests" / "mutants"), str(COVERAGE)]
+from checking import ROOT, Outcome
+from line_coverage.counts import Counts, cython_counts, kernel_counts, without_directives
+from mutants.extension import Extension
 
-from counts import Counts, cython_counts, kernel_counts, without_directives  # noqa: E402
-from extension import Extension  # noqa: E402
+RECORD = ROOT / "tests" / "line_coverage" / "record.json"
 
 ISAS = ("avx2", "portable")
 FLAGS = ("-O1", "--coverage", "-fprofile-update=atomic")
@@ -176,17 +171,16 @@ def figures(all_counts: list[Counts]) -> dict[str, object]:
     }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer tests")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--missing", action="store_true", help="name what no test took")
     parser.add_argument("--update", action="store_true", help=f"renew {RECORD.name}")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go")
-    arguments = parser.parse_args()
-    form = "quick" if arguments.quick else "full"
+
+
+def check(options: argparse.Namespace) -> Outcome:
+    form = "quick" if options.quick else "full"
     with tempfile.TemporaryDirectory() as scratch:
         extension = instrumented(Path(scratch))
-        if arguments.quick:
+        if options.quick:
             tests = [f"tests/test_{name}.py" for name in QUICK_TESTS]
             run_tests(extension, tests, *(f"--deselect={test}" for test in NOT_QUICK))
         else:
@@ -195,21 +189,14 @@ def main() -> int:
     got = {file: kinds for counts in all_counts for file, kinds in shares(counts).items()}
     for file, kinds in sorted(got.items()):
         print(f"{kinds['lines']:6.1f} % of lines {kinds['branches']:6.1f} % of branches  {file}")
-    if arguments.missing:
+    if options.missing:
         print("\n".join(line for counts in all_counts for line in missing(counts)))
     record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
-    if arguments.update:
+    if options.update:
         record[form] = rounded_down(got)
         RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures(all_counts)), encoding="utf-8")
     if form not in record:
         raise SystemExit(f"{RECORD} has no {form} form yet: --update makes it")
     complaints = below(got, record[form])
-    print("\n".join(complaints))
-    print(f"{len(got) - len(complaints)} passed, {len(complaints)} failed")
-    return bool(complaints)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    print(*complaints, sep="\n", end="\n" * bool(complaints))
+    return Outcome(figures(all_counts), len(got) - len(complaints), len(complaints))

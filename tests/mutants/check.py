@@ -1,11 +1,9 @@
-#!/usr/bin/env python3
 """Make faults by hand, one at a time, and see that the tests notice each.
 
-    scripts/check_mutants                every fault of tests/mutants/mutants.toml
-    scripts/check_mutants --quick        the few of them that CI makes
-    scripts/check_mutants NAME ...       these
-    scripts/check_mutants --likely ...   and only the tests where each should show: for a first look
-    scripts/check_mutants --anchors      only whether each fault still has its place in the sources
+The faults are those of tests/mutants/mutants.toml: with --quick the few that CI makes, with --only
+those named. --likely runs only the tests where each should show, for a first look; --anchors only
+looks whether each fault still has its place in the sources. --update renews the list in
+docs/reliability/mutants.md.
 
 Each fault is made in a copy of the sources, which is built with less optimisation and one
 instruction set, and the everyday tests run on it until one fails: those first where the fault
@@ -27,7 +25,6 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -38,12 +35,12 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from checking import ARM_COMPILER, ROOT, Outcome, build_over_kernels, run
+from mutants.extension import PACKAGE, Extension, compiler
+
 MUTANTS = ROOT / "tests" / "mutants"
 DRIVER = ROOT / "tests" / "kernel_driver"
-sys.path.insert(0, str(MUTANTS))
-
-from extension import PACKAGE, Extension, compiler  # noqa: E402
+LIST = ROOT / "docs" / "reliability" / "mutants.md"
 
 SECONDS = 1200  # for one run of the tests
 SECONDS_A_TEST = 60  # a fault may make a test wait for ever
@@ -88,7 +85,7 @@ class Mutant:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Verdict:
     """What became of a mutant."""
 
     mutant: Mutant
@@ -188,12 +185,12 @@ def wait_for(command: list[str], environment: dict[str, str], log: Path) -> int 
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def judge(mutant: Mutant, base: Extension, directory: Path, *, likely: bool) -> Outcome:
+def judge(mutant: Mutant, base: Extension, directory: Path, *, likely: bool) -> Verdict:
     """Build a mutant and run tests until one notices: with `likely` only those it names."""
     started = time.monotonic()
 
-    def outcome(caught_by: str, trouble: str = "") -> Outcome:
-        return Outcome(mutant, caught_by, trouble, time.monotonic() - started)
+    def outcome(caught_by: str, trouble: str = "") -> Verdict:
+        return Verdict(mutant, caught_by, trouble, time.monotonic() - started)
 
     extension = base.copied(directory)
     file = Path(PACKAGE, mutant.file)
@@ -216,7 +213,7 @@ def judge(mutant: Mutant, base: Extension, directory: Path, *, likely: bool) -> 
 # --- the kernel driver under qemu -----------------------------------------------------------------
 
 
-def judge_in_driver(mutant: Mutant, base: Extension, directory: Path) -> Outcome:
+def judge_in_driver(mutant: Mutant, base: Extension, directory: Path) -> Verdict:
     """The same for a fault that only an emulated processor meets."""
     started = time.monotonic()
     extension = base.copied(directory)
@@ -224,9 +221,9 @@ def judge_in_driver(mutant: Mutant, base: Extension, directory: Path) -> Outcome
     path.write_text(mutant.applied(path.read_text(encoding="utf-8")), encoding="utf-8")
     try:
         differs = digests(extension) != record()
-    except subprocess.CalledProcessError as error:
-        return Outcome(mutant, "", f"no driver: {error}", time.monotonic() - started)
-    return Outcome(mutant, NEON_TESTS if differs else "", "", time.monotonic() - started)
+    except SystemExit as error:
+        return Verdict(mutant, "", f"no driver: {error}", time.monotonic() - started)
+    return Verdict(mutant, NEON_TESTS if differs else "", "", time.monotonic() - started)
 
 
 def record() -> str:
@@ -235,23 +232,20 @@ def record() -> str:
 
 def digests(extension: Extension) -> str:
     """What the kernel driver prints on 64-bit Arm."""
-    program = extension.directory / "driver"
-    kernels = extension.package / "kernels"
-    sources = [str(DRIVER / "driver.c"), *(str(path) for path in sorted(kernels.glob("*.c")))]
-    objects = []
-    for source in sources:
-        objects.append(str(extension.directory / f"{Path(source).stem}.arm.o"))
-        flags = ["-std=c11", "-O1", "-ffp-contract=off", f"-I{kernels}", "-c"]
-        extension.run([*compiler("aarch64-linux-gnu-gcc"), *flags, source, "-o", objects[-1]])
-    extension.run(["aarch64-linux-gnu-gcc", "-static", *objects, "-o", str(program), "-lm"])
-    command = ["qemu-aarch64", str(program), "neon"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    program = build_over_kernels(
+        extension.directory / "driver",
+        [DRIVER / "driver.c"],
+        compiler(ARM_COMPILER),
+        ["-O1", "-static"],
+        kernels=extension.package / "kernels",
+    )
+    return run(["qemu-aarch64", program, "neon"])
 
 
 # --- all of them ----------------------------------------------------------------------------------
 
 
-def run_all(mutants: list[Mutant], jobs: int, scratch: Path, *, likely: bool) -> list[Outcome]:
+def run_all(mutants: list[Mutant], jobs: int, scratch: Path, *, likely: bool) -> list[Verdict]:
     """Judge them, some at a time, and hold the unchanged build to the same tests."""
     bases = {}
     for isa in sorted({mutant.isa for mutant in mutants}):
@@ -275,27 +269,28 @@ def run_all(mutants: list[Mutant], jobs: int, scratch: Path, *, likely: bool) ->
     return sorted(outcomes, key=lambda each: order.get(each.mutant.name, -1))
 
 
-def controls(isa: str, base: Extension, outcomes: list[Outcome]) -> list[Outcome]:
+def controls(isa: str, base: Extension, outcomes: list[Verdict]) -> list[Verdict]:
     """Trouble, if a test that caught a fault fails without it as well."""
     nobody = Mutant(f"no-fault-{isa}", "", "", "", "", ())
     if isa == "neon":
         good = digests(base) == record()
-        return [] if good else [Outcome(nobody, NEON_TESTS, "fails without a fault", 0)]
+        return [] if good else [Verdict(nobody, NEON_TESTS, "fails without a fault", 0)]
     tests = tuple(sorted({each.caught_by for each in outcomes if each.caught_by}))
     failed = first_failure(base, tests) if tests else ""
-    return [Outcome(nobody, failed, f"{failed} fails without a fault", 0)] if failed else []
+    return [Verdict(nobody, failed, f"{failed} fails without a fault", 0)] if failed else []
 
 
-def report(outcome: Outcome) -> None:
+def report(outcome: Verdict) -> None:
     verdict = outcome.trouble or outcome.caught_by or "SURVIVED"
     print(f"{outcome.seconds:6.1f} s  {outcome.mutant.name}: {verdict}", flush=True)
 
 
-def as_table(outcomes: list[Outcome], left_out: list[Mutant]) -> str:
+def as_table(outcomes: list[Verdict], left_out: list[Mutant]) -> str:
     """The list for docs/reliability/mutants.md."""
     head = (
         "# The faults that the tests notice\n\n"
-        "Made by `scripts/check_mutants` from `tests/mutants/mutants.toml`; do not edit.\n\n"
+        "Made by `scripts/check mutants --update` from `tests/mutants/mutants.toml`; do not edit."
+        "\n\n"
         "| fault | in | broken promise | first test that failed |\n| --- | --- | --- | --- |\n"
     )
     rows = [
@@ -314,7 +309,7 @@ def named(test: str) -> str:
     return f"`{test.removeprefix('tests/')}`" if "::" in test else test
 
 
-def figures(outcomes: list[Outcome]) -> dict[str, object]:
+def figures(outcomes: list[Verdict]) -> dict[str, object]:
     caught = [each for each in outcomes if each.caught_by and not each.trouble]
     return {
         "faults made": sum(not each.mutant.name.startswith("no-fault") for each in outcomes),
@@ -326,46 +321,38 @@ def figures(outcomes: list[Outcome]) -> dict[str, object]:
     }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    known = {mutant.name: mutant for mutant in read_mutants()}
-    parser.add_argument("names", nargs="*", metavar="NAME", help="faults to make; none: all")
-    parser.add_argument("--quick", action="store_true", help="only those that CI makes")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="faults to make")
     parser.add_argument("--likely", action="store_true", help="only the tests each fault names")
     parser.add_argument("--anchors", action="store_true", help="only look for their places")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="where the list goes")
-    arguments = parser.parse_args()
-    unknown = set(arguments.names) - set(known)
+    parser.add_argument("--update", action="store_true", help=f"renew {LIST.name}")
+
+
+def check(options: argparse.Namespace) -> Outcome:
+    known = {mutant.name: mutant for mutant in read_mutants()}
+    unknown = set(options.only or ()) - set(known)
     if unknown:
-        parser.error(f"no such fault: {', '.join(sorted(unknown))}")
-    mutants = [known[name] for name in arguments.names] or [
-        mutant for mutant in known.values() if mutant.quick or not arguments.quick
+        raise SystemExit(f"no such fault: {', '.join(sorted(unknown))}")
+    chosen = [known[name] for name in options.only or ()] or [
+        mutant for mutant in known.values() if mutant.quick or not options.quick
     ]
-    left_out = [mutant for mutant in mutants if not runs_here(mutant.isa)]
+    mutants = [mutant for mutant in chosen if runs_here(mutant.isa)]
+    left_out = [mutant for mutant in chosen if not runs_here(mutant.isa)]
     if left_out:
         print(f"left out, for want of the processor: {len(left_out)}")
-        mutants = [mutant for mutant in mutants if runs_here(mutant.isa)]
         if not mutants:
-            parser.error("no fault is left")
+            raise SystemExit("no fault is left")
     complaints = misplaced(list(known.values()))
     print("\n".join(complaints) or f"{len(known)} faults, each in its place")
-    if complaints or arguments.anchors:
-        return bool(complaints)
+    if complaints or options.anchors:
+        return Outcome({}, len(known) - len(complaints), len(complaints))
     with tempfile.TemporaryDirectory() as scratch:
-        outcomes = run_all(mutants, arguments.jobs or 1, Path(scratch), likely=arguments.likely)
-    if arguments.table:
-        arguments.table.write_text(as_table(outcomes, left_out), encoding="utf-8")
-    result = figures(outcomes)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result), encoding="utf-8")
-    for each in outcomes:
+        verdicts = run_all(mutants, options.jobs or 1, Path(scratch), likely=options.likely)
+    if options.update:
+        LIST.write_text(as_table(verdicts, left_out), encoding="utf-8")
+    for each in verdicts:
         if each.trouble or not each.caught_by:
             report(each)
-    print(f"{result['caught']} passed, {len(outcomes) - result['caught']} failed")
-    return int(result["caught"] != len(outcomes))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    result = figures(verdicts)
+    return Outcome(result, result["caught"], len(verdicts) - result["caught"])

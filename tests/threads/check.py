@@ -1,7 +1,4 @@
-#!/usr/bin/env python3
 """Threads: data races, labels that change during a call, calls from a caller's parallel regions.
-
-    scripts/check_threads [--quick] [--json FILE]
 
 Needs the package installed with `.[test]`, Linux, gcc with its libtsan, and clang with its OpenMP
 library and Archer (Debian 12: gcc clang libomp-dev).
@@ -13,16 +10,19 @@ Must not know what the scripts compute.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+import checking
+from checking import ROOT, Outcome, run
+
+from xent_fast._binding import engine
+
 ROOM = ROOT / "tests" / "threads"
 TIME_LIMIT = 3600
 
@@ -39,23 +39,9 @@ exec clang "${{@/-O3/-O1}}" "${{flags[@]}}"
 """
 
 
-def figures_of(
-    script: str,
-    *arguments: str,
-    environment: dict[str, str] | None = None,
-    prefix: tuple[str, ...] = (),
-) -> dict[str, int]:
+def figures_of(script: str, *arguments: str, **circumstances: Any) -> dict[str, int]:
     """The figures that a script of the room prints last."""
-    done = subprocess.run(
-        [*prefix, sys.executable, str(ROOM / script), *arguments],
-        check=True,
-        timeout=TIME_LIMIT,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | (environment or {}),
-    )
-    lines = done.stdout.splitlines()
-    return json.loads(lines[-1]) if lines else {}
+    return checking.figures_of(ROOM / script, *arguments, seconds=TIME_LIMIT, **circumstances)
 
 
 # --- parallel regions of a caller -----------------------------------------------------------------
@@ -66,10 +52,7 @@ def check_nested(directory: Path) -> dict[str, int]:
     libraries = []
     for compiler in ("gcc", "clang"):
         library = directory / f"nested-{compiler}.so"
-        source = str(ROOM / "nested.c")
-        subprocess.run(
-            [compiler, "-fopenmp", "-shared", "-fPIC", source, "-o", str(library)], check=True
-        )
+        run([compiler, "-fopenmp", "-shared", "-fPIC", ROOM / "nested.c", "-o", library])
         libraries.append(str(library))
     figures = figures_of("nested.py", *libraries)
     return {
@@ -111,19 +94,8 @@ class Sanitizer:
         self._build()
 
     def _build(self) -> None:
-        active = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                "from xent_fast._binding import engine as e; print(e.available_isas()[0])",
-            ],
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=self.directory,
-        ).stdout.strip()
         compiler = self.directory / "cc"
-        compiler.write_text(COMPILER.format(isa=active), encoding="utf-8")
+        compiler.write_text(COMPILER.format(isa=engine.available_isas()[0]), encoding="utf-8")
         compiler.chmod(0o755)
         environment = {
             "CC": str(compiler),
@@ -131,22 +103,8 @@ class Sanitizer:
             "XENT_FAST_REQUIRE_OPENMP": "1",
         }
         options = os.environ.get("CHECK_THREADS_PIP_OPTIONS", "").split()
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pip",
-                "install",
-                "-q",
-                "--no-deps",
-                *options,
-                "--target",
-                str(self.package),
-                str(ROOT),
-            ],
-            check=True,
-            env=os.environ | environment,
-        )
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", *options]
+        run([*pip, "--target", self.package, ROOT], env=os.environ | environment)
 
     def run(self, *arguments: str, archer: bool = True) -> tuple[dict[str, int], int]:
         """A program's figures, and the number of races reported."""
@@ -169,18 +127,13 @@ class Sanitizer:
         return figures, races
 
 
-def answer(*question: str) -> Path:
-    done = subprocess.run(question, check=True, stdout=subprocess.PIPE, text=True)
-    return Path(done.stdout.strip())
-
-
 def sanitizer_library() -> Path:
-    return answer("gcc", "-print-file-name=libtsan.so").resolve()
+    return Path(run(["gcc", "-print-file-name=libtsan.so"]).strip()).resolve()
 
 
 def archer_library() -> Path:
     """It lies beside clang's OpenMP library, two folders above the compiler's own files."""
-    return answer("clang", "-print-resource-dir").parents[1] / "libarcher.so"
+    return Path(run(["clang", "-print-resource-dir"]).strip()).parents[1] / "libarcher.so"
 
 
 def check_races(directory: Path, quick: bool) -> dict[str, int]:
@@ -199,28 +152,22 @@ def check_races(directory: Path, quick: bool) -> dict[str, int]:
     return found
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer calls")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+def check(options: argparse.Namespace) -> Outcome:
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         figures = (
-            check_races(directory, arguments.quick)
-            | check_labels(arguments.quick)
+            check_races(directory, options.quick)
+            | check_labels(options.quick)
             | check_nested(directory)
         )
-    text = json.dumps(figures, indent=2)
-    print(text)
-    if arguments.json:
-        arguments.json.write_text(text, encoding="utf-8")
+    print(*(f"{name}: {value}" for name, value in figures.items()), sep="\n")
+    wrong = [
+        figures["data races"],
+        figures["writes or reads outside, wrong other rows"],
+        figures["of them wrong"],
+    ]
     if figures["reports of the deliberate race"] == 0:
         print("ThreadSanitizer sees nothing")
-        return 1
-    wrong = ("data races", "writes or reads outside, wrong other rows", "of them wrong")
-    return int(any(figures[name] for name in wrong))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        wrong[0] += 1
+    failed = sum(map(bool, wrong))
+    return Outcome(figures, len(wrong) - failed, failed)

@@ -1,7 +1,4 @@
-#!/usr/bin/env python3
 """Processes: pools, forks beside other OpenMP libraries, interrupts, killed workers.
-
-    scripts/check_processes [--quick] [--json FILE]
 
 Needs the package installed with `.[test]`, Linux and a C compiler; scikit-learn and PyTorch, where
 they are installed, are the neighbours (`.[examples]`, `.[test-peers]`).
@@ -14,36 +11,26 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
-import json
 import multiprocessing
-import os
-import subprocess
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).resolve().parent.parent / "tests"
-ROOM = TESTS / "processes"
+import checking
+from checking import ROOT, Outcome
+from processes.second_libgomp import build_second_libgomp
+
+ROOM = ROOT / "tests" / "processes"
 TIME_LIMIT = 600
-
-sys.path.insert(0, str(ROOM))
-
-from second_libgomp import build_second_libgomp  # noqa: E402
 
 
 def figures_of(script: str, *arguments: str) -> dict[str, Any]:
     """The figures that a script of the room prints last; a hang is an error."""
-    done = subprocess.run(
-        [sys.executable, str(ROOM / script), *arguments],
-        check=True,
-        timeout=TIME_LIMIT,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "2"},
+    environment = {"OMP_NUM_THREADS": "2"}
+    return checking.figures_of(
+        ROOM / script, *arguments, environment=environment, seconds=TIME_LIMIT
     )
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def check_pools(quick: bool) -> dict[str, int]:
@@ -97,31 +84,17 @@ def check_signals(quick: bool) -> dict[str, int]:
     }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    figures = (
-        check_pools(arguments.quick)
-        | check_neighbours(arguments.quick)
-        | check_signals(arguments.quick)
-    )
-    text = json.dumps(figures, indent=2)
-    print(text)
-    if arguments.json:
-        arguments.json.write_text(text, encoding="utf-8")
+def check(options: argparse.Namespace) -> Outcome:
+    parts = [part(options.quick) for part in (check_pools, check_neighbours, check_signals)]
+    figures = {name: value for part in parts for name, value in part.items()}
+    print(*(f"{name}: {value}" for name, value in figures.items()), sep="\n")
+    wrong = [
+        figures["of them wrong"],
+        figures["of those wrong"],
+        figures["incomplete outputs"] + figures["of these with a wrong result elsewhere"],
+    ]
     if figures["most libgomps in a process"] < 2:
         print("no second libgomp was loaded: nothing was shown")
-        return 1
-    wrong = (
-        "of them wrong",
-        "of those wrong",
-        "incomplete outputs",
-        "of these with a wrong result elsewhere",
-    )
-    return int(any(figures[name] for name in wrong))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        wrong[1] += 1
+    failed = sum(map(bool, wrong))
+    return Outcome(figures, len(wrong) - failed, failed)

@@ -1,21 +1,19 @@
-#!/usr/bin/env python
 """Memory: nothing outside a buffer is touched, nothing leaks, a failed allocation changes nothing.
 
-    scripts/check_memory [--quick] [--json FILE] [--only STEP ...]
-
-Runs in the Python that has the package installed, `pip install '.[test]'`. Steps:
+Steps, of which --only takes some:
 
 calls        every public function over arrays beside pages that may not be touched
 kernels      every kernel likewise, as a C program: on this processor; without --quick also for
-             64-bit Arm under qemu and for AVX-512 under an emulator (see the scripts named below)
+             64-bit Arm under qemu and for AVX-512 under an emulator
 sanitizers   that program built with AddressSanitizer and UndefinedBehaviorSanitizer
 allocations  every allocation of every public function fails in turn
 references   every public function, and every way to call it wrongly, 10,000 times
-suite        the everyday tests with an extension built with both sanitizers and Cython's checks;
-             not with --quick
+suite        the everyday tests with an extension built with both sanitizers and Cython's checks
+
+With --quick, kernels and sanitizers alone: the other steps have their short forms among the tests.
 
 Needs a C compiler with both sanitizers (gcc has them); without --quick also what
-scripts/check_isa_bits --emulate-avx512 needs.
+`scripts/check instruction-sets` needs.
 
 Knows: the programs in tests/memory, compilers and their sanitizers.
 Must not know: what those programs check.
@@ -24,22 +22,27 @@ Must not know: what those programs check.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
-import subprocess
 import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from checking import (
+    ARM_COMPILER,
+    ROOT,
+    Outcome,
+    build_over_kernels,
+    compiler,
+    figures_of,
+    run,
+    with_avx512_emulated,
+)
+
 PROGRAMS = ROOT / "tests/memory"
-KERNELS = ROOT / "src/xent_fast/kernels"
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
-ARM_COMPILER = "aarch64-linux-gnu-gcc"
 # They limit the address space, of which AddressSanitizer takes terabytes.
 NEED_ADDRESS_SPACE = (
     "tests/test_bad_input.py::test_allocation_fails",
@@ -48,30 +51,11 @@ NEED_ADDRESS_SPACE = (
 Figures = dict[str, int]
 
 
-def run(command: list[object], **options: object) -> str:
-    """Standard output of a command, which must succeed."""
-    words = [str(word) for word in command]
-    finished = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False, **options)
-    if finished.returncode:
-        print(finished.stdout, end="")
-        raise SystemExit(f"FAILED ({finished.returncode}): {' '.join(words)}")
-    return finished.stdout
-
-
-def figures_of(program: str, quick: bool) -> Figures:
-    """Runs one of the Python programs of tests/memory."""
-    with tempfile.TemporaryDirectory() as directory:
-        file = Path(directory) / "figures.json"
-        words = [sys.executable, PROGRAMS / program, "--json", file, *["--quick"] * quick]
-        print(run(words), end="", flush=True)
-        return json.loads(file.read_text(encoding="utf-8"))
-
-
 # --- the steps ------------------------------------------------------------------------------------
 
 
 def check_calls(quick: bool) -> Figures:
-    figures = figures_of("guard_pages.py", quick)
+    figures = figures_of(PROGRAMS / "guard_pages.py", *["--quick"] * quick)
     return {"calls over guarded arrays": figures["guarded_calls"]}
 
 
@@ -85,10 +69,8 @@ def check_kernels(quick: bool) -> Figures:
             emulated = ["qemu-aarch64", arm, "neon"]
             figures[guarded_cases("neon, under qemu")] = int(run(emulated))
             if "avx512" not in isas:
-                emulator = ROOT / "scripts/run_with_avx512_emulation.sh"
-                figures[guarded_cases("avx512, emulated")] = int(
-                    run([emulator, program, "avx512", "quick"])
-                )
+                emulated_cases = with_avx512_emulated(program, "avx512", "quick")
+                figures[guarded_cases("avx512, emulated")] = int(emulated_cases)
         return figures
 
 
@@ -105,7 +87,7 @@ def check_sanitizers(quick: bool) -> Figures:
 
 
 def check_allocations(quick: bool) -> Figures:
-    figures = figures_of("allocation_failures.py", quick)
+    figures = figures_of(PROGRAMS / "allocation_failures.py", *["--quick"] * quick)
     return {
         "calls whose allocations fail in turn": figures["calls"],
         "allocations that failed": figures["failures_injected"],
@@ -117,7 +99,7 @@ def check_allocations(quick: bool) -> Figures:
 
 
 def check_references(quick: bool) -> Figures:
-    figures = figures_of("references.py", quick)
+    figures = figures_of(PROGRAMS / "references.py", *["--quick"] * quick)
     return {
         "calls repeated": figures["calls_repeated"],
         "errors repeated": figures["errors_repeated"],
@@ -158,14 +140,10 @@ STEPS: dict[str, Callable[[bool], Figures]] = {
     "references": check_references,
     "suite": check_suite,
 }
-SHORT_STEPS = tuple(name for name in STEPS if name != "suite")
+QUICK_STEPS = ("kernels", "sanitizers")
 
 
 # --- building -------------------------------------------------------------------------------------
-
-
-def compiler() -> list[str]:
-    return os.environ.get("CC", "cc").split()
 
 
 def guarded_cases(isa: str) -> str:
@@ -173,19 +151,7 @@ def guarded_cases(isa: str) -> str:
 
 
 def build_driver(using: list[str], program: Path, flags: list[str]) -> Path:
-    """The C program over the kernels, its files compiled side by side."""
-    sources = [PROGRAMS / "guarded_kernels.c", *sorted(KERNELS.glob("*.c"))]
-
-    def compiled(source: Path) -> Path:
-        result = program.with_name(f"{program.name}-{source.stem}.o")
-        run([*using, "-std=c11", "-ffp-contract=off", *flags, f"-I{KERNELS}", "-c", source,
-             "-o", result])  # fmt: skip
-        return result
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compiled, sources))
-    run([*using, *flags, *objects, "-lm", "-o", program])
-    return program
+    return build_over_kernels(program, [PROGRAMS / "guarded_kernels.c"], using, flags)
 
 
 def sanitized_environment(directory: Path) -> Path:
@@ -205,22 +171,16 @@ def sanitized_environment(directory: Path) -> Path:
     return python
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer cases, no emulator, no suite")
-    parser.add_argument("--json", help="where to write the figures")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", choices=STEPS, metavar="STEP")
-    arguments = parser.parse_args()
+
+
+def check(options: argparse.Namespace) -> Outcome:
     figures: Figures = {}
-    for name in arguments.only or (SHORT_STEPS if arguments.quick else STEPS):
+    steps = options.only or (QUICK_STEPS if options.quick else STEPS)
+    for name in steps:
         print(f"-- {name}", flush=True)
-        figures |= STEPS[name](arguments.quick)
-    figures["reports"] = 0  # the first one ends the run
-    for name, value in figures.items():
-        print(f"{name}: {value:,}")
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(figures), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+        found = STEPS[name](options.quick)
+        print(*(f"{name}: {value:,}" for name, value in found.items()), sep="\n", flush=True)
+        figures |= found
+    return Outcome(figures | {"reports": 0}, len(steps), 0)  # the first report ends the run

@@ -1,9 +1,6 @@
-#!/usr/bin/env python3
 """Batches beyond 2^31 and 2^32: rows, classes of one row, entries, bytes from one row to the next.
 
-    scripts/check_size                 everything: some minutes, 9 GiB of memory
-    scripts/check_size --quick         what CI runs: seconds, less than 1 GiB
-    scripts/check_size --json FILE     write the figures to FILE
+The whole takes 9 GiB of memory, --quick less than 1 GiB.
 
 Memory that is only read is the system's page of zeros; memory that is written is the same 32 MiB
 again and again, but for both ends, which are compared with the results of a small batch (bit for
@@ -19,23 +16,17 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import math
 import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
+from checking import Outcome
 from numpy.lib.stride_tricks import as_strided
+from size.memory import at_stride, recurring, zeros
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
-from size.memory import at_stride, recurring, zeros  # noqa: E402
-
-import xent_fast  # noqa: E402
+import xent_fast
 
 BEYOND_31, BEYOND_32 = 2**31 + 37, 2**32 + 37
 END = 37  # rows or classes that are compared at either end
@@ -237,20 +228,19 @@ def all_checks() -> Iterator[Check]:
     yield named(many_row_losses, BEYOND_31)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--json", type=Path)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", default="", help="checks whose name contains this")
-    options = parser.parse_args()
+
+
+def check(options: argparse.Namespace) -> Outcome:
     faults, count = [], 0
-    for name, check in quick_checks() if options.quick else all_checks():
+    for name, function in quick_checks() if options.quick else all_checks():
         if options.only not in name:
             continue
         count += 1
         started = time.monotonic()
         try:
-            check()
+            function()
         except (AssertionError, OSError, MemoryError) as fault:
             faults.append(name)
             print(f"FAILED {name}: {type(fault).__name__} {fault}")
@@ -258,6 +248,7 @@ def main() -> int:
             print(f"ok     {name}: {time.monotonic() - started:.1f} s", flush=True)
         gc.collect()
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"at most {largest:.1f} GiB mapped")
     figures = {
         "checks": count,
         "failed": len(faults),
@@ -265,11 +256,4 @@ def main() -> int:
         "most rows": BEYOND_32,
         "widest step from row to row, bytes": 2**34 + 64,
     }
-    print(f"{count - len(faults)} passed, {len(faults)} failed; at most {largest:.1f} GiB mapped")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return 1 if faults else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return Outcome(figures, count - len(faults), len(faults))

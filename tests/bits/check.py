@@ -1,16 +1,11 @@
-#!/usr/bin/env python3
 """Whether the installed package gives the bits that are kept in the repository.
-
-    scripts/check_bits                 every case, instruction set and circumstance of this machine
-    scripts/check_bits --quick         without the circumstances
-    scripts/check_bits --update        renew the record of every instruction set that runs here
-    scripts/check_bits --json FILE     write the figures to FILE
 
 A machine that passes computes the same bits as every other that does. The cases are those of
 src/xent_fast/_bits/cases.py; fma.txt beside it has a digest of each for the instruction sets with
 fused multiply-add, portable.txt for the portable path. --update renews those of the checkout, by
-the package that is installed. The circumstances are numbers of threads,
-and in place or not.
+the package that is installed. Each case runs in several circumstances: numbers of threads, in place
+or not. --quick takes the first instruction set of this machine alone: tests/test_digests.py has
+every set, without circumstances.
 
 Needs nothing but the package in the active Python.
 
@@ -20,28 +15,26 @@ Knows: the record. Must not know: what a case is made of.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
-import sys
 from pathlib import Path
+
+from checking import ROOT, Outcome
 
 from xent_fast import _bits
 from xent_fast._binding import engine
 
-ROOT = Path(__file__).resolve().parent.parent
 INSTALLED = Path(_bits.__file__).parent
 CHECKOUT = ROOT / "src" / "xent_fast" / "_bits"
 
 
-def check(isa: str, with_circumstances: bool) -> tuple[int, list[str]]:
+def faults_of(isa: str) -> tuple[int, list[str]]:
     """How many cases there are, and what is wrong with the bits of one instruction set."""
     results, faults = [], []
     for case in _bits.all_cases():
         got = _bits.digest_of(case)
         results.append((case, got))
-        if with_circumstances:
-            shows = _bits.circumstances_that_show(case, got)
-            faults += [f"{case.name}: other bits with {it}" for it in shows]
+        shows = _bits.circumstances_that_show(case, got)
+        faults += [f"{case.name}: other bits with {it}" for it in shows]
     return len(results), _bits.differences(isa, results) + faults
 
 
@@ -54,31 +47,24 @@ def update(isas: tuple[str, ...]) -> None:
             shutil.copy(record, CHECKOUT)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--update", action="store_true")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--update", action="store_true", help="renew the record")
+
+
+def check(options: argparse.Namespace) -> Outcome:
     isas = engine.available_isas()
     if options.update:  # sets that share a record are compared with what the last one wrote
         update(isas)
+    isas = isas[:1] if options.quick else isas
     figures: dict[str, int | str] = {"instruction sets": ", ".join(isas), "runs": 0}
-    all_faults: list[str] = []
+    different = right = 0
     for isa in isas:
         engine.use_isa(isa)
-        count, faults = check(isa, not options.quick)
-        figures["cases"] = count
-        figures["runs"] += count * (1 if options.quick else 1 + len(_bits.CIRCUMSTANCES))
+        count, faults = faults_of(isa)
+        runs = count * (1 + len(_bits.CIRCUMSTANCES))
+        figures |= {"runs": figures["runs"] + runs, "cases": count}
         print(f"{'FAILED' if faults else 'ok    '} {isa}: {count} cases, {len(faults)} differ")
-        if faults:
-            print("\n".join(faults[:10]))
-        all_faults += faults
-    figures["different"] = len(all_faults)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return 1 if all_faults else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        print(*faults[:10], sep="\n", end="\n" * bool(faults))
+        different += len(faults)
+        right += not faults
+    return Outcome(figures | {"different": different}, right, len(isas) - right)

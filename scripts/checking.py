@@ -1,0 +1,98 @@
+"""What the programs of the checks share: their outcome, commands, C programs over the kernels.
+
+Knows: where the kernels lie, how compilers are called. Must not know: any check.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+KERNELS = ROOT / "src" / "xent_fast" / "kernels"
+ARM_COMPILER = "aarch64-linux-gnu-gcc"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a check found: figures for docs/reliability.md, and how many of its parts passed."""
+
+    figures: Mapping[str, int | float | str]
+    passed: int
+    failed: int
+
+
+def run(command: Iterable[object], **options: Any) -> str:
+    """Standard output of a command; one that fails ends the check, with what it said."""
+    words = [str(word) for word in command]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False, **options)
+    if done.returncode:
+        raise SystemExit(f"{done.stdout}FAILED ({done.returncode}): {' '.join(words)}")
+    return done.stdout
+
+
+def figures_of(
+    program: Path,
+    *arguments: object,
+    environment: Mapping[str, str] | None = None,
+    prefix: Iterable[str] = (),
+    seconds: float | None = None,
+) -> dict[str, Any]:
+    """The JSON object that a Python program prints last."""
+    output = run(
+        [*prefix, sys.executable, program, *arguments],
+        timeout=seconds,
+        env=os.environ | (environment or {}),
+    )
+    *said, last = output.splitlines()
+    print(*said, sep="\n", end="\n" * bool(said), flush=True)
+    return json.loads(last)
+
+
+def in_parallel(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(function, items))
+
+
+def compiler() -> list[str]:
+    """The C compiler of this machine, as CC says."""
+    return os.environ.get("CC", "cc").split()
+
+
+def build_over_kernels(
+    program: Path,
+    sources: Iterable[Path],
+    using: list[str],
+    flags: list[str],
+    *,
+    flags_of: Callable[[Path], list[str]] = lambda source: [],
+    link: Iterable[str] = (),
+    kernels: Path = KERNELS,
+) -> Path:
+    """A C program of these sources and the kernels, its files compiled side by side."""
+
+    def compiled(source: Path) -> Path:
+        result = program.with_name(f"{program.name}-{source.stem}.o")
+        common = ["-std=c11", "-ffp-contract=off", *flags, *flags_of(source), f"-I{kernels}"]
+        run([*using, *common, "-c", source, "-o", result])
+        return result
+
+    objects = in_parallel(compiled, [*sources, *sorted(kernels.glob("*.c"))])
+    run([*using, *flags, *link, *objects, "-lm", "-o", program])
+    return program
+
+
+def with_avx512_emulated(program: Path, *arguments: object) -> str:
+    """What a static program prints on an emulated processor that has AVX-512."""
+    command: list[object] = [ROOT / "scripts" / "run_with_avx512_emulation.sh"]
+    if shutil.which("bochs") is None and os.geteuid() == 0:
+        command.append("--install")
+    return run([*command, program, *arguments])
