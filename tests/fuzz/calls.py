@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from xent_fast._bits.functions import FUNCTIONS, Function
+from xent_fast._bits.functions import DTYPES, FUNCTIONS, Function, swapped
 
-FLOATS = ("f4", "f8")
+FLOATS = tuple(np.dtype(dtype).name for dtype in DTYPES)
 OTHER_DTYPES = ("f2", "g", "i4", "?", "c16", "O", "U3", "u1", "M8[s]", "V4")
 INTEGERS = ("i8", "i4", "i2", "i1", "u1", "u2", "u4", "u8")
 SPECIAL_VALUES = (np.nan, np.inf, -np.inf, 0.0, -0.0, 1e30, -1e30, 1e-40, 3e38, -60.0)
@@ -141,7 +141,7 @@ def laid_out(call: Call, c: Choices, values: np.ndarray) -> Any:
 def in_strides(call: Call, c: Choices, values: np.ndarray) -> np.ndarray:
     """Any order of the axes, any signs, gaps, an offset that misaligns, any byte order."""
     way = c.byte()
-    dtype = values.dtype.newbyteorder() if way & 7 == 7 else values.dtype
+    dtype = (swapped(values) if way & 7 == 7 else values).dtype
     if dtype.hasobject:
         return values
     gaps, offset = (way >> 3 & 3) * dtype.itemsize, 1 if way & 0xE0 == 0xE0 else 0

@@ -16,9 +16,12 @@ from calls import Call, grad_of_ranges, take_call
 
 import xent_fast
 from xent_fast import reference
+from xent_fast._bits.functions import is_half
 
 DOCUMENTED = (TypeError, ValueError, IndexError, MemoryError)  # AxisError is the second and third
 TOLERANCE = {4: 5e-6, 8: 1e-9}
+# Bits behind the point, smallest normal and largest number.
+HALVES = {"float16": (10, 2.0**-14, 65504.0), "bfloat16": (7, 2.0**-126, 3.39e38)}
 # Results are compared where no argument is larger, and no weight or option smaller but 0: beyond,
 # overflow and cancellation have the say.
 MOST_COMPARED = 1e4
@@ -142,6 +145,8 @@ def is_moderate(argument: Any, *, may_be_special: bool = False) -> bool:
         values = np.asarray(argument)
     except (ValueError, TypeError):
         return False
+    if values.dtype.name == "bfloat16":
+        values = values.astype("f4")
     if values.dtype.kind not in "fiu":
         return argument is None or isinstance(argument, (str, bool, np.bool_)) or values.size == 0
     special = ~np.isfinite(values)
@@ -164,10 +169,12 @@ def check_alike(call: Call, got: np.ndarray, want: np.ndarray, size: float) -> N
     with np.errstate(all="ignore"):
         bound = TOLERANCE[precision] * (size + np.abs(want[np.isfinite(want)]).max(initial=0.0))
         near = (np.abs(got - want) <= bound) | (np.isnan(got) & np.isnan(want)) | (got == want)
-        if got.dtype == np.float16:  # rounded once more, to the nearest
-            half_ulp = np.spacing(np.abs(want).astype(np.float16)).astype("f8") / 2
-            near |= np.abs(got - want) <= bound + half_ulp
-            near |= np.isinf(got) & (np.abs(want) + bound > np.finfo(np.float16).max)
+        if is_half(got.dtype):  # rounded once more, to the nearest
+            digits, least, largest = HALVES[got.dtype.name]
+            size = np.exp2(np.floor(np.log2(np.maximum(np.abs(want), least))))
+            got = got.astype("f8")
+            near |= np.abs(got - want) <= bound + size * 2.0**-digits / 2
+            near |= np.isinf(got) & (np.abs(want) + bound > largest)
         if precision == 4:
             near |= np.isinf(got) & (np.abs(want) > 3e38)
     if not near.all():

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from xent_fast._bits.functions import FUNCTIONS, OUTPUTS, Batch, Call, Function, arrays_of
+from xent_fast._bits.functions import FUNCTIONS, OUTPUTS, Batch, Call, Function, arrays_of, swapped
 
 __all__ = ["LAYOUTS", "OUTPUTS", "Call", "arrays_of", "every_call"]
 
@@ -37,8 +37,6 @@ def every_call(
 
 def calls_of(function: Function, batch: Batch, layout: str) -> Iterator[Call]:
     """One function's, over arrays that no two calls share."""
-    if np.dtype(batch.logits.dtype).itemsize == 2 and not function.takes_halves:
-        return
     for kind in function.kinds:
         variants = function.variants(kind)
         for variant in variants if layout == "rows" else [v for v in variants if v not in NUMBERS]:
@@ -87,7 +85,7 @@ def laid_out(values: np.ndarray, layout: str) -> np.ndarray:
     if layout == "fortran":
         return np.array(values, order="F")
     if layout == "byte_swapped":
-        return values.astype(values.dtype.newbyteorder())
+        return swapped(values)
     if layout == "reversed":
         return values[::-1].copy()[::-1]
     if layout == "padded" and values.ndim == 2:

@@ -15,9 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from xent_fast._bits.functions import FUNCTIONS, Array, Batch, Function, arrays_of
+from xent_fast._bits.functions import (
+    DTYPES,
+    FUNCTIONS,
+    Array,
+    Batch,
+    Function,
+    arrays_of,
+    is_half,
+    swapped,
+)
 
-DTYPES: tuple[type[Any], ...] = (np.float32, np.float64, np.float16)
 LABEL_TYPES = ("int64", "int32", "uint16", "int8", "uint8", "int16", "uint32", "uint64")
 # On both sides of every border: a vector, rows or classes side by side, a block, a row for all
 # threads.
@@ -42,7 +50,7 @@ def words(seed: int, count: int) -> Array:
 
 
 def bell(seed: int, count: int, dtype: type[Any]) -> Array:
-    """A bell of numbers over [-16, 16]: of 18 bits, in float64 45, so that float16 alone rounds."""
+    """A bell of numbers over [-16, 16]: of 18 bits, in float64 45, so that 16 bits alone round."""
     word = words(seed, count)
     number = np.full(count, -2 * 0xFFFF, np.int64)
     for shift in (0, 16, 32, 48):
@@ -55,15 +63,15 @@ def bell(seed: int, count: int, dtype: type[Any]) -> Array:
 
 def special_rows(rows: Array) -> None:
     """Change the last rows into what goes wrong elsewhere."""
-    classes, is_half = rows.shape[1], rows.dtype == np.float16
+    classes, is_small = rows.shape[1], rows.dtype == np.float16
     confident, masked, nan, infinite, offset, huge, far, nothing = rows[-SPECIAL_ROWS:]
     confident[classes // 2] += 80
     masked[1::3] = -np.inf
     nan[-1] = np.nan
     infinite[classes // 3] = np.inf
-    offset[:] = offset.astype(np.int64) * 8 + (20_000 if is_half else 100_000_000)
-    huge[:] = -6e4 if is_half else -1e30
-    huge[1::2] = 6e4 if is_half else 1e30
+    offset[:] = offset.astype(np.int64) * 8 + (20_000 if is_small else 100_000_000)
+    huge[:] = -6e4 if is_small else -1e30
+    huge[1::2] = 6e4 if is_small else 1e30
     far[classes // 2 + 1 :] -= 740 if rows.dtype == np.float64 else 100
     nothing[:] = -np.inf
 
@@ -141,7 +149,7 @@ LAYOUTS: dict[str, Callable[[Array], tuple[Array, int]]] = {
     "every second class": lambda a: (_placed(a, _empty(a, 1, 2)[:, ::2]), -1),
     "fortran": lambda a: (np.asfortranarray(a), -1),
     "misaligned": lambda a: (_misaligned(a), -1),
-    "byte-swapped": lambda a: (a.astype(a.dtype.newbyteorder()), -1),
+    "byte-swapped": lambda a: (swapped(a), -1),
     "classes first": lambda a: (np.ascontiguousarray(a.T), 0),
     "classes second of three": lambda a: (np.ascontiguousarray(a.T)[None], 1),
     "classes last of three": lambda a: (a[:, None], -1),
@@ -199,16 +207,15 @@ def _case(function: Function, batch: Batch, kind: str | None, variant: str, layo
     return Case(line, batch.classes, layout, run)
 
 
-def _is_recorded(function: Function, dtype: type[Any]) -> bool:
+def _is_recorded(function: Function) -> bool:
     alone = {other.loss_alone for other in FUNCTIONS.values()}
-    is_here = function.is_compiled and function.name not in alone
-    return is_here and (dtype != np.float16 or function.takes_halves)
+    return function.is_compiled and function.name not in alone
 
 
-def _cases_of(batch: Batch, dtype: type[Any]) -> Iterator[Case]:
+def _cases_of(batch: Batch) -> Iterator[Case]:
     classes = batch.classes
     for function in FUNCTIONS.values():
-        if not _is_recorded(function, dtype):
+        if not _is_recorded(function):
             continue
         for kind in function.kinds:
             for variant in function.variants(kind):
@@ -237,9 +244,9 @@ def all_cases(most_classes: int = max(SHARED_CLASSES)) -> Iterator[Case]:
     """Every case, in the order of the digests of its line; contiguous rows before other layouts."""
     for dtype in DTYPES:
         numbers = (*FEW_CLASSES, *MANY_CLASSES, *SHARED_CLASSES)
-        for classes in LAYOUT_CLASSES if dtype == np.float16 else numbers:
+        for classes in LAYOUT_CLASSES if is_half(dtype) else numbers:
             if classes <= most_classes:
-                yield from _cases_of(make_batch(classes, dtype), dtype)
+                yield from _cases_of(make_batch(classes, dtype))
 
 
 # --- digests --------------------------------------------------------------------------------------
@@ -250,7 +257,7 @@ def canonical(array: Array) -> bytes:
 
     Which of them an operation gives is the processor's own business.
     """
-    if array.dtype.kind == "f":
+    if array.dtype.kind in "fV":
         array = np.where(np.isnan(array), np.asarray(np.nan, array.dtype), array)
     if array.dtype.kind == "i":
         array = array.astype(np.int64)

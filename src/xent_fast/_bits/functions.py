@@ -12,6 +12,7 @@ Must not know values, how arrays lie in memory, or what a call should give.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -19,11 +20,40 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 import xent_fast
 
+with contextlib.suppress(ImportError):
+    import ml_dtypes  # noqa: F401  NumPy knows its dtypes by name then
+
 Array = NDArray[Any]
+
+# What functions take, of which the last are bfloat16 where ml_dtypes is there.
+KNOWN_DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+
+def _is_here(name: str) -> bool:
+    try:
+        return np.dtype(name).name == name
+    except TypeError:
+        return False
+
+
+DTYPES: tuple[type[Any], ...] = tuple(
+    np.dtype(name).type for name in KNOWN_DTYPES if _is_here(name)
+)
+
+
+def is_half(dtype: DTypeLike) -> bool:
+    """Whether numbers have 16 bits."""
+    return np.dtype(dtype).itemsize == 2
+
+
+def swapped(array: Array) -> Array:
+    """A copy in the other byte order, which ml_dtypes does not have."""
+    dtype = array.dtype
+    return array.copy() if dtype.kind == "V" else array.astype(dtype.newbyteorder())
 
 
 # --- what is given --------------------------------------------------------------------------------
@@ -71,7 +101,7 @@ class Batch:
     def row_numbers(self) -> Array:
         """One number a row; those of 16 bits are too few for a logarithm."""
         dtype = self.logits.dtype
-        return np.zeros(self.labels.shape, np.float32 if dtype.itemsize == 2 else dtype)
+        return np.zeros(self.labels.shape, np.float32 if is_half(dtype) else dtype)
 
 
 @dataclass(frozen=True)
@@ -182,8 +212,6 @@ class Function:
     in_place: bool = True
     # All that is rounded is rounded in compiled code, on the batch alone.
     is_compiled: bool = True
-    # Takes logits of float16 and bfloat16.
-    takes_halves: bool = True
     # Kinds of targets; None is none of them.
     kinds: tuple[str | None, ...] = ("index", "dense")
     name: str = ""
@@ -336,12 +364,8 @@ FUNCTIONS: dict[str, Function] = {
         ),
         "softmax_vjp": Function(("probabilities", "other"), **_NO_TARGETS),
         "log_softmax_vjp": Function(("logits", "other"), **_NO_TARGETS),
-        "cross_entropy": Function(
-            ("probabilities", "targets"), is_compiled=False, takes_halves=False
-        ),
-        "cross_entropy_grad": Function(
-            ("probabilities", "targets"), is_compiled=False, takes_halves=False
-        ),
+        "cross_entropy": Function(("probabilities", "targets"), is_compiled=False),
+        "cross_entropy_grad": Function(("probabilities", "targets"), is_compiled=False),
         "softmax_cross_entropy_hvp": Function((*_LOSS, "other")),
         "softmax_cross_entropy_hessian_diagonal": Function(_LOSS),
         "softmax_cross_entropy_grad_hessian": Function(_LOSS),
@@ -350,21 +374,14 @@ FUNCTIONS: dict[str, Function] = {
         ),
         "softmax_entropy": Function(("logits",), **_NO_TARGETS),
         "softmax_entropy_grad": Function(("logits",), loss_alone="softmax_entropy", **_NO_TARGETS),
-        "softmax_cross_entropy_grad_targets": Function(
-            ("logits",), takes_halves=False, **_NO_TARGETS
-        ),
-        "class_statistics": Function(
-            _LOSS, {"first_class": 0, "num_classes": Of("classes")}, takes_halves=False
-        ),
-        "merge_class_statistics": Function(("ranges",), takes_halves=False),
-        "loss_from_statistics": Function(("statistics",), takes_halves=False),
-        "grad_from_statistics": Function(
-            (*_LOSS, "statistics"), {"first_class": 0}, takes_halves=False
-        ),
+        "softmax_cross_entropy_grad_targets": Function(("logits",), **_NO_TARGETS),
+        "class_statistics": Function(_LOSS, {"first_class": 0, "num_classes": Of("classes")}),
+        "merge_class_statistics": Function(("ranges",)),
+        "loss_from_statistics": Function(("statistics",)),
+        "grad_from_statistics": Function((*_LOSS, "statistics"), {"first_class": 0}),
         "sampled_softmax_loss_grad": Function(
             _LAYER,
             {"num_sampled": Of("some_classes"), "rng": 0},
-            takes_halves=False,
             kinds=("index",),
             **_BY_BLAS,
         ),
