@@ -3,9 +3,10 @@
 Knows: the shapes and layouts in which XGBoost (C order, float32) and LightGBM (Fortran order,
 float64) hold their scores. Must not know: how anything is computed.
 
-    python benchmarks/boosting.py [--catboost]
+    python benchmarks/boosting.py [--training | --catboost]
 
-With --catboost: CatBoost's own loss beside the recipe of docs/boosting.md instead.
+With --training: a round of XGBoost and of LightGBM by their own objectives, by these and by NumPy's
+formulas instead. With --catboost: CatBoost's own loss beside the recipe of docs/boosting.md.
 """
 
 import re
@@ -28,6 +29,7 @@ CASES = [
     (np.float32, "C", 2_000, 1000),
 ]
 SECONDS = 0.4  # a case and function
+ROUNDS = 10
 
 
 def numpy_objective(
@@ -82,6 +84,54 @@ def line(dtype: type, order: str, rows: int, classes: int) -> str:
     return f"{name:22}{alone:7.2f}{both:11.2f}{both / alone:7.2f}{plain:8.2f}{plain / both:7.2f}"
 
 
+def numpy_derivatives(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    grad, hessian = np.empty_like(scores), np.empty_like(scores)
+    numpy_objective(scores, labels, grad, hessian)
+    return grad, hessian
+
+
+def made_problem() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((100_000, 6)).astype(np.float32)
+    scores = x[:, :4] + 0.5 * x[:, 1:5] ** 2 + rng.gumbel(size=(100_000, 4))
+    return x, scores.argmax(axis=1)
+
+
+def time_training() -> None:
+    import lightgbm
+    import xgboost
+
+    from xent_fast.boosting import lightgbm_objective, xgboost_objective
+
+    x, y = made_problem()
+    matrix, labels = xgboost.DMatrix(x, y), y.astype(int)
+    fast = {"max_depth": 4, "num_class": 4, "nthread": 1}
+    light = {"num_leaves": 15, "num_class": 4, "num_threads": 1, "verbose": -1}
+
+    def by_numpy(scores: np.ndarray, _: object) -> tuple[np.ndarray, np.ndarray]:
+        return numpy_derivatives(scores, labels)
+
+    def train_xgboost(objective: object) -> None:
+        if objective is None:
+            xgboost.train({**fast, "objective": "multi:softprob"}, matrix, ROUNDS)
+        else:
+            xgboost.train(fast, matrix, ROUNDS, obj=objective)
+
+    def train_lightgbm(objective: object) -> None:
+        lightgbm.train({**light, "objective": objective or "multiclass"}, data, ROUNDS)
+
+    print("ms a round, one thread     own  xent_fast  NumPy")
+    for name, train, objective in (
+        ("XGBoost", train_xgboost, xgboost_objective()),
+        ("LightGBM", train_lightgbm, lightgbm_objective()),
+    ):
+        times = []
+        for chosen in (None, objective, by_numpy):
+            data = lightgbm.Dataset(x, y).construct()
+            times.append(milliseconds(partial(train, chosen)) / ROUNDS)
+        print(f"{name:24}{times[0]:7.1f}{times[1]:11.1f}{times[2]:7.1f}", flush=True)
+
+
 def time_catboost() -> None:
     import catboost  # in nobody's way who has it not
     from sklearn.datasets import load_iris
@@ -103,6 +153,9 @@ def time_catboost() -> None:
 def main() -> None:
     if "--catboost" in sys.argv[1:]:
         time_catboost()
+        return
+    if "--training" in sys.argv[1:]:
+        time_training()
         return
     print("ms, one thread          grad  + hessian  ratio   NumPy  ratio")
     for case in CASES:

@@ -57,7 +57,7 @@ def losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
     Parameters
     ----------
-    logits : Array of float32 or float64
+    logits : Array of float16, bfloat16, float32 or float64
         Classes on the last axis.
     labels : Array
         Integers of 32 or 64 bits, without that axis, or numbers of the shape and dtype of `logits`.
@@ -65,7 +65,7 @@ def losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Returns
     -------
     Array
-        Of the shape of `logits` without that axis.
+        Of the shape of `logits` without that axis, of what they are computed in.
     """
     call = jax.ffi.ffi_call(_HANDLERS[0], _rows_of(logits), vmap_method="broadcast_all")
     result: jax.Array = call(logits, labels)
@@ -96,7 +96,23 @@ def losses_and_grads(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, j
 
 
 def _rows_of(logits: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(logits.shape[:-1], logits.dtype)
+    return jax.ShapeDtypeStruct(logits.shape[:-1], computed_type(logits))
+
+
+def computed_type(logits: jax.Array) -> Any:
+    """Of losses: the dtype of logits, or float32 where that has 16 bits.
+
+    Parameters
+    ----------
+    logits : Array
+        Of a dtype as above.
+
+    Returns
+    -------
+    dtype
+        What the library computes in.
+    """
+    return jax.numpy.promote_types(logits.dtype, jax.numpy.float32)
 
 
 def _register(library: ctypes.CDLL) -> None:

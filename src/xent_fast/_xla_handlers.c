@@ -40,6 +40,19 @@ static int64_t label_at(const XLA_FFI_Buffer *labels, int64_t row) {
                                                  : ((const int64_t *)labels->data)[row];
 }
 
+static int32_t dtype_of(const XLA_FFI_Buffer *logits) {
+    switch (logits->dtype) {
+    case XLA_FFI_DataType_F64:
+        return XENT_FAST_FLOAT64;
+    case XLA_FFI_DataType_F16:
+        return XENT_FAST_FLOAT16;
+    case XLA_FFI_DataType_BF16:
+        return XENT_FAST_BFLOAT16;
+    default:
+        return XENT_FAST_FLOAT32;
+    }
+}
+
 /* In the words of the IndexError of Python's functions. */
 static XLA_FFI_Error *bad_label(const XLA_FFI_CallFrame *frame, const xent_fast_call *call,
                                 const XLA_FFI_Buffer *labels) {
@@ -59,8 +72,8 @@ static XLA_FFI_Error *bad_label(const XLA_FFI_CallFrame *frame, const xent_fast_
     return failure(frame, XLA_FFI_Error_Code_INVALID_ARGUMENT, message);
 }
 
-/* Logits and labels, either integers without the class axis or one number a class; results are the rows' losses and,
- * `with_grad`, the gradient.  Arrays are contiguous, classes on the last axis. */
+/* Logits and labels, either integers without the class axis or one number a class; results are the rows' losses, float
+ * of logits of 16 bits, and, `with_grad`, the gradient.  Arrays are contiguous, classes on the last axis. */
 static XLA_FFI_Error *compute(XLA_FFI_CallFrame *frame, int with_grad) {
     if (answers_version(frame))
         return NULL;
@@ -72,7 +85,7 @@ static XLA_FFI_Error *compute(XLA_FFI_CallFrame *frame, int with_grad) {
     for (int64_t k = 0; k < logits->rank - 1; k++)
         call.rows *= logits->dims[k];
     call.classes = logits->dims[logits->rank - 1];
-    call.dtype = logits->dtype == XLA_FFI_DataType_F32 ? XENT_FAST_FLOAT32 : XENT_FAST_FLOAT64;
+    call.dtype = dtype_of(logits);
     call.logits = logits->data;
     if (labels->dtype == logits->dtype) {
         call.targets = labels->data;

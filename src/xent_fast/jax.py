@@ -48,7 +48,8 @@ def softmax_cross_entropy_with_integer_labels(
     Parameters
     ----------
     logits : Array with a class axis
-        In nats; float32, float64, or bfloat16 and float16, which are computed in float32.
+        In nats; float32, float64, or bfloat16 and float16, which are read and written as they lie
+        and computed in float32.
     labels : Array of integers of the shape of `logits` without the class axis
         Class indices in [0, classes).
     axis : int, default -1
@@ -183,7 +184,7 @@ def value_and_grad_on_host(
             "value_and_grad_on_host takes arrays that exist and was called inside jit, grad or "
             "vmap: there take softmax_cross_entropy_with_integer_labels"
         )
-    array = np.asarray(logits if logits.dtype.itemsize > 1 else _in_single(logits))
+    array = np.asarray(_at_least_16_bits(logits))
     grad = _aligned_like(array)
     loss, _ = _loss_and_grad(array, np.asarray(labels), **options, out=grad)
     return loss, _like(jax.device_put(grad, may_alias=True), logits)
@@ -194,12 +195,12 @@ def value_and_grad_on_host(
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _losses(logits: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
-    x = _in_single(logits)
+    x = _at_least_16_bits(logits)
     labels = _as_computed(labels, x)
     if _is_for_xla(axis):
         losses = _xla.losses(x, labels)
     else:
-        rows = jax.ShapeDtypeStruct(_without_axis(x.shape, axis), x.dtype)
+        rows = jax.ShapeDtypeStruct(_without_axis(x.shape, axis), _xla.computed_type(x))
         call = buffer_callback(partial(_write_losses, axis), rows, vmap_method="broadcast_all")
         losses = call(x, labels)
     return losses.astype(logits.dtype)
@@ -209,12 +210,12 @@ def _losses(logits: jax.Array, labels: jax.Array, axis: int) -> jax.Array:
 def _losses_and_grads(
     logits: jax.Array, labels: jax.Array, axis: int
 ) -> tuple[jax.Array, jax.Array]:
-    x = _in_single(logits)
+    x = _at_least_16_bits(logits)
     labels = _as_computed(labels, x)
     if _is_for_xla(axis):
         losses, grads = _xla.losses_and_grads(x, labels)
     else:
-        rows = jax.ShapeDtypeStruct(_without_axis(x.shape, axis), x.dtype)
+        rows = jax.ShapeDtypeStruct(_without_axis(x.shape, axis), _xla.computed_type(x))
         results = (rows, jax.ShapeDtypeStruct(x.shape, x.dtype))
         call = buffer_callback(partial(_write_both, axis), results, vmap_method="broadcast_all")
         losses, grads = call(x, labels)
@@ -302,9 +303,9 @@ def _is_dense(labels: jax.Array) -> bool:
     return jnp.issubdtype(labels.dtype, jnp.floating)
 
 
-def _in_single(logits: jax.Array) -> jax.Array:
-    """Half precision is computed in float32."""
-    return logits.astype(jnp.float32) if logits.dtype.itemsize < 4 else logits
+def _at_least_16_bits(logits: jax.Array) -> jax.Array:
+    """What the core takes; fewer bits are widened."""
+    return logits.astype(jnp.float32) if logits.dtype.itemsize < 2 else logits
 
 
 def _like(result: jax.Array, logits: jax.Array) -> jax.Array:

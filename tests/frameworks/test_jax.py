@@ -15,6 +15,7 @@ optax = pytest.importorskip("optax", exc_type=ModuleNotFoundError)
 import jax.numpy as jnp  # noqa: E402
 from jax.test_util import check_grads  # noqa: E402
 
+import xent_fast  # noqa: E402
 from xent_fast import _xla  # noqa: E402
 from xent_fast.jax import (  # noqa: E402
     softmax_cross_entropy,
@@ -96,7 +97,8 @@ def test_transformations(kind: str) -> None:
         lambda f: jax.grad(lambda x: jax.checkpoint(f)(x, labels).sum())(logits),
         lambda f: jax.vmap(lambda x: f(x, labels, axis=-1))(jnp.stack([logits, -logits])),
     ):
-        assert_equal(*map(transformed, KINDS[kind]))
+        results = [jax.jit(lambda f=f, t=transformed: t(f))() for f in KINDS[kind]]
+        assert_equal(*results)
 
 
 def test_axis() -> None:
@@ -111,10 +113,19 @@ def test_other_dtypes(dtype: Any) -> None:
     for kind, functions in KINDS.items():
         logits, labels = problem(kind, (6, 40), dtype)
         results = [
-            jax.value_and_grad(lambda x, f=function, y=labels: f(x, y).sum())(logits)
+            jax.jit(jax.value_and_grad(lambda x, f=function, y=labels: f(x, y).sum()))(logits)
             for function in functions
         ]
-        assert_equal(*results, tolerance=20 * float(jnp.finfo(dtype).eps))
+        tolerance = 20 * float(jnp.finfo(dtype).eps)
+        assert_equal(*results, tolerance=tolerance)
+        vector = problem("index", (6, 40), dtype)[0][::-1]
+        products = []
+        for function, of in zip(functions, (dtype, jnp.float64), strict=True):
+            y = labels if kind == "index" else labels.astype(of)
+            gradient = jax.grad(lambda x, f=function, y=y: f(x, y).sum())
+            along = jax.jit(lambda x, v, g=gradient: jax.jvp(g, (x,), (v,))[1])
+            products.append(along(logits.astype(of), vector.astype(of)).astype(float))
+        assert_equal(*products, tolerance=tolerance)
 
 
 @pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int16, jnp.int32, jnp.uint32, jnp.int64])
@@ -170,6 +181,34 @@ def test_same_bits_by_a_callback(kind: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert "xent_fast_xla" not in by_callback.as_text()
     for got, want in zip(by_callback.compile()(logits), by_xla.compile()(logits), strict=True):
         np.testing.assert_array_equal(got, want)
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_goes_to_the_core_as_it_lies(
+    kind: str, dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under jit and by a callback: the bits of the core's own losses, each rounded once more."""
+    logits, labels = problem(kind, (6, 40), dtype)
+    want = xent_fast.softmax_cross_entropy_grad(
+        np.asarray(logits), np.asarray(labels), reduction="none"
+    )
+
+    def results(x: Any) -> Any:
+        rows, pull = jax.vjp(lambda x: KINDS[kind][0](x, labels), x)
+        return rows, pull(jnp.ones_like(rows))
+
+    for is_by_xla in (True, False):
+        jax.clear_caches()
+        if not is_by_xla:
+            monkeypatch.setattr(_xla, "is_available", lambda: False)
+        compiled = jax.jit(results).lower(logits).compile()
+        assert "f32[6,40]" not in compiled.as_text()
+        losses, (grad,) = compiled(logits)
+        assert losses.dtype == grad.dtype == dtype
+        np.testing.assert_array_equal(losses, want.loss.astype(losses.dtype))
+        np.testing.assert_array_equal(grad, want.grad)
     jax.clear_caches()
 
 
