@@ -1,6 +1,9 @@
-"""Loss and gradient of logits of 16 bits, in place, beside float32, PyTorch, and casts by chunks.
+"""Loss and gradient of logits of 16 bits, in place, beside float32, other libraries and casts.
 
-    python -m benchmarks.half_precision [--threads N]
+    python -m benchmarks.half_precision [--threads N] [--seconds S]
+
+PyTorch, and JAX with optax, are there or left out; PyTorch's compiler needs one of C++. The limit
+is what writing and reading as many bytes in place takes.
 
 Knows: the libraries' calls. Must not know: how results are kept.
 """
@@ -8,8 +11,10 @@ Knows: the libraries' calls. Must not know: how results are kept.
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -21,8 +26,9 @@ SHAPES = ((256, 1000), (65_536, 10), (8, 32_000), (512, 32_000))
 CHUNK_LOGITS = 262_144
 
 
-def best(call: Callable[[], object], seconds: float = 0.6) -> float:
-    """Milliseconds of the fastest of some calls."""
+def best(call: Callable[[], object], seconds: float) -> float:
+    """Milliseconds of the fastest of some calls, the first two of which do not count."""
+    call()
     call()
     fastest, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -60,37 +66,86 @@ def by_chunks(logits: Any, labels: Any, threads: int) -> Callable[[], object]:
     return call
 
 
-def of_torch(logits: Any, labels: Any, dtype: str, threads: int) -> Callable[[], object]:
+def limit(logits: Any, labels: Any, threads: int) -> Callable[[], object]:
+    """A pass over the memory on one thread: every word is read, and written where it lies."""
+    words = logits.reshape(-1).view(np.uint64)
+    return lambda: np.bitwise_not(words, out=words)
+
+
+def of_torch(
+    logits: Any, labels: Any, threads: int, *, is_compiled: bool = False
+) -> Callable[[], object]:
     import torch
 
     torch.set_num_threads(threads)
-    x = torch.from_numpy(logits).to(getattr(torch, dtype)).requires_grad_()
+    dtype = getattr(torch, logits.dtype.name)
+    x = torch.from_numpy(logits.astype(np.float32)).to(dtype).requires_grad_()
     y = torch.from_numpy(labels)
+
+    def loss(x: Any) -> Any:
+        return torch.nn.functional.cross_entropy(x, y, reduction="sum")
+
+    if is_compiled:
+        loss = torch.compile(loss, fullgraph=True, dynamic=False)
 
     def call() -> None:
         x.grad = None
-        torch.nn.functional.cross_entropy(x, y, reduction="sum").backward()
+        loss(x).backward()
 
     return call
+
+
+def of_jax(logits: Any, labels: Any, threads: int) -> Callable[[], object]:
+    """optax's loss under jit; the threads are those that JAX was started with."""
+    import jax
+    import optax
+
+    x, y = jax.numpy.asarray(logits), jax.numpy.asarray(labels)
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    both = jax.jit(jax.value_and_grad(lambda x: loss(x, y).sum()))
+    return lambda: jax.block_until_ready(both(x))
+
+
+# Columns of the table.
+WAYS: dict[str, Callable[..., Callable[[], object]]] = {
+    "xent_fast": ours,
+    "limit": limit,
+    "by chunks": by_chunks,
+    "PyTorch": of_torch,
+    "compiled": partial(of_torch, is_compiled=True),
+    "JAX": of_jax,
+}
+
+
+def cell(way: str, logits: Any, labels: Any, threads: int, seconds: float) -> str:
+    """A time or, without the library, nothing."""
+    if way == "by chunks" and logits.dtype == np.float32:
+        return "–"
+    try:
+        return f"{best(WAYS[way](logits.copy(), labels, threads), seconds):.3f}"
+    except ImportError:
+        return "–"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
-    threads = parser.parse_args().threads
+    parser.add_argument("--seconds", type=float, default=0.6, help="of each cell")
+    options = parser.parse_args()
+    if options.threads == 1:  # read by JAX when it starts
+        os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
     rng = np.random.default_rng(0)
-    print(f"milliseconds, {threads} thread(s)")
+    print(f"Milliseconds, {options.threads} thread(s)\n")
+    print("| rows x classes | dtype | " + " | ".join(WAYS) + " |")
+    print("|---|---|" + "---|" * len(WAYS))
     for shape in SHAPES:
         single = rng.standard_normal(shape, np.float32)
         labels = rng.integers(0, shape[1], shape[0])
-        cells = [f"float32 {best(ours(single.copy(), labels, threads)):.3f}"]
-        for dtype in (np.float16, ml_dtypes.bfloat16):
-            name = np.dtype(dtype).name
-            half = single.astype(dtype)
-            cells.append(f"{name} {best(ours(half.copy(), labels, threads)):.3f}")
-            cells.append(f"by chunks {best(by_chunks(half.copy(), labels, threads)):.3f}")
-            cells.append(f"PyTorch {best(of_torch(single, labels, name, threads)):.3f}")
-        print(f"{shape[0]} x {shape[1]}: " + ", ".join(cells))
+        for dtype in (np.float32, np.float16, ml_dtypes.bfloat16):
+            logits = single.astype(dtype)
+            cells = [cell(way, logits, labels, options.threads, options.seconds) for way in WAYS]
+            name = f"{shape[0]:,} x {shape[1]:,} | {logits.dtype.name}"
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

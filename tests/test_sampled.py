@@ -434,7 +434,7 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], dict[str, Any], type[Exception], 
         ValueError,
         r"bias must have shape \(12,\), not \(11,\)",
     ),
-    "bias of another dtype": ({"bias": np.zeros(12, int)}, {}, TypeError, "bias must be float32"),
+    "bias of another dtype": ({"bias": np.zeros(12, int)}, {}, TypeError, "bias must be float16,"),
     "last target too large": (
         {"targets": np.array([0, 1, 2, 3, 12])},
         {},

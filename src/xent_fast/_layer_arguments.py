@@ -115,11 +115,6 @@ def _row_count(shape: tuple[int, ...]) -> int:
     return math.prod(shape[:-1])
 
 
-def _is_half(dtype: np.dtype[Any]) -> bool:
-    """Whether it is float16 or ml_dtypes' bfloat16, which is known by its name."""
-    return dtype.type is np.float16 or (dtype.name == "bfloat16" and dtype.itemsize == 2)
-
-
 def logits_dtype(
     hidden: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None
 ) -> type[np.floating[Any]]:
@@ -127,16 +122,13 @@ def logits_dtype(
     for name, array in (("hidden", hidden), ("weight", weight), ("bias", bias)):
         if array is None:
             continue
-        if array.dtype.type not in (np.float32, np.float64) and not _is_half(array.dtype):
-            raise TypeError(
-                f"{name} must be float32, float64, float16 or bfloat16, not {array.dtype}"
-            )
-        if (array.dtype.type is np.float64) != (hidden.dtype.type is np.float64):
+        arguments.checked_floats(array, name, None)
+        if arguments.computed_dtype(array) is not arguments.computed_dtype(hidden):
             raise TypeError(
                 f"{name} is {array.dtype}, but hidden {hidden.dtype}: float64 goes with float64 "
                 f"alone; convert one by .astype"
             )
-    return np.float64 if hidden.dtype.type is np.float64 else np.float32
+    return arguments.computed_dtype(hidden)
 
 
 def _for_blas(matrix: NDArray[Any]) -> FloatArray:
