@@ -203,6 +203,7 @@ setup(
     ext_modules=[
         extension(ENGINE),
         *(extension([f"_binding/{name}.pyx"]) for name in BINDING),
+        extension(["_loss.pyx"]),
         extension(["c_api.pyx"]),
     ],
 )

@@ -59,11 +59,25 @@ cdef object RowStatistics = _result.RowStatistics
 # --- the two calls --------------------------------------------------------------------------------
 
 
-def loss(
-    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature,
-    z_loss, reduction, scale, return_statistics, num_threads
+cdef object compute_loss(
+    bint with_grad,
+    object logits,
+    object targets,
+    object axis,
+    object weight,
+    object sample_weight,
+    object ignore_index,
+    object label_smoothing,
+    object temperature,
+    object z_loss,
+    object reduction,
+    object scale,
+    object return_statistics,
+    object num_threads,
+    object grad_output,
+    object out,
 ):
-    """Return the loss alone; the arguments are those of `xent_fast.softmax_cross_entropy`."""
+    """The loss, with its gradient or alone; the arguments are those of the public functions."""
     cdef Options options
     cdef xent_float_mode mode = xent_use_default_mode()
     try:
@@ -71,32 +85,34 @@ def loss(
             &options, label_smoothing, temperature, z_loss, reduction, scale, return_statistics,
             num_threads
         )
-        options.with_grad = False
+        options.with_grad = with_grad
         return compute(
-            &options, logits, targets, axis, weight, sample_weight, ignore_index, None, None
+            &options, logits, targets, axis, weight, sample_weight, ignore_index, grad_output, out
         )
     finally:
         xent_restore_mode(mode)
+
+
+def loss(
+    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature,
+    z_loss, reduction, scale, return_statistics, num_threads
+):
+    """The loss alone, for functions that are written in Python."""
+    return compute_loss(
+        False, logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing,
+        temperature, z_loss, reduction, scale, return_statistics, num_threads, None, None
+    )
 
 
 def loss_and_grad(
     logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature,
     z_loss, reduction, scale, return_statistics, num_threads, grad_output, out
 ):
-    """Return both; the arguments are those of `xent_fast.softmax_cross_entropy_grad`."""
-    cdef Options options
-    cdef xent_float_mode mode = xent_use_default_mode()
-    try:
-        read_options(
-            &options, label_smoothing, temperature, z_loss, reduction, scale, return_statistics,
-            num_threads
-        )
-        options.with_grad = True
-        return compute(
-            &options, logits, targets, axis, weight, sample_weight, ignore_index, grad_output, out
-        )
-    finally:
-        xent_restore_mode(mode)
+    """Both, for functions that are written in Python."""
+    return compute_loss(
+        True, logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing,
+        temperature, z_loss, reduction, scale, return_statistics, num_threads, grad_output, out
+    )
 
 
 cdef object compute(
