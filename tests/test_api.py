@@ -5,17 +5,20 @@ Knows the public interface and the reference. Must not know kernels, or how accu
 
 from __future__ import annotations
 
+import ast
 import importlib.resources
 import inspect
 import json
 import math
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +28,7 @@ from helpers import GuardedArray
 import xent_fast
 from xent_fast import (
     LossAndGrad,
+    _options,
     reference,
     show_config,
     softmax_cross_entropy,
@@ -748,3 +752,24 @@ def test_guards_around_a_threaded_call() -> None:
     softmax_cross_entropy_grad(logits.array, np.zeros(1000, int), out=logits.array, num_threads=4)
     logits.assert_guards_intact()
     np.testing.assert_allclose(logits.array[:, 1:], 1e-5, rtol=1e-6)
+
+
+PACKAGE = Path(xent_fast.__file__).parent
+
+
+@pytest.mark.parametrize("file", ["_linear.py", "_loss.pyi", "_second_order.py"])
+def test_overloads_take_every_argument(file: str) -> None:
+    """Their `**options` stand for the keywords that they do not name."""
+    found = 0
+    for node in ast.parse((PACKAGE / file).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.args.kwarg is not None:
+            arguments = node.args
+            named = {each.arg for each in [*arguments.args, *arguments.kwonlyargs]}
+            options = re.fullmatch(r"Unpack\[(\w+)\]", ast.unparse(arguments.kwarg.annotation))
+            shared = getattr(_options, options[1]).__optional_keys__
+            assert not named & shared
+            assert named | shared == set(
+                inspect.signature(getattr(xent_fast, node.name)).parameters
+            )
+            found += 1
+    assert found >= 7

@@ -7,16 +7,15 @@ chunks are computed (_layer_chunks.py).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, SupportsIndex, overload
+from typing import Any, Literal, SupportsIndex, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._layer_arguments import as_chunk_rows, as_progress, batch_of, layer_of, outputs_of
 from xent_fast._layer_chunks import swept
+from xent_fast._options import FloatArray, LayerGradOptions, LayerOptions
 from xent_fast._result import FloatT, LinearLossAndGrad
-
-FloatArray = NDArray[np.floating[Any]]
 
 
 @overload
@@ -26,17 +25,8 @@ def linear_softmax_cross_entropy(
     bias: ArrayLike | None,
     targets: ArrayLike,
     *,
-    class_weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
-    scale: float = 1.0,
-    chunk_rows: SupportsIndex | None = None,
-    progress: Callable[[int, int], object] | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[LayerOptions],
 ) -> float: ...
 @overload
 def linear_softmax_cross_entropy(
@@ -45,17 +35,8 @@ def linear_softmax_cross_entropy(
     bias: ArrayLike | None,
     targets: ArrayLike,
     *,
-    class_weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
-    chunk_rows: SupportsIndex | None = None,
-    progress: Callable[[int, int], object] | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[LayerOptions],
 ) -> NDArray[FloatT]: ...
 @overload
 def linear_softmax_cross_entropy(
@@ -64,17 +45,8 @@ def linear_softmax_cross_entropy(
     bias: ArrayLike | None,
     targets: ArrayLike,
     *,
-    class_weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
-    chunk_rows: SupportsIndex | None = None,
-    progress: Callable[[int, int], object] | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[LayerOptions],
 ) -> FloatArray: ...
 def linear_softmax_cross_entropy(
     hidden: ArrayLike,
@@ -199,21 +171,8 @@ def linear_softmax_cross_entropy_grad(
     bias: ArrayLike | None,
     targets: ArrayLike,
     *,
-    class_weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
-    scale: float = 1.0,
-    chunk_rows: SupportsIndex | None = None,
-    grad_hidden_out: FloatArray | None = None,
-    grad_weight_out: FloatArray | None = None,
-    grad_bias_out: FloatArray | None = None,
-    accumulate: bool = False,
-    progress: Callable[[int, int], object] | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[LayerGradOptions],
 ) -> LinearLossAndGrad[float, FloatT]: ...
 @overload
 def linear_softmax_cross_entropy_grad(
@@ -222,21 +181,8 @@ def linear_softmax_cross_entropy_grad(
     bias: ArrayLike | None,
     targets: ArrayLike,
     *,
-    class_weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
-    chunk_rows: SupportsIndex | None = None,
-    grad_hidden_out: FloatArray | None = None,
-    grad_weight_out: FloatArray | None = None,
-    grad_bias_out: FloatArray | None = None,
-    accumulate: bool = False,
-    progress: Callable[[int, int], object] | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[LayerGradOptions],
 ) -> LinearLossAndGrad[NDArray[FloatT], FloatT]: ...
 @overload
 def linear_softmax_cross_entropy_grad(
@@ -245,21 +191,8 @@ def linear_softmax_cross_entropy_grad(
     bias: ArrayLike | None,
     targets: ArrayLike,
     *,
-    class_weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
-    scale: float = 1.0,
-    chunk_rows: SupportsIndex | None = None,
-    grad_hidden_out: FloatArray | None = None,
-    grad_weight_out: FloatArray | None = None,
-    grad_bias_out: FloatArray | None = None,
-    accumulate: bool = False,
-    progress: Callable[[int, int], object] | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[LayerGradOptions],
 ) -> LinearLossAndGrad[float, np.floating[Any]]: ...
 @overload
 def linear_softmax_cross_entropy_grad(
@@ -268,21 +201,8 @@ def linear_softmax_cross_entropy_grad(
     bias: ArrayLike | None,
     targets: ArrayLike,
     *,
-    class_weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
-    chunk_rows: SupportsIndex | None = None,
-    grad_hidden_out: FloatArray | None = None,
-    grad_weight_out: FloatArray | None = None,
-    grad_bias_out: FloatArray | None = None,
-    accumulate: bool = False,
-    progress: Callable[[int, int], object] | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[LayerGradOptions],
 ) -> LinearLossAndGrad[FloatArray, np.floating[Any]]: ...
 def linear_softmax_cross_entropy_grad(
     hidden: ArrayLike,

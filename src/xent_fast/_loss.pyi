@@ -1,11 +1,12 @@
 """Types of `_loss.pyx`: what a result is, by the logits' dtype, `reduction` and statistics."""
 
 from collections.abc import Collection
-from typing import Any, Literal, SupportsIndex, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xent_fast._options import FloatArray, GradOptions, LossOptions
 from xent_fast._result import (
     FloatT,
     LossAndChosenStatistics,
@@ -15,350 +16,176 @@ from xent_fast._result import (
     LossGradAndStatistics,
 )
 
-_FloatArray = NDArray[np.floating[Any]]
-
 @overload
 def softmax_cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
-    scale: float = 1.0,
     return_statistics: Literal[False] = False,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[LossOptions],
 ) -> float: ...
 @overload
 def softmax_cross_entropy(
     logits: NDArray[FloatT],
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
     return_statistics: Literal[False] = False,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[LossOptions],
 ) -> NDArray[FloatT]: ...
 @overload
 def softmax_cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
     return_statistics: Literal[False] = False,
-    num_threads: SupportsIndex | None = None,
-) -> _FloatArray: ...
+    **options: Unpack[LossOptions],
+) -> FloatArray: ...
 @overload
 def softmax_cross_entropy(
     logits: NDArray[FloatT],
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
-    scale: float = 1.0,
     return_statistics: Literal[True],
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[LossOptions],
 ) -> LossAndStatistics[float, FloatT]: ...
 @overload
 def softmax_cross_entropy(
     logits: NDArray[FloatT],
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
     return_statistics: Literal[True],
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[LossOptions],
 ) -> LossAndStatistics[NDArray[FloatT], FloatT]: ...
 @overload
 def softmax_cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
-    scale: float = 1.0,
     return_statistics: Literal[True],
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[LossOptions],
 ) -> LossAndStatistics[float, np.floating[Any]]: ...
 @overload
 def softmax_cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
     return_statistics: Literal[True],
-    num_threads: SupportsIndex | None = None,
-) -> LossAndStatistics[_FloatArray, np.floating[Any]]: ...
+    **options: Unpack[LossOptions],
+) -> LossAndStatistics[FloatArray, np.floating[Any]]: ...
 @overload
 def softmax_cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["mean", "sum", "none"] = "mean",
-    scale: float = 1.0,
     return_statistics: Collection[str],
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[LossOptions],
 ) -> LossAndChosenStatistics[Any, Any]: ...
 @overload
 def softmax_cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["mean", "sum", "none"] = "mean",
-    scale: float = 1.0,
     return_statistics: bool | Collection[str],
-    num_threads: SupportsIndex | None = None,
-) -> float | _FloatArray | LossAndStatistics[Any, Any] | LossAndChosenStatistics[Any, Any]: ...
+    **options: Unpack[LossOptions],
+) -> float | FloatArray | LossAndStatistics[Any, Any] | LossAndChosenStatistics[Any, Any]: ...
 @overload
 def softmax_cross_entropy_grad(
     logits: NDArray[FloatT],
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
-    scale: float = 1.0,
     return_statistics: Literal[False] = False,
-    num_threads: SupportsIndex | None = None,
-    grad_output: ArrayLike | None = None,
-    out: _FloatArray | None = None,
+    **options: Unpack[GradOptions],
 ) -> LossAndGrad[float, FloatT]: ...
 @overload
 def softmax_cross_entropy_grad(
     logits: NDArray[FloatT],
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
     return_statistics: Literal[False] = False,
-    num_threads: SupportsIndex | None = None,
-    grad_output: ArrayLike | None = None,
-    out: _FloatArray | None = None,
+    **options: Unpack[GradOptions],
 ) -> LossAndGrad[NDArray[FloatT], FloatT]: ...
 @overload
 def softmax_cross_entropy_grad(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
-    scale: float = 1.0,
     return_statistics: Literal[False] = False,
-    num_threads: SupportsIndex | None = None,
-    grad_output: ArrayLike | None = None,
-    out: _FloatArray | None = None,
+    **options: Unpack[GradOptions],
 ) -> LossAndGrad[float, np.floating[Any]]: ...
 @overload
 def softmax_cross_entropy_grad(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
     return_statistics: Literal[False] = False,
-    num_threads: SupportsIndex | None = None,
-    grad_output: ArrayLike | None = None,
-    out: _FloatArray | None = None,
-) -> LossAndGrad[_FloatArray, np.floating[Any]]: ...
+    **options: Unpack[GradOptions],
+) -> LossAndGrad[FloatArray, np.floating[Any]]: ...
 @overload
 def softmax_cross_entropy_grad(
     logits: NDArray[FloatT],
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
-    scale: float = 1.0,
     return_statistics: Literal[True],
-    num_threads: SupportsIndex | None = None,
-    grad_output: ArrayLike | None = None,
-    out: _FloatArray | None = None,
+    **options: Unpack[GradOptions],
 ) -> LossGradAndStatistics[float, FloatT]: ...
 @overload
 def softmax_cross_entropy_grad(
     logits: NDArray[FloatT],
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
     return_statistics: Literal[True],
-    num_threads: SupportsIndex | None = None,
-    grad_output: ArrayLike | None = None,
-    out: _FloatArray | None = None,
+    **options: Unpack[GradOptions],
 ) -> LossGradAndStatistics[NDArray[FloatT], FloatT]: ...
 @overload
 def softmax_cross_entropy_grad(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
-    scale: float = 1.0,
     return_statistics: Literal[True],
-    num_threads: SupportsIndex | None = None,
-    grad_output: ArrayLike | None = None,
-    out: _FloatArray | None = None,
+    **options: Unpack[GradOptions],
 ) -> LossGradAndStatistics[float, np.floating[Any]]: ...
 @overload
 def softmax_cross_entropy_grad(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
     return_statistics: Literal[True],
-    num_threads: SupportsIndex | None = None,
-    grad_output: ArrayLike | None = None,
-    out: _FloatArray | None = None,
-) -> LossGradAndStatistics[_FloatArray, np.floating[Any]]: ...
+    **options: Unpack[GradOptions],
+) -> LossGradAndStatistics[FloatArray, np.floating[Any]]: ...
 @overload
 def softmax_cross_entropy_grad(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["mean", "sum", "none"] = "mean",
-    scale: float = 1.0,
     return_statistics: Collection[str],
-    num_threads: SupportsIndex | None = None,
-    grad_output: ArrayLike | None = None,
-    out: _FloatArray | None = None,
+    **options: Unpack[GradOptions],
 ) -> LossGradAndChosenStatistics[Any, Any]: ...
 @overload
 def softmax_cross_entropy_grad(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: Literal["mean", "sum", "none"] = "mean",
-    scale: float = 1.0,
     return_statistics: bool | Collection[str],
-    num_threads: SupportsIndex | None = None,
-    grad_output: ArrayLike | None = None,
-    out: _FloatArray | None = None,
+    **options: Unpack[GradOptions],
 ) -> (
     LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any] | LossGradAndChosenStatistics[Any, Any]
 ): ...

@@ -5,15 +5,14 @@ Knows: what a caller may ask for. Must not know: mathematics, memory layouts, th
 
 from __future__ import annotations
 
-from typing import Any, Literal, SupportsIndex, overload
+from typing import Any, Literal, SupportsIndex, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import second_order_calls
+from xent_fast._options import FloatArray, GradHessianOptions, SecondOrderOptions
 from xent_fast._result import FloatT, LossGradAndHessian
-
-FloatArray = NDArray[np.floating[Any]]
 
 
 @overload
@@ -21,36 +20,14 @@ def softmax_cross_entropy_hvp(
     logits: NDArray[FloatT],
     targets: ArrayLike,
     vector: ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
-    reduction: Literal["mean", "sum", "none"] = "mean",
-    scale: float = 1.0,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[SecondOrderOptions],
 ) -> NDArray[FloatT]: ...
 @overload
 def softmax_cross_entropy_hvp(
     logits: ArrayLike,
     targets: ArrayLike,
     vector: ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
-    reduction: Literal["mean", "sum", "none"] = "mean",
-    scale: float = 1.0,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[SecondOrderOptions],
 ) -> FloatArray: ...
 def softmax_cross_entropy_hvp(
     logits: ArrayLike,
@@ -160,35 +137,13 @@ def softmax_cross_entropy_hvp(
 def softmax_cross_entropy_hessian_diagonal(
     logits: NDArray[FloatT],
     targets: ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
-    reduction: Literal["mean", "sum", "none"] = "mean",
-    scale: float = 1.0,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[SecondOrderOptions],
 ) -> NDArray[FloatT]: ...
 @overload
 def softmax_cross_entropy_hessian_diagonal(
     logits: ArrayLike,
     targets: ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
-    reduction: Literal["mean", "sum", "none"] = "mean",
-    scale: float = 1.0,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[SecondOrderOptions],
 ) -> FloatArray: ...
 def softmax_cross_entropy_hessian_diagonal(
     logits: ArrayLike,
@@ -280,80 +235,32 @@ def softmax_cross_entropy_grad_hessian(
     logits: NDArray[FloatT],
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
-    factor: float = 1.0,
-    min_hessian: float = 0.0,
     reduction: Literal["mean", "sum"] = "sum",
-    scale: float = 1.0,
-    grad_out: FloatArray | None = None,
-    hessian_out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[GradHessianOptions],
 ) -> LossGradAndHessian[float, FloatT]: ...
 @overload
 def softmax_cross_entropy_grad_hessian(
     logits: NDArray[FloatT],
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
-    factor: float = 1.0,
-    min_hessian: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
-    grad_out: FloatArray | None = None,
-    hessian_out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[GradHessianOptions],
 ) -> LossGradAndHessian[NDArray[FloatT], FloatT]: ...
 @overload
 def softmax_cross_entropy_grad_hessian(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
-    factor: float = 1.0,
-    min_hessian: float = 0.0,
     reduction: Literal["mean", "sum"] = "sum",
-    scale: float = 1.0,
-    grad_out: FloatArray | None = None,
-    hessian_out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[GradHessianOptions],
 ) -> LossGradAndHessian[float, np.floating[Any]]: ...
 @overload
 def softmax_cross_entropy_grad_hessian(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
-    factor: float = 1.0,
-    min_hessian: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
-    grad_out: FloatArray | None = None,
-    hessian_out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[GradHessianOptions],
 ) -> LossGradAndHessian[FloatArray, np.floating[Any]]: ...
 def softmax_cross_entropy_grad_hessian(
     logits: ArrayLike,
