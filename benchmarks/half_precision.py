@@ -86,6 +86,7 @@ def of_torch(
         return torch.nn.functional.cross_entropy(x, y, reduction="sum")
 
     if is_compiled:
+        torch.compiler.reset()  # it compiles one function few times
         loss = torch.compile(loss, fullgraph=True, dynamic=False)
 
     def call() -> None:
@@ -102,8 +103,8 @@ def of_jax(logits: Any, labels: Any, threads: int) -> Callable[[], object]:
 
     x, y = jax.numpy.asarray(logits), jax.numpy.asarray(labels)
     loss = optax.softmax_cross_entropy_with_integer_labels
-    both = jax.jit(jax.value_and_grad(lambda x: loss(x, y).sum()))
-    return lambda: jax.block_until_ready(both(x))
+    both = jax.jit(jax.value_and_grad(lambda x, y: loss(x, y).sum()))
+    return lambda: jax.block_until_ready(both(x, y))
 
 
 # Columns of the table.

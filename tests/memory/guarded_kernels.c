@@ -34,6 +34,7 @@ static const int64_t wide_class_counts[] = {1023, 1024, 1025, 2047, 2048, 2049, 
 static const char *const kind_names[] = {"index", "dense", "shaped", "smoothed"};
 static const char *const side_names[] = {"before", "behind", "around rows", "around columns"};
 static const char *const place_names[] = {"apart", "in place", "loss only"};
+static const char *const storage_names[] = {"as computed", "float16", "bfloat16"};
 #define LENGTH(array) (sizeof(array) / sizeof((array)[0]))
 
 /* --- the case under way --- */
@@ -160,6 +161,20 @@ static void fill_reals(buffer b, xent_dtype dtype, int64_t rows, int64_t classes
         }
 }
 
+static size_t stored_bytes(xent_dtype dtype, xent_storage storage) {
+    return storage == XENT_AS_COMPUTED ? real_bytes(dtype) : sizeof(uint16_t);
+}
+
+/* Numbers as they are stored; of 16 bits any. */
+static void fill_stored(buffer b, xent_dtype dtype, xent_storage storage, int64_t rows, int64_t classes) {
+    if (storage == XENT_AS_COMPUTED)
+        fill_reals(b, dtype, rows, classes, 8);
+    else
+        for (int64_t row = 0; row < rows; ++row)
+            for (int64_t k = 0; k < classes; ++k)
+                ((uint16_t *)(void *)(b.first + row * b.row_stride))[k] = (uint16_t)random_bits();
+}
+
 /* Classes, and here and there what is none: labels may change after they were checked. */
 static void fill_labels(buffer b, size_t width, int64_t rows, int64_t classes) {
     for (int64_t row = 0; row < rows; ++row) {
@@ -181,6 +196,7 @@ typedef struct {
     guard_side side;
     xent_label_type label_type;
     xent_output output;
+    xent_storage logits_storage, grad_storage;
     int has_options; /* row losses, lse, predictions, weights */
     int64_t rows, classes;
 } request;
@@ -219,17 +235,19 @@ static void point_at_options(xent_batch *batch, request r) {
 static xent_batch make_batch(request r) {
     const int has_smoothing = r.kind == XENT_SHAPED_TARGETS || r.kind == XENT_SMOOTHED_TARGETS;
     const int is_gradient = r.output == XENT_GRADIENT;
-    const buffer logits = kept(r.rows, r.classes, real_bytes(r.dtype), r.side);
-    fill_reals(logits, r.dtype, r.rows, r.classes, 8);
+    const buffer logits = kept(r.rows, r.classes, stored_bytes(r.dtype, r.logits_storage), r.side);
+    fill_stored(logits, r.dtype, r.logits_storage, r.rows, r.classes);
     buffer grad = logits;
     if (r.place == APART)
-        grad = kept(r.rows, r.classes, real_bytes(r.dtype), r.side);
+        grad = kept(r.rows, r.classes, stored_bytes(r.dtype, r.grad_storage), r.side);
     xent_batch batch = {
         .rows = r.rows,
         .classes = r.classes,
         .logits = logits.first,
         .logits_row_stride = logits.row_stride,
         .logits_class_stride = logits.class_stride,
+        .logits_storage = r.logits_storage,
+        .grad_storage = r.grad_storage,
         .grad = r.place == LOSS_ONLY ? NULL : grad.first,
         .grad_row_stride = r.place == LOSS_ONLY ? 0 : grad.row_stride,
         .grad_class_stride = r.place == LOSS_ONLY ? 0 : grad.class_stride,
@@ -247,10 +265,18 @@ static xent_batch make_batch(request r) {
 
 static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
+/* What a workspace has besides where numbers lie in 16 bits. */
+static size_t scratch_bytes(const xent_row_kernels *kernels, const xent_batch *batch) {
+    if (batch->logits_storage == XENT_AS_COMPUTED && batch->grad_storage == XENT_AS_COMPUTED)
+        return 0;
+    return kernels->scratch_bytes(batch->classes);
+}
+
 /* The same row in the steps that threads share. */
 static void run_shared(const xent_row_kernels *kernels, const xent_batch *batch, guard_side side) {
     const int64_t blocks = kernels->blocks_to_share(batch->classes);
-    char *workspace = kept_column(1, round_up(kernels->shared_row_bytes(batch->classes)), side);
+    const size_t bytes = round_up(kernels->shared_row_bytes(batch->classes)) + scratch_bytes(kernels, batch);
+    char *workspace = kept_column(1, round_up(bytes), side);
     for (int64_t row = 0; row < batch->rows && blocks > 0; ++row) {
         kernels->begin_row(batch, row, workspace);
         kernels->forward_blocks(0, blocks / 2, workspace);
@@ -263,14 +289,17 @@ static void run_shared(const xent_row_kernels *kernels, const xent_batch *batch,
 
 static void run_rows(const xent_isa *isa, request r) {
     snprintf(case_name, sizeof case_name,
-             "%s %s, %s targets, labels of type %d, output %d %s, options %d, guards %s, %" PRId64 " x %" PRId64,
-             isa->name, r.dtype == XENT_FLOAT32 ? "float32" : "float64", kind_names[r.kind], (int)r.label_type,
-             (int)r.output, place_names[r.place], r.has_options, side_names[r.side], r.rows, r.classes);
+             "%s %s, %s to %s, %s targets, labels of type %d, output %d %s, options %d, guards %s, %" PRId64
+             " x %" PRId64,
+             isa->name, r.dtype == XENT_FLOAT32 ? "float32" : "float64", storage_names[r.logits_storage],
+             storage_names[r.grad_storage], kind_names[r.kind], (int)r.label_type, (int)r.output, place_names[r.place],
+             r.has_options, side_names[r.side], r.rows, r.classes);
     const xent_row_kernels *kernels = &isa->kernels[r.dtype][r.kind];
     const xent_batch batch = make_batch(r);
     size_t workspace_bytes = kernels->workspace_bytes(r.classes);
     if (batch.logits_class_stride)
         workspace_bytes += kernels->turning_bytes(r.classes);
+    workspace_bytes = round_up(workspace_bytes) + scratch_bytes(kernels, &batch);
     void *workspace = kept_column(1, round_up(workspace_bytes), r.side);
     for (int64_t row = 0; row < r.rows; row += 16)
         kernels->process_rows(&batch, row, r.rows - row < 16 ? r.rows - row : 16, workspace);
@@ -283,6 +312,44 @@ static void run_rows(const xent_isa *isa, request r) {
         xent_check_labels(&batch.labels, r.rows, r.classes, batch.sample_weight, NULL, XENT_FLOAT32, &counted, &sum);
     }
     give_regions_back();
+}
+
+/* The same batch with logits or gradient in 16 bits, as far as its kernels read and write these. */
+static int64_t run_stored_rows(const xent_isa *isa, request r) {
+    const xent_row_kernels *kernels = &isa->kernels[r.dtype][r.kind];
+    int64_t cases = 0;
+    if (r.side == AROUND_COLUMNS || !kernels->scratch_bytes || kernels->scratch_bytes(r.classes) == 0)
+        return cases;
+    for (int first = 0; first < XENT_STORAGE_COUNT; ++first)
+        for (int second = 0; second < XENT_STORAGE_COUNT; ++second) {
+            r.logits_storage = (xent_storage)first;
+            r.grad_storage = (xent_storage)second;
+            if (first + second == 0 || (r.place == IN_PLACE && first != second) || (r.place == LOSS_ONLY && second > 0))
+                continue;
+            run_rows(isa, r);
+            ++cases;
+        }
+    return cases;
+}
+
+/* A matrix of 16 bits to float32 and back. */
+static int64_t run_storage(const xent_isa *isa, request r) {
+    int64_t cases = 0;
+    for (int storage = XENT_FLOAT16; storage < XENT_STORAGE_COUNT && r.side != AROUND_COLUMNS; ++storage, ++cases) {
+        const xent_storage_kernels *kernels = &isa->storage_kernels[storage];
+        snprintf(case_name, sizeof case_name, "%s %s to float32 and back, guards %s, %" PRId64 " x %" PRId64, isa->name,
+                 storage_names[storage], side_names[r.side], r.rows, r.classes);
+        const buffer stored = kept(r.rows, r.classes, sizeof(uint16_t), r.side);
+        const buffer wide = kept(r.rows, r.classes, sizeof(float), r.side);
+        float *numbers = (float *)(void *)wide.first;
+        fill_stored(stored, XENT_FLOAT32, (xent_storage)storage, r.rows, r.classes);
+        kernels->load(stored.first, stored.row_stride, r.rows, r.classes, numbers,
+                      wide.row_stride / (ptrdiff_t)sizeof(float));
+        kernels->store(numbers, wide.row_stride / (ptrdiff_t)sizeof(float), r.rows, r.classes, stored.first,
+                       stored.row_stride);
+        give_regions_back();
+    }
+    return cases;
 }
 
 static void run_vjp(const xent_isa *isa, request r, int of_logarithm) {
@@ -373,7 +440,7 @@ static int64_t run_shape(const xent_isa *isa, request r, int quick) {
                 r.label_type = (xent_label_type)(turn++ % 8);
                 r.output = XENT_GRADIENT;
                 run_rows(isa, r);
-                ++cases;
+                cases += 1 + run_stored_rows(isa, r);
             }
             if (r.place == LOSS_ONLY)
                 continue;
@@ -381,19 +448,19 @@ static int64_t run_shape(const xent_isa *isa, request r, int quick) {
             r.kind = XENT_INDEX_TARGETS;
             r.output = XENT_PROBABILITIES;
             run_rows(isa, r);
-            ++cases;
+            cases += 1 + run_stored_rows(isa, r);
             for (int of_logarithm = 0; of_logarithm < 2; ++of_logarithm) {
                 r.kind = XENT_SMOOTHED_TARGETS;
                 r.output = of_logarithm ? XENT_LOG_PROBABILITIES : XENT_PROBABILITIES;
                 run_rows(isa, r);
-                ++cases;
+                cases += 1 + run_stored_rows(isa, r);
                 if (r.side == AROUND_COLUMNS)
                     continue;
                 run_vjp(isa, r, of_logarithm);
                 ++cases;
             }
         }
-        cases += run_softmax_functions(isa, r);
+        cases += run_softmax_functions(isa, r) + (r.dtype == XENT_FLOAT32 ? run_storage(isa, r) : 0);
         unmap_regions();
     }
     return cases;
