@@ -12,10 +12,9 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from types import FunctionType
 
 from numpydoc.docscrape import NumpyDocString, Parameter
 
@@ -23,8 +22,8 @@ import xent_fast
 
 NEEDED = ("Summary", "Extended Summary", "Parameters", "Returns", "Raises", "Examples")
 PUBLIC = {name: getattr(xent_fast, name) for name in xent_fast.__all__}
-FUNCTIONS: dict[str, FunctionType] = {
-    name: value for name, value in PUBLIC.items() if inspect.isfunction(value)
+FUNCTIONS: dict[str, Callable[..., object]] = {
+    name: value for name, value in PUBLIC.items() if inspect.isroutine(value)
 }
 
 

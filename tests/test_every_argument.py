@@ -250,7 +250,7 @@ PAIRS = [
 
 
 def test_every_function_is_here() -> None:
-    functions = {n for n in xent_fast.__all__ if inspect.isfunction(getattr(xent_fast, n))}
+    functions = {n for n in xent_fast.__all__ if inspect.isroutine(getattr(xent_fast, n))}
     assert set(GOOD_CALLS) == functions
 
 
