@@ -6,8 +6,10 @@ Knows the commands' names and words. Must not know how anything is timed or comp
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,10 @@ import pytest
 import xent_fast
 from xent_fast import _bits
 from xent_fast.__main__ import main
+from xent_fast._binding import engine
 from xent_fast._command import bench, check, info, peers
+
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def test_info_says_what_is_used(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,6 +49,20 @@ def test_info_names_what_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XENT_FAST_ISA", "portable")
     isa = {"active": "portable", "supported": ["avx2", "portable"]}
     assert "XENT_FAST_ISA=portable asked for it" in info.instructions(isa)
+
+
+@pytest.mark.smoke
+@pytest.mark.skipif(
+    not CPUINFO.exists() or platform.machine() != "x86_64", reason="needs /proc/cpuinfo of an x86"
+)
+def test_every_instruction_set_of_the_processor_is_found() -> None:
+    """As the system says: however the package was compiled and linked."""
+    (flags,) = {line for line in CPUINFO.read_text("utf-8").splitlines() if line[:5] == "flags"}
+    has = set(flags.split())
+    want = {"portable"}
+    if has >= {"avx2", "fma", "f16c"}:
+        want |= {"avx2"} | ({"avx512"} if has >= {"avx512f", "avx512dq", "avx512bw"} else set())
+    assert set(engine.available_isas()) == want
 
 
 @pytest.mark.smoke

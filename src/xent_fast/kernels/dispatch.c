@@ -39,27 +39,8 @@ const xent_isa *xent_isa_named(const char *name) {
 const char *xent_known_isa_names(void) { return "avx512, avx2, neon, portable"; }
 
 #ifdef XENT_X86_64
-/* The processor must have the instructions and the operating system must save their registers (XCR0). */
-#if defined(__GNUC__) || defined(__clang__)
-#include <cpuid.h>
-
-/* Clang's __builtin_cpu_supports does not know F16C by name. */
-static int has_f16c(void) {
-    unsigned a, b, c, d;
-    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
-}
-
-int xent_processor_has_avx2(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
-}
-
-int xent_processor_has_avx512(void) {
-    return xent_processor_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512bw");
-}
-#else
-#include <intrin.h>
-
+/* The processor must have the instructions and the operating system must save their registers (XCR0).  Both are asked
+ * here: what compilers offer for this reads a variable of their own run-time library, and stays 0 with another's. */
 enum {
     OSXSAVE_BIT = 27,
     FMA_BIT = 12,
@@ -72,15 +53,40 @@ enum {
     ZMM_STATE = 0xe6
 };
 
+enum { EAX, EBX, ECX, EDX };
+
+#if defined(__GNUC__) || defined(__clang__)
+#include <cpuid.h>
+
+static void ask_processor(unsigned leaf, unsigned answer[4]) {
+    __cpuid_count(leaf, 0, answer[EAX], answer[EBX], answer[ECX], answer[EDX]);
+}
+
+static unsigned saved_state(void) {
+    unsigned low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+}
+#else
+#include <intrin.h>
+
+static void ask_processor(unsigned leaf, unsigned answer[4]) { __cpuidex((int *)answer, (int)leaf, 0); }
+
+static unsigned saved_state(void) { return (unsigned)_xgetbv(0); }
+#endif
+
 /* EBX of CPUID leaf 7 if leaf 1 has FMA and F16C and the operating system saves `state`, else 0. */
 static unsigned extended_features(unsigned state) {
-    int leaf[4];
-    __cpuid(leaf, 1);
-    if (!(leaf[2] >> OSXSAVE_BIT & 1) || !(leaf[2] >> FMA_BIT & 1) || !(leaf[2] >> F16C_BIT & 1) ||
-        (_xgetbv(0) & state) != state)
+    unsigned answer[4];
+    ask_processor(0, answer);
+    if (answer[EAX] < 7)
         return 0;
-    __cpuidex(leaf, 7, 0);
-    return (unsigned)leaf[1];
+    ask_processor(1, answer);
+    if (!(answer[ECX] >> OSXSAVE_BIT & 1) || !(answer[ECX] >> FMA_BIT & 1) || !(answer[ECX] >> F16C_BIT & 1) ||
+        (saved_state() & state) != state)
+        return 0;
+    ask_processor(7, answer);
+    return answer[EBX];
 }
 
 int xent_processor_has_avx2(void) { return extended_features(YMM_STATE) >> AVX2_BIT & 1; }
@@ -89,5 +95,4 @@ int xent_processor_has_avx512(void) {
     const unsigned features = extended_features(ZMM_STATE);
     return (features >> AVX512F_BIT & 1) && (features >> AVX512DQ_BIT & 1) && (features >> AVX512BW_BIT & 1);
 }
-#endif
 #endif
