@@ -20,6 +20,12 @@
 
 #include "dispatch.h"
 
+#ifdef _WIN32 /* has no aligned_alloc */
+#include <malloc.h>
+#define aligned_alloc(alignment, bytes) _aligned_malloc(bytes, alignment)
+#define free _aligned_free
+#endif
+
 enum { DIGEST_ROWS = 37, SPECIAL_ROWS = 8 };
 
 static const int64_t class_counts[] = {1,  2,   3,   4,   7,    8,    9,    10,   15,   16,   17,
