@@ -1,4 +1,5 @@
-/* Handlers for calls of XLA, the compiler of JAX: one loss a row of logits, and its gradient in the logits' place.
+/* Handlers for calls of XLA, the compiler of JAX: one loss a row of logits, and its gradient in the
+ * logits' place.
  *
  * The module _xla.py compiles this file where JAX is used, since XLA's header comes with JAX.
  *
@@ -72,8 +73,9 @@ static XLA_FFI_Error *bad_label(const XLA_FFI_CallFrame *frame, const xent_fast_
     return failure(frame, XLA_FFI_Error_Code_INVALID_ARGUMENT, message);
 }
 
-/* Logits and labels, either integers without the class axis or one number a class; results are the rows' losses, float
- * of logits of 16 bits, and, `with_grad`, the gradient.  Arrays are contiguous, classes on the last axis. */
+/* Logits and labels, either integers without the class axis or one number a class; results are
+ * the rows' losses, float of logits of 16 bits, and, `with_grad`, the gradient.  Arrays are
+ * contiguous, classes on the last axis. */
 static XLA_FFI_Error *compute(XLA_FFI_CallFrame *frame, int with_grad) {
     if (answers_version(frame))
         return NULL;

@@ -2,11 +2,12 @@
  *
  * Knows: where each processor keeps it. Must not know: Python, kernels, who else runs.
  *
- * The mode is a thread's own, and any code of the process may have changed it: a library that was linked with -ffast-math
- * turns subnormal numbers off where it is loaded, and every thread started later inherits that. Under another rounding
- * direction the kernels' additions that round to an integer round another way, and their results are wrong, NaN among them.
- * So every thread that computes does so in the default mode, and gets back the mode it had. Where the mode is the default
- * one already, nothing is written.
+ * The mode is a thread's own, and any code of the process may have changed it: a library that was
+ * linked with -ffast-math turns subnormal numbers off where it is loaded, and every thread started
+ * later inherits that. Under another rounding direction the kernels' additions that round to an
+ * integer round another way, and their results are wrong, NaN among them. So every thread that
+ * computes does so in the default mode, and gets back the mode it had. Where the mode is the
+ * default one already, nothing is written.
  */
 #ifndef XENT_FAST_FLOAT_MODE_H
 #define XENT_FAST_FLOAT_MODE_H

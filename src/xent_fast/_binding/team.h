@@ -1,10 +1,12 @@
 /* A team of threads that can be started: fewer threads instead of the end of the process.
  *
- * OpenMP's run-time library ends the process where a thread cannot be started (a limit of processes or of memory),
- * and a worker whose stack is too small for the kernels crashes. So before a calling thread's team grows, as many
- * threads are started and ended by hand, and then the team's own stacks are looked at, once.
+ * OpenMP's run-time library ends the process where a thread cannot be started (a limit of processes
+ * or of memory), and a worker whose stack is too small for the kernels crashes. So before a calling
+ * thread's team grows, as many threads are started and ended by hand, and then the team's own
+ * stacks are looked at, once.
  *
- * Knows: POSIX threads, OpenMP's teams. Must not know: Python, kernels' names, how many threads a call would like.
+ * Knows: POSIX threads, OpenMP's teams. Must not know: Python, kernels' names, how many threads a
+ * call would like.
  */
 #ifndef XENT_FAST_TEAM_H
 #define XENT_FAST_TEAM_H
@@ -20,14 +22,15 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-/* Bytes of stack that a worker must have. The kernels need 28 KiB by trial, and what libraries keep for every thread
- * lies there too. */
+/* Bytes of stack that a worker must have. The kernels need 28 KiB by trial, and what libraries
+ * keep for every thread lies there too. */
 #define XENT_LEAST_STACK ((size_t)65536)
 
 /* What failed once is not tried again. */
 static int xent_most_threads = INT_MAX;
 
-/* Of this thread's last parallel region: libgomp ends the threads that a smaller team leaves over. */
+/* Of this thread's last parallel region: libgomp ends the threads that a smaller team leaves
+ * over. */
 static _Thread_local int xent_team_size = 1;
 
 static void *xent_wait_for_gate(void *gate) {
@@ -36,7 +39,8 @@ static void *xent_wait_for_gate(void *gate) {
     return NULL;
 }
 
-/* `wanted` if as many threads can live at once; else about half of what could, for the process needs some more. */
+/* `wanted` if as many threads can live at once; else about half of what could, for the process
+ * needs some more. */
 static int xent_try_to_start(int wanted) {
     pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
     pthread_t *workers = malloc((size_t)wanted * sizeof *workers);
@@ -68,7 +72,8 @@ static void *xent_bind(void *given) {
     return NULL;
 }
 
-/* Whether a thread can be bound to the processors of one of OpenMP's places; a thread of its own tries it. */
+/* Whether a thread can be bound to the processors of one of OpenMP's places; a thread of its own
+ * tries it. */
 static int xent_place_works(int place) {
     int count = omp_get_place_num_procs(place), most = 0, i;
     int *numbers = malloc((size_t)(count > 0 ? count : 1) * sizeof *numbers);
@@ -98,7 +103,8 @@ static int xent_place_works(int place) {
 
 #endif
 
-/* Whether workers can be bound as the environment asks: libgomp ends the process where that fails. */
+/* Whether workers can be bound as the environment asks: libgomp ends the process where that
+ * fails. */
 static int xent_places_work(void) {
 #if defined(__linux__)
     int place;

@@ -1,4 +1,5 @@
-/* Threads and compiler as the preprocessor knows them: OpenMP's run-time library, or one thread without it.
+/* Threads and compiler as the preprocessor knows them: OpenMP's run-time library, or one thread
+ * without it.
  *
  * Knows: whether this build has OpenMP. Must not know: Python, kernels, when a second thread pays.
  */

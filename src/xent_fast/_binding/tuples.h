@@ -1,5 +1,6 @@
-/* A two-field instance of a tuple's subclass, made the way tuple.__new__ makes it but from two values instead of a
- * sequence: a NamedTuple's own constructor takes longer than the kernels on a small batch.
+/* A two-field instance of a tuple's subclass, made the way tuple.__new__ makes it but from two
+ * values instead of a sequence: a NamedTuple's own constructor takes longer than the kernels on a
+ * small batch.
  *
  * Knows: CPython's tuples. Must not know: NumPy, what the fields mean.
  */
@@ -8,7 +9,8 @@
 
 #include <Python.h>
 
-/* `type` is a subclass of tuple without fields of its own. Returns a new reference, or NULL with MemoryError set. */
+/* `type` is a subclass of tuple without fields of its own. Returns a new reference, or NULL with
+ * MemoryError set. */
 static inline PyObject *xent_new_pair(PyTypeObject *type, PyObject *first, PyObject *second) {
     PyObject *pair = type->tp_alloc(type, 2);
     if (pair == NULL)

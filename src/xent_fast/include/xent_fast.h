@@ -24,7 +24,8 @@
 extern "C" {
 #endif
 
-/* Of the structs and functions below.  Another number means that programs must be compiled, and perhaps changed, anew. */
+/* Of the structs and functions below.  Another number means that programs must be compiled, and
+ * perhaps changed, anew. */
 enum { XENT_FAST_API_VERSION = 1 };
 
 /* dtype */
@@ -51,8 +52,9 @@ enum {
     XENT_FAST_NO_MEMORY = 8
 };
 
-/* One batch, its options and its results.  Strides are in bytes, of any sign; 0 stands for rows one after the other.  The
- * classes of a row are contiguous, and every number is aligned to its own size. */
+/* One batch, its options and its results.  Strides are in bytes, of any sign; 0 stands for rows
+ * one after the other.  The classes of a row are contiguous, and every number is aligned to its
+ * own size. */
 typedef struct {
     size_t size; /* set by init */
 
@@ -92,7 +94,8 @@ typedef struct {
 } xent_fast_api;
 
 #ifdef Py_PYTHON_H
-/* The functions of the installed package, or NULL with a Python exception.  Include Python.h before this header. */
+/* The functions of the installed package, or NULL with a Python exception.  Include Python.h
+ * before this header. */
 static inline const xent_fast_api *xent_fast_import(void) {
     PyObject *module = PyImport_ImportModule("xent_fast.c_api");
     const xent_fast_api *api;
