@@ -1,6 +1,6 @@
 /* Backward passes of softmax and log_softmax, from what these returned.  A template over REAL_BITS.
  *
- * Knows: the two formulas, one row at a time, vectors along its classes; rows of any length.
+ * Knows: the two formulas; rows of a few classes side by side, longer ones one at a time, vectors along their classes.
  * Must not know: instruction sets, threads, Python; the loss.
  *
  *     softmax        grad = p (dp - s)         s = sum p dp
@@ -157,10 +157,140 @@ KERNEL_INLINE void NAME(multiply_by_output)(const xent_vjp_batch *batch, int64_t
                            (REAL)batch->grad_output[row * batch->grad_output_step]);
 }
 
+/* --- few classes: lanes along rows ---------------------------------------------------------------- */
+
+/* A vector of rows as columns: p and dp, or l and dl; the gradient takes the place of the latter. */
+typedef struct {
+    REAL (*values)[LANES], (*slopes)[LANES];
+    int classes;
+} NAME(vjp_columns);
+
+/* Each lane's sum as two numbers; one that is not finite has no low part. */
+KERNEL_INLINE NAME(pair) NAME(pair_of_wide)(NAME(wide) sum) {
+#if REAL_BITS == 32
+    ALIGNED_64 double doubles[LANES];
+    v_store_f64(doubles, sum.low);
+    v_store_f64(doubles + LANES / 2, sum.high);
+    NAME(pair) pair = NAME(pairs_of)(doubles);
+#else
+    NAME(pair) pair = sum;
+#endif
+    pair.low = v_keep(v_equal(v_sub(pair.high, pair.high), v_splat(0)), pair.low);
+    return pair;
+}
+
+KERNEL_INLINE void NAME(softmax_vjp_columns)(const NAME(vjp_columns) * rows) {
+    NAME(wide) sum = NAME(zero_wide)();
+    for (int k = 0; k < rows->classes; ++k)
+        NAME(wide_add_product)(&sum, v_load(rows->values[k]), v_load(rows->slopes[k]));
+    const NAME(pair) s = NAME(pair_of_wide)(sum);
+    for (int k = 0; k < rows->classes; ++k) {
+        const vec above = v_sub(v_sub(v_load(rows->slopes[k]), s.high), s.low);
+        v_store(rows->slopes[k], v_mul(v_load(rows->values[k]), above));
+    }
+}
+
+/* The row of a lane by itself, whose s or its exponent the lanes do not hold. */
+static NEVER_INLINE void NAME(log_softmax_vjp_of_lane)(const NAME(vjp_columns) * rows, int lane) {
+    REAL l[MOST_CLASSES_ALONG_ROWS], dl[MOST_CLASSES_ALONG_ROWS];
+    for (int k = 0; k < rows->classes; ++k) {
+        l[k] = rows->values[k][lane];
+        dl[k] = rows->slopes[k][lane];
+    }
+    NAME(log_softmax_vjp_row)(l, dl, dl, rows->classes);
+    for (int k = 0; k < rows->classes; ++k)
+        rows->slopes[k][lane] = dl[k];
+}
+
+/* The frames of sums of which every one is 0 or of middling size, and so many powers of two that their number is exact. */
+KERNEL_INLINE NAME(log_softmax_frame) NAME(frames_of_sums)(NAME(pair) s, vec size) {
+    const double inverse = -1.0 / (double)((BITS_TYPE)1 << SIGNIFICAND_SHIFT) / EXPONENTIAL_UNIT;
+    const NAME(exponent_scale) scale = NAME(unit_scale)();
+    NAME(log_softmax_frame) frame;
+    const vec exponent = v_exponent(size), c = v_sub(v_splat(SCALE_UP - SIGNIFICAND_SHIFT), exponent);
+    const vec power = v_bits_to_exponent(v_sub(v_splat(ROUNDING_MAGIC + EXPONENT_BIAS), exponent));
+    s.high = v_mul(s.high, power);
+    s.low = v_mul(s.low, power);
+    frame.reference = NAME(reference_for)(c, &scale);
+    frame.raised_reference = NAME(reference_for)(v_add(c, v_splat(RAISED)), &scale);
+    frame.minus_factor = NAME(pair_product)(s, NAME(pair_of)(inverse));
+    const vec most = v_add(v_splat(EXPONENT_BIAS - SCALE_UP - 1), c);
+    frame.limit = v_mul(most, v_splat(REAL_CONSTANT(ln_2)));
+    frame.highest = v_mul(v_add(most, v_splat(RAISED)), v_splat(REAL_CONSTANT(ln_2)));
+    return frame;
+}
+
+KERNEL_INLINE void NAME(log_softmax_vjp_columns)(const NAME(vjp_columns) * rows) {
+    enum { LARGEST_EXPONENT = EXPONENT_BIAS - SIGNIFICAND_SHIFT };
+    const vec zero = v_splat(0), one = v_splat(1);
+    NAME(wide) sum = NAME(zero_wide)();
+    for (int k = 0; k < rows->classes; ++k)
+        NAME(wide_add)(&sum, v_load(rows->slopes[k]));
+    const NAME(pair) s = NAME(pair_of_wide)(sum);
+    const vec limit = v_splat((REAL)ldexp(1, LARGEST_EXPONENT)), lowest = v_splat((REAL)ldexp(1, -LARGEST_EXPONENT));
+    const vec size = v_select(v_equal(s.high, zero), one, NAME(magnitude)(s.high));
+    const vec held = v_keep(v_not_less(size, lowest), v_keep(v_greater(limit, size), one));
+    const vec_mask is_held = v_equal(held, one);
+    const unsigned leaving = ~v_mask_bits(is_held) & ((1u << LANES) - 1);
+    const NAME(log_softmax_frame) frame = NAME(frames_of_sums)(s, size);
+    for (int lane = 0; leaving >> lane; ++lane)
+        if (leaving >> lane & 1)
+            NAME(log_softmax_vjp_of_lane)(rows, lane);
+    for (int k = 0; k < rows->classes;) {
+        vec l[4], dl[4], grad[4];
+        const int count = rows->classes - k < INTERLEAVED ? 1 : INTERLEAVED;
+        for (int j = 0; j < count; ++j) {
+            l[j] = v_load(rows->values[k + j]);
+            dl[j] = v_load(rows->slopes[k + j]);
+        }
+        if (count == INTERLEAVED)
+            NAME(log_softmax_gradients)(l, dl, INTERLEAVED, &frame, grad);
+        else
+            NAME(log_softmax_gradients)(l, dl, 1, &frame, grad);
+        for (int j = 0; j < count; ++j)
+            v_store(rows->slopes[k + j], v_select(is_held, grad[j], dl[j]));
+        k += count;
+    }
+}
+
+/* The gradients of rows, each times its own number. */
+KERNEL_INLINE void NAME(multiply_columns)(const NAME(vjp_columns) * rows, const double *numbers, int64_t step,
+                                          int row_count) {
+    ALIGNED_64 REAL factors[LANES] = {0};
+    for (int row = 0; row < row_count; ++row)
+        factors[row] = (REAL)numbers[row * step];
+    for (int k = 0; k < rows->classes; ++k)
+        v_store(rows->slopes[k], v_mul(v_load(rows->slopes[k]), v_load(factors)));
+}
+
+KERNEL_INLINE void NAME(vjp_of_few_classes)(const xent_vjp_batch *batch, int64_t first_row, int64_t row_count,
+                                            void (*compute)(const NAME(vjp_columns) *)) {
+    ALIGNED_64 REAL values[MOST_CLASSES_ALONG_ROWS][LANES], slopes[MOST_CLASSES_ALONG_ROWS][LANES];
+    const NAME(vjp_columns) rows = {values, slopes, (int)batch->classes};
+    for (int64_t row = first_row; row < first_row + row_count; row += LANES) {
+        const int64_t left = first_row + row_count - row;
+        const int count = left < LANES ? (int)left : LANES;
+        NAME(load_columns)(values, batch->values + row * batch->values_row_stride, batch->values_row_stride, 0, count,
+                           rows.classes);
+        NAME(load_columns)(slopes, batch->slopes + row * batch->slopes_row_stride, batch->slopes_row_stride, 0, count,
+                           rows.classes);
+        compute(&rows);
+        if (batch->grad_output)
+            NAME(multiply_columns)(&rows, batch->grad_output + row * batch->grad_output_step, batch->grad_output_step,
+                                   count);
+        NAME(store_columns)(slopes, batch->grad + row * batch->grad_row_stride, batch->grad_row_stride, 0, count,
+                            rows.classes);
+    }
+}
+
 /* The functions of the contract. */
 #ifndef VJP_KERNELS
 #define VJP_KERNELS(function)                                                                                   \
     static void NAME(function##_rows)(const xent_vjp_batch *batch, int64_t first_row, int64_t row_count) {      \
+        if (batch->classes <= MOST_CLASSES_ALONG_ROWS) {                                                        \
+            NAME(vjp_of_few_classes)(batch, first_row, row_count, NAME(function##_columns));                    \
+            return;                                                                                             \
+        }                                                                                                       \
         for (int64_t row = first_row; row < first_row + row_count; ++row) {                                     \
             NAME(function##_row)((const REAL *)(const void *)(batch->values + row * batch->values_row_stride),  \
                                  (const REAL *)(const void *)(batch->slopes + row * batch->slopes_row_stride),  \

@@ -7,49 +7,9 @@
  *
  *     loss = b T^2 sum P d + loss of the targets      grad = b T (Q - P) + its gradient      d = log(P / Q)
  *
- *     d = ((y - max y) - (x - max x)) / T - (log Y - log X)      log Y = log1p((1 - P_max) / P_max), 1 - P_max by a sum
- *
- * The divergence is added up as the sum of P (d + exp(-d) - 1), none of them negative and each exact where P = Q:
- *
- *     |d| < 1       P d^2 (1/2! - d/3! + d^2/4! - ...)
- *     beyond        P d + (Q - P), which is Q where P = 0
- *
- * Where all d are small, at a high temperature or where the two agree, P and Q as rounded numbers say nothing of their
- * difference, and the logits say all. With v = (y - x) - (y_m - x_m), taken without rounding y - x, and u = v - U = T d
- *
- *     F(d) = (d + exp(-d) - 1) / d^2     M = sum P v (1 - v F(v / T) / T)     U = -T log(1 - M / T), so that sum Q = 1
- *     loss = b sum P u^2 F(d)            grad = -b P u (1 - d F(d))           in which no T^2 and no difference of near numbers is left
- *
- * To first order the sum does not change with a constant added to every d, so that errors of log Y - log X do not show.  The
- * differences Q - P add up to 0: that of the teacher's likeliest class m is minus all others where P_m + Q_m > 1.
+ * divergence.h says how both are kept accurate.  Rows of a few classes stand side by side; longer ones are taken one by one.
  */
-#undef DIVERGENCE_TERMS
-#if REAL_BITS == 32
-#define DIVERGENCE_TERMS 10 /* the next one, 1/12!, is below 2^-28 */
-#else
-#define DIVERGENCE_TERMS 17 /* the next one, 1/19!, is below 2^-56 */
-#endif
-
-/* (-1)^k / (k + 2)! */
-static const REAL NAME(divergence_polynomial)[17] = {
-    (REAL)(1.0 / 2),
-    (REAL)(-1.0 / 6),
-    (REAL)(1.0 / 24),
-    (REAL)(-1.0 / 120),
-    (REAL)(1.0 / 720),
-    (REAL)(-1.0 / 5040),
-    (REAL)(1.0 / 40320),
-    (REAL)(-1.0 / 362880),
-    (REAL)(1.0 / 3628800),
-    (REAL)(-1.0 / 39916800),
-    (REAL)(1.0 / 479001600),
-    (REAL)(-1.0 / 6227020800),
-    (REAL)(1.0 / 87178291200),
-    (REAL)(-1.0 / 1307674368000),
-    (REAL)(1.0 / 20922789888000),
-    (REAL)(-1.0 / 355687428096000),
-    (REAL)(1.0 / 6402373705728000),
-};
+#include "divergence.h"
 
 #if REAL_BITS == 64
 KERNEL_INLINE double log_of_1_plus_number(double r) {
@@ -66,23 +26,6 @@ typedef struct {
 typedef struct {
     NAME(wide) terms, differences;
 } NAME(divergence_sums);
-
-/* F(d) */
-KERNEL_INLINE vec NAME(divergence_series)(vec d) {
-    const REAL *c = NAME(divergence_polynomial);
-    vec series = v_splat(c[DIVERGENCE_TERMS - 1]);
-    for (int k = DIVERGENCE_TERMS - 2; k >= 0; --k)
-        series = v_fma(series, d, v_splat(c[k]));
-    return series;
-}
-
-/* P (d + exp(-d) - 1), the difference Q - P given. */
-KERNEL_INLINE vec NAME(divergence_terms)(vec big_p, vec d, vec difference) {
-    const vec zero = v_splat(0), series = NAME(divergence_series)(d);
-    const vec near = v_mul(v_mul(v_mul(d, d), series), big_p), far = v_fma(big_p, d, difference);
-    const vec_mask is_near = v_greater(v_splat(1), v_max(v_sub(zero, d), d));
-    return v_select(v_equal(big_p, zero), difference, v_select(is_near, near, far));
-}
 
 KERNEL_INLINE vec NAME(log_ratios)(vec teacher, vec student, const NAME(divergence_frame) * frame) {
     const vec distance = v_sub(v_sub(teacher, frame->largest_of_teacher), v_sub(student, frame->largest_of_student));
@@ -142,14 +85,6 @@ typedef struct {
     NAME(scaled_factor) factor;
 } NAME(near_frame);
 
-/* y - x as a sum of two; beside an infinite one there is no error. */
-KERNEL_INLINE NAME(pair) NAME(exact_difference)(vec teacher, vec student) {
-    NAME(pair) difference;
-    difference.high = NAME(two_sum)(teacher, v_sub(v_splat(0), student), &difference.low);
-    difference.low = v_keep(v_equal(difference.low, difference.low), difference.low);
-    return difference;
-}
-
 /* v of a vector of classes; 0 where both logits are -inf. */
 KERNEL_INLINE vec NAME(logit_differences)(vec teacher, vec student, const NAME(near_frame) * frame) {
     const NAME(pair) d = NAME(exact_difference)(teacher, student);
@@ -193,15 +128,6 @@ KERNEL_INLINE int NAME(is_near)(const REAL *teacher, const REAL *student, int64_
     return v_largest(largest) < (REAL)0.25;
 }
 
-/* -T log(1 - M / T) for |M| / T up to 0.3, by 2 T atanh(s) with s = (M / T) / (2 - M / T) */
-KERNEL_INLINE double NAME(common_shift)(double mean, double temperature) {
-    const double ratio = mean / temperature, s = ratio / (2 - ratio), square = s * s;
-    double series = 0;
-    for (int k = 23; k >= 1; k -= 2)
-        series = series * square + 1.0 / k;
-    return 2 * (mean / (2 - ratio)) * series;
-}
-
 /* A row whose d are all small: T^2 times its divergence, and the gradient to `grad`. */
 static NEVER_INLINE double NAME(distil_near_row)(const REAL *big_p, const REAL *teacher, const REAL *student,
                                                  const REAL *grad_of_targets, REAL *grad, int64_t count,
@@ -215,7 +141,7 @@ static NEVER_INLINE double NAME(distil_near_row)(const REAL *big_p, const REAL *
         const vec p = NAME(load_up_to)(big_p + k, left, 0);
         NAME(wide_add)(&mean, v_mul(p, v_mul(v, v_sub(one, v_mul(d, NAME(divergence_series)(d))))));
     }
-    frame.shift = v_splat((REAL)NAME(common_shift)(NAME(wide_total)(mean), temperature));
+    frame.shift = v_splat((REAL)v_first_f64(common_shifts(v_splat_f64(NAME(wide_total)(mean)), temperature)));
     for (int64_t k = 0; k < count; k += LANES) {
         const int left = count - k < LANES ? (int)(count - k) : LANES;
         const vec u = v_sub(NAME(differences_at)(teacher, student, k, count, &frame), frame.shift);
@@ -277,6 +203,12 @@ KERNEL_INLINE xent_batch NAME(batch_of_targets)(const xent_batch *batch, int64_t
     return part;
 }
 
+/* b */
+KERNEL_INLINE double NAME(divergence_weight)(const xent_distillation_batch *problem, int64_t row) {
+    const double *sample_weight = problem->batch.sample_weight;
+    return sample_weight ? problem->weight_factor * sample_weight[row] : problem->weight_factor;
+}
+
 /* Rows that share the workspace; losses to `losses`. */
 KERNEL_INLINE void NAME(distillation_part)(const xent_distillation_batch *problem, int64_t first_row, int64_t row_count,
                                            double *losses, void *workspace) {
@@ -311,8 +243,7 @@ KERNEL_INLINE void NAME(distillation_part)(const xent_distillation_batch *proble
             NAME(fill)(grad, classes, (REAL)losses[k]);
             continue;
         }
-        const double weight =
-            batch->sample_weight ? problem->weight_factor * batch->sample_weight[row] : problem->weight_factor;
+        const double weight = NAME(divergence_weight)(problem, row);
         const double divergence =
             NAME(distil_row)(big_p + k * step, big_q + k * step, likeliest_of_teacher[k], likeliest_of_student[k],
                              (const REAL *)(const void *)(teachers + k * problem->teacher_row_stride),
@@ -323,15 +254,149 @@ KERNEL_INLINE void NAME(distillation_part)(const xent_distillation_batch *proble
     }
 }
 
+/* The same, once for all who call it. */
+static NEVER_INLINE void NAME(distil_one_by_one)(const xent_distillation_batch *problem, int64_t first_row,
+                                                 int64_t row_count, double *losses, void *workspace) {
+    NAME(distillation_part)(problem, first_row, row_count, losses, workspace);
+}
+
+/* --- few classes: lanes along rows ---------------------------------------------------------------- */
+
+/* Weights of `row_count` rows from `first_row`, as doubles too; which of them the lanes' type cannot hold. */
+KERNEL_INLINE unsigned NAME(divergence_weights_of)(const xent_distillation_batch *problem, int64_t first_row,
+                                                   int row_count, double *weight, NAME(divergence_weights) * weights) {
+    ALIGNED_64 double slope_weight[LANES];
+    const double temperature = problem->temperature;
+    unsigned leaving = 0;
+    for (int lane = 0; lane < LANES; ++lane) {
+        const int64_t row = first_row + (lane < row_count ? lane : 0);
+        weight[lane] = NAME(divergence_weight)(problem, row);
+        slope_weight[lane] = weight[lane] * temperature;
+        const double size = fabs(weight[lane]), slope = fabs(slope_weight[lane]);
+        const int is_held = size < LARGEST_FACTOR && slope < LARGEST_FACTOR && size >= SMALL_WEIGHT &&
+                            slope >= SMALL_WEIGHT && temperature < RESCALE && temperature > 1 / RESCALE;
+        leaving |= (unsigned)(!is_held && size != 0) << lane;
+    }
+    weights->weight = NAME(pairs_of)(weight).high;
+    weights->slope_weight = NAME(pairs_of)(slope_weight).high;
+    weights->temperature = temperature;
+    return leaving;
+}
+
+/* A row that leaves the lanes, by itself: its loss, and the gradient to `grad`. */
+static NEVER_INLINE double NAME(distil_leaving_row)(const xent_distillation_batch *problem, int64_t row, REAL *grad,
+                                                    void *workspace) {
+    xent_distillation_batch alone = *problem;
+    double loss;
+    alone.batch = xent_batch_from(&problem->batch, row, sizeof(REAL));
+    alone.batch.grad = (char *)grad;
+    alone.teacher += row * problem->teacher_row_stride;
+    NAME(distil_one_by_one)(&alone, 0, 1, &loss, workspace);
+    return loss;
+}
+
+/* Rows [first_row, first_row + row_count), at most a vector of them. `labels` has a whole vector; `targets` is where their own
+ * loss and gradient are, or NULL. */
+KERNEL_INLINE void NAME(distil_vector_of_rows)(const xent_distillation_batch *problem, int64_t first_row, int row_count,
+                                               const int64_t *labels, const NAME(exponent_scale) * scale,
+                                               const REAL *target_loss, const REAL *grad_of_targets, double *losses,
+                                               void *workspace) {
+    const xent_batch *batch = &problem->batch;
+    const int classes = (int)batch->classes;
+    const unsigned all = (1u << LANES) - 1;
+    NAME(softmax_lanes) teacher, student;
+    NAME(divergence_weights) weights;
+    ALIGNED_64 double weight[LANES], divergence[LANES];
+    ALIGNED_64 REAL columns[MOST_CLASSES_ALONG_ROWS][LANES];
+    NAME(load_columns)(teacher.logits, problem->teacher + first_row * problem->teacher_row_stride,
+                       problem->teacher_row_stride, 0, row_count, classes);
+    NAME(load_columns)(student.logits, batch->logits + first_row * batch->logits_row_stride, batch->logits_row_stride,
+                       0, row_count, classes);
+    unsigned leaving = NAME(divergence_weights_of)(problem, first_row, row_count, weight, &weights);
+    const vec counted = NAME(lane_labels)(&batch->labels, labels, row_count);
+    const vec_mask counts = v_not_less(counted, v_splat(0));
+    NAME(softmax_of_columns)(&teacher, classes, scale);
+    NAME(softmax_of_columns)(&student, classes, scale);
+    const vec_mask teaches = teacher.is_number, learns = student.is_number;
+    const NAME(divergence_results) results = NAME(diverge)(&teacher, &student, classes, &weights);
+    if (grad_of_targets)
+        NAME(load_columns)(columns, (const char *)grad_of_targets, classes * (ptrdiff_t)sizeof(REAL), 0, row_count,
+                           classes);
+    for (int k = 0; k < classes; ++k) {
+        const vec slope = v_select(v_equal(results.likeliest, v_splat((REAL)k)), results.slope_of_likeliest,
+                                   v_load(student.exponentials[k]));
+        v_store(columns[k],
+                grad_of_targets ? v_fma(slope, results.factor, v_load(columns[k])) : v_mul(slope, results.factor));
+    }
+    const unsigned numbers = v_mask_bits(teaches) & v_mask_bits(learns), counting = v_mask_bits(counts);
+    if ((numbers & counting) != all)
+        for (int k = 0; k < classes; ++k) {
+            const vec grad = v_select(teaches, v_select(learns, v_load(columns[k]), v_splat(NAN)), v_splat(NAN));
+            v_store(columns[k], v_keep(counts, grad));
+        }
+    for (int j = 0; j < LANES / 8; ++j)
+        v_store_f64(divergence + 8 * j, NAME(weighted_losses)(results.divergence[j], weight + 8 * j));
+    for (int lane = 0; lane < row_count; ++lane)
+        losses[lane] = !(counting >> lane & 1)  ? 0
+                       : !(numbers >> lane & 1) ? (double)NAN
+                                                : divergence[lane] + (target_loss ? (double)target_loss[lane] : 0);
+    leaving &= numbers & counting;
+    for (int lane = 0; leaving && lane < row_count; ++lane) {
+        REAL grad[MOST_CLASSES_ALONG_ROWS];
+        if (!(leaving >> lane & 1))
+            continue;
+        losses[lane] = NAME(distil_leaving_row)(problem, first_row + lane, grad, workspace);
+        for (int k = 0; k < classes; ++k)
+            columns[k][lane] = grad[k];
+    }
+    NAME(store_columns)(columns, batch->grad + first_row * batch->grad_row_stride, batch->grad_row_stride, 0, row_count,
+                        classes);
+}
+
+/* Rows of a few classes; losses to `losses`. */
+static NEVER_INLINE void NAME(distil_few_classes)(const xent_distillation_batch *problem, int64_t first_row,
+                                                  int64_t row_count, double *losses, void *workspace) {
+    const xent_batch *batch = &problem->batch;
+    const NAME(exponent_scale) scale = NAME(scale_for)(problem->temperature);
+    REAL target_loss[XENT_MAX_ROWS_PER_CALL];
+    int64_t labels[XENT_MAX_ROWS_PER_CALL + LANES] = {0};
+    REAL *grad = problem->target_kernels ? NAME(part_matrix)(workspace, batch->classes, 3) : NULL;
+    xent_distillation_batch rows = *problem;
+    if (batch->dense_targets)
+        rows.batch.labels.has_ignore_index = 0;
+    else
+        xent_read_labels(&batch->labels, first_row, row_count, labels);
+    if (grad) {
+        xent_batch part = NAME(batch_of_targets)(batch, first_row, row_count, grad, target_loss);
+        part.grad_row_stride = batch->classes * (ptrdiff_t)sizeof(REAL);
+        part.grad_class_stride = 0;
+        problem->target_kernels->process_rows(&part, 0, row_count, workspace);
+    }
+    for (int64_t k = 0; k < row_count; k += LANES) {
+        const int count = row_count - k < LANES ? (int)(row_count - k) : LANES;
+        NAME(distil_vector_of_rows)(&rows, first_row + k, count, labels + k, &scale, grad ? target_loss + k : NULL,
+                                    grad ? grad + k * batch->classes : NULL, losses + k, workspace);
+    }
+}
+
 /* Function of the contract. */
 static double NAME(distillation_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace) {
+    const xent_distillation_batch *problem = (const xent_distillation_batch *)(const void *)batch;
+    const int64_t classes = batch->classes;
     double losses[XENT_MAX_ROWS_PER_CALL];
-    const int64_t at_once = NAME(rows_of_part)(batch->classes);
-    for (int64_t k = 0; k < row_count; k += at_once)
-        NAME(distillation_part)((const xent_distillation_batch *)(const void *)batch, first_row + k,
-                                row_count - k < at_once ? row_count - k : at_once, losses + k, workspace);
+    const int64_t at_once = NAME(rows_of_part)(classes);
+    for (int64_t k = 0; k < row_count; k += at_once) {
+        const int64_t count = row_count - k < at_once ? row_count - k : at_once;
+        if (classes <= MOST_CLASSES_ALONG_ROWS)
+            NAME(distil_few_classes)(problem, first_row + k, count, losses + k, workspace);
+        else
+            NAME(distil_one_by_one)(problem, first_row + k, count, losses + k, workspace);
+    }
     NAME(tell_losses)(batch, first_row, row_count, losses);
     return xent_pairwise_sum(losses, row_count);
 }
 
-static size_t NAME(distillation_workspace_bytes)(int64_t classes) { return NAME(workspace_with_matrices)(classes, 3); }
+/* Probabilities of both, the gradient of the targets and, of a few classes, that of the rows beside one that leaves the lanes. */
+static size_t NAME(distillation_workspace_bytes)(int64_t classes) {
+    return NAME(workspace_with_matrices)(classes, classes <= MOST_CLASSES_ALONG_ROWS ? 4 : 3);
+}

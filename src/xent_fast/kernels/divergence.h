@@ -1,0 +1,275 @@
+/* The divergence of two softmaxes, for vectors of numbers: along classes, or of rows of a few classes side by side.  A template
+ * over REAL_BITS.
+ *
+ * Knows: the divergence's formulas, and those of rows whose lanes hold one class of each.
+ * Must not know: instruction sets, threads, Python; how two losses are mixed.
+ *
+ * With the softmax P of the teacher's row y and Q of the student's row x, both at temperature T:
+ *
+ *     divergence = sum P d        slope = Q - P        d = log(P / Q)
+ *
+ *     d = ((y - max y) - (x - max x)) / T - (log Y - log X)      log Y = log1p((1 - P_max) / P_max), 1 - P_max by a sum
+ *
+ * The divergence is added up as the sum of P (d + exp(-d) - 1), none of them negative and each exact where P = Q:
+ *
+ *     |d| < 1       P d^2 (1/2! - d/3! + d^2/4! - ...)
+ *     beyond        P d + (Q - P), which is Q where P = 0
+ *
+ * Where all d are small, at a high temperature or where the two agree, P and Q as rounded numbers say nothing of their
+ * difference, and the logits say all. With v = (y - x) - (y_m - x_m), taken without rounding y - x, and u = v - U = T d
+ *
+ *     F(d) = (d + exp(-d) - 1) / d^2     M = sum P v (1 - v F(v / T) / T)     U = -T log(1 - M / T), so that sum Q = 1
+ *     T^2 divergence = sum P u^2 F(d)    T slope = -P u (1 - d F(d))          in which no T^2 and no difference of near numbers is left
+ *
+ * To first order the sum does not change with a constant added to every d, so that errors of log Y - log X do not show.  The
+ * differences Q - P add up to 0: that of the teacher's likeliest class m is minus all others where P_m + Q_m > 1.
+ */
+#undef DIVERGENCE_TERMS
+#if REAL_BITS == 32
+#define DIVERGENCE_TERMS 10 /* the next one, 1/12!, is below 2^-28 */
+#else
+#define DIVERGENCE_TERMS 17 /* the next one, 1/19!, is below 2^-56 */
+#endif
+
+/* (-1)^k / (k + 2)! */
+static const REAL NAME(divergence_polynomial)[17] = {
+    (REAL)(1.0 / 2),
+    (REAL)(-1.0 / 6),
+    (REAL)(1.0 / 24),
+    (REAL)(-1.0 / 120),
+    (REAL)(1.0 / 720),
+    (REAL)(-1.0 / 5040),
+    (REAL)(1.0 / 40320),
+    (REAL)(-1.0 / 362880),
+    (REAL)(1.0 / 3628800),
+    (REAL)(-1.0 / 39916800),
+    (REAL)(1.0 / 479001600),
+    (REAL)(-1.0 / 6227020800),
+    (REAL)(1.0 / 87178291200),
+    (REAL)(-1.0 / 1307674368000),
+    (REAL)(1.0 / 20922789888000),
+    (REAL)(-1.0 / 355687428096000),
+    (REAL)(1.0 / 6402373705728000),
+};
+
+/* F(d) */
+KERNEL_INLINE vec NAME(divergence_series)(vec d) {
+    const REAL *c = NAME(divergence_polynomial);
+    vec series = v_splat(c[DIVERGENCE_TERMS - 1]);
+    for (int k = DIVERGENCE_TERMS - 2; k >= 0; --k)
+        series = v_fma(series, d, v_splat(c[k]));
+    return series;
+}
+
+/* P (d + exp(-d) - 1), the difference Q - P given. */
+KERNEL_INLINE vec NAME(divergence_terms)(vec big_p, vec d, vec difference) {
+    const vec zero = v_splat(0), series = NAME(divergence_series)(d);
+    const vec near = v_mul(v_mul(v_mul(d, d), series), big_p), far = v_fma(big_p, d, difference);
+    const vec_mask is_near = v_greater(v_splat(1), v_max(v_sub(zero, d), d));
+    return v_select(v_equal(big_p, zero), difference, v_select(is_near, near, far));
+}
+
+/* y - x as a sum of two; beside an infinite one there is no error. */
+KERNEL_INLINE NAME(pair) NAME(exact_difference)(vec teacher, vec student) {
+    NAME(pair) difference;
+    difference.high = NAME(two_sum)(teacher, v_sub(v_splat(0), student), &difference.low);
+    difference.low = v_keep(v_equal(difference.low, difference.low), difference.low);
+    return difference;
+}
+
+#if REAL_BITS == 64
+/* -T log(1 - M / T) for |M| / T up to 0.3, by 2 T atanh(s) with s = (M / T) / (2 - M / T) */
+KERNEL_INLINE vec common_shifts(vec mean, double temperature) {
+    const vec ratio = v_div(mean, v_splat(temperature)), below = v_sub(v_splat(2), ratio);
+    const vec s = v_div(ratio, below), square = v_mul(s, s);
+    vec series = v_splat(0);
+    for (int k = 23; k >= 1; k -= 2)
+        series = v_fma(series, square, v_splat(1.0 / k));
+    return v_mul(v_mul(v_splat(2), v_div(mean, below)), series);
+}
+#endif
+
+/* --- lanes along rows ------------------------------------------------------------------------------ */
+
+/* Each lane's sum of two as a double. */
+KERNEL_INLINE void NAME(widen_pair)(NAME(pair) pair, vec_f64 *wide) {
+#if REAL_BITS == 32
+    wide[0] = v_add_f64(v_low_half_as_f64(pair.high), v_low_half_as_f64(pair.low));
+    wide[1] = v_add_f64(v_high_half_as_f64(pair.high), v_high_half_as_f64(pair.low));
+#else
+    wide[0] = v_add(pair.high, pair.low);
+#endif
+}
+
+/* a / b in double. */
+KERNEL_INLINE void NAME(wide_quotient)(NAME(pair) a, vec b, vec_f64 *quotient) {
+    const NAME(pair) divisor = {b, v_splat(0)};
+    vec_f64 below[LANES / 8];
+    NAME(widen_pair)(a, quotient);
+    NAME(widen_pair)(divisor, below);
+    for (int j = 0; j < LANES / 8; ++j)
+        quotient[j] = v_div_f64(quotient[j], below[j]);
+}
+
+/* The softmax of a vector of rows.  The first maximum's exponential is left out of the sum that its logarithm is taken of. */
+typedef struct {
+    ALIGNED_64 REAL logits[MOST_CLASSES_ALONG_ROWS][LANES];       /* less what is taken from huge ones */
+    ALIGNED_64 REAL exponentials[MOST_CLASSES_ALONG_ROWS][LANES]; /* relative to a power of two */
+    vec likeliest, largest, exp_of_largest;                       /* the first maximum: its class, logit, exponential */
+    vec total, log_of_total;                                      /* the logarithm: relative to exp_of_largest */
+    vec_mask is_number;
+} NAME(softmax_lanes);
+
+/* All of it, of the logits that lie there. */
+KERNEL_INLINE void NAME(softmax_of_columns)(NAME(softmax_lanes) * rows, int classes,
+                                            const NAME(exponent_scale) * scale) {
+    const NAME(lane_columns) columns = {(const char *)rows->logits, sizeof rows->logits[0]};
+    NAME(index_sums) sums;
+    sums.maximum = NAME(maximum_of_columns)(columns, classes);
+    const vec base = NAME(finite_maximum)(sums.maximum);
+    sums.top = v_sub(base, NAME(shift_huge_columns)(rows->logits, classes, base, scale->huge_logit));
+    rows->largest = sums.top;
+    rows->likeliest = NAME(first_of_columns)(columns, classes, sums.top);
+    NAME(sum_columns)(columns, classes, rows->likeliest, scale, rows->exponentials, &sums, 0);
+    const vec others = v_add(sums.others.high, sums.others.low);
+    rows->exp_of_largest = sums.exp_of_label.high;
+    rows->total = v_add(others, rows->exp_of_largest);
+    rows->log_of_total = NAME(log_of_1_plus_rounded)(v_div(others, rows->exp_of_largest));
+    rows->is_number = v_greater(v_keep(v_equal(base, sums.maximum), rows->total), v_splat(0));
+}
+
+/* What the divergence of a vector of rows is made of; the teacher's total is 1. */
+typedef struct {
+    vec inverse_temperature, shift, ratio; /* shift: log Y - log X; ratio of the totals */
+    NAME(pair) terms, differences;         /* sums but for the teacher's likeliest class, which has */
+    vec distance_of_likeliest, difference_of_likeliest;
+    vec highest, minus_lowest; /* of the distances, T d but for a constant */
+} NAME(divergence_lanes);
+
+/* `count` classes from `k`; their differences take the place of the student's exponentials.  `likeliest` counts from there. */
+KERNEL_INLINE void NAME(some_divergences)(const NAME(softmax_lanes) * teacher, NAME(softmax_lanes) * student, int k,
+                                          int count, vec likeliest, NAME(divergence_lanes) * lanes) {
+    const vec zero = v_splat(0);
+    vec terms[4] = {zero, zero, zero, zero}, differences[4] = {zero, zero, zero, zero};
+    EACH_OF(count, const vec e = v_load(teacher->exponentials[k + j]);
+            const vec above = v_sub(v_load(teacher->logits[k + j]), teacher->largest);
+            const vec distance = v_sub(above, v_sub(v_load(student->logits[k + j]), student->largest));
+            const vec d = v_fms(distance, lanes->inverse_temperature, lanes->shift);
+            const vec difference = v_fms(v_load(student->exponentials[k + j]), lanes->ratio, e);
+            const vec_mask is_likeliest = v_equal(likeliest, v_splat(j));
+            lanes->highest = v_max(distance, lanes->highest);
+            lanes->minus_lowest = v_max(v_sub(zero, distance), lanes->minus_lowest);
+            lanes->distance_of_likeliest = v_select(is_likeliest, distance, lanes->distance_of_likeliest);
+            lanes->difference_of_likeliest = v_select(is_likeliest, difference, lanes->difference_of_likeliest);
+            v_store(student->exponentials[k + j], difference);
+            terms[j] = v_drop(is_likeliest, NAME(divergence_terms)(e, d, difference));
+            differences[j] = v_drop(is_likeliest, difference));
+    NAME(pair_add)(&lanes->terms, NAME(sum_of_four)(terms));
+    NAME(pair_add)(&lanes->differences, NAME(sum_of_four)(differences));
+}
+
+/* What is written of them: the gradient is `factor` times the slopes, which lie in the student's exponentials' place but for
+ * the likeliest class of rows that have one here. */
+typedef struct {
+    vec likeliest, slope_of_likeliest, factor;
+    vec_f64 divergence[LANES / 8]; /* times T^2 */
+} NAME(divergence_results);
+
+/* The weights of a vector of rows. */
+typedef struct {
+    vec weight, slope_weight; /* b and b T */
+    double temperature;
+} NAME(divergence_weights);
+
+/* v of a class. */
+KERNEL_INLINE vec NAME(near_difference)(const NAME(softmax_lanes) * teacher, const NAME(softmax_lanes) * student, int k,
+                                        NAME(pair) of_likeliest) {
+    const NAME(pair) difference = NAME(exact_difference)(v_load(teacher->logits[k]), v_load(student->logits[k]));
+    const vec v = v_add(v_sub(difference.high, of_likeliest.high), v_sub(difference.low, of_likeliest.low));
+    return v_keep(v_equal(v, v), v);
+}
+
+/* The rows whose d are all small. */
+static NEVER_INLINE void NAME(take_near_lanes)(const NAME(softmax_lanes) * teacher, NAME(softmax_lanes) * student,
+                                               int classes, const NAME(divergence_weights) * weights, vec_mask is_near,
+                                               NAME(divergence_results) * results) {
+    const vec one = v_splat(1), inverse_temperature = v_splat((REAL)(1 / weights->temperature));
+    NAME(pair) of_likeliest = NAME(zero_pair)(), mean = NAME(zero_pair)(), sum = NAME(zero_pair)();
+    vec_f64 wide[LANES / 8];
+    ALIGNED_64 double shifts[LANES];
+    for (int k = 0; k < classes; ++k) {
+        const vec_mask is_likeliest = v_equal(teacher->likeliest, v_splat((REAL)k));
+        const NAME(pair) difference = NAME(exact_difference)(v_load(teacher->logits[k]), v_load(student->logits[k]));
+        of_likeliest.high = v_select(is_likeliest, difference.high, of_likeliest.high);
+        of_likeliest.low = v_select(is_likeliest, difference.low, of_likeliest.low);
+    }
+    for (int k = 0; k < classes; ++k) {
+        const vec v = NAME(near_difference)(teacher, student, k, of_likeliest), d = v_mul(v, inverse_temperature);
+        const vec part = v_mul(v, v_sub(one, v_mul(d, NAME(divergence_series)(d))));
+        NAME(pair_add)(&mean, v_mul(v_load(teacher->exponentials[k]), part));
+    }
+    NAME(wide_quotient)(mean, teacher->total, wide);
+    for (int j = 0; j < LANES / 8; ++j)
+        v_store_f64(shifts + 8 * j, common_shifts(wide[j], weights->temperature));
+    const vec shift = NAME(pairs_of)(shifts).high;
+    for (int k = 0; k < classes; ++k) {
+        const vec u = v_sub(NAME(near_difference)(teacher, student, k, of_likeliest), shift);
+        const vec d = v_mul(u, inverse_temperature), series = NAME(divergence_series)(d);
+        const vec e = v_load(teacher->exponentials[k]);
+        const vec slope = v_mul(v_mul(e, u), v_sub(one, v_mul(d, series)));
+        v_store(student->exponentials[k], v_select(is_near, slope, v_load(student->exponentials[k])));
+        NAME(pair_add)(&sum, v_mul(e, v_mul(v_mul(u, u), series)));
+    }
+    const vec factor = v_div(v_sub(v_splat(0), weights->weight), teacher->total);
+    results->factor = v_select(is_near, factor, results->factor);
+    results->likeliest = v_select(is_near, v_splat(-1), results->likeliest);
+    NAME(wide_quotient)(sum, teacher->total, wide);
+    const unsigned taken = v_mask_bits(is_near);
+    ALIGNED_64 double near[LANES], far[LANES];
+    for (int j = 0; j < LANES / 8; ++j) {
+        v_store_f64(near + 8 * j, wide[j]);
+        v_store_f64(far + 8 * j, results->divergence[j]);
+    }
+    for (int lane = 0; lane < LANES; ++lane)
+        far[lane] = taken >> lane & 1 ? near[lane] : far[lane];
+    for (int j = 0; j < LANES / 8; ++j)
+        results->divergence[j] = v_load_f64(far + 8 * j);
+}
+
+/* A vector of rows from their softmaxes. */
+KERNEL_INLINE NAME(divergence_results) NAME(diverge)(const NAME(softmax_lanes) * teacher, NAME(softmax_lanes) * student,
+                                                     int classes, const NAME(divergence_weights) * weights) {
+    const vec zero = v_splat(0), lowest = v_splat(-INFINITY), e = teacher->exp_of_largest;
+    const double inverse = 1 / weights->temperature, square = weights->temperature * weights->temperature;
+    NAME(divergence_lanes)
+    lanes = {v_splat((REAL)inverse),
+             v_sub(teacher->log_of_total, student->log_of_total),
+             v_div(teacher->total, student->total),
+             NAME(zero_pair)(),
+             NAME(zero_pair)(),
+             zero,
+             zero,
+             lowest,
+             lowest};
+    NAME(divergence_results) results;
+    EACH_CLASS(classes, teacher->likeliest, NAME(some_divergences)(teacher, student, k, count, from_k, &lanes));
+    const vec distance = lanes.distance_of_likeliest, d = v_fms(distance, lanes.inverse_temperature, lanes.shift);
+    const vec both = v_add(v_add(e, e), lanes.difference_of_likeliest);
+    results.likeliest = teacher->likeliest;
+    results.slope_of_likeliest =
+        v_select(v_greater(both, teacher->total), v_sub(zero, v_add(lanes.differences.high, lanes.differences.low)),
+                 lanes.difference_of_likeliest);
+    NAME(pair_add)(&lanes.terms, NAME(divergence_terms)(e, d, results.slope_of_likeliest));
+    /* beside an infinite sum the error is inf - inf */
+    lanes.terms.low = v_keep(v_equal(lanes.terms.low, lanes.terms.low), lanes.terms.low);
+    NAME(wide_quotient)(lanes.terms, teacher->total, results.divergence);
+    for (int j = 0; j < LANES / 8; ++j)
+        results.divergence[j] = v_mul_f64(results.divergence[j], v_splat_f64(square));
+    results.factor = v_div(weights->slope_weight, teacher->total);
+    /* all |v| / T below 1/4, so that the d are below 1/2 */
+    const vec largest = v_max(v_sub(lanes.highest, distance), v_add(lanes.minus_lowest, distance));
+    const vec_mask is_near = v_greater(v_splat((REAL)0.25), v_mul(largest, lanes.inverse_temperature));
+    if (v_mask_bits(is_near))
+        NAME(take_near_lanes)(teacher, student, classes, weights, is_near, &results);
+    return results;
+}
