@@ -72,31 +72,6 @@ KERNEL_INLINE vec NAME(some_index_exponentials)(NAME(lane_columns) columns, int 
     return count == 4 ? v_add(v_add(e[0], e[1]), v_add(e[2], e[3])) : count == 2 ? v_add(e[0], e[1]) : e[0];
 }
 
-/* A statement for k = 0, 4, ... with a constant `count` of 4, then for the one to three classes that are
- * left; `from_k` are the labels counted from k. */
-#ifndef EACH_CLASS
-#define EACH_CLASS(classes, labels, statement)  \
-    do {                                        \
-        vec from_k = labels;                    \
-        int k = 0;                              \
-        for (; k + 4 <= (classes); k += 4) {    \
-            enum { count = 4 };                 \
-            statement;                          \
-            from_k = v_sub(from_k, v_splat(4)); \
-        }                                       \
-        if ((classes) - k >= 2) {               \
-            enum { count = 2 };                 \
-            statement;                          \
-            from_k = v_sub(from_k, v_splat(2)); \
-            k += 2;                             \
-        }                                       \
-        if (k < (classes)) {                    \
-            enum { count = 1 };                 \
-            statement;                          \
-        }                                       \
-    } while (0)
-#endif
-
 /* Exponentials and sums relative to sums->top: of fours in a tree; the additions of these lose nothing. */
 KERNEL_INLINE void NAME(sum_columns)(NAME(lane_columns) columns, int classes, vec labels,
                                      const NAME(exponent_scale) * scale, REAL (*place)[LANES], NAME(index_sums) * sums,
@@ -139,10 +114,6 @@ KERNEL_INLINE vec NAME(log_of_columns)(REAL (*place)[LANES], int classes, vec fi
                                             : e[0];
                NAME(pair_add)(&total, sum));
     return NAME(log_of_1_plus_rounded)(v_div(v_add(total.high, total.low), exp_of_maximum));
-}
-
-KERNEL_INLINE vec NAME(over_temperature)(vec a, double temperature) {
-    return temperature == 1 ? a : v_div(a, v_splat((REAL)temperature));
 }
 
 /* a / b as one number; `is_exact` says whether low parts count. */
@@ -397,11 +368,7 @@ KERNEL_INLINE void NAME(take_any_rows)(const NAME(lane_rows) * rows, const NAME(
 
 /* Plain rows: a whole vector of them, which all count, of a batch of which nothing but losses and gradients is asked for, in
  * one layout; their weights neither leave the lanes nor are rescaled.  They take the same operations as any others, but each
- * step of some vectors before the next: one is a chain whose operations wait for each other, several are not. */
-#ifndef VECTORS_AT_ONCE
-#define VECTORS_AT_ONCE 4
-#endif
-
+ * step of some vectors before the next. */
 KERNEL_INLINE int NAME(is_plain_batch)(const xent_batch *batch) {
     const int has_columns = NAME(has_columns)(batch->logits_class_stride);
     return batch->output == XENT_GRADIENT && batch->temperature == 1 && batch->z_loss == 0 && !batch->lse &&

@@ -167,9 +167,7 @@ typedef struct {
 } NAME(block_frame);
 
 /* Four vectors in a tree. */
-KERNEL_INLINE vec NAME(sum_of_four)(const vec *summands) {
-    return v_add(v_add(summands[0], summands[1]), v_add(summands[2], summands[3]));
-}
+KERNEL_INLINE vec NAME(sum_of_four)(const vec *summands) { return NAME(sum_of_some)(summands, 4); }
 
 /* Adds four vectors in a tree, then to the wide sum. */
 KERNEL_INLINE void NAME(add_four)(NAME(wide) * sum, const vec *summands) {
@@ -184,29 +182,36 @@ KERNEL_INLINE double NAME(distance_total)(NAME(wide) sum) {
     return NAME(wide_total)(sum) * (DISTANCE_UNIT / (double)LANES_DISTANCE_UNIT);
 }
 
-/* Mass and distance of half a group. */
-KERNEL_INLINE void NAME(add_masses)(const vec *x, const vec *masses, vec base, NAME(block_sums) * sums) {
-    const vec zero = v_splat(0);
+/* Adds the mass of half a group; its distance is returned. */
+KERNEL_INLINE vec NAME(add_masses)(const vec *x, const vec *masses, vec base, NAME(block_sums) * sums) {
     vec distances[4];
     /* 0 * inf = 0: a class without mass adds nothing, whatever its logit */
-    EACH_OF(4, distances[j] = v_drop(v_equal(masses[j], zero), v_mul(masses[j], NAME(distance_from)(base, x[j]))));
+    EACH_OF(4, distances[j] = v_drop(v_equal(masses[j], v_splat(0)), NAME(distance_from)(base, x[j])));
     NAME(add_four)(&sums->target_mass, masses);
-    NAME(add_four)(&sums->distance, distances);
+    return NAME(sum_of_some_products)(masses, distances, 4);
 }
 
+/* Whether a block's huge maximum is taken from a copy of its logits, not from every vector on the way.  Distances want them as
+ * they are: x - m may overflow. */
+#ifndef SHIFTS_A_COPY
+#define SHIFTS_A_COPY(kind, storage) ((storage) == XENT_AS_COMPUTED && !HAS_OWN_MASSES(kind))
+#endif
+
 /* Exponentials of half a group. */
-KERNEL_INLINE void NAME(four_exponentials)(const vec *x, const NAME(block_frame) * frame, vec *e) {
+KERNEL_INLINE void NAME(four_exponentials)(const vec *x, const NAME(block_frame) * frame, vec *e, int kind,
+                                           int storage) {
     vec shifted[4];
-    EACH_OF(4, shifted[j] = v_sub(x[j], frame->shift));
+    EACH_OF(4, shifted[j] = SHIFTS_A_COPY(kind, storage) ? x[j] : v_sub(x[j], frame->shift));
     for (int k = 0; k < 4; k += INTERLEAVED)
         NAME(scaled_exponentials)(shifted + k, INTERLEAVED, frame->reference, e + k, NULL);
 }
 
 /* Half of a whole group, from class `at`: exponentials to `e`, their sum is returned.  `excluded`, a lane counted from its
- * start (a constant below 0 where there is none), is left out of the sum.  Meanwhile the same classes of the next block come
+ * start (a constant below 0 where there is none), is left out of the sum.  `distance` is set where there are masses.  Meanwhile the same classes of the next block come
  * nearer: without that the maximum's sweep would wait for them. */
 KERNEL_INLINE vec NAME(forward_half)(const char *logits, const NAME(masses) * masses, int64_t at, REAL *e, int excluded,
-                                     const NAME(block_frame) * frame, NAME(block_sums) * sums, int kind, int storage) {
+                                     const NAME(block_frame) * frame, NAME(block_sums) * sums, vec *distance, int kind,
+                                     int storage) {
     vec x[4], exponentials[4], mass[4];
     for (int line = 0; line < HALF_GROUP; line += LANES) {
         if (line * NAME(stored_bytes)(storage) % 64 == 0)
@@ -218,9 +223,9 @@ KERNEL_INLINE vec NAME(forward_half)(const char *logits, const NAME(masses) * ma
     EACH_OF(4, x[j] = NAME(load_stored)(logits, j * LANES, storage));
     if (HAS_OWN_MASSES(kind)) {
         EACH_OF(4, mass[j] = NAME(mass_of_vector)(masses, at + j * LANES, kind));
-        NAME(add_masses)(x, mass, frame->base, sums);
+        *distance = NAME(add_masses)(x, mass, frame->base, sums);
     }
-    NAME(four_exponentials)(x, frame, exponentials);
+    NAME(four_exponentials)(x, frame, exponentials, kind, storage);
     EACH_OF(4, v_store(e + j * LANES, exponentials[j]));
     if (excluded > -GROUP)
         EACH_OF(4, exponentials[j] =
@@ -233,11 +238,14 @@ KERNEL_INLINE void NAME(forward_group)(const char *logits, const NAME(masses) * 
                                        int excluded, const NAME(block_frame) * frame, NAME(block_sums) * sums, int kind,
                                        int storage) {
     const char *upper = NAME(stored_at)(logits, HALF_GROUP, storage);
-    const vec first = NAME(forward_half)(logits, masses, at, e, excluded, frame, sums, kind, storage);
+    vec distance, more;
+    const vec first = NAME(forward_half)(logits, masses, at, e, excluded, frame, sums, &distance, kind, storage);
     const vec second =
         NAME(forward_half)(upper, masses, at + HALF_GROUP, e + HALF_GROUP,
-                           excluded > -GROUP ? excluded - HALF_GROUP : excluded, frame, sums, kind, storage);
+                           excluded > -GROUP ? excluded - HALF_GROUP : excluded, frame, sums, &more, kind, storage);
     NAME(wide_add)(&sums->exponentials, v_add(first, second));
+    if (HAS_OWN_MASSES(kind))
+        NAME(wide_add)(&sums->distance, v_add(distance, more));
 }
 
 KERNEL_INLINE void NAME(store_up_to)(REAL *destination, int count, vec a) {
@@ -250,14 +258,14 @@ KERNEL_INLINE void NAME(store_up_to)(REAL *destination, int count, vec a) {
 /* Half of a group that is cut short: the classes that are not there have the logit -inf and no target. */
 KERNEL_INLINE vec NAME(forward_last_half)(const char *logits, const NAME(masses) * masses, int64_t at, REAL *e,
                                           int count, int excluded, const NAME(block_frame) * frame,
-                                          NAME(block_sums) * sums, int kind, int storage) {
+                                          NAME(block_sums) * sums, vec *distance, int kind, int storage) {
     vec x[4], exponentials[4], mass[4];
     EACH_OF(4, x[j] = NAME(load_stored_up_to)(logits, j * LANES, count - j * LANES, -INFINITY, storage));
     if (HAS_OWN_MASSES(kind)) {
         EACH_OF(4, mass[j] = NAME(mass_of_some)(masses, at + j * LANES, count - j * LANES, kind));
-        NAME(add_masses)(x, mass, frame->base, sums);
+        *distance = NAME(add_masses)(x, mass, frame->base, sums);
     }
-    NAME(four_exponentials)(x, frame, exponentials);
+    NAME(four_exponentials)(x, frame, exponentials, kind, storage);
     EACH_OF(4, NAME(store_up_to)(e + j * LANES, count - j * LANES, exponentials[j]));
     EACH_OF(4, exponentials[j] =
                    v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(excluded - j * LANES))), exponentials[j]));
@@ -268,11 +276,17 @@ KERNEL_INLINE void NAME(forward_last_group)(const char *logits, const NAME(masse
                                             int count, int excluded, const NAME(block_frame) * frame,
                                             NAME(block_sums) * sums, int kind, int storage) {
     const char *upper = NAME(stored_at)(logits, HALF_GROUP, storage);
-    vec sum = NAME(forward_last_half)(logits, masses, at, e, count, excluded, frame, sums, kind, storage);
-    if (count > HALF_GROUP)
+    vec distance, more;
+    vec sum = NAME(forward_last_half)(logits, masses, at, e, count, excluded, frame, sums, &distance, kind, storage);
+    if (count > HALF_GROUP) {
         sum = v_add(sum, NAME(forward_last_half)(upper, masses, at + HALF_GROUP, e + HALF_GROUP, count - HALF_GROUP,
-                                                 excluded - HALF_GROUP, frame, sums, kind, storage));
+                                                 excluded - HALF_GROUP, frame, sums, &more, kind, storage));
+        if (HAS_OWN_MASSES(kind))
+            distance = v_add(distance, more);
+    }
     NAME(wide_add)(&sums->exponentials, sum);
+    if (HAS_OWN_MASSES(kind))
+        NAME(wide_add)(&sums->distance, distance);
 }
 
 /* The reference of a block by its maximum, which may be infinite or absent (-inf): then 0, and NaN, if there is one,
@@ -410,7 +424,7 @@ KERNEL_INLINE void NAME(load_group)(const char *logits, const REAL *left, int64_
             EACH_OF(4, place[j] = NAME(load_up_to)(left + first + j * LANES, some - j * LANES, 0));
         } else {
             EACH_OF(4, x[j] = NAME(load_stored_up_to)(logits, first + j * LANES, some - j * LANES, -INFINITY, storage));
-            NAME(four_exponentials)(x, frame, place);
+            NAME(four_exponentials)(x, frame, place, XENT_INDEX_TARGETS, storage);
         }
     }
 }
@@ -443,6 +457,15 @@ static NEVER_INLINE double NAME(sum_below_maximum)(NAME(wide) sum, const char *l
     return NAME(wide_total)(sum);
 }
 
+/* The logits of a block whose maximum is huge, less that, at `place`, which may be theirs: few blocks have such, so that the
+ * sweep does without a subtraction. */
+static NEVER_INLINE const char *NAME(shift_block)(const char *logits, int64_t count, REAL shift, REAL *place) {
+    const REAL *x = (const REAL *)(const void *)logits;
+    for (int64_t k = 0; k < count; ++k)
+        place[k] = x[k] - shift;
+    return (const char *)place;
+}
+
 /* Forward sweep of a block that begins at class `first`; `excluded` counts from there (index targets). */
 KERNEL_INLINE void NAME(forward_block)(const char *logits, const NAME(masses) * masses, REAL *e, int64_t count,
                                        int64_t first, int64_t excluded, NAME(ahead) ahead,
@@ -450,6 +473,7 @@ KERNEL_INLINE void NAME(forward_block)(const char *logits, const NAME(masses) * 
                                        int storage) {
     const REAL maximum = NAME(block_maximum)(logits, count, storage);
     const NAME(block_frame) frame = NAME(frame_of_block)(maximum, &settings->scale, ahead, summary);
+    ALIGNED_64 REAL place[BLOCK];
     NAME(block_sums) sums = {NAME(zero_wide)(), NAME(zero_wide)(), NAME(zero_wide)()};
     int64_t position = -1;
     if (HAS_MASS(kind) || settings->wants_prediction || settings->row.wants_lse) {
@@ -467,6 +491,8 @@ KERNEL_INLINE void NAME(forward_block)(const char *logits, const NAME(masses) * 
                                                              &settings->row.scale);
     if (kind == XENT_SMOOTHED_TARGETS)
         NAME(smoothed_block)(logits, masses, first, count, frame.base, summary, storage);
+    if (SHIFTS_A_COPY(kind, storage) && summary->shift != 0)
+        logits = NAME(shift_block)(logits, count, maximum, e ? e : place);
     NAME(forward_groups)(logits, masses, first, e, count, excluded, &frame, &sums, kind, storage);
     summary->sum_of_others = NAME(wide_total)(sums.exponentials);
     if (!HAS_MASS(kind) && settings->row.wants_lse)

@@ -9,6 +9,37 @@
  */
 #include "tile.h"
 
+/* Vectors of rows are taken so many at a time, each step of all of them before the next: one vector is a chain whose
+ * operations wait for each other, several are not. */
+#ifndef VECTORS_AT_ONCE
+#define VECTORS_AT_ONCE 4
+#endif
+
+/* A statement for k = 0, 4, ... with a constant `count` of 4, then for the one to three classes that are
+ * left; `from_k` are the labels counted from k. */
+#ifndef EACH_CLASS
+#define EACH_CLASS(classes, labels, statement)  \
+    do {                                        \
+        vec from_k = labels;                    \
+        int k = 0;                              \
+        for (; k + 4 <= (classes); k += 4) {    \
+            enum { count = 4 };                 \
+            statement;                          \
+            from_k = v_sub(from_k, v_splat(4)); \
+        }                                       \
+        if ((classes) - k >= 2) {               \
+            enum { count = 2 };                 \
+            statement;                          \
+            from_k = v_sub(from_k, v_splat(2)); \
+            k += 2;                             \
+        }                                       \
+        if (k < (classes)) {                    \
+            enum { count = 1 };                 \
+            statement;                          \
+        }                                       \
+    } while (0)
+#endif
+
 /* The weights of a vector of rows. */
 typedef struct {
     double of_loss[LANES];      /* a */
@@ -43,11 +74,12 @@ typedef struct {
 /* Maximum of each lane, and its first class. */
 KERNEL_INLINE void NAME(columns_maximum)(REAL (*columns)[LANES], int classes, NAME(lane_sums) * sums) {
     vec maximum = v_splat(-INFINITY), first = v_splat(-1);
-    REAL number = 0;
-    for (int k = 0; k < classes; ++k, ++number) {
+    vec number = v_splat(0);
+    for (int k = 0; k < classes; ++k) {
         const vec x = v_load(columns[k]);
-        first = v_select(v_greater(x, maximum), v_splat(number), first);
+        first = v_select(v_greater(x, maximum), number, first);
         maximum = v_max(x, maximum);
+        number = v_add(number, v_splat(1));
     }
     sums->maximum = maximum;
     sums->pivot = first;
@@ -122,31 +154,38 @@ typedef struct {
     vec label_distance, pivot_mass; /* base - x of the label, smoothed targets; q of the pivot, or its w */
 } NAME(column_sums);
 
-/* Adds up to four columns in a tree.  0 * inf = 0. */
-KERNEL_INLINE void NAME(add_four_columns)(const NAME(tile) * tile, int first, int count,
-                                          const NAME(smoothed_masses) * smoothed, vec base, vec pivot,
-                                          NAME(column_sums) * sums, int is_weighted, int kind) {
+/* Adds a summand; the first is the sum. */
+KERNEL_INLINE void NAME(add_or_begin)(NAME(pair) * sum, vec a, int is_first) {
+    if (is_first)
+        sum->high = a;
+    else
+        NAME(pair_add)(sum, a);
+}
+
+/* Adds `count` columns (1, 2 or 4) from `k` in a tree, a dense target's masses two by two: every gradient has the error of
+ * their sum.  `pivot` and `labels` count from `k`.  0 * inf = 0. */
+KERNEL_INLINE void NAME(add_columns)(const NAME(tile) * tile, int k, int count, const NAME(smoothed_masses) * smoothed,
+                                     vec base, vec pivot, vec labels, NAME(column_sums) * sums, int is_weighted,
+                                     int kind) {
     const vec zero = v_splat(0);
-    vec masses[4] = {zero, zero, zero, zero}, terms[4] = {zero, zero, zero, zero};
-    for (int j = 0; j < count; ++j) {
-        const vec number = v_splat((REAL)(first + j));
-        terms[j] = v_sub(base, v_load(tile->columns[first + j]));
-        if (kind == XENT_SMOOTHED_TARGETS) {
-            sums->label_distance = v_select(v_equal(smoothed->labels, number), terms[j], sums->label_distance);
-            if (!is_weighted)
-                continue;
-            const REAL weight = smoothed->class_weight[first + j];
-            masses[j] = v_splat(weight);
-            terms[j] = weight == 0 ? zero : v_mul(masses[j], terms[j]);
-        } else {
-            masses[j] = v_load(tile->masses[first + j]);
-            terms[j] = v_select(v_equal(masses[j], zero), zero, v_mul(masses[j], terms[j]));
-        }
-        sums->pivot_mass = v_select(v_equal(pivot, number), masses[j], sums->pivot_mass);
+    vec masses[4], terms[4];
+    EACH_OF(count, terms[j] = v_sub(base, v_load(tile->columns[k + j])));
+    if (kind == XENT_SMOOTHED_TARGETS)
+        EACH_OF(count, sums->label_distance = v_select(v_equal(labels, v_splat(j)), terms[j], sums->label_distance));
+    if (kind == XENT_SMOOTHED_TARGETS && is_weighted) {
+        EACH_OF(count, const REAL weight = smoothed->class_weight[k + j]; masses[j] = v_splat(weight);
+                terms[j] = weight == 0 ? zero : v_mul(masses[j], terms[j]));
+    } else if (kind != XENT_SMOOTHED_TARGETS) {
+        EACH_OF(count, masses[j] = v_load(tile->masses[k + j]); terms[j] = v_drop(v_equal(masses[j], zero), terms[j]));
+        for (int j = 0; j < count; j += 2)
+            NAME(add_or_begin)(&sums->mass, NAME(sum_of_some)(masses + j, count == 1 ? 1 : 2), k + j == 0);
     }
-    if (kind != XENT_SMOOTHED_TARGETS)
-        NAME(pair_add)(&sums->mass, v_add(v_add(masses[0], masses[1]), v_add(masses[2], masses[3])));
-    NAME(pair_add)(&sums->distance, v_add(v_add(terms[0], terms[1]), v_add(terms[2], terms[3])));
+    if (kind != XENT_SMOOTHED_TARGETS || is_weighted)
+        EACH_OF(count, sums->pivot_mass = v_select(v_equal(pivot, v_splat(j)), masses[j], sums->pivot_mass));
+    NAME(add_or_begin)(&sums->distance,
+                       kind == XENT_SMOOTHED_TARGETS ? NAME(sum_of_some)(terms, count)
+                                                     : NAME(sum_of_some_products)(masses, terms, count),
+                       k == 0);
 }
 
 /* Mass and distance of smoothed targets; no mass is the difference of two. */
@@ -172,11 +211,12 @@ KERNEL_INLINE void NAME(columns_masses)(const NAME(tile) * tile, int classes, co
     const int has_unit_mass = kind == XENT_SMOOTHED_TARGETS && !is_weighted;
     NAME(column_sums)
     found = {NAME(zero_pair)(), NAME(zero_pair)(), zero, v_splat(has_unit_mass ? 1 : 0)};
-    int first = 0;
-    for (; first + 4 <= classes; first += 4)
-        NAME(add_four_columns)(tile, first, 4, smoothed, base, sums->pivot, &found, is_weighted, kind);
-    if (first < classes)
-        NAME(add_four_columns)(tile, first, classes - first, smoothed, base, sums->pivot, &found, is_weighted, kind);
+    vec labels = zero; /* counted like the pivot */
+    if (kind == XENT_SMOOTHED_TARGETS)
+        labels = v_sub(smoothed->labels, sums->pivot);
+    EACH_CLASS(
+        classes, sums->pivot,
+        NAME(add_columns)(tile, k, count, smoothed, base, from_k, v_add(labels, from_k), &found, is_weighted, kind));
     if (kind == XENT_SMOOTHED_TARGETS) {
         NAME(smooth_lanes)(smoothed, &found, sums);
         return;
@@ -205,44 +245,30 @@ KERNEL_INLINE vec NAME(shift_huge_columns)(REAL (*columns)[LANES], int classes, 
     return shift;
 }
 
-/* Exponentials of `count` columns (1, 2 or 4) in place of their logits; `counted` and `dropped` are those that are summed:
- * 0 for the pivot. */
-KERNEL_INLINE void NAME(exponentials_of_columns)(REAL (*columns)[LANES], int first, int count, vec pivot,
-                                                 const NAME(exponential_reference) * reference, vec *counted,
-                                                 vec *dropped) {
-    vec x[4];
-    EACH_OF(count, x[j] = v_load(columns[first + j]));
-    NAME(scaled_exponentials)(x, count, *reference, counted, dropped);
-    EACH_OF(count, v_store(columns[first + j], counted[j]));
-    EACH_OF(count, const vec_mask is_pivot = v_equal(pivot, v_splat((REAL)(first + j)));
-            counted[j] = v_drop(is_pivot, counted[j]); dropped[j] = v_drop(is_pivot, dropped[j]));
-}
-
-/* Up to four columns, added to the sums in a tree. */
-KERNEL_INLINE void NAME(exponentials_of_four)(REAL (*columns)[LANES], int first, int count,
-                                              const NAME(exponential_reference) * reference, NAME(lane_sums) * sums) {
-    const vec zero = v_splat(0);
-    vec counted[4] = {zero, zero, zero, zero}, dropped[4] = {zero, zero, zero, zero};
-    int k = 0;
-    for (; k + INTERLEAVED <= count; k += INTERLEAVED)
-        NAME(exponentials_of_columns)(columns, first + k, INTERLEAVED, sums->pivot, reference, counted + k,
-                                      dropped + k);
-    for (; k < count; ++k)
-        NAME(exponentials_of_columns)(columns, first + k, 1, sums->pivot, reference, counted + k, dropped + k);
-    NAME(pair_add)(&sums->sum_of_others, v_add(v_add(counted[0], counted[1]), v_add(counted[2], counted[3])));
-    sums->dropped = v_add(sums->dropped, v_add(v_add(dropped[0], dropped[1]), v_add(dropped[2], dropped[3])));
+/* Exponentials of `count` columns (1, 2 or 4) from `k` in place of their logits, added to the sums in a tree but for the
+ * pivot's; `pivot` counts from there.  What their last roundings dropped counts for smoothed targets. */
+KERNEL_INLINE void NAME(some_exponentials)(REAL (*columns)[LANES], int k, int count, vec pivot,
+                                           const NAME(exponential_reference) * reference, NAME(lane_sums) * sums,
+                                           int kind) {
+    const int step = count > INTERLEAVED ? INTERLEAVED : count, has_dropped = kind == XENT_SMOOTHED_TARGETS;
+    vec x[4], e[4], dropped[4];
+    EACH_OF(count, x[j] = v_load(columns[k + j]));
+    for (int first = 0; first < count; first += step)
+        NAME(scaled_exponentials)(x + first, step, *reference, e + first, has_dropped ? dropped + first : NULL);
+    EACH_OF(count, v_store(columns[k + j], e[j]));
+    EACH_OF(count, const vec_mask is_pivot = v_equal(pivot, v_splat(j)); e[j] = v_drop(is_pivot, e[j]);
+            if (has_dropped) dropped[j] = v_drop(is_pivot, dropped[j]));
+    NAME(add_or_begin)(&sums->sum_of_others, NAME(sum_of_some)(e, count), k == 0);
+    if (has_dropped)
+        sums->dropped = v_add(sums->dropped, NAME(sum_of_some)(dropped, count));
 }
 
 /* Exponentials in place of the logits, and the sum of all but the pivot's. */
 KERNEL_INLINE void NAME(columns_exponentials)(REAL (*columns)[LANES], int classes, vec pivot_logit,
-                                              NAME(exponential_reference) reference, NAME(lane_sums) * sums) {
+                                              NAME(exponential_reference) reference, NAME(lane_sums) * sums, int kind) {
     sums->sum_of_others = NAME(zero_pair)();
     sums->dropped = v_splat(0);
-    int first = 0;
-    for (; first + 4 <= classes; first += 4)
-        NAME(exponentials_of_four)(columns, first, 4, &reference, sums);
-    if (first < classes)
-        NAME(exponentials_of_four)(columns, first, classes - first, &reference, sums);
+    EACH_CLASS(classes, sums->pivot, NAME(some_exponentials)(columns, k, count, from_k, &reference, sums, kind));
     sums->exp_of_pivot = NAME(scaled_exponential_pair)(pivot_logit, reference);
 }
 
@@ -263,15 +289,21 @@ KERNEL_INLINE void NAME(add_z_loss)(NAME(lane_sums) * sums, NAME(pair) * loss, R
     NAME(pair_add)(loss, v_mul(v_mul(v_splat(z_loss), sums->lse), sums->lse));
 }
 
+KERNEL_INLINE vec NAME(over_temperature)(vec a, double temperature) {
+    return temperature == 1 ? a : v_div(a, v_splat((REAL)temperature));
+}
+
 /* Losses for a weight of 1: mass * log1p(T / e_m) + distance; z_loss added. */
 KERNEL_INLINE NAME(pair) NAME(lane_losses)(NAME(lane_sums) * sums, const NAME(settings) * settings) {
-    const vec temperature = v_splat((REAL)settings->row.temperature);
+    const double temperature = settings->row.temperature;
     const NAME(pair) others = NAME(accurate_others)(sums);
     NAME(pair) loss = NAME(log_of_ratio)(others, sums->exp_of_pivot);
     sums->log_of_sum = NAME(pair_total)(loss);
-    sums->lse = v_add(v_div(sums->maximum, temperature), sums->log_of_sum);
+    sums->lse = v_splat(0);
+    if (settings->row.wants_lse)
+        sums->lse = v_add(NAME(over_temperature)(sums->maximum, temperature), sums->log_of_sum);
     loss = NAME(pair_product)(sums->target_mass, loss);
-    NAME(pair_add)(&loss, v_div(sums->distance, temperature));
+    NAME(pair_add)(&loss, NAME(over_temperature)(sums->distance, temperature));
     if (settings->row.z_loss != 0)
         NAME(add_z_loss)(sums, &loss, (REAL)settings->row.z_loss);
     return loss;
@@ -303,6 +335,21 @@ KERNEL_INLINE vec NAME(rounded_product)(NAME(pair) a, NAME(pair) b) {
     return v_add(product.high, product.low);
 }
 
+/* The gradient of `count` columns (1, 2 or 4) from `k` in place of their exponentials; `pivot` and `labels` count from there. */
+KERNEL_INLINE void NAME(some_gradients)(NAME(tile) * tile, int k, int count, vec pivot, vec labels, NAME(pair) factor,
+                                        vec pivot_gradient, vec minus_weight, vec minus_label, const REAL *class_weight,
+                                        int kind) {
+    vec grad[4];
+    if (kind == XENT_SMOOTHED_TARGETS)
+        EACH_OF(count, const vec mass = class_weight ? v_mul(minus_weight, v_splat(class_weight[k + j])) : minus_weight;
+                grad[j] = NAME(product_with_pair_plus)(v_load(tile->columns[k + j]), factor,
+                                                       v_select(v_equal(labels, v_splat(j)), minus_label, mass)));
+    else
+        EACH_OF(count, grad[j] = v_fma(minus_weight, v_load(tile->masses[k + j]),
+                                       NAME(product_with_pair)(v_load(tile->columns[k + j]), factor)));
+    EACH_OF(count, v_store(tile->columns[k + j], v_select(v_equal(pivot, v_splat(j)), pivot_gradient, grad[j])));
+}
+
 /* The gradient in place of the exponentials: e * factor - a q, and the pivot's. */
 KERNEL_INLINE void NAME(columns_gradient)(NAME(tile) * tile, int classes, vec pivot, NAME(pair) factor,
                                           vec pivot_gradient, NAME(pair) weight, const NAME(smoothed_masses) * smoothed,
@@ -313,29 +360,22 @@ KERNEL_INLINE void NAME(columns_gradient)(NAME(tile) * tile, int classes, vec pi
         minus_weight = v_sub(zero, NAME(rounded_product)(weight, smoothed->smoothing));
         minus_label = v_sub(zero, NAME(rounded_product)(weight, smoothed->label_target));
     }
-    REAL number = 0;
-    for (int k = 0; k < classes; ++k, ++number) {
-        const vec e = v_load(tile->columns[k]);
-        vec grad;
-        if (kind == XENT_SMOOTHED_TARGETS) {
-            const vec mass = is_weighted ? v_mul(minus_weight, v_splat(smoothed->class_weight[k])) : minus_weight;
-            const vec_mask is_label = v_equal(smoothed->labels, v_splat(number));
-            grad = NAME(product_with_pair_plus)(e, factor, v_select(is_label, minus_label, mass));
-        } else {
-            grad = v_fma(minus_weight, v_load(tile->masses[k]), NAME(product_with_pair)(e, factor));
-        }
-        v_store(tile->columns[k], v_select(v_equal(pivot, v_splat(number)), pivot_gradient, grad));
-    }
+    vec labels = zero; /* counted like the pivot */
+    if (kind == XENT_SMOOTHED_TARGETS)
+        labels = v_sub(smoothed->labels, pivot);
+    EACH_CLASS(classes, pivot,
+               NAME(some_gradients)(tile, k, count, from_k, v_add(labels, from_k), factor, pivot_gradient, minus_weight,
+                                    minus_label, is_weighted ? smoothed->class_weight : NULL, kind));
 }
 
 /* The gradient of a tile in place of its exponentials.  The factor is weight * mass / sum, of the exponentials as they are
  * stored, so that no probability exceeds 1. */
 KERNEL_INLINE void NAME(gradient_of_tile)(NAME(tile) * tile, int classes, const NAME(lane_sums) * sums,
-                                          const NAME(lane_weights) * weights, const NAME(smoothed_masses) * smoothed,
-                                          vec_mask is_number, const row_settings *settings, int kind) {
+                                          NAME(pair) weight, const NAME(lane_weights) * weights,
+                                          const NAME(smoothed_masses) * smoothed, vec_mask is_number,
+                                          const row_settings *settings, int kind) {
     const vec not_a_number = v_splat(NAN);
     const int has_slope = settings->z_loss != 0;
-    const NAME(pair) weight = weights->gradient_weight;
     NAME(pair) mass = sums->target_mass, sum = sums->sum_of_others;
     if (has_slope)
         NAME(pair_add)(&mass, sums->slope);
@@ -404,13 +444,14 @@ static NEVER_INLINE unsigned NAME(lanes_out_of_reach)(REAL (*columns)[LANES], in
 
 /* Lanes that must leave the lanes' type (double_rows.h), as far as that is known before the exponentials. */
 KERNEL_INLINE unsigned NAME(leaving_lanes)(REAL (*columns)[LANES], int classes, const NAME(lane_sums) * sums,
-                                           const NAME(lane_weights) * weights, const NAME(settings) * settings) {
+                                           vec gradient_weight, const NAME(lane_weights) * weights,
+                                           const NAME(settings) * settings) {
     const unsigned all = (1u << LANES) - 1;
     if (settings->all_leave)
         return all;
     if (settings->row.output != XENT_GRADIENT)
         return 0;
-    const vec weight = v_mul(NAME(magnitude)(weights->gradient_weight.high), weights->last_factor);
+    const vec weight = v_mul(NAME(magnitude)(gradient_weight), weights->last_factor);
     const vec mass = v_max(NAME(magnitude)(sums->target_mass.high), NAME(magnitude)(sums->pivot_target));
     const vec largest = v_max(weight, v_max(mass, NAME(magnitude)(sums->other_mass.high)));
     const vec factor = v_max(v_mul(weight, mass), weight);
@@ -419,34 +460,56 @@ KERNEL_INLINE unsigned NAME(leaving_lanes)(REAL (*columns)[LANES], int classes, 
     return NAME(lanes_out_of_reach)(columns, classes, sums->maximum, factor, largest, &settings->scale);
 }
 
-/* Losses and, if asked for, statistics and gradient of the rows side by side in a tile. */
-KERNEL_INLINE NAME(lane_results) NAME(rows_of_tile)(NAME(tile) * tile, int classes, const NAME(lane_weights) * weights,
-                                                    const NAME(smoothed_masses) * smoothed,
-                                                    const NAME(settings) * settings, int has_grad, int kind) {
-    const vec zero = v_splat(0);
+/* A vector of rows on its way. */
+typedef struct {
+    NAME(tile) tile;
+    const NAME(lane_weights) * weights;
+    const NAME(smoothed_masses) * smoothed;
+    NAME(pair) gradient_weight; /* 0 for ignored rows */
     NAME(lane_sums) sums;
     NAME(lane_results) results;
-    sums.slope = zero;
+    vec base;                 /* the maximum, or 0 where it is infinite */
+    vec lanes;                /* labels; -1 where there is none or no row */
+    int64_t first, row_count; /* among the rows of the call */
+} NAME(short_rows);
+
+/* What its sweeps find: masses, exponentials in place of the logits, their sums. */
+KERNEL_INLINE void NAME(sum_tile)(NAME(short_rows) * rows, int classes, const NAME(settings) * settings, int kind) {
+    NAME(tile) *tile = &rows->tile;
+    NAME(lane_sums) sums;
+    sums.slope = v_splat(0);
     NAME(columns_maximum)(tile->columns, classes, &sums);
     const vec base = NAME(finite_maximum)(sums.maximum);
     if (kind == XENT_SMOOTHED_TARGETS && settings->row.output != XENT_GRADIENT)
         NAME(forget_masses)(&sums);
-    else if (kind == XENT_SMOOTHED_TARGETS && smoothed->class_weight)
-        NAME(columns_masses)(tile, classes, smoothed, base, &sums, 1, kind);
+    else if (kind == XENT_SMOOTHED_TARGETS && rows->smoothed->class_weight)
+        NAME(columns_masses)(tile, classes, rows->smoothed, base, &sums, 1, kind);
     else
-        NAME(columns_masses)(tile, classes, smoothed, base, &sums, 0, kind);
-    results.leaving = NAME(leaving_lanes)(tile->columns, classes, &sums, weights, settings);
+        NAME(columns_masses)(tile, classes, rows->smoothed, base, &sums, 0, kind);
+    rows->results.leaving =
+        NAME(leaving_lanes)(tile->columns, classes, &sums, rows->gradient_weight.high, rows->weights, settings);
     const vec shift = NAME(shift_huge_columns)(tile->columns, classes, base, settings->scale.huge_logit);
     const vec shifted_maximum = v_sub(base, shift);
     const NAME(exponential_reference) reference =
         NAME(reference_for)(NAME(reference_exponent)(shifted_maximum, &settings->scale), &settings->scale);
-    NAME(columns_exponentials)(tile->columns, classes, shifted_maximum, reference, &sums);
+    NAME(columns_exponentials)(tile->columns, classes, shifted_maximum, reference, &sums, kind);
+    rows->base = base;
+    rows->sums = sums;
+}
 
+/* Losses, statistics and, if asked for, the gradient in place of the exponentials. */
+KERNEL_INLINE void NAME(settle_tile)(NAME(short_rows) * rows, int classes, const NAME(settings) * settings,
+                                     int has_grad, int kind) {
+    const vec zero = v_splat(0);
+    NAME(lane_sums) sums = rows->sums;
+    NAME(lane_results) results;
+    results.leaving = rows->results.leaving;
     const vec sum = v_add(sums.sum_of_others.high, sums.exp_of_pivot.high);
-    const vec_mask is_number = v_greater(v_keep(v_equal(base, sums.maximum), sum), zero);
+    const vec_mask is_number = v_greater(v_keep(v_equal(rows->base, sums.maximum), sum), zero);
     results.loss = NAME(lane_losses)(&sums, settings);
     if (has_grad)
-        NAME(gradient_of_tile)(tile, classes, &sums, weights, smoothed, is_number, &settings->row, kind);
+        NAME(gradient_of_tile)(&rows->tile, classes, &sums, rows->gradient_weight, rows->weights, rows->smoothed,
+                               is_number, &settings->row, kind);
     results.is_tiny = REAL_BITS == 32 ? NAME(tiny_losses)(&results.loss, &sums, settings) : 0;
     results.others = NAME(accurate_others)(&sums);
     results.exp_of_pivot = sums.exp_of_pivot;
@@ -460,7 +523,7 @@ KERNEL_INLINE NAME(lane_results) NAME(rows_of_tile)(NAME(tile) * tile, int class
     results.maximum = v_select(is_number, sums.maximum, v_splat(NAN));
     results.log_of_sum = sums.log_of_sum;
     results.prediction = v_select(is_number, sums.pivot, v_splat(-1));
-    return results;
+    rows->results = results;
 }
 
 /* A class's weight. */
@@ -673,74 +736,99 @@ static NEVER_INLINE void NAME(take_leaving_rows)(const xent_batch *batch, int64_
     }
 }
 
-/* Rows [first_row, first_row + row_count), at most a vector of them; losses to `row_loss`.  `labels` has a whole vector. */
-KERNEL_INLINE void NAME(short_rows)(const xent_batch *batch, int64_t first_row, int row_count, const int64_t *labels,
-                                    NAME(lane_weights) weights, NAME(smoothed_masses) * smoothed, double *row_loss,
-                                    const NAME(settings) * settings, int kind) {
-    NAME(tile) tile;
-    const int classes = (int)batch->classes, has_grad = batch->grad != NULL;
+/* Loads a vector of rows, whose weights are given, and sums it up.  `labels` has a whole vector; what they make of `smoothed`
+ * is kept there. */
+KERNEL_INLINE void NAME(load_short_rows)(NAME(short_rows) * rows, const xent_batch *batch, int64_t first_row,
+                                         const int64_t *labels, NAME(smoothed_masses) * smoothed,
+                                         const NAME(settings) * settings, int kind) {
+    NAME(tile) *tile = &rows->tile;
+    const int classes = (int)batch->classes, row_count = (int)rows->row_count;
     const char *logits = batch->logits + first_row * batch->logits_row_stride;
-    NAME(load_columns)(tile.columns, logits, batch->logits_row_stride, batch->logits_class_stride, row_count, classes);
-    vec lanes = v_splat(-1);
+    NAME(load_columns)(tile->columns, logits, batch->logits_row_stride, batch->logits_class_stride, row_count, classes);
+    rows->lanes = v_splat(-1);
     if (HAS_LABELS(kind)) {
-        lanes = NAME(lane_labels)(&batch->labels, labels, row_count);
+        rows->lanes = NAME(lane_labels)(&batch->labels, labels, row_count);
         if (row_count < LANES || batch->labels.has_ignore_index) {
-            weights.gradient_weight = NAME(keep_pair)(v_not_less(lanes, v_splat(0)), weights.gradient_weight);
-            NAME(clear_rows_without_label)(tile.columns, classes, lanes);
+            rows->gradient_weight = NAME(keep_pair)(v_not_less(rows->lanes, v_splat(0)), rows->gradient_weight);
+            NAME(clear_rows_without_label)(tile->columns, classes, rows->lanes);
         }
     } else {
-        NAME(load_columns)(tile.masses, batch->dense_targets + first_row * batch->dense_targets_row_stride,
+        NAME(load_columns)(tile->masses, batch->dense_targets + first_row * batch->dense_targets_row_stride,
                            batch->dense_targets_row_stride, batch->dense_targets_class_stride, row_count, classes);
     }
     if (kind == XENT_SHAPED_TARGETS)
-        NAME(shape_masses)(&tile, batch);
+        NAME(shape_masses)(tile, batch);
     if (kind == XENT_SMOOTHED_TARGETS) {
-        smoothed->labels = lanes;
+        smoothed->labels = rows->lanes;
         if (smoothed->class_weight)
             NAME(smooth_labels)(smoothed, labels, row_count, classes);
+        rows->smoothed = smoothed;
     }
-    const int is_logarithm = settings->row.output == XENT_LOG_PROBABILITIES;
-    const NAME(lane_results) results =
-        NAME(rows_of_tile)(&tile, classes, &weights, smoothed, settings, has_grad && !is_logarithm, kind);
-    if (has_grad && is_logarithm) {
-        NAME(load_columns)(tile.columns, logits, batch->logits_row_stride, batch->logits_class_stride, row_count,
-                           classes);
-        NAME(columns_log_probabilities)(tile.columns, classes, &results, (REAL)settings->row.temperature);
+    NAME(sum_tile)(rows, classes, settings, kind);
+}
+
+/* Its losses to `row_loss`, its statistics and its output to their places. */
+KERNEL_INLINE void NAME(write_short_rows)(NAME(short_rows) * rows, const xent_batch *batch, int64_t first_row,
+                                          const int64_t *labels, double *row_loss, const NAME(settings) * settings,
+                                          int kind) {
+    NAME(tile) *tile = &rows->tile;
+    const NAME(lane_results) *results = &rows->results;
+    const int classes = (int)batch->classes, row_count = (int)rows->row_count, has_grad = batch->grad != NULL;
+    if (has_grad && settings->row.output == XENT_LOG_PROBABILITIES) {
+        NAME(load_columns)(tile->columns, batch->logits + first_row * batch->logits_row_stride,
+                           batch->logits_row_stride, batch->logits_class_stride, row_count, classes);
+        NAME(columns_log_probabilities)(tile->columns, classes, results, (REAL)settings->row.temperature);
     }
-    NAME(weigh_losses)(&results, weights.of_loss, row_count, row_loss);
+    NAME(weigh_losses)(results, rows->weights->of_loss, row_count, row_loss);
     if (HAS_LABELS(kind) && batch->labels.has_ignore_index)
         for (int row = 0; row < row_count; ++row)
             row_loss[row] = is_ignored(&batch->labels, labels[row]) ? 0 : row_loss[row];
     if (batch->lse || batch->prediction)
-        NAME(tell_lanes)(batch, first_row, row_count, lanes, results.lse, results.prediction, HAS_LABELS(kind));
+        NAME(tell_lanes)(batch, first_row, row_count, rows->lanes, results->lse, results->prediction, HAS_LABELS(kind));
     /* their weight of 0 alone gives NaN where a mass overflows */
     if (has_grad && HAS_LABELS(kind) && batch->labels.has_ignore_index)
-        NAME(clear_rows_without_label)(tile.columns, classes, lanes);
-    if (results.leaving)
-        NAME(take_leaving_rows)(batch, first_row, row_count, results.leaving, labels, has_grad ? tile.columns : NULL,
+        NAME(clear_rows_without_label)(tile->columns, classes, rows->lanes);
+    if (results->leaving)
+        NAME(take_leaving_rows)(batch, first_row, row_count, results->leaving, labels, has_grad ? tile->columns : NULL,
                                 row_loss, kind);
     if (has_grad)
-        NAME(store_columns)(tile.columns, batch->grad + first_row * batch->grad_row_stride, batch->grad_row_stride,
+        NAME(store_columns)(tile->columns, batch->grad + first_row * batch->grad_row_stride, batch->grad_row_stride,
                             batch->grad_class_stride, row_count, classes);
 }
 
-/* All of them, a vector of rows at a time.  `labels` has a whole vector from each row on. */
+/* All of them, some vectors of rows at a time; smoothed targets, whose masses have one place, a vector.  `labels` has a whole
+ * vector from each row on. */
 KERNEL_INLINE void NAME(many_short_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
                                          const int64_t *labels, double *row_loss, int kind) {
-    const int has_own_weights = NAME(has_own_weights)(batch);
+    const int has_own_weights = NAME(has_own_weights)(batch), most = HAS_OWN_MASSES(kind) ? VECTORS_AT_ONCE : 1;
+    const int has_gradient = batch->grad != NULL && batch->output != XENT_LOG_PROBABILITIES;
     const NAME(settings) settings = NAME(settings_of)(batch);
-    NAME(lane_weights) weights = {.is_rescaled = 0}; /* compilers do not see that it is always set */
+    NAME(lane_weights) weights[VECTORS_AT_ONCE];
     NAME(smoothed_masses) smoothed;
+    NAME(short_rows) some[VECTORS_AT_ONCE];
     if (kind == XENT_SMOOTHED_TARGETS)
         smoothed = NAME(smoothed_masses_of)(batch);
     if (!has_own_weights)
-        NAME(weights_of_rows)(batch, first_row, LANES, labels, kind, &weights);
+        NAME(weights_of_rows)(batch, first_row, LANES, labels, kind, weights);
     int count = NAME(rows_of_first_vector)(batch, first_row);
-    for (int64_t k = 0; k < row_count; k += count, count = LANES) {
-        if (row_count - k < count)
-            count = (int)(row_count - k);
-        if (has_own_weights)
-            NAME(weights_of_rows)(batch, first_row + k, count, labels + k, kind, &weights);
-        NAME(short_rows)(batch, first_row + k, count, labels + k, weights, &smoothed, row_loss + k, &settings, kind);
+    for (int64_t k = 0; k < row_count;) {
+        int vectors = 0;
+        for (; k < row_count && vectors < most; k += count, count = LANES, ++vectors) {
+            NAME(short_rows) *rows = &some[vectors];
+            if (row_count - k < count)
+                count = (int)(row_count - k);
+            rows->weights = has_own_weights ? &weights[vectors] : weights;
+            if (has_own_weights)
+                NAME(weights_of_rows)(batch, first_row + k, count, labels + k, kind, &weights[vectors]);
+            rows->gradient_weight = rows->weights->gradient_weight;
+            rows->first = k;
+            rows->row_count = count;
+            NAME(load_short_rows)(rows, batch, first_row + k, labels + k, &smoothed, &settings, kind);
+        }
+        for (int j = 0; j < vectors; ++j)
+            NAME(settle_tile)(&some[j], (int)batch->classes, &settings, has_gradient, kind);
+        for (int j = 0; j < vectors; ++j)
+            NAME(write_short_rows)(&some[j], batch, first_row + some[j].first, labels + some[j].first,
+                                   row_loss + some[j].first, &settings, kind);
     }
 }

@@ -16,6 +16,20 @@ KERNEL_INLINE vec NAME(two_sum)(vec a, vec b, vec *error) {
     return sum;
 }
 
+/* The sum of `count` vectors (1, 2 or 4) in a tree. */
+KERNEL_INLINE vec NAME(sum_of_some)(const vec *a, int count) {
+    return count == 4 ? v_add(v_add(a[0], a[1]), v_add(a[2], a[3])) : count == 2 ? v_add(a[0], a[1]) : a[0];
+}
+
+/* That of their products a b, two by two without the second's own rounding. */
+KERNEL_INLINE vec NAME(sum_of_some_products)(const vec *a, const vec *b, int count) {
+    const vec first = v_mul(a[0], b[0]);
+    if (count == 1)
+        return first;
+    const vec two = v_fma(a[1], b[1], first);
+    return count == 2 ? two : v_add(two, v_fma(a[3], b[3], v_mul(a[2], b[2])));
+}
+
 /* A number and what it lacks. */
 typedef struct {
     vec high, low;
