@@ -642,7 +642,7 @@ def test_use_isa_returns_the_one_before() -> None:
 
 @pytest.mark.parametrize("classes", [3, 10, 1000, 40_000])
 def test_bits_do_not_depend_on_threads(dtype: type, classes: int) -> None:
-    rows = 800_000 // classes
+    rows = 1_600_000 // classes
     rng = np.random.default_rng(classes)
     logits = rng.standard_normal((rows, classes)).astype(dtype)
     labels = rng.integers(0, classes, rows)

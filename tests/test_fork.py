@@ -24,7 +24,7 @@ from xent_fast import show_config, softmax_cross_entropy_grad
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
 TIME_LIMIT = 30.0
-ROWS, CLASSES = 8000, 100
+ROWS, CLASSES = 16_000, 100
 
 
 def digest(num_threads: int | None = None) -> bytes:

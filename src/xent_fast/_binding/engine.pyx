@@ -75,9 +75,9 @@ cdef enum:
     # The same where classes lie apart, so that long runs of rows are read at a time.
     TURNED_CHUNK_LOGITS = 65536
 
-    # Fewer logits than these take one thread by default, a row counted as ROW_LOGITS more. Between
-    # two calls of a training step the workers sleep, and waking one takes as long as half of them.
-    THREADED_LOGITS = 524288
+    # Waking a worker takes as long as this many logits, a row counted as ROW_LOGITS more: between
+    # two calls of a training step the workers sleep.
+    WAKING_LOGITS = 524288
     ROW_LOGITS = 8
 
     # An explicit num_threads counts up to this or the number of processors, whichever is more.
@@ -261,10 +261,11 @@ cdef int thread_count(
     cdef int64_t threads
     if is_forked or chunk_count == 1 or requested == 1:
         return 1
-    if requested == 0 and rows * (classes + ROW_LOGITS) < THREADED_LOGITS:
-        return 1
     if requested == 0:
         threads = default_threads()
+        # A share each, and the waking, must take less than all of it: W + T / n < T.
+        if rows * (classes + ROW_LOGITS) * (threads - 1) < WAKING_LOGITS * threads:
+            return 1
     else:
         threads = min(requested, max(xent_processor_count(), <int>MOST_THREADS))
     return <int>max(min(threads, chunk_count), 1)
