@@ -90,8 +90,8 @@ class Extension:
         return [*self.cython_sources(), *(path.relative_to(self.directory) for path in kernels)]
 
     def cython_sources(self) -> list[Path]:
-        """One for each module."""
-        modules = sorted((self.package / BINDING).glob("*.pyx"))
+        """One for each module that `import xent_fast` needs."""
+        modules = [*sorted((self.package / BINDING).glob("*.pyx")), *self.package.glob("_*.pyx")]
         return [path.relative_to(self.directory) for path in modules]
 
     def sources_that_include(self, file: Path) -> list[Path]:
