@@ -17,7 +17,7 @@ import sys
 from calls import CALLS, Inputs, bits
 from threadpoolctl import threadpool_limits
 
-SHAPES = ((4000, 10), (60, 1000), (2, 540_000))
+SHAPES = ((4000, 10), (60, 1000), (2, 270_000))
 QUICK_SHAPES = (*SHAPES[:2], (2, 40_000))
 LIMITS = (None, 1, 3)
 QUICK_LIMITS = (None,)
