@@ -118,9 +118,8 @@ def _losses(layer: Layer, batch: Batch, logits: FloatArray, rows: Rows, with_gra
         False,
         batch.num_threads,
     )
-    if with_grad:
-        return loss_calls.loss_and_grad(*given, None, logits).loss
-    return loss_calls.loss(*given)
+    result = loss_calls.compute_loss(with_grad, *given, None, logits if with_grad else None)
+    return result.loss if with_grad else result
 
 
 class _Inputs:

@@ -43,9 +43,9 @@ def loss(*values: Any) -> Any:
     given = Arguments(*values)
     names = _names(given)
     if names is None:
-        return loss_calls.loss(*given)
+        return _loss_alone(given)
     extra = _extra_statistics(given, names)
-    result, rows = loss_calls.loss(*given._replace(return_statistics=True))
+    result, rows = _loss_alone(given._replace(return_statistics=True))
     return LossAndChosenStatistics(result, _chosen(names, rows, extra))
 
 
@@ -59,17 +59,21 @@ def loss_and_grad(*values: Any) -> Any:
     names = _names(given)
     if names is None:
         given = given._replace(return_statistics=bool(given.return_statistics))
-        return loss_calls.loss_and_grad(*given, grad_output, out)
+        return loss_calls.compute_loss(True, *given, grad_output, out)
     extra = _extra_statistics(given, names)
-    result = loss_calls.loss(*given._replace(return_statistics=True))
+    result = _loss_alone(given._replace(return_statistics=True))
     plain = given._replace(return_statistics=False)
     if out is None:
-        grad = loss_calls.loss_and_grad(*plain, grad_output, None).grad
+        grad = loss_calls.compute_loss(True, *plain, grad_output, None).grad
         return _together(names, result, extra, grad)
     # `out` is written last: nothing is left then that could fail
     together = _together(names, result, extra, out)
-    loss_calls.loss_and_grad(*plain, grad_output, out)
+    loss_calls.compute_loss(True, *plain, grad_output, out)
     return together
+
+
+def _loss_alone(given: Arguments) -> Any:
+    return loss_calls.compute_loss(False, *given, None, None)
 
 
 def _together(
@@ -121,7 +125,7 @@ def _extra_statistics(given: Arguments, names: set[str]) -> dict[str, NDArray[An
         logits, targets, axis, None, None, ignore_index, 0.0, given.temperature, 0.0, "none",
         1.0, True, given.num_threads,
     )  # fmt: skip
-    losses, rows = loss_calls.loss(*plain)
+    losses, rows = _loss_alone(plain)
     if "target_log_probability" in names:
         extra["target_log_probability"] = np.negative(losses, out=losses)
     if "entropy" in names:

@@ -1,10 +1,10 @@
-"""The one call of the losses that other compiled modules make; meanings stand in `loss_calls.pyx`.
+"""The one call of the losses that other modules make; meanings stand in `loss_calls.pyx`.
 
 Knows: the arguments' order. Must not know: what is done with them.
 """
 
 
-cdef object compute_loss(
+cpdef object compute_loss(
     bint with_grad,
     object logits,
     object targets,

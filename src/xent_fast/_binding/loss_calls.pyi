@@ -5,22 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-def loss(
-    logits: object,
-    targets: object,
-    axis: object,
-    weight: object,
-    sample_weight: object,
-    ignore_index: object,
-    label_smoothing: object,
-    temperature: object,
-    z_loss: object,
-    reduction: object,
-    scale: object,
-    return_statistics: object,
-    num_threads: object,
-) -> Any: ...
-def loss_and_grad(
+def compute_loss(
+    with_grad: bool,
     logits: object,
     targets: object,
     axis: object,

@@ -59,7 +59,7 @@ cdef object RowStatistics = _result.RowStatistics
 # --- the two calls --------------------------------------------------------------------------------
 
 
-cdef object compute_loss(
+cpdef object compute_loss(
     bint with_grad,
     object logits,
     object targets,
@@ -91,28 +91,6 @@ cdef object compute_loss(
         )
     finally:
         xent_restore_mode(mode)
-
-
-def loss(
-    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature,
-    z_loss, reduction, scale, return_statistics, num_threads
-):
-    """The loss alone, for functions that are written in Python."""
-    return compute_loss(
-        False, logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing,
-        temperature, z_loss, reduction, scale, return_statistics, num_threads, None, None
-    )
-
-
-def loss_and_grad(
-    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature,
-    z_loss, reduction, scale, return_statistics, num_threads, grad_output, out
-):
-    """Both, for functions that are written in Python."""
-    return compute_loss(
-        True, logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing,
-        temperature, z_loss, reduction, scale, return_statistics, num_threads, grad_output, out
-    )
 
 
 cdef object compute(
