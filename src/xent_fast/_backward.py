@@ -66,7 +66,8 @@ def softmax_vjp(
     grad_probabilities : array_like of the same shape and dtype
         Gradient of a loss with respect to the probabilities, in the loss's unit.
     axis : int, default -1
-        The axis of the classes. Inputs whose classes do not lie side by side are copied.
+        The axis of the classes. Inputs are copied only where these lie neither side by side nor
+        some distance apart with at least eight rows side by side, as in (N, C, H, W).
     grad_output : float, or array_like of the shape without the class axis, optional
         One more factor of the whole result or, one a row, of its rows, rounded to their dtype: the
         derivative of a later loss by what `grad_probabilities` is the gradient of.

@@ -186,7 +186,7 @@ cdef int compute(xent_fast_call *call) noexcept nogil:
     groups.rows = batch.rows
     groups.logits_stride = groups.grad_stride = groups.targets_stride = 0
     if share_out(
-        &plan, &batch, &groups, &stored if stored.in_16_bits > 0 else NULL,
+        &plan, &batch, &groups, &stored if stored.are_needed else NULL,
         kernels_of_kind(dtype_of(call), target_kind_of(call)), call.num_threads
     ) != 0:
         return XENT_FAST_NO_MEMORY
@@ -262,17 +262,19 @@ cdef void describe_stored(
     cdef StoredMatrix *matrix
     begin_stored(stored, sizeof(xent_batch))
     note_matrix(
-        stored, batch, &batch.logits, &batch.logits_row_stride, &batch.logits_class_stride, storage
+        stored, batch, &batch.logits, &batch.logits_row_stride, &batch.logits_class_stride, storage,
+        bytes_of_real(call)
     ).is_read = True
     if batch.grad != NULL:
         matrix = note_matrix(
-            stored, batch, &batch.grad, &batch.grad_row_stride, &batch.grad_class_stride, storage
+            stored, batch, &batch.grad, &batch.grad_row_stride, &batch.grad_class_stride, storage,
+            bytes_of_real(call)
         )
         matrix.is_written = matrix.takes_first_place = True
     if batch.dense_targets != NULL:
         note_matrix(
             stored, batch, &batch.dense_targets, &batch.dense_targets_row_stride,
-            &batch.dense_targets_class_stride, storage
+            &batch.dense_targets_class_stride, storage, bytes_of_real(call)
         ).is_read = True
 
 

@@ -22,13 +22,6 @@ cdef enum:
     # Where classes lie apart and rows side by side, fewer rows than these are copied first.
     FEWEST_ROWS_APART = 8
 
-# Which matrices a function's kernels take: those of rows with their classes side by side, those
-# whose rows or classes are, or groups of these too.
-cdef enum Takes:
-    ROWS
-    MATRICES
-    GROUPS
-
 # How one call takes the rows of its arrays, which have one shape, but for the class axis.
 cdef class Layout:
     cdef int axis         # of the classes
@@ -41,13 +34,13 @@ cdef class Layout:
     cdef object in_order(self, object array)
     cdef object as_given(self, object values)
     cdef tuple place_of_row(self, int64_t row)
-    cdef list matrices(self, list inputs, list outputs, Takes takes)
+    cdef list matrices(self, list inputs, list outputs)
 
 
 cdef Layout layout_of(object array, int axis)
 cdef int copy_pairs(list pairs) except -1
 cdef object result_like(object logits, int axis)
-cdef cnp.ndarray rows_of_class_0(cnp.npy_intp rows)
+cdef cnp.ndarray class_0_of_rows(cnp.ndarray matrix)
 cdef bint is_bfloat16(object dtype) except -1
 cdef object computed_type(cnp.ndarray array)
 cdef bint is_read_as_stored(cnp.ndarray array, cnp.ndarray logits) except -1
@@ -123,6 +116,12 @@ cdef inline Py_ssize_t class_stride_of(cnp.ndarray array) noexcept:
 
 cdef inline Py_ssize_t row_stride_of(cnp.ndarray array) noexcept:
     return cnp.PyArray_STRIDE(array, cnp.PyArray_NDIM(array) - 2)
+
+
+cdef inline cnp.npy_intp row_count_of(cnp.ndarray array) noexcept:
+    """Of (rows, classes) or (groups, rows, classes)."""
+    cdef cnp.npy_intp rows = cnp.PyArray_DIM(array, 0)
+    return rows if cnp.PyArray_NDIM(array) == 2 else rows * cnp.PyArray_DIM(array, 1)
 
 
 cdef inline cnp.ndarray empty_rows(cnp.npy_intp rows, int type_number):

@@ -205,7 +205,7 @@ cdef class Layout:
             place.append(int(in_order[order.index(other)]))
         return tuple(place)
 
-    cdef list matrices(self, list inputs, list outputs, Takes takes):
+    cdef list matrices(self, list inputs, list outputs):
         """All arrays as the kernels take them: views, and copies of those that must be copied.
 
         An input is copied at once, but where the first output can take a copy of the first input:
@@ -213,17 +213,17 @@ cdef class Layout:
         """
         cdef int number, output = len(inputs)
         if len(self.axes) == 2 and self.axis == 1:
-            if are_matrices(inputs, takes) and are_matrices(outputs, takes):
+            if are_matrices(inputs) and are_matrices(outputs):
                 return inputs + outputs
         moved = []
         for array in inputs + outputs:
             moved.append(self.moved(array))
-        matrices = as_groups(moved, takes)
+        matrices = as_groups(moved)
         if matrices is not None:
             return matrices
         matrices = []
         for array in moved:
-            alone = as_groups([array], ROWS)
+            alone = as_groups([array], True)
             matrices.append(None if alone is None else alone[0])
         for number in range(output, len(moved)):
             if matrices[number] is None:
@@ -242,14 +242,10 @@ cdef class Layout:
         return matrices
 
 
-cdef bint are_matrices(list arrays, Takes takes) except -1:
+cdef bint are_matrices(list arrays) except -1:
     """Whether kernels take these arrays of two dimensions, the classes last, as they lie."""
-    cdef cnp.ndarray matrix
     for array in arrays:
-        matrix = array
-        if not is_for_kernels(matrix):
-            return False
-        if takes == ROWS and not has_classes_side_by_side(matrix):
+        if not is_for_kernels(array):
             return False
     return True
 
@@ -292,9 +288,12 @@ cdef tuple row_axes(tuple axes, int axis):
     return tuple(order)
 
 
-cdef list as_groups(list arrays, Takes takes):
+cdef list as_groups(list arrays, bint as_rows=False):
     """Views (rows, classes) or (groups, rows, classes) of arrays of one shape, classes last; None
-    where the kernels do not take one of them as it lies."""
+    where the kernels do not take one of them as it lies.
+
+    With `as_rows` the views are of all rows with their classes side by side, or None.
+    """
     first = arrays[0]
     shape = first.shape
     if first.size == 0:
@@ -307,12 +306,12 @@ cdef list as_groups(list arrays, Takes takes):
             merged[len(merged) - 1] = [merged[len(merged) - 1][0] * shape[number], number]
         else:
             merged.append([shape[number], number])
-    if len(merged) > (2 if takes == GROUPS else 1):
+    if len(merged) > (1 if as_rows else 2):
         return None
     views = []
     for array in arrays:
         view = view_of_rows(array, merged)
-        if not is_for_kernels(view) or (takes == ROWS and not has_classes_side_by_side(view)):
+        if not is_for_kernels(view) or (as_rows and not has_classes_side_by_side(view)):
             return None
         views.append(view)
     return views
@@ -365,7 +364,8 @@ cdef cnp.ndarray view_of(
 cdef cnp.ndarray class_0 = np.zeros(1, dtype=np.int8)
 
 
-cdef cnp.ndarray rows_of_class_0(cnp.npy_intp rows):
+cdef cnp.ndarray class_0_of_rows(cnp.ndarray matrix):
     """The label 0 for every row: one number in memory."""
+    cdef cnp.npy_intp rows = row_count_of(matrix)
     cdef cnp.npy_intp step = 0
     return view_of(class_0, 1, &rows, &step)

@@ -101,7 +101,7 @@ cdef StoredMatrix *add_matrix(
     const Py_ssize_t *class_stride,
     cnp.ndarray array,
 ) noexcept
-cdef const StoredMatrices *if_in_16_bits(const StoredMatrices *stored) noexcept
+cdef const StoredMatrices *if_needed(const StoredMatrices *stored) noexcept
 cdef const xent_row_kernels *kernels_for(
     const xent_batch *batch, cnp.ndarray logits
 ) noexcept
@@ -119,4 +119,17 @@ cdef int run(
     object loss,
     Layout layout,
     list to_fill,
+) except -1
+cdef int run_side_by_side(
+    xent_batch *batch,
+    size_t batch_bytes,
+    const char **other_address,
+    Py_ssize_t *other_row_stride,
+    const xent_row_kernels *kernels,
+    const Options *options,
+    tuple matrices,
+    cnp.ndarray row_loss,
+    object loss,
+    Layout layout,
+    bint is_void,
 ) except -1

@@ -24,6 +24,7 @@ from xent_fast._binding.arrays cimport (
     class_stride_of,
     copy_pairs,
     dtype_of,
+    row_count_of,
     row_stride_of,
     storage_of,
 )
@@ -66,6 +67,8 @@ from xent_fast._binding.stored cimport (
     StoredMatrices,
     StoredMatrix,
     begin_stored,
+    lay_apart,
+    lay_side_by_side,
     note_matrix,
 )
 
@@ -125,9 +128,7 @@ cdef int describe_rows(
     object ignore_index,
 ) except -1:
     cdef int last = cnp.PyArray_NDIM(logits) - 1
-    batch.rows = cnp.PyArray_DIM(logits, 0)
-    if last == 2:
-        batch.rows *= cnp.PyArray_DIM(logits, 1)
+    batch.rows = row_count_of(logits)
     batch.classes = cnp.PyArray_DIM(logits, last)
     batch.label_smoothing = options.label_smoothing
     batch.temperature = options.temperature
@@ -400,16 +401,20 @@ cdef StoredMatrix *add_matrix(
     cnp.ndarray array,
 ) noexcept:
     """Note where a batch has a matrix, and how that lies in memory."""
+    cdef size_t real_bytes = sizeof(double) if dtype_of(array) == XENT_FLOAT64 else sizeof(float)
+    cdef Py_ssize_t apart = class_stride_of(array)
     cdef StoredMatrix *matrix = note_matrix(
-        stored, batch, address, row_stride, class_stride, storage_of(array)
+        stored, batch, address, row_stride, class_stride, storage_of(array), real_bytes
     )
+    if class_stride == row_stride and apart != 0:
+        lay_apart(stored, matrix, apart)
     if cnp.PyArray_NDIM(array) == 3:
         matrix.group_stride = cnp.PyArray_STRIDE(array, 0)
     return matrix
 
 
-cdef const StoredMatrices *if_in_16_bits(const StoredMatrices *stored) noexcept:
-    return stored if stored != NULL and stored.in_16_bits > 0 else NULL
+cdef const StoredMatrices *if_needed(const StoredMatrices *stored) noexcept:
+    return stored if stored != NULL and stored.are_needed else NULL
 
 
 # --- which kernels --------------------------------------------------------------------------------
@@ -465,7 +470,7 @@ cdef int run(
     """
     cdef Plan plan
     cdef double total = NAN
-    make_plan(&plan, batch, groups, if_in_16_bits(stored), kernels, options.num_threads)
+    make_plan(&plan, batch, groups, if_needed(stored), kernels, options.num_threads)
     # The first write to memory of the caller, and all others. A copy fails before it writes, if at
     # all, and nothing else allocates.
     try:
@@ -484,3 +489,39 @@ cdef int run(
     finally:
         free(plan.memory)
     return 0
+
+
+cdef int run_side_by_side(
+    xent_batch *batch,
+    size_t batch_bytes,
+    const char **other_address,
+    Py_ssize_t *other_row_stride,
+    const xent_row_kernels *kernels,
+    const Options *options,
+    tuple matrices,
+    cnp.ndarray row_loss,
+    object loss,
+    Layout layout,
+    bint is_void,
+) except -1:
+    """The same by kernels of a function's own batch, of so many bytes, which have the classes side
+    by side and know no groups: `matrices` are (logits, targets, result, other matrix or None), and
+    the other's address goes to `other_address`."""
+    cdef Groups groups
+    cdef StoredMatrices stored
+    cdef cnp.ndarray logits, targets, working, other
+    logits, targets, working, other = matrices
+    point_batch_at(batch, logits, working, row_loss)
+    describe_groups(&groups, logits, working, targets)
+    describe_stored(&stored, batch, batch_bytes, logits, working, targets)
+    lay_side_by_side(&stored, batch, groups.count > 1)
+    if other is not None:
+        other_address[0] = cnp.PyArray_BYTES(other)
+        other_row_stride[0] = row_stride_of(other)
+        add_matrix(
+            &stored, batch, other_address, other_row_stride, other_row_stride, other
+        ).is_read = True
+    return run(
+        batch, &groups, &stored, kernels, options, loss, layout,
+        [(working, 0)] if is_void else None
+    )

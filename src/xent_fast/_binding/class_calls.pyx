@@ -12,7 +12,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from xent_fast._binding.arrays cimport dtype_of
-from xent_fast._binding.batch cimport describe_labels, describe_stored, if_in_16_bits
+from xent_fast._binding.batch cimport describe_labels, describe_stored, if_needed
 from xent_fast._binding.engine cimport (
     shard_kernels_of,
     storage_kernels,
@@ -46,8 +46,8 @@ from xent_fast._binding.stored cimport (
     LOAD,
     STORE,
     StoredMatrices,
-    float32_bytes,
     move_rows,
+    own_bytes,
     place_rows,
 )
 
@@ -102,7 +102,7 @@ def measure_classes(
         shard.batch.grad = cnp.PyArray_BYTES(exponentials)
         shard.batch.grad_row_stride = cnp.PyArray_STRIDE(exponentials, 0)
     describe_stored(&stored, &shard.batch, sizeof(shard), logits, exponentials, targets)
-    work_on_shard(&shard, if_in_16_bits(&stored), dtype_of(logits), XENT_MEASURE)
+    work_on_shard(&shard, if_needed(&stored), dtype_of(logits), XENT_MEASURE)
 
 
 def settle_classes(
@@ -149,7 +149,7 @@ def write_classes(
         &shard, values, sample_weight, has_class_weight, z_loss, factor, num_classes, whole_blocks
     )
     describe_stored(&stored, &shard.batch, sizeof(shard), logits, out, targets)
-    work_on_shard(&shard, if_in_16_bits(&stored), dtype_of(logits), XENT_WRITE)
+    work_on_shard(&shard, if_needed(&stored), dtype_of(logits), XENT_WRITE)
 
 
 cdef int describe_shard(
@@ -208,7 +208,7 @@ cdef int work_on_shard(
     cdef size_t bytes = workspace_bytes
     if stored != NULL:
         chunk_rows = max(WIDENED_AT_ONCE // max(classes, <int64_t>1), <int64_t>1)
-        bytes += float32_bytes(stored, shard, chunk_rows, classes)
+        bytes += own_bytes(stored, shard, chunk_rows, classes)
     cdef void *memory = malloc(bytes + 64)
     if memory == NULL:
         raise MemoryError(f"cannot allocate {bytes} bytes of workspace")

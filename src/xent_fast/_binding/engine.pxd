@@ -45,6 +45,17 @@ cdef struct Groups:
     Py_ssize_t grad_stride
     Py_ssize_t targets_stride
 
+ctypedef void (*vjp_rows)(
+    const xent_vjp_batch *batch, int64_t first_row, int64_t row_count
+) noexcept nogil
+
+# A backward pass. In `batch` the logits stand for what the products are of: p or log p.
+cdef struct VjpBatch:
+    xent_batch batch
+    const char *slopes
+    Py_ssize_t slopes_row_stride
+    vjp_rows process
+
 # How the rows of one batch are shared out, and the memory that takes.
 cdef struct Plan:
     const xent_batch *batch
@@ -58,7 +69,7 @@ cdef struct Plan:
     int threads
     int64_t parts          # of each row where threads share rows; else 0
     char *workspaces
-    size_t kernel_bytes    # of a thread's workspace, before the float32 of stored matrices
+    size_t kernel_bytes    # of a thread's workspace, before its own place for stored matrices
     size_t workspace_step  # bytes from one thread's workspace to the next, or from one row's
     double *chunk_losses   # one sum a chunk; only with more than one thread
     void *memory           # what to free
@@ -84,16 +95,11 @@ cdef size_t share_out(
 ) noexcept nogil
 cdef double process_rows(const Plan *plan) noexcept
 cdef double process_chunks(const Plan *plan) noexcept nogil
-cdef int process_vjp_rows(
-    const xent_vjp_batch *batch,
-    const StoredMatrices *stored,
-    xent_dtype dtype,
-    bint of_logarithm,
-    int requested_threads,
-) except -1
-
 cdef const xent_row_kernels *kernels_of_kind(
     xent_dtype dtype, xent_target_kind kind
+) noexcept nogil
+cdef const xent_row_kernels *kernels_of_vjp(
+    VjpBatch *batch, xent_dtype dtype, bint of_logarithm
 ) noexcept nogil
 cdef const xent_shard_kernels *shard_kernels_of(xent_dtype dtype) noexcept nogil
 cdef const xent_storage_kernels *storage_kernels() noexcept nogil

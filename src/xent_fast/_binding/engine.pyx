@@ -10,8 +10,8 @@ import os
 
 from cython.parallel cimport parallel, prange, threadid
 from libc.stdint cimport int64_t, uintptr_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
+from libc.stdlib cimport malloc
+from libc.string cimport memcpy, memset
 
 from xent_fast._binding.kernels cimport (
     XENT_MAX_ROWS_PER_CALL,
@@ -35,7 +35,6 @@ from xent_fast._binding.kernels cimport (
     xent_row_kernels,
     xent_running_sum,
     xent_second_order_batch,
-    xent_shard,
     xent_shard_kernels,
     xent_softmax_function,
     xent_storage_kernels,
@@ -50,8 +49,9 @@ from xent_fast._binding.stored cimport (
     STORE,
     StoredMatrices,
     StoredMatrix,
-    float32_bytes,
+    advance_factors,
     move_rows,
+    own_bytes,
     place_rows,
 )
 
@@ -139,12 +139,14 @@ cdef size_t share_out(
     plan.memory = NULL
     if batch.rows == 0:
         return 0
-    if stored != NULL and knows_storage(kernels, batch):
+    if stored != NULL and not stored.are_turned and knows_storage(kernels, batch):
         scratch_bytes = kernels.scratch_bytes(batch.classes)
         note_storage(stored, batch, &plan.stored_batch)
         plan.batch = &plan.stored_batch
         plan.stored = stored = NULL
-    plan.chunk_rows = rows_per_chunk(groups.rows, batch.classes, is_turned(batch))
+    plan.chunk_rows = rows_per_chunk(
+        groups.rows, batch.classes, is_turned(batch) or (stored != NULL and stored.are_turned)
+    )
     plan.group_chunks = (groups.rows - 1) // plan.chunk_rows + 1
     plan.chunk_count = groups.count * plan.group_chunks
     plan.parts = parts_per_row(plan, requested_threads)
@@ -166,7 +168,7 @@ cdef size_t share_out(
             plan.workspace_step += round_up(kernels.turning_bytes(batch.classes))
         plan.kernel_bytes = plan.workspace_step
         if stored != NULL:
-            plan.workspace_step += float32_bytes(stored, batch, plan.chunk_rows, batch.classes)
+            plan.workspace_step += own_bytes(stored, batch, plan.chunk_rows, batch.classes)
         workspace_bytes = plan.threads * plan.workspace_step
         loss_bytes = plan.chunk_count * sizeof(double) if plan.threads > 1 else 0
     if workspace_bytes + loss_bytes == 0:
@@ -244,7 +246,7 @@ cdef int64_t parts_per_row(const Plan *plan, int requested_threads) noexcept nog
     cdef int threads
     if classes < SHARED_LOGITS or plan.groups.count > 1 or is_turned(plan.batch):
         return 0
-    if plan.stored != NULL:  # widened row by row
+    if plan.stored != NULL:  # brought there row by row
         return 0
     if plan.kernels.blocks_to_share == NULL:
         return 0
@@ -376,7 +378,7 @@ cdef inline double finish_shared_row(const Plan *plan, int64_t row) noexcept nog
     return plan.kernels.finish_row(plan.batch, row, workspace_of(plan, row))
 
 
-# --- matrices of 16 bits --------------------------------------------------------------------------
+# --- matrices in memory of a thread's own ---------------------------------------------------------
 
 
 # A copy of any batch, and what each of them begins with.
@@ -386,20 +388,20 @@ cdef union AnyBatch:
     xent_distillation_batch distillation
     xent_grad_hessian_batch grad_hessian
     xent_entropy_batch entropy
-    xent_shard shard
+    VjpBatch vjp
 
 
 cdef double process_stored_rows(
     const Plan *plan, int64_t group, int64_t first_row, int64_t row_count, char *workspace
 ) noexcept nogil:
-    """Some rows of a group through float32 of the thread's own."""
+    """Some rows of a group through memory of the thread's own."""
     cdef const StoredMatrices *stored = plan.stored
+    cdef int64_t row = group * plan.groups.rows + first_row
     cdef AnyBatch copy
     cdef double loss
     memcpy(&copy, plan.batch, stored.batch_bytes)
-    copy.rows = xent_batch_from(
-        plan.batch, group * plan.groups.rows + first_row, plan.groups.real_bytes
-    )
+    copy.rows = xent_batch_from(plan.batch, row, plan.groups.real_bytes)
+    advance_factors(stored, &copy, row)
     place_rows(
         stored, plan.batch, &copy, group, first_row, plan.chunk_rows, plan.batch.classes,
         workspace + plan.kernel_bytes
@@ -447,88 +449,43 @@ def set_waiting(how, harmful):
 # --- backward passes ------------------------------------------------------------------------------
 
 
-ctypedef void (*vjp_rows)(
-    const xent_vjp_batch *batch, int64_t first_row, int64_t row_count
-) noexcept nogil
+cdef double process_vjp_rows(
+    const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace
+) noexcept nogil:
+    """A kernel of the contract, made of one for backward passes."""
+    cdef const VjpBatch *problem = <const VjpBatch *>batch
+    cdef xent_vjp_batch rows
+    rows.rows = batch.rows
+    rows.classes = batch.classes
+    rows.values = batch.logits
+    rows.values_row_stride = batch.logits_row_stride
+    rows.slopes = problem.slopes
+    rows.slopes_row_stride = problem.slopes_row_stride
+    rows.grad = batch.grad
+    rows.grad_row_stride = batch.grad_row_stride
+    rows.grad_output = batch.grad_output
+    rows.grad_output_step = batch.grad_output_step
+    problem.process(&rows, first_row, row_count)
+    return 0.0
 
 
-cdef int process_vjp_rows(
-    const xent_vjp_batch *batch,
-    const StoredMatrices *stored,
-    xent_dtype dtype,
-    bint of_logarithm,
-    int requested_threads,
-) except -1:
-    """Write every row's product: of log_softmax, or of softmax."""
-    cdef const xent_vjp_kernels *kernels = &active_isa.vjp_kernels[<int>dtype]
-    cdef vjp_rows process = kernels.log_softmax_rows if of_logarithm else kernels.softmax_rows
-    cdef int64_t size = batch.rows * batch.classes
-    cdef int64_t chunk, chunk_rows, chunk_count
-    cdef size_t step = 0
-    cdef char *workspaces = NULL
-    cdef xent_float_mode mode
-    cdef int threads
-    if size == 0:
-        return 0
-    chunk_rows = rows_per_chunk(batch.rows, batch.classes, False)
-    chunk_count = (batch.rows - 1) // chunk_rows + 1
-    threads = xent_startable_threads(
-        thread_count(chunk_count, batch.rows, batch.classes, requested_threads)
-    )
-    if stored != NULL:
-        step = round_up(float32_bytes(stored, batch, chunk_rows, batch.classes))
-        workspaces = <char *>malloc(threads * step)
-        if workspaces == NULL:
-            raise MemoryError(f"cannot allocate {threads * step} bytes of workspace")
-    elif threads == 1:
-        chunk_rows = batch.rows
-        chunk_count = 1
-    if size < UNLOCKED_LOGITS and threads == 1:
-        for chunk in range(chunk_count):
-            process_vjp_chunk(batch, stored, process, chunk, chunk_rows, workspaces)
-        free(workspaces)
-        return 0
-    with nogil:
-        if threads == 1:
-            for chunk in range(chunk_count):
-                process_vjp_chunk(batch, stored, process, chunk, chunk_rows, workspaces)
-        else:
-            with parallel(num_threads=threads):
-                mode = xent_use_default_mode()
-                for chunk in prange(chunk_count, schedule="dynamic"):
-                    process_vjp_chunk(
-                        batch, stored, process, chunk, chunk_rows, workspaces + threadid() * step
-                    )
-                xent_restore_mode(mode)
-        free(workspaces)
+cdef size_t no_bytes(int64_t classes) noexcept nogil:
     return 0
 
 
-cdef inline void process_vjp_chunk(
-    const xent_vjp_batch *batch,
-    const StoredMatrices *stored,
-    vjp_rows process,
-    int64_t chunk,
-    int64_t chunk_rows,
-    char *workspace,
+cdef xent_row_kernels vjp_row_kernels
+memset(&vjp_row_kernels, 0, sizeof(vjp_row_kernels))
+vjp_row_kernels.process_rows = process_vjp_rows
+vjp_row_kernels.workspace_bytes = no_bytes
+
+
+cdef const xent_row_kernels *kernels_of_vjp(
+    VjpBatch *batch, xent_dtype dtype, bint of_logarithm
 ) noexcept nogil:
-    cdef int64_t first_row = chunk * chunk_rows
-    cdef int64_t row_count = min(chunk_rows, batch.rows - first_row)
-    cdef xent_vjp_batch copy
-    if stored == NULL:
-        process(batch, first_row, row_count)
-        return
-    copy = batch[0]
-    place_rows(stored, batch, &copy, 0, first_row, chunk_rows, batch.classes, workspace)
-    move_rows(
-        stored, batch, &copy, LOAD, active_isa.storage_kernels, 0, first_row, row_count,
-        batch.classes
-    )
-    process(&copy, 0, row_count)
-    move_rows(
-        stored, batch, &copy, STORE, active_isa.storage_kernels, 0, first_row, row_count,
-        batch.classes
-    )
+    """What writes every row's product: of log_softmax, or of softmax."""
+    cdef const xent_vjp_kernels *kernels = &active_isa.vjp_kernels[<int>dtype]
+    batch.process = kernels.log_softmax_rows if of_logarithm else kernels.softmax_rows
+    return &vjp_row_kernels
 
 
 # --- labels ---------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from xent_fast._binding.arguments cimport (
     given_arrays,
     is_ordinary,
 )
-from xent_fast._binding.arrays cimport GROUPS, Layout, computed_type_number, empty_like, empty_rows
+from xent_fast._binding.arrays cimport Layout, computed_type_number, empty_like, empty_rows
 from xent_fast._binding.batch cimport (
     any_in_16_bits,
     describe_groups,
@@ -150,7 +150,7 @@ cdef object compute_any(
     if options.with_grad:
         outputs.append(given.output(out))
         grad = outputs[0] if out is None else out
-    matrices = given.layout.matrices(inputs, outputs, GROUPS)
+    matrices = given.layout.matrices(inputs, outputs)
     return compute_rows(
         options,
         matrices[0],

@@ -4,8 +4,6 @@ Knows: what a caller may hand over, the batches that the kernels take for it.
 Must not know: the mathematics, threads.
 """
 
-import numpy as np
-
 cimport numpy as cnp
 from cpython.object cimport PyTypeObject
 from libc.math cimport INFINITY
@@ -20,10 +18,8 @@ from xent_fast._binding.arguments cimport (
     given_logits,
 )
 from xent_fast._binding.arrays cimport (
-    MATRICES,
-    ROWS,
-    Layout,
     cast_copy,
+    class_0_of_rows,
     class_stride_of,
     computed_type,
     computed_type_number,
@@ -31,11 +27,9 @@ from xent_fast._binding.arrays cimport (
     empty_rows,
     is_read_as_stored,
     row_stride_of,
-    rows_of_class_0,
     shares_memory,
 )
 from xent_fast._binding.batch cimport (
-    add_matrix,
     add_result,
     describe_groups,
     describe_stored,
@@ -44,6 +38,7 @@ from xent_fast._binding.batch cimport (
     mean_class_weight,
     point_batch_at,
     run,
+    run_side_by_side,
     settle_rows,
     xent_new_pair,
 )
@@ -62,10 +57,9 @@ from xent_fast._binding.kernels cimport (
     xent_distillation_batch,
     xent_grad_hessian_batch,
     xent_second_order_batch,
-    xent_softmax_function,
 )
 from xent_fast._binding.options cimport NONE, Options, as_real, as_temperature, read_options
-from xent_fast._binding.stored cimport StoredMatrices
+from xent_fast._binding.stored cimport StoredMatrices, lay_side_by_side
 
 cnp.import_array()
 
@@ -134,9 +128,10 @@ cdef object second_order(
     problem.mean_class_weight = mean_class_weight(given.weight, weights)
     problem.vector = NULL
     problem.vector_row_stride = 0
-    run_with_other(
+    run_side_by_side(
         &problem.batch, sizeof(problem), &problem.vector, &problem.vector_row_stride,
-        XENT_SECOND_ORDER, options, matrices, None, None, given.layout, is_void
+        softmax_kernels_of(dtype_of(matrices[0]), XENT_SECOND_ORDER), options, matrices, None,
+        None, given.layout, is_void
     )
     return destination if out is None else out
 
@@ -213,9 +208,10 @@ cdef object distilled(
     result = xent_new_pair(
         <PyTypeObject *>LossAndGrad, loss, destination if out is None else out
     )
-    run_with_other(
+    run_side_by_side(
         &problem.batch, sizeof(problem), &problem.teacher, &problem.teacher_row_stride,
-        XENT_DISTILLATION, options, matrices, row_loss, loss, given.layout, is_void
+        softmax_kernels_of(dtype_of(matrices[0]), XENT_DISTILLATION), options, matrices, row_loss,
+        loss, given.layout, is_void
     )
     return result
 
@@ -240,50 +236,14 @@ cdef tuple rows_of(Given given, object other, object destination):
         inputs.append(other)
     if given.dense is not None:
         inputs.append(given.dense)
-    matrices = given.layout.matrices(inputs, [destination], ROWS)
+    matrices = given.layout.matrices(inputs, [destination])
     if given.dense is not None:
         targets = matrices[len(inputs) - 1]
     elif given.targets is not None:
         targets = given.labels
     else:
-        targets = rows_of_class_0(matrices[0].shape[0])
+        targets = class_0_of_rows(matrices[0])
     return matrices[0], targets, matrices[len(inputs)], None if other is None else matrices[1]
-
-
-cdef int run_with_other(
-    xent_batch *batch,
-    size_t batch_bytes,
-    const char **other_address,
-    Py_ssize_t *other_row_stride,
-    xent_softmax_function function,
-    const Options *options,
-    tuple matrices,
-    cnp.ndarray row_loss,
-    object loss,
-    Layout layout,
-    bint is_void,
-) except -1:
-    """Write the gradient, and the losses unless that is None.
-
-    `other_address` is where the function's own batch, of so many bytes, has the other matrix.
-    """
-    cdef Groups groups
-    cdef StoredMatrices stored
-    cdef cnp.ndarray logits, targets, working, other
-    logits, targets, working, other = matrices
-    point_batch_at(batch, logits, working, row_loss)
-    describe_groups(&groups, logits, working, targets)
-    describe_stored(&stored, batch, batch_bytes, logits, working, targets)
-    if other is not None:
-        other_address[0] = cnp.PyArray_BYTES(other)
-        other_row_stride[0] = cnp.PyArray_STRIDE(other, 0)
-        add_matrix(
-            &stored, batch, other_address, other_row_stride, other_row_stride, other
-        ).is_read = True
-    return run(
-        batch, &groups, &stored, softmax_kernels_of(dtype_of(logits), function), options, loss,
-        layout, [(working, 0)] if is_void else None
-    )
 
 
 # --- gradient and Hessian diagonal in one call ----------------------------------------------------
@@ -345,7 +305,10 @@ cdef object both_derivatives(
     hessian = given.output(hessian_out, "hessian_out", False)
     if grad_out is not None and hessian_out is not None and shares_memory(hessian, grad):
         raise ValueError("hessian_out shares memory with grad_out")
-    rows, labels, grad_rows, hessian_rows = rows_of_both(given, grad, hessian)
+    inputs = [given.logits] if given.dense is None else [given.logits, given.dense]
+    matrices = given.layout.matrices(inputs, [grad, hessian])
+    rows, grad_rows, hessian_rows = matrices[0], matrices[len(inputs)], matrices[len(inputs) + 1]
+    labels = given.labels if given.dense is None else matrices[1]
     weights = settle_rows(
         batch, options, rows, labels, given.weight, given.sample_weight, ignore_index,
         given.layout, &is_void
@@ -374,6 +337,9 @@ cdef object both_derivatives(
         &stored, batch, &problem.hessian, &problem.hessian_row_stride,
         &problem.hessian_class_stride, hessian_rows, False
     )
+    stored.are_needed = stored.are_needed or groups.count > 1
+    if class_stride_of(rows) == 0 and class_stride_of(grad_rows) == 0:
+        lay_side_by_side(&stored, batch, False)  # the plan looks at these two
     to_fill = None
     if is_void:
         to_fill = [(grad_rows, 0), (hessian_rows, max(problem.min_hessian, 0.0))]
@@ -382,20 +348,3 @@ cdef object both_derivatives(
         loss, given.layout, to_fill
     )
     return result
-
-
-cdef tuple rows_of_both(Given given, object grad, object hessian):
-    """As matrices: the logits, the targets, gradient and diagonal."""
-    cdef cnp.ndarray rows, grad_rows, hessian_rows
-    inputs = [given.logits]
-    if given.dense is not None:
-        inputs.append(given.dense)
-    matrices = given.layout.matrices(inputs, [grad, hessian], MATRICES)
-    rows, grad_rows, hessian_rows = matrices[0], matrices[len(inputs)], matrices[len(inputs) + 1]
-    if class_stride_of(hessian_rows) != 0:
-        if class_stride_of(rows) == 0 and class_stride_of(grad_rows) == 0:
-            # The plan looks at these two.
-            plain = np.empty((<object>rows).shape, hessian.dtype.type)
-            given.layout.stores.append((hessian_rows, plain))
-            hessian_rows = plain
-    return rows, given.labels if given.dense is None else matrices[1], grad_rows, hessian_rows

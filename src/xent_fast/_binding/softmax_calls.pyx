@@ -20,34 +20,30 @@ from xent_fast._binding.arguments cimport (
     given_logits,
 )
 from xent_fast._binding.arrays cimport (
-    GROUPS,
-    ROWS,
     Layout,
+    class_0_of_rows,
     computed_type,
     computed_type_number,
-    copy_pairs,
     dtype_of,
     empty_rows,
-    rows_of_class_0,
     shares_memory,
 )
 from xent_fast._binding.batch cimport (
-    add_matrix,
-    add_result,
     describe_groups,
     describe_rows,
     describe_stored,
-    if_in_16_bits,
     kernels_of,
     loss_of_rows,
     point_at_factors,
     point_batch_at,
     run,
+    run_side_by_side,
     settle_rows,
 )
 from xent_fast._binding.engine cimport (
     Groups,
-    process_vjp_rows,
+    VjpBatch,
+    kernels_of_vjp,
     softmax_kernels_of,
     xent_float_mode,
     xent_restore_mode,
@@ -61,10 +57,9 @@ from xent_fast._binding.kernels cimport (
     xent_batch,
     xent_entropy_batch,
     xent_output,
-    xent_vjp_batch,
 )
 from xent_fast._binding.options cimport NONE, Options, as_temperature, as_thread_count, read_options
-from xent_fast._binding.stored cimport StoredMatrices, begin_stored
+from xent_fast._binding.stored cimport StoredMatrices, lay_side_by_side
 
 cnp.import_array()
 
@@ -96,7 +91,7 @@ cdef object any_probabilities(
     cdef int threads = as_thread_count(num_threads)
     cdef Given given = given_logits(logits, "logits", axis, out)
     destination = given.output(out)
-    matrices = given.layout.matrices([given.logits], [destination], GROUPS)
+    matrices = given.layout.matrices([given.logits], [destination])
     compute_softmax(matrices[0], matrices[1], output, threads, temperature, given.layout)
     return destination if out is None else out
 
@@ -126,7 +121,7 @@ cdef object any_log_sum_of_exponentials(
         )
         if shares_memory(destination, given.logits):
             raise ValueError("out shares memory with logits")
-    rows = layout.matrices([given.logits], [], GROUPS)[0]
+    rows = layout.matrices([given.logits], [])[0]
     lse = compute_softmax(rows, None, XENT_PROBABILITIES, threads, 1.0, layout)
     if has_nan(lse):  # NaN, +inf or nothing but -inf: the largest logit is the answer
         moved = layout.moved(given.logits)
@@ -169,7 +164,7 @@ cdef object compute_softmax(
     cdef xent_batch batch
     cdef Groups groups
     cdef StoredMatrices stored
-    cdef cnp.ndarray first_class = rows_of_class_0(1)
+    cdef cnp.ndarray first_class = class_0_of_rows(rows)
     read_options(&options, 0.0, temperature, 0.0, "sum", 1.0, False, None)
     options.num_threads = threads
     describe_rows(&batch, &options, rows, first_class, None, None, None)
@@ -228,49 +223,30 @@ cdef object vector_jacobian_product(
     object num_threads,
     bint of_logarithm,
 ):
-    cdef xent_vjp_batch batch
-    cdef StoredMatrices stored
-    cdef cnp.ndarray values, slopes, grad
+    cdef Options options
+    cdef VjpBatch problem
+    cdef cnp.ndarray values, slopes, grad, no_labels
     cdef cnp.ndarray grad_output = None
 
     # Everything that can be wrong with the arguments, and every allocation.
+    read_options(&options, 0.0, 1.0, 0.0, "sum", 1.0, False, num_threads)
     cdef Given given = given_logits(given_values, values_name, axis, out)
     slopes_as_given = as_float_array(given_slopes, slopes_name, out)
     check_alike(slopes_as_given, slopes_name, given.logits, values_name)
     grad_output = as_row_factors(given_grad_output, given.layout, True)
-    cdef int threads = as_thread_count(num_threads)
     destination = given.output(out)
     if out is not None:
         check_overlap(destination, slopes_as_given, slopes_name)
-    values, slopes, grad = given.layout.matrices(
-        [given.logits, slopes_as_given], [destination], ROWS
+    values, slopes, grad = given.layout.matrices([given.logits, slopes_as_given], [destination])
+    no_labels = class_0_of_rows(values)
+    problem.batch.weight_factor = 1.0
+    describe_rows(&problem.batch, &options, values, no_labels, None, None, None)
+    point_at_factors(&problem.batch.grad_output, &problem.batch.grad_output_step, grad_output)
+    run_side_by_side(
+        &problem.batch, sizeof(problem), &problem.slopes, &problem.slopes_row_stride,
+        kernels_of_vjp(&problem, dtype_of(values), of_logarithm), &options,
+        (values, no_labels, grad, slopes), None, None, given.layout, False
     )
-
-    # The first write to memory of the caller, and all others.
-    batch.rows = cnp.PyArray_DIM(values, 0)
-    batch.classes = cnp.PyArray_DIM(values, 1)
-    batch.values = cnp.PyArray_BYTES(values)
-    batch.values_row_stride = cnp.PyArray_STRIDE(values, 0)
-    batch.slopes = cnp.PyArray_BYTES(slopes)
-    batch.slopes_row_stride = cnp.PyArray_STRIDE(slopes, 0)
-    batch.grad = cnp.PyArray_BYTES(grad)
-    batch.grad_row_stride = cnp.PyArray_STRIDE(grad, 0)
-    point_at_factors(&batch.grad_output, &batch.grad_output_step, grad_output)
-    begin_stored(&stored, sizeof(batch))
-    stored.row_factor = <const char *>&batch.grad_output - <const char *>&batch
-    stored.row_factor_step = <const char *>&batch.grad_output_step - <const char *>&batch
-    add_matrix(
-        &stored, &batch, &batch.values, &batch.values_row_stride, &batch.values_row_stride, values
-    ).is_read = True
-    add_matrix(
-        &stored, &batch, &batch.slopes, &batch.slopes_row_stride, &batch.slopes_row_stride, slopes
-    ).is_read = True
-    add_result(
-        &stored, &batch, &batch.grad, &batch.grad_row_stride, &batch.grad_row_stride, grad, True
-    )
-    copy_pairs(given.layout.loads)
-    process_vjp_rows(&batch, if_in_16_bits(&stored), dtype_of(values), of_logarithm, threads)
-    copy_pairs(given.layout.stores)
     return destination if out is None else out
 
 
@@ -326,9 +302,9 @@ cdef object any_entropy(
         given_grad_output, given.layout, options.reduction == NONE
     )
     outputs = [given.output(out)] if options.with_grad else []
-    matrices = given.layout.matrices([given.logits], outputs, ROWS)
+    matrices = given.layout.matrices([given.logits], outputs)
     rows = matrices[0]
-    no_labels = rows_of_class_0(cnp.PyArray_DIM(rows, 0))
+    no_labels = class_0_of_rows(rows)
     _kept = settle_rows(
         batch, options, rows, no_labels, None, given.sample_weight, None, given.layout, &is_void
     )
@@ -347,6 +323,7 @@ cdef object any_entropy(
     point_batch_at(batch, rows, working, row_entropy)
     describe_groups(&groups, rows, working, no_labels)
     describe_stored(&stored, batch, sizeof(problem), rows, working, no_labels)
+    lay_side_by_side(&stored, batch, groups.count > 1)
     stored.row_factor = <const char *>&problem.grad_output - <const char *>batch
     stored.row_factor_step = <const char *>&problem.grad_output_step - <const char *>batch
     run(

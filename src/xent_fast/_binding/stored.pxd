@@ -1,33 +1,36 @@
-"""Matrices of 16 bits of a batch, and their rows as float32; meanings stand in `stored.pyx`.
+"""Matrices that kernels do not take as they lie; meanings stand in `stored.pyx`.
 
 Knows: names and types. Must not know: which batch it is, threads, NumPy.
 """
 
 from libc.stdint cimport int64_t
 
-from xent_fast._binding.kernels cimport xent_storage, xent_storage_kernels
+from xent_fast._binding.kernels cimport xent_batch, xent_storage, xent_storage_kernels
 
 
 cdef enum:
     MOST_MATRICES = 4
 
-# A matrix of a batch. Where one of them lies in 16 bits and the kernels do not know that, they get
-# some of its rows at a time as float32, in memory of the thread's own.
+# A matrix of a batch. Where the kernels do not take one as it lies, of 16 bits or with its classes
+# apart, they get some of its rows at a time in memory of the thread's own.
 cdef struct StoredMatrix:
     xent_storage storage
+    size_t real_bytes      # of a number in the thread's own memory
     size_t address         # where its members stand in the batch, in bytes from its beginning
     size_t row_stride
     size_t class_stride    # the same as row_stride: the batch has none
+    Py_ssize_t apart       # bytes from class to class where kernels need them side by side; else 0
     Py_ssize_t group_stride
     bint is_read
     bint is_written
-    bint takes_first_place  # a result that may take the place of the first matrix's float32
+    bint takes_first_place  # a result that may take the first matrix's place in that memory
 
-# All matrices of a batch of `batch_bytes` bytes; `in_16_bits` of them lie in 16 bits.
+# All matrices of a batch of `batch_bytes` bytes.
 cdef struct StoredMatrices:
     size_t batch_bytes
     int count
-    int in_16_bits
+    bint are_needed         # the kernels cannot work on the batch as it is
+    bint are_turned         # some matrix has its classes apart and kernels need them side by side
     size_t row_factor       # where the batch has doubles for its rows; 0: it has none
     size_t row_factor_step  # and where their step
     StoredMatrix matrices[MOST_MATRICES]
@@ -45,8 +48,13 @@ cdef StoredMatrix *note_matrix(
     const Py_ssize_t *row_stride,
     const Py_ssize_t *class_stride,
     xent_storage storage,
+    size_t real_bytes,
 ) noexcept nogil
-cdef size_t float32_bytes(
+cdef void lay_side_by_side(
+    StoredMatrices *stored, xent_batch *batch, bint has_groups
+) noexcept nogil
+cdef void lay_apart(StoredMatrices *stored, StoredMatrix *matrix, Py_ssize_t apart) noexcept nogil
+cdef size_t own_bytes(
     const StoredMatrices *stored, const void *batch, int64_t chunk_rows, int64_t classes
 ) noexcept nogil
 cdef void place_rows(
@@ -59,6 +67,7 @@ cdef void place_rows(
     int64_t classes,
     char *memory,
 ) noexcept nogil
+cdef void advance_factors(const StoredMatrices *stored, void *copy, int64_t rows) noexcept nogil
 cdef void move_rows(
     const StoredMatrices *stored,
     const void *batch,

@@ -1,19 +1,37 @@
-"""Matrices of 16 bits: some of their rows at a time as float32, in memory of a thread's own.
+"""Matrices that kernels do not take as they lie: some rows at a time in memory of a thread's own.
+
+They lie in 16 bits and become float32, or have their classes apart and get them side by side.
 
 Knows: where a batch has its matrices, how numbers are widened and rounded.
-Must not know: which batch it is, threads, NumPy.
+Must not know: which function it is of, threads, NumPy.
 """
 
 from libc.stdint cimport int64_t
 
-from xent_fast._binding.kernels cimport XENT_AS_COMPUTED, xent_storage, xent_storage_kernels
+from xent_fast._binding.kernels cimport (
+    XENT_AS_COMPUTED,
+    xent_batch,
+    xent_storage,
+    xent_storage_kernels,
+)
+
+
+cdef enum:
+    # Rows and classes that are turned together: a cache line of float32 each way.
+    TILE = 16
+
+
+ctypedef fused real:
+    float
+    double
 
 
 cdef void begin_stored(StoredMatrices *stored, size_t batch_bytes) noexcept nogil:
     """Of a batch without factors of its rows, until they are noted."""
     stored.batch_bytes = batch_bytes
     stored.count = 0
-    stored.in_16_bits = 0
+    stored.are_needed = False
+    stored.are_turned = False
     stored.row_factor = 0
     stored.row_factor_step = 0
 
@@ -25,13 +43,16 @@ cdef StoredMatrix *note_matrix(
     const Py_ssize_t *row_stride,
     const Py_ssize_t *class_stride,
     xent_storage storage,
+    size_t real_bytes,
 ) noexcept nogil:
     """Where a batch has a matrix; a batch without strides of its classes names its rows'."""
     cdef StoredMatrix *matrix = &stored.matrices[stored.count]
     stored.count += 1
     if storage != XENT_AS_COMPUTED:
-        stored.in_16_bits += 1
+        stored.are_needed = True
     matrix.storage = storage
+    matrix.real_bytes = real_bytes
+    matrix.apart = 0
     matrix.address = <const char *>address - <const char *>batch
     matrix.row_stride = <const char *>row_stride - <const char *>batch
     matrix.class_stride = <const char *>class_stride - <const char *>batch
@@ -42,29 +63,55 @@ cdef StoredMatrix *note_matrix(
     return matrix
 
 
-cdef size_t float32_bytes(
+cdef void lay_side_by_side(
+    StoredMatrices *stored, xent_batch *batch, bint has_groups
+) noexcept nogil:
+    """Of all matrices noted so far, for kernels that take no strides of classes, nor groups."""
+    cdef StoredMatrix *matrix
+    cdef Py_ssize_t apart
+    cdef int number
+    stored.are_needed = stored.are_needed or has_groups
+    for number in range(stored.count):
+        matrix = &stored.matrices[number]
+        apart = class_stride_of(matrix, batch)
+        if apart != 0:
+            lay_apart(stored, matrix, apart)
+            set_stride(batch, matrix.class_stride, 0)
+
+
+cdef void lay_apart(StoredMatrices *stored, StoredMatrix *matrix, Py_ssize_t apart) noexcept nogil:
+    """Where the batch has no stride for its classes: they are so many bytes apart."""
+    matrix.apart = apart
+    stored.are_needed = stored.are_turned = True
+
+
+cdef size_t own_bytes(
     const StoredMatrices *stored, const void *batch, int64_t chunk_rows, int64_t classes
 ) noexcept nogil:
-    """Memory for as many rows of each matrix in 16 bits."""
+    """Memory for as many rows of each matrix that kernels do not take as it lies."""
+    cdef const StoredMatrix *matrix
     cdef size_t bytes = 0
     cdef int number
     for number in range(stored.count):
-        if has_own_float32(stored, batch, number):
-            bytes += float32_count(&stored.matrices[number], batch, chunk_rows, classes) * sizeof(
-                float
-            )
+        matrix = &stored.matrices[number]
+        if has_own_place(stored, batch, number):
+            bytes += own_count(matrix, batch, chunk_rows, classes) * matrix.real_bytes
     return bytes
 
 
-cdef inline bint has_own_float32(
+cdef inline bint is_moved(const StoredMatrix *matrix) noexcept nogil:
+    return matrix.storage != XENT_AS_COMPUTED or matrix.apart != 0
+
+
+cdef inline bint has_own_place(
     const StoredMatrices *stored, const void *batch, int number
 ) noexcept nogil:
     """A result takes the place of what it was made from, if both lie in the same way."""
     cdef const StoredMatrix *matrix = &stored.matrices[number]
     cdef const StoredMatrix *first = &stored.matrices[0]
-    if matrix.storage == XENT_AS_COMPUTED:
+    if not is_moved(matrix):
         return False
-    if not matrix.takes_first_place or first.storage == XENT_AS_COMPUTED:
+    if not matrix.takes_first_place or not is_moved(first):
         return True
     return (class_stride_of(matrix, batch) == 0) != (class_stride_of(first, batch) == 0)
 
@@ -81,7 +128,7 @@ cdef inline Py_ssize_t class_stride_of(
     return stride_at(batch, matrix.class_stride)
 
 
-cdef inline int64_t float32_step(
+cdef inline int64_t own_step(
     const StoredMatrix *matrix, const void *batch, int64_t chunk_rows, int64_t classes
 ) noexcept nogil:
     """From one row to the next or, where classes lie apart, from one class to the next.
@@ -93,12 +140,12 @@ cdef inline int64_t float32_step(
     return (chunk_rows + 15) // 16 * 16 + 16
 
 
-cdef inline int64_t float32_count(
+cdef inline int64_t own_count(
     const StoredMatrix *matrix, const void *batch, int64_t chunk_rows, int64_t classes
 ) noexcept nogil:
     """Numbers of some rows, so many that the next matrix is aligned."""
     cdef int64_t lines = chunk_rows if class_stride_of(matrix, batch) == 0 else classes
-    return (lines * float32_step(matrix, batch, chunk_rows, classes) + 15) // 16 * 16
+    return (lines * own_step(matrix, batch, chunk_rows, classes) + 15) // 16 * 16
 
 
 cdef void place_rows(
@@ -111,9 +158,8 @@ cdef void place_rows(
     int64_t classes,
     char *memory,
 ) noexcept nogil:
-    """Make the matrices of a copy of the batch begin at that row, those of 16 bits in `memory`."""
+    """Make the matrices of a copy of the batch begin at that row, or in `memory`."""
     cdef const StoredMatrix *matrix
-    cdef const double **factor
     cdef char *first_place = memory
     cdef char **address
     cdef Py_ssize_t step
@@ -121,24 +167,27 @@ cdef void place_rows(
     for number in range(stored.count):
         matrix = &stored.matrices[number]
         address = <char **>(<char *>copy + matrix.address)
-        if matrix.storage == XENT_AS_COMPUTED:
+        if not is_moved(matrix):
             address[0] = stored_place(matrix, batch, group, first_row)
             continue
-        if has_own_float32(stored, batch, number):
+        if has_own_place(stored, batch, number):
             address[0] = memory
-            memory += float32_count(matrix, batch, row_count, classes) * sizeof(float)
+            memory += own_count(matrix, batch, row_count, classes) * matrix.real_bytes
         else:
             address[0] = first_place
-        step = float32_step(matrix, batch, row_count, classes) * sizeof(float)
+        step = own_step(matrix, batch, row_count, classes) * matrix.real_bytes
         if class_stride_of(matrix, batch) == 0:
             set_stride(copy, matrix.row_stride, step)
         else:
-            set_stride(copy, matrix.row_stride, sizeof(float))
+            set_stride(copy, matrix.row_stride, matrix.real_bytes)
             set_stride(copy, matrix.class_stride, step)
-    if stored.row_factor != 0:
-        factor = <const double **>(<char *>copy + stored.row_factor)
-        if factor[0] != NULL:
-            factor[0] += first_row * (<const int64_t *>(<char *>copy + stored.row_factor_step))[0]
+
+
+cdef void advance_factors(const StoredMatrices *stored, void *copy, int64_t rows) noexcept nogil:
+    """Make the doubles of a batch's rows begin that many rows later."""
+    cdef const double **factor = <const double **>(<char *>copy + stored.row_factor)
+    if stored.row_factor != 0 and factor[0] != NULL:
+        factor[0] += rows * (<const int64_t *>(<char *>copy + stored.row_factor_step))[0]
 
 
 cdef void move_rows(
@@ -152,7 +201,7 @@ cdef void move_rows(
     int64_t row_count,
     int64_t classes,
 ) noexcept nogil:
-    """Widen what is read from its place in the batch, or round the results to theirs."""
+    """Bring what is read from its place in the batch, or the results to theirs."""
     cdef const xent_storage_kernels *kernels
     cdef const StoredMatrix *matrix
     cdef float *numbers
@@ -162,12 +211,16 @@ cdef void move_rows(
     cdef int number
     for number in range(stored.count):
         matrix = &stored.matrices[number]
-        if matrix.storage == XENT_AS_COMPUTED:
+        if not is_moved(matrix):
             continue
         if not (matrix.is_read if direction == LOAD else matrix.is_written):
             continue
         place = stored_place(matrix, batch, group, first_row)
         numbers = (<float **>(<const char *>copy + matrix.address))[0]
+        kernels = &kernels_of_all[<int>matrix.storage]
+        if matrix.apart != 0:
+            turn_rows(matrix, kernels, direction, place, numbers, row_count, classes)
+            continue
         stored_step = class_stride_of(matrix, batch)
         if stored_step == 0:
             stored_step = stride_at(batch, matrix.row_stride)
@@ -176,11 +229,77 @@ cdef void move_rows(
         else:
             step = stride_at(copy, matrix.class_stride) // <Py_ssize_t>sizeof(float)
             lines, count = classes, row_count
-        kernels = &kernels_of_all[<int>matrix.storage]
         if direction == LOAD:
             kernels.load(place, stored_step, lines, count, numbers, step)
         else:
             kernels.store(numbers, step, lines, count, place, stored_step)
+
+
+cdef void turn_rows(
+    const StoredMatrix *matrix,
+    const xent_storage_kernels *kernels,
+    Direction direction,
+    char *place,
+    void *numbers,
+    int64_t row_count,
+    int64_t classes,
+) noexcept nogil:
+    """The same where classes lie apart and rows side by side: a tile of both at a time."""
+    cdef float tile[TILE * TILE]
+    cdef Py_ssize_t stored_bytes = matrix.real_bytes
+    cdef bint is_narrow = matrix.storage != XENT_AS_COMPUTED
+    cdef int64_t tile_of_classes, tile_of_rows, row, k, rows, count
+    cdef char *corner
+    if is_narrow:
+        stored_bytes = 2
+    for tile_of_classes in range((classes + TILE - 1) // TILE):
+        k = tile_of_classes * TILE
+        count = min(classes - k, <int64_t>TILE)
+        for tile_of_rows in range((row_count + TILE - 1) // TILE):
+            row = tile_of_rows * TILE
+            rows = min(row_count - row, <int64_t>TILE)
+            corner = place + k * matrix.apart + row * stored_bytes
+            if not is_narrow and matrix.real_bytes == sizeof(double):
+                turn_tile(
+                    direction, <double *>corner, matrix.apart // <Py_ssize_t>sizeof(double),
+                    <double *>numbers + row * classes + k, classes, rows, count
+                )
+            elif not is_narrow:
+                turn_tile(
+                    direction, <float *>corner, matrix.apart // <Py_ssize_t>sizeof(float),
+                    <float *>numbers + row * classes + k, classes, rows, count
+                )
+            elif direction == LOAD:
+                kernels.load(corner, matrix.apart, count, rows, tile, TILE)
+                turn_tile(
+                    LOAD, tile, TILE, <float *>numbers + row * classes + k, classes, rows, count
+                )
+            else:
+                turn_tile(
+                    STORE, tile, TILE, <float *>numbers + row * classes + k, classes, rows, count
+                )
+                kernels.store(tile, TILE, count, rows, corner, matrix.apart)
+
+
+cdef inline void turn_tile(
+    Direction direction,
+    real *apart,
+    Py_ssize_t class_step,
+    real *side_by_side,
+    int64_t row_step,
+    int64_t rows,
+    int64_t classes,
+) noexcept nogil:
+    """From classes `class_step` numbers apart to rows `row_step` numbers apart, or back."""
+    cdef int64_t row, k
+    if direction == LOAD:
+        for row in range(rows):
+            for k in range(classes):
+                side_by_side[row * row_step + k] = apart[k * class_step + row]
+    else:
+        for k in range(classes):
+            for row in range(rows):
+                apart[k * class_step + row] = side_by_side[row * row_step + k]
 
 
 cdef inline char *stored_place(
