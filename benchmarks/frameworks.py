@@ -3,6 +3,7 @@
     python -m benchmarks.frameworks                the table of docs/frameworks.md, printed
     python -m benchmarks.frameworks --write        the same, written to the page
     python -m benchmarks.frameworks --only JAX     its rows alone; --write leaves the others
+    python -m benchmarks.frameworks --lines        the columns that need no measuring, printed
     python -m benchmarks.frameworks --limits       where PyTorch itself computes small inputs
 
 It needs the extra `test-frameworks`. A time is the least of several repetitions, on as many threads
@@ -17,8 +18,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+
+from benchmarks import glue
 
 SHAPES = ((32, 10), (1024, 10), (256, 1000), (256, 32000))
 FEATURES = 64
@@ -26,24 +30,10 @@ MEMORY_SHAPE = (1024, 32000)
 SECONDS = 0.2  # that repetitions of one call take
 PAGE = Path(__file__).parent.parent / "docs" / "frameworks.md"
 HEADS = (
-    *("loss", "lines to change", "derivatives"),
+    *("loss", "lines by hand", "lines", "derivatives"),
     *(f"{rows:,} x {classes:,}" for rows, classes in SHAPES),
     "peak memory",
 )
-# Lines that a program changes, and orders of derivatives that are right: tests/frameworks holds the
-# modules to the latter.
-LINES_AND_ORDERS = {
-    "PyTorch": ("", "all"),
-    "xent_fast.torch": ("1, the import", "2, then an error"),
-    "xent_fast.torch, inplace": ("2, and the argument", "1, then an error"),
-    "JAX jit, optax": ("", "all"),
-    "xent_fast.jax": ("1, the import", "all"),
-    "xent_fast.jax, on the host": ("a step in two functions", "1"),
-    "Autograd": ("", "all"),
-    "xent_fast.autograd": ("1, the import", "2, then an error"),
-    "MyGrad": ("", "1"),
-    "xent_fast.mygrad": ("1, the import", "1"),
-}
 BLOCKS = 5
 
 Call = Callable[[], object]
@@ -139,72 +129,35 @@ def with_mygrad(loss: Callable, rows: int, classes: int, features: int) -> tuple
     return lambda: loss(logits, labels).backward(), step
 
 
-def losses_of_torch() -> dict[str, Callable]:
-    from functools import partial
+class Row(NamedTuple):
+    """A line of the table: a loss, how its program is timed, what it saves and what it can do."""
 
-    from torch.nn.functional import cross_entropy
-
-    import xent_fast.torch
-
-    ours = xent_fast.torch.cross_entropy
-
-    def in_place(logits: object, labels: object) -> object:
-        return ours(logits, labels, inplace=not logits.is_leaf)
-
-    return {
-        "PyTorch": cross_entropy,
-        "xent_fast.torch": partial(ours),
-        "xent_fast.torch, inplace": in_place,
-    }
+    name: str
+    family: str
+    make: Callable
+    loss: Callable
+    by_hand: Callable | None
+    # Orders of derivatives that are right: tests/frameworks holds the modules to them.
+    orders: str
 
 
-def losses_of_jax() -> dict[str, Callable]:
-    import optax
-
-    import xent_fast.jax
-
-    return {
-        "JAX jit, optax": optax.softmax_cross_entropy_with_integer_labels,
-        "xent_fast.jax": xent_fast.jax.softmax_cross_entropy_with_integer_labels,
-    }
-
-
-def losses_on_host() -> dict[str, Callable]:
-    import xent_fast.jax
-
-    return {"xent_fast.jax, on the host": xent_fast.jax.value_and_grad_on_host}
-
-
-def losses_of_autograd() -> dict[str, Callable]:
-    import autograd.numpy as anp
-    from autograd.scipy.special import logsumexp
-
-    import xent_fast.autograd
-
-    def own(logits: object, labels: np.ndarray) -> object:
-        return anp.mean(logsumexp(logits, axis=1) - logits[np.arange(len(labels)), labels])
-
-    return {"Autograd": own, "xent_fast.autograd": xent_fast.autograd.softmax_cross_entropy}
-
-
-def losses_of_mygrad() -> dict[str, Callable]:
-    from mygrad.nnet import softmax_crossentropy
-
-    import xent_fast.mygrad
-
-    return {
-        "MyGrad": softmax_crossentropy,
-        "xent_fast.mygrad": xent_fast.mygrad.softmax_cross_entropy,
-    }
-
-
-FAMILIES = (
-    ("PyTorch", with_torch, losses_of_torch),
-    ("JAX", with_jax, losses_of_jax),
-    ("JAX", with_jax_on_host, losses_on_host),
-    ("Autograd", with_autograd, losses_of_autograd),
-    ("MyGrad", with_mygrad, losses_of_mygrad),
-)
+ROWS = (
+    Row("PyTorch", "PyTorch", with_torch, glue.torch_itself, None, "all"),
+    Row("xent_fast.torch", "PyTorch", with_torch, glue.torch_by_module, glue.torch_by_hand,
+        "2, then an error"),
+    Row("xent_fast.torch, inplace", "PyTorch", with_torch, glue.torch_by_module_in_place,
+        glue.torch_by_hand, "1, then an error"),
+    Row("JAX jit, optax", "JAX", with_jax, glue.jax_itself, None, "all"),
+    Row("xent_fast.jax", "JAX", with_jax, glue.jax_by_module, glue.jax_by_hand, "all"),
+    Row("xent_fast.jax, on the host", "JAX", with_jax_on_host, glue.jax_on_host_by_module,
+        glue.jax_on_host_by_hand, "1"),
+    Row("Autograd", "Autograd", with_autograd, glue.autograd_itself, None, "all"),
+    Row("xent_fast.autograd", "Autograd", with_autograd, glue.autograd_by_module,
+        glue.autograd_by_hand, "2, then an error"),
+    Row("MyGrad", "MyGrad", with_mygrad, glue.mygrad_itself, None, "1"),
+    Row("xent_fast.mygrad", "MyGrad", with_mygrad, glue.mygrad_by_module, glue.mygrad_by_hand,
+        "1"),
+)  # fmt: skip
 
 
 def least_milliseconds(call: Call) -> float:
@@ -232,14 +185,14 @@ def peak_arrays(name: str) -> float:
 
 
 def print_peak(name: str) -> None:
-    for _, make, losses in FAMILIES:
-        if name in (chosen := losses()):
-            # what a first step loads and keeps
-            make(chosen[name], *SHAPES[1], 1)[1]()
-            _, step = make(chosen[name], *MEMORY_SHAPE, 1)
-            before = peak_bytes()
-            step()
-            print((peak_bytes() - before) / (4 * MEMORY_SHAPE[0] * MEMORY_SHAPE[1]))
+    row = next(row for row in ROWS if row.name == name)
+    loss = row.loss()
+    # what a first step loads and keeps
+    row.make(loss, *SHAPES[1], 1)[1]()
+    _, step = row.make(loss, *MEMORY_SHAPE, 1)
+    before = peak_bytes()
+    step()
+    print((peak_bytes() - before) / (4 * MEMORY_SHAPE[0] * MEMORY_SHAPE[1]))
 
 
 def peak_bytes() -> int:
@@ -251,18 +204,24 @@ def peak_bytes() -> int:
 def measured_rows(family: str | None) -> dict[str, str]:
     """The table's lines by the loss's name, each printed as soon as it is there."""
     lines = {}
-    for name_of_family, make, losses in FAMILIES:
-        if family not in (None, name_of_family):
+    for row in ROWS:
+        if family not in (None, row.family):
             continue
-        for name, loss in losses().items():
-            cells = [name, *LINES_AND_ORDERS[name]]
-            for shape in SHAPES:
-                gradient, step = make(loss, *shape, FEATURES)
-                cells.append(f"{least_milliseconds(gradient):.3g} / {least_milliseconds(step):.3g}")
-            cells.append(f"{peak_arrays(name):.2f}")
-            lines[name] = as_line(*cells)
-            print(lines[name], flush=True)
+        loss = row.loss()
+        cells = fixed_cells(row)
+        for shape in SHAPES:
+            gradient, step = row.make(loss, *shape, FEATURES)
+            cells.append(f"{least_milliseconds(gradient):.3g} / {least_milliseconds(step):.3g}")
+        cells.append(f"{peak_arrays(row.name):.2f}")
+        lines[row.name] = as_line(*cells)
+        print(lines[row.name], flush=True)
     return lines
+
+
+def fixed_cells(row: Row) -> list[str]:
+    """What no time goes into: the name, lines by hand and as the row has them, derivatives."""
+    by_hand = str(glue.lines_of(row.by_hand)) if row.by_hand else ""
+    return [row.name, by_hand, str(glue.lines_of(row.loss)), row.orders]
 
 
 def as_line(*cells: str) -> str:
@@ -278,7 +237,7 @@ def write_table(lines: dict[str, str]) -> None:
         raise SystemExit(f"{PAGE.name} has no table with the head {head}")
     rule, *rows = after.strip("\n").partition("\n\n")[0].split("\n")
     kept = {row.split(" | ")[0].removeprefix("| "): row for row in rows} | lines
-    table = "\n".join([head, rule, *(kept[name] for name in LINES_AND_ORDERS if name in kept)])
+    table = "\n".join([head, rule, *(kept[row.name] for row in ROWS if row.name in kept)])
     PAGE.write_text(before + table + "\n\n" + after.partition("\n\n")[2])
 
 
@@ -286,27 +245,28 @@ def print_limits() -> None:
     from xent_fast._torch import calls
 
     calls._SMALL = calls._SMALL_SHORT_ROWS = 0
-    losses = losses_of_torch()
+    losses = glue.torch_itself(), glue.torch_by_module()
     print("| batch | PyTorch, µs | xent_fast.torch, µs |\n| --- | ---: | ---: |")
     for rows, classes in ((100, 10), (150, 10), (300, 10), (1000, 16), (300, 100), (600, 100),
                           (32, 1000), (64, 1000)):  # fmt: skip
-        times = [
-            1e3 * least_milliseconds(with_torch(losses[name], rows, classes, 1)[0])
-            for name in ("PyTorch", "xent_fast.torch")
-        ]
+        times = [1e3 * least_milliseconds(with_torch(loss, rows, classes, 1)[0]) for loss in losses]
         print(f"| {rows} x {classes} | {times[0]:.0f} | {times[1]:.0f} |")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    families = sorted({family for family, *_ in FAMILIES})
+    families = sorted({row.family for row in ROWS})
     parser.add_argument("--write", action="store_true", help="renew the table of the page")
     parser.add_argument("--only", choices=families, help="the rows of one framework alone")
+    parser.add_argument("--lines", action="store_true", help="lines and derivatives alone")
     parser.add_argument("--limits", action="store_true", help="PyTorch's small inputs alone")
     parser.add_argument("--memory-of", metavar="LOSS", help="one loss's memory, in this process")
     chosen = parser.parse_args()
     if chosen.memory_of:
         print_peak(chosen.memory_of)
+    elif chosen.lines:
+        for row in ROWS:
+            print(as_line(*fixed_cells(row)))
     elif chosen.limits:
         print_limits()
     else:
