@@ -36,7 +36,7 @@ LAYOUT_CLASSES = (2, 3, 10, 32, 33, 100, 2049)
 CONTIGUOUS = "contiguous"
 SPECIAL_ROWS = 8
 # What every function is asked, and the one that is asked everything.
-VARIANTS = ("plain", "every", "ignored", "grad_output", "hessian", "keepdims")
+VARIANTS = ("plain", "every", "ignored", "grad_output", "hessian", "keepdims", "exponentials")
 ASKED_EVERYTHING = "softmax_cross_entropy_grad"
 
 

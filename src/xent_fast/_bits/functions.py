@@ -152,6 +152,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "sampler": {"sampler": "uniform"},
     "chunks": {"chunk_rows": 2, "ignore_index": Of("first_label")},
     "accumulate": {"accumulate": True, "sample_weight": Of("row_weights")},
+    "exponentials": {"has_exponentials": True},
 }
 # Arrays that a function may be given to write to: in the shape of which member of the batch.
 OUTPUTS = {
@@ -270,6 +271,8 @@ class Function:
         members["targets"] = targets
         if "statistics" in members:
             members["statistics"] = _statistics(batch, targets, VARIANTS[variant])
+        if "has_exponentials" in VARIANTS[variant]:
+            members["logits"] = _exponentials(batch, kind)
         if "ranges" in members:
             members["ranges"] = _ranges(batch, targets, 1, VARIANTS[variant])
         if output == "in place":
@@ -331,6 +334,13 @@ def _statistics(
 ) -> xent_fast.ClassStatistics:
     """Of all classes, and of none behind them, together."""
     return xent_fast.merge_class_statistics(_ranges(batch, targets, batch.classes, options))
+
+
+def _exponentials(batch: Batch, kind: str | None) -> Array:
+    """What `class_statistics` leaves of all classes' logits."""
+    leaving = FUNCTIONS["class_statistics"].call(batch, kind, output="apart")
+    leaving()
+    return leaving.outputs[0]
 
 
 def arrays_of(result: object) -> list[Array]:
