@@ -36,6 +36,7 @@ QUICK_SHAPE = (128, 32, 4000)
 CALLS = 3
 SHARD = (512, 32_000)  # rows and classes of a rank
 QUICK_SHARD = (64, 4000)
+SOME_ROWS = 64  # those of both ranks lie in the cache that they share
 PARTS = (*SHAPES, "ranks")
 PRODUCTS = "the three products alone, NumPy"
 PLAIN = "plain NumPy"
@@ -180,19 +181,41 @@ def measure_ranks(rows: int, classes: int, calls: int) -> None:
     options = {"first_class": first, "num_classes": total}
     statistics = xent_fast.class_statistics(shard, labels, **options)
     everybody = np.empty((comm.size, *statistics.array.shape))
-    whole_rows = xent_fast.merge_class_statistics(
-        map(xent_fast.ClassStatistics.from_array, comm.allgather(statistics.array))
-    )
 
     def whole(out: np.ndarray) -> object:
         return mpi.softmax_cross_entropy_grad(shard, labels, comm, out=out, **options)
 
-    def measure() -> object:
-        return xent_fast.class_statistics(shard, labels, out=shard, **options)
+    def some_rows_a_call() -> None:
+        for start in range(0, rows, SOME_ROWS):
+            some = slice(start, start + SOME_ROWS)
+            mpi.softmax_cross_entropy_grad(
+                shard[some], labels[some], comm, reduction="sum", out=shard[some], **options
+            )
 
-    def write() -> object:
+    def one_number_each() -> object:
+        return mpi.softmax_cross_entropy_grad(
+            shard[:1, :1], [0], comm, first_class=comm.rank, num_classes=comm.size
+        )
+
+    def exchange() -> xent_fast.ClassStatistics:
+        comm.Allgather(statistics.array, everybody)
+        return xent_fast.merge_class_statistics(
+            map(xent_fast.ClassStatistics.from_array, everybody)
+        )
+
+    whole_rows = exchange()
+
+    def measure(out: np.ndarray | None) -> object:
+        return xent_fast.class_statistics(shard, labels, out=out, **options)
+
+    def write(has_exponentials: bool) -> object:
         return xent_fast.grad_from_statistics(
-            shard, labels, whole_rows, first_class=first, has_exponentials=True, out=shard
+            shard,
+            labels,
+            whole_rows,
+            first_class=first,
+            has_exponentials=has_exponentials,
+            out=shard,
         )
 
     def alone() -> object:
@@ -201,9 +224,13 @@ def measure_ranks(rows: int, classes: int, calls: int) -> None:
     calls_of = {
         "whole": lambda: whole(shard),
         "whole, apart": lambda: whole(apart),
-        "statistics": measure,
-        "gradient": write,
-        "collective": lambda: comm.Allgather(statistics.array, everybody),
+        "some rows a call": some_rows_a_call,
+        "call": one_number_each,
+        "statistics": lambda: measure(shard),
+        "statistics, read": lambda: measure(None),
+        "gradient": lambda: write(True),
+        "gradient, again": lambda: write(False),
+        "exchange": exchange,
         "empty collective": lambda: comm.Allgather(*np.zeros((2, 0))),
         "alone": alone,
         "one read and one write": lambda: np.multiply(shard, np.float32(0.5), out=shard),
@@ -218,7 +245,8 @@ def measure_ranks(rows: int, classes: int, calls: int) -> None:
             times[name].append(time.perf_counter() - started)
     least = {name: comm.allreduce(min(values), MPI.MAX) for name, values in times.items()}
     if comm.rank == 0:
-        print(json.dumps(least | {"sent": statistics.array.nbytes}))
+        sizes = {"sent": statistics.array.nbytes, "everybody's": everybody.nbytes}
+        print(json.dumps(least | sizes))
 
 
 def tiny_loss_error() -> tuple[float, float]:
@@ -283,28 +311,31 @@ def ranks_text(rows: int, classes: int, calls: int) -> str:
     mpiexec = shutil.which("mpiexec", path=str(Path(sys.executable).parent))
     mpiexec = mpiexec or shutil.which("mpiexec") or "mpiexec"
     found = in_a_process("ranks", rows, classes, calls, launcher=(mpiexec, "-n", "2"), threads=1)
-    ms = {name: 1e3 * value for name, value in found.items() if name != "sent"}
+    ms = {name: 1e3 * value for name, value in found.items()}
     lines = [
         ("`xent_fast.mpi.softmax_cross_entropy_grad`, in place", f"{ms['whole']:.1f}"),
         ("the same, `out` another array", f"{ms['whole, apart']:.1f}"),
+        (f"the same, in place, {SOME_ROWS} rows a call", f"{ms['some rows a call']:.1f}"),
         ("`class_statistics`, exponentials in the shard's place", f"{ms['statistics']:.1f}"),
-        ("sending statistics", f"{ms['collective']:.1f}"),
+        ("`class_statistics`, nothing written to the shard", f"{ms['statistics, read']:.1f}"),
+        ("sending and merging statistics", f"{ms['exchange']:.1f}"),
         ("`grad_from_statistics` from the exponentials, in place", f"{ms['gradient']:.1f}"),
+        ("`grad_from_statistics` from the logits, in place", f"{ms['gradient, again']:.1f}"),
         ("`softmax_cross_entropy_grad` of the shard alone, in place", f"{ms['alone']:.1f}"),
         ("one read and one write of the shard, by NumPy", f"{ms['one read and one write']:.1f}"),
+        ("a call with one row of one class each", f"{ms['call']:.2f}"),
         ("a collective that sends nothing", f"{ms['empty collective']:.2f}"),
     ]
     head = (f"two ranks, {rows} x {classes:,} each, one thread each", "ms")
     bytes_a_row = found["sent"] / (rows + 1)
-    compute = (found["whole"] - found["collective"]) / (rows * classes)
-    # What arrives at a rank, over the time of the collective: from one other rank.
-    rate = found["sent"] / max(found["collective"] - found["empty collective"], 1e-9)
+    compute = (found["whole"] - found["exchange"] - found["call"]) / (rows * classes)
+    # All statistics, over the time until a rank has merged them.
+    rate = found["everybody's"] / max(found["exchange"] - found["empty collective"], 1e-9)
     bytes_a_class = 80 / 2048
     most = compute * rate / bytes_a_class
-    least_rows = found["empty collective"] / (compute * classes)
+    least_rows = found["call"] / (compute * classes)
     giga = rate / 1e9
     share = 100 * bytes_a_row / (4 * classes)
-    latency = found["empty collective"]
     loss, ulp = tiny_loss_error()
     return "\n".join(
         (
@@ -315,11 +346,12 @@ def ranks_text(rows: int, classes: int, calls: int) -> str:
             "",
             f"    its classes         R C / P x {1e9 * compute:.2f} ns",
             f"    everybody's         R (C x {bytes_a_class:.3f} + 32 P) bytes, {giga:.2f} GB/s",
-            f"    the latency         {1e6 * latency:.0f} µs",
+            f"    the call itself     {ms['call']:.2f} ms",
             "",
             "The work of a rank shrinks with P, what it receives does not: both take as long at",
-            f"P = {most:,.0f}, whatever R and C are. The latency is a tenth of the work at",
-            f"{10 * least_rows:,.1f} rows of {classes:,} classes a rank, and binds below that.",
+            f"P = {most:,.0f}, whatever R and C are. The call itself, two collectives and what",
+            "Python does, is a tenth of the work at",
+            f"{10 * least_rows:,.0f} rows of {classes:,} classes a rank, and binds below that.",
             "",
             f"A loss of {loss:.1e}, its classes in two ranges: the target's gradient is right to",
             f"{ulp:.1f} ulp, wherever the border lies.",
