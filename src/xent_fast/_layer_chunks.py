@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xent_fast._binding import loss_calls
 from xent_fast._layer_arguments import Batch, Layer, Outputs, Progress
+from xent_fast._loss import softmax_cross_entropy, softmax_cross_entropy_grad
 
 FloatArray = NDArray[np.floating[Any]]
 Rows = slice | NDArray[np.intp]
@@ -103,23 +103,20 @@ def _losses(layer: Layer, batch: Batch, logits: FloatArray, rows: Rows, with_gra
     """The sum of some rows' losses, or each; the gradient takes the logits' place."""
     if layer.bias is not None:
         np.add(logits, layer.bias, out=logits)
-    given = (
-        logits,
-        batch.targets[rows],
-        -1,
-        batch.class_weight,
-        None if batch.sample_weight is None else batch.sample_weight[rows],
-        None,  # ignored rows are not among these
-        batch.label_smoothing,
-        batch.temperature,
-        batch.z_loss,
-        "none" if batch.has_row_losses else "sum",
-        batch.factor,
-        False,
-        batch.num_threads,
-    )
-    result = loss_calls.compute_loss(with_grad, *given, None, logits if with_grad else None)
-    return result.loss if with_grad else result
+    options: dict[str, Any] = {
+        "weight": batch.class_weight,
+        "sample_weight": None if batch.sample_weight is None else batch.sample_weight[rows],
+        "label_smoothing": batch.label_smoothing,
+        "temperature": batch.temperature,
+        "z_loss": batch.z_loss,
+        "reduction": "none" if batch.has_row_losses else "sum",
+        "scale": batch.factor,
+        "num_threads": batch.num_threads,
+    }  # ignored rows are not among these
+    targets = batch.targets[rows]
+    if with_grad:
+        return softmax_cross_entropy_grad(logits, targets, out=logits, **options).loss
+    return softmax_cross_entropy(logits, targets, **options)
 
 
 class _Inputs:

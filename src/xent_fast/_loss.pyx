@@ -7,7 +7,13 @@ Knows: what a caller may ask for. Must not know: mathematics, memory layouts, th
 
 from xent_fast import _passes
 
-from xent_fast._binding.loss_calls cimport compute_loss
+from xent_fast._binding.engine cimport (
+    xent_float_mode,
+    xent_restore_mode,
+    xent_use_default_mode,
+)
+from xent_fast._binding.loss_calls cimport compute
+from xent_fast._binding.options cimport Options, read_options
 
 
 def softmax_cross_entropy(
@@ -147,8 +153,10 @@ def softmax_cross_entropy(
     """
     if not isinstance(return_statistics, bool):
         return _passes.loss(
-            logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing,
-            temperature, z_loss, reduction, scale, return_statistics, num_threads
+            softmax_cross_entropy, logits, targets, return_statistics, axis=axis, weight=weight,
+            sample_weight=sample_weight, ignore_index=ignore_index,
+            label_smoothing=label_smoothing, temperature=temperature, z_loss=z_loss,
+            reduction=reduction, scale=scale, num_threads=num_threads
         )
     return compute_loss(
         False, logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing,
@@ -242,8 +250,10 @@ def softmax_cross_entropy_grad(
     """
     if not isinstance(return_statistics, bool):
         return _passes.loss_and_grad(
-            logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing,
-            temperature, z_loss, reduction, scale, return_statistics, num_threads, grad_output, out
+            softmax_cross_entropy, softmax_cross_entropy_grad, logits, targets, return_statistics,
+            grad_output, out, axis=axis, weight=weight, sample_weight=sample_weight,
+            ignore_index=ignore_index, label_smoothing=label_smoothing, temperature=temperature,
+            z_loss=z_loss, reduction=reduction, scale=scale, num_threads=num_threads
         )
     return compute_loss(
         True, logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing,
@@ -311,3 +321,25 @@ def softmax_loss(x, y):
     return compute_loss(
         True, x, y, -1, None, None, None, 0.0, 1.0, 0.0, "mean", 1.0, False, None, None, None
     )
+
+
+cdef object compute_loss(
+    bint with_grad, object logits, object targets, object axis, object weight,
+    object sample_weight, object ignore_index, object label_smoothing, object temperature,
+    object z_loss, object reduction, object scale, object return_statistics, object num_threads,
+    object grad_output, object out
+):
+    """The loss, with its gradient or alone, in the default float mode."""
+    cdef Options options
+    cdef xent_float_mode mode = xent_use_default_mode()
+    try:
+        read_options(
+            &options, label_smoothing, temperature, z_loss, reduction, scale, return_statistics,
+            num_threads
+        )
+        options.with_grad = with_grad
+        return compute(
+            &options, logits, targets, axis, weight, sample_weight, ignore_index, grad_output, out
+        )
+    finally:
+        xent_restore_mode(mode)

@@ -1,17 +1,17 @@
 """What takes more than one pass over the logits: statistics by name.
 
-Knows: which calls into the core make them up. Must not know: mathematics, memory layouts, threads.
+Knows: which calls make them up. Must not know: mathematics, memory layouts, threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any, NamedTuple, SupportsIndex
+from collections.abc import Callable
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent_fast._binding import arguments, loss_calls, softmax_calls
+from xent_fast._binding import arguments, softmax_calls
 from xent_fast._result import (
     ChosenStatistics,
     LossAndChosenStatistics,
@@ -20,60 +20,55 @@ from xent_fast._result import (
 )
 
 
-class Arguments(NamedTuple):
-    """A loss's arguments as they were given, in the core's order."""
+def loss(
+    loss_alone: Callable[..., Any],
+    logits: ArrayLike,
+    targets: ArrayLike,
+    asked: object,
+    **options: Any,
+) -> Any:
+    """Return the loss, with statistics if they are asked for by name.
 
-    logits: ArrayLike
-    targets: ArrayLike
-    axis: SupportsIndex
-    weight: ArrayLike | None
-    sample_weight: ArrayLike | None
-    ignore_index: SupportsIndex | None
-    label_smoothing: float
-    temperature: float
-    z_loss: float
-    reduction: str
-    scale: float
-    return_statistics: bool | Collection[str]
-    num_threads: SupportsIndex | None
-
-
-def loss(*values: Any) -> Any:
-    """Return the loss, with statistics if they are asked for by name."""
-    given = Arguments(*values)
-    names = _names(given)
+    `loss_alone` computes it; `asked` is what its caller gave for `return_statistics`.
+    """
+    names = _names(asked)
     if names is None:
-        return _loss_alone(given)
-    extra = _extra_statistics(given, names)
-    result, rows = _loss_alone(given._replace(return_statistics=True))
+        return loss_alone(logits, targets, return_statistics=bool(asked), **options)
+    extra = _extra_statistics(loss_alone, logits, targets, names, **options)
+    result, rows = loss_alone(logits, targets, return_statistics=True, **options)
     return LossAndChosenStatistics(result, _chosen(names, rows, extra))
 
 
-def loss_and_grad(*values: Any) -> Any:
-    """Return both, with statistics if they are asked for by name.
-
-    The last values are `grad_output` and `out`.
-    """
-    *most, grad_output, out = values
-    given = Arguments(*most)
-    names = _names(given)
+def loss_and_grad(
+    loss_alone: Callable[..., Any],
+    both: Callable[..., Any],
+    logits: ArrayLike,
+    targets: ArrayLike,
+    asked: object,
+    grad_output: ArrayLike | None,
+    out: NDArray[np.floating[Any]] | None,
+    **options: Any,
+) -> Any:
+    """Return both, with statistics if they are asked for by name."""
+    names = _names(asked)
     if names is None:
-        given = given._replace(return_statistics=bool(given.return_statistics))
-        return loss_calls.compute_loss(True, *given, grad_output, out)
-    extra = _extra_statistics(given, names)
-    result = _loss_alone(given._replace(return_statistics=True))
-    plain = given._replace(return_statistics=False)
+        return both(
+            logits,
+            targets,
+            return_statistics=bool(asked),
+            grad_output=grad_output,
+            out=out,
+            **options,
+        )
+    extra = _extra_statistics(loss_alone, logits, targets, names, **options)
+    result = loss_alone(logits, targets, return_statistics=True, **options)
     if out is None:
-        grad = loss_calls.compute_loss(True, *plain, grad_output, None).grad
+        grad = both(logits, targets, grad_output=grad_output, **options).grad
         return _together(names, result, extra, grad)
     # `out` is written last: nothing is left then that could fail
     together = _together(names, result, extra, out)
-    loss_calls.compute_loss(True, *plain, grad_output, out)
+    both(logits, targets, grad_output=grad_output, out=out, **options)
     return together
-
-
-def _loss_alone(given: Arguments) -> Any:
-    return loss_calls.compute_loss(False, *given, None, None)
 
 
 def _together(
@@ -84,9 +79,8 @@ def _together(
     return LossGradAndChosenStatistics(result.loss, grad, statistics)
 
 
-def _names(given: Arguments) -> set[str] | None:
+def _names(asked: object) -> set[str] | None:
     """The names of statistics that are asked for; None for anything else, whose truth counts."""
-    asked = given.return_statistics
     if not isinstance(asked, (str, tuple, list, set, frozenset)):
         return None
     names = {asked} if isinstance(asked, str) else set(asked)
@@ -98,16 +92,18 @@ def _names(given: Arguments) -> set[str] | None:
     return names
 
 
-def _place(
-    given: Arguments, out: NDArray[np.floating[Any]] | None
-) -> tuple[NDArray[Any], int, tuple[int, ...]]:
-    """The logits as an array, the class axis, and their shape without it."""
-    logits = arguments.checked_floats(given.logits, "logits", out)
-    axis = arguments.checked_axis(given.axis, logits, "logits")
-    return logits, axis, logits.shape[:axis] + logits.shape[axis + 1 :]
-
-
-def _extra_statistics(given: Arguments, names: set[str]) -> dict[str, NDArray[Any]]:
+def _extra_statistics(
+    loss_alone: Callable[..., Any],
+    given_logits: ArrayLike,
+    given_targets: ArrayLike,
+    names: set[str],
+    *,
+    axis: SupportsIndex,
+    ignore_index: SupportsIndex | None,
+    temperature: float,
+    num_threads: SupportsIndex | None,
+    **_others: Any,
+) -> dict[str, NDArray[Any]]:
     """Those that the loss does not learn: from a pass without options and, for entropies, one more.
 
     Every option but the temperature leaves the softmax as it is.
@@ -115,22 +111,22 @@ def _extra_statistics(given: Arguments, names: set[str]) -> dict[str, NDArray[An
     extra: dict[str, NDArray[Any]] = {}
     if not names & {"entropy", "target_log_probability"}:
         return extra
-    logits, axis, row_shape = _place(given, None)
-    targets = arguments.checked_targets(given.targets, logits, row_shape, "logits", axis)
-    ignore_index = given.ignore_index
+    logits = arguments.checked_floats(given_logits, "logits", None)
+    axis = arguments.checked_axis(axis, logits, "logits")
+    row_shape = logits.shape[:axis] + logits.shape[axis + 1 :]
+    targets = arguments.checked_targets(given_targets, logits, row_shape, "logits", axis)
     if targets.shape == logits.shape:
         targets = targets.argmax(axis) if targets.size else np.zeros(row_shape, np.intp)
         ignore_index = None
-    plain = Arguments(
-        logits, targets, axis, None, None, ignore_index, 0.0, given.temperature, 0.0, "none",
-        1.0, True, given.num_threads,
+    losses, rows = loss_alone(
+        logits, targets, axis=axis, ignore_index=ignore_index, temperature=temperature,
+        reduction="none", return_statistics=True, num_threads=num_threads,
     )  # fmt: skip
-    losses, rows = _loss_alone(plain)
     if "target_log_probability" in names:
         extra["target_log_probability"] = np.negative(losses, out=losses)
     if "entropy" in names:
         extra["entropy"] = softmax_calls.entropy(
-            logits, axis, None, given.temperature, "none", 1.0, given.num_threads
+            logits, axis, None, temperature, "none", 1.0, num_threads
         )
     for values in extra.values():
         values[rows.prediction < 0] = np.nan

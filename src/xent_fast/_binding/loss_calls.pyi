@@ -5,24 +5,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-def compute_loss(
-    with_grad: bool,
-    logits: object,
-    targets: object,
-    axis: object,
-    weight: object,
-    sample_weight: object,
-    ignore_index: object,
-    label_smoothing: object,
-    temperature: object,
-    z_loss: object,
-    reduction: object,
-    scale: object,
-    return_statistics: object,
-    num_threads: object,
-    grad_output: object,
-    out: object,
-) -> Any: ...
 def settle_batch(
     logits_shape: tuple[int, ...],
     dtype: type[np.floating[Any]],

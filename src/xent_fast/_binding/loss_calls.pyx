@@ -37,13 +37,7 @@ from xent_fast._binding.batch cimport (
     settle_rows,
     xent_new_pair,
 )
-from xent_fast._binding.engine cimport (
-    Groups,
-    read_labels,
-    xent_float_mode,
-    xent_restore_mode,
-    xent_use_default_mode,
-)
+from xent_fast._binding.engine cimport Groups, read_labels
 from xent_fast._binding.kernels cimport xent_batch, xent_labels
 from xent_fast._binding.options cimport NONE, Options, read_options
 from xent_fast._binding.stored cimport StoredMatrices
@@ -54,43 +48,6 @@ cdef object LossAndGrad = _result.LossAndGrad
 cdef object LossAndStatistics = _result.LossAndStatistics
 cdef object LossGradAndStatistics = _result.LossGradAndStatistics
 cdef object RowStatistics = _result.RowStatistics
-
-
-# --- the two calls --------------------------------------------------------------------------------
-
-
-cpdef object compute_loss(
-    bint with_grad,
-    object logits,
-    object targets,
-    object axis,
-    object weight,
-    object sample_weight,
-    object ignore_index,
-    object label_smoothing,
-    object temperature,
-    object z_loss,
-    object reduction,
-    object scale,
-    object return_statistics,
-    object num_threads,
-    object grad_output,
-    object out,
-):
-    """The loss, with its gradient or alone; the arguments are those of the public functions."""
-    cdef Options options
-    cdef xent_float_mode mode = xent_use_default_mode()
-    try:
-        read_options(
-            &options, label_smoothing, temperature, z_loss, reduction, scale, return_statistics,
-            num_threads
-        )
-        options.with_grad = with_grad
-        return compute(
-            &options, logits, targets, axis, weight, sample_weight, ignore_index, grad_output, out
-        )
-    finally:
-        xent_restore_mode(mode)
 
 
 cdef object compute(
@@ -104,7 +61,8 @@ cdef object compute(
     object grad_output,
     object out,
 ):
-    """The short way, or that of arrays of any shape, axis and layout."""
+    """The loss, with its gradient or alone: the short way, or that of arrays of any shape, axis and
+    layout. The calling thread is in the default float mode."""
     cdef cnp.ndarray rows, destination
     cdef cnp.ndarray row_factors = None
     if not is_ordinary(logits, axis, out):
