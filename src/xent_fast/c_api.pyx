@@ -17,7 +17,7 @@ from xent_fast._binding.engine cimport (
     Groups,
     Plan,
     check_labels,
-    kernels_of_kind,
+    kernels_for,
     process_chunks,
     share_out,
     sum_of,
@@ -26,22 +26,17 @@ from xent_fast._binding.engine cimport (
     xent_use_default_mode,
 )
 from xent_fast._binding.kernels cimport (
-    XENT_DENSE_TARGETS,
     XENT_AS_COMPUTED,
     XENT_BFLOAT16,
     XENT_FLOAT16,
     XENT_FLOAT32,
     XENT_FLOAT64,
     XENT_GRADIENT,
-    XENT_INDEX_TARGETS,
     XENT_INT32,
     XENT_INT64,
-    XENT_SHAPED_TARGETS,
-    XENT_SMOOTHED_TARGETS,
     xent_batch,
     xent_dtype,
     xent_storage,
-    xent_target_kind,
 )
 from xent_fast._binding.stored cimport StoredMatrices, StoredMatrix, begin_stored, note_matrix
 
@@ -187,7 +182,7 @@ cdef int compute(xent_fast_call *call) noexcept nogil:
     groups.logits_stride = groups.grad_stride = groups.targets_stride = 0
     if share_out(
         &plan, &batch, &groups, &stored if stored.are_needed else NULL,
-        kernels_of_kind(dtype_of(call), target_kind_of(call)), call.num_threads
+        kernels_for(&batch, dtype_of(call)), call.num_threads
     ) != 0:
         return XENT_FAST_NO_MEMORY
     call.loss = process_chunks(&plan)
@@ -217,17 +212,6 @@ cdef inline Py_ssize_t bytes_of_label(const xent_fast_call *call) noexcept nogil
 
 cdef inline xent_dtype dtype_of(const xent_fast_call *call) noexcept nogil:
     return XENT_FLOAT64 if call.dtype == XENT_FAST_FLOAT64 else XENT_FLOAT32
-
-
-cdef xent_target_kind target_kind_of(const xent_fast_call *call) noexcept nogil:
-    """A row's z-loss carries no class weight, so that the weight belongs to the mass."""
-    if call.targets != NULL:
-        if call.label_smoothing != 0 or call.class_weight != NULL:
-            return XENT_SHAPED_TARGETS
-        return XENT_DENSE_TARGETS
-    if call.label_smoothing != 0 or (call.z_loss != 0 and call.class_weight != NULL):
-        return XENT_SMOOTHED_TARGETS
-    return XENT_INDEX_TARGETS
 
 
 cdef void describe(const xent_fast_call *call, xent_batch *batch) noexcept nogil:

@@ -14,7 +14,6 @@ from xent_fast._binding.kernels cimport (
     xent_batch,
     xent_labels,
     xent_row_kernels,
-    xent_target_kind,
 )
 from xent_fast._binding.options cimport Options
 from xent_fast._binding.stored cimport StoredMatrices, StoredMatrix
@@ -102,13 +101,6 @@ cdef StoredMatrix *add_matrix(
     cnp.ndarray array,
 ) noexcept
 cdef const StoredMatrices *if_needed(const StoredMatrices *stored) noexcept
-cdef const xent_row_kernels *kernels_for(
-    const xent_batch *batch, cnp.ndarray logits
-) noexcept
-cdef const xent_row_kernels *kernels_of(
-    cnp.ndarray logits, xent_target_kind target_kind
-) noexcept
-
 cdef object loss_of_rows(const Options *options, cnp.ndarray row_loss, Layout layout)
 cdef int run(
     const xent_batch *batch,

@@ -33,24 +33,19 @@ from xent_fast._binding.engine cimport (
     Groups,
     Plan,
     check_labels,
-    kernels_of_kind,
     make_plan,
     process_rows,
     sum_of,
 )
 from xent_fast._binding.kernels cimport (
     XENT_AS_COMPUTED,
-    XENT_DENSE_TARGETS,
     XENT_FLOAT32,
     XENT_FLOAT64,
     XENT_GRADIENT,
-    XENT_INDEX_TARGETS,
     XENT_INT16,
     XENT_INT32,
     XENT_INT64,
     XENT_INT8,
-    XENT_SHAPED_TARGETS,
-    XENT_SMOOTHED_TARGETS,
     XENT_UINT16,
     XENT_UINT32,
     XENT_UINT64,
@@ -60,7 +55,6 @@ from xent_fast._binding.kernels cimport (
     xent_label_type,
     xent_labels,
     xent_row_kernels,
-    xent_target_kind,
 )
 from xent_fast._binding.options cimport MEAN, NONE, Options, as_integer
 from xent_fast._binding.stored cimport (
@@ -415,29 +409,6 @@ cdef StoredMatrix *add_matrix(
 
 cdef const StoredMatrices *if_needed(const StoredMatrices *stored) noexcept:
     return stored if stored != NULL and stored.are_needed else NULL
-
-
-# --- which kernels --------------------------------------------------------------------------------
-
-
-cdef const xent_row_kernels *kernels_for(
-    const xent_batch *batch, cnp.ndarray logits
-) noexcept:
-    cdef bint is_shaped
-    cdef xent_target_kind target_kind = XENT_INDEX_TARGETS
-    if batch.dense_targets != NULL:
-        is_shaped = batch.label_smoothing != 0 or batch.class_weight != NULL
-        target_kind = XENT_SHAPED_TARGETS if is_shaped else XENT_DENSE_TARGETS
-    elif batch.label_smoothing != 0 or (batch.z_loss != 0 and batch.class_weight != NULL):
-        # The z-loss of a row carries no class weight, so that the weight belongs to the mass.
-        target_kind = XENT_SMOOTHED_TARGETS
-    return kernels_of(logits, target_kind)
-
-
-cdef const xent_row_kernels *kernels_of(
-    cnp.ndarray logits, xent_target_kind target_kind
-) noexcept:
-    return kernels_of_kind(dtype_of(logits), target_kind)
 
 
 # --- the run --------------------------------------------------------------------------------------

@@ -95,6 +95,7 @@ cdef size_t share_out(
 ) noexcept nogil
 cdef double process_rows(const Plan *plan) noexcept
 cdef double process_chunks(const Plan *plan) noexcept nogil
+cdef const xent_row_kernels *kernels_for(const xent_batch *batch, xent_dtype dtype) noexcept nogil
 cdef const xent_row_kernels *kernels_of_kind(
     xent_dtype dtype, xent_target_kind kind
 ) noexcept nogil

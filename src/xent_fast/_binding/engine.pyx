@@ -14,8 +14,12 @@ from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset
 
 from xent_fast._binding.kernels cimport (
+    XENT_DENSE_TARGETS,
+    XENT_INDEX_TARGETS,
     XENT_MAX_ROWS_PER_CALL,
     XENT_ROW_GRANULARITY,
+    XENT_SHAPED_TARGETS,
+    XENT_SMOOTHED_TARGETS,
     xent_add_to_sum,
     xent_batch,
     xent_batch_from,
@@ -533,6 +537,19 @@ cdef const xent_shard_kernels *shard_kernels_of(xent_dtype dtype) noexcept nogil
 cdef const xent_storage_kernels *storage_kernels() noexcept nogil:
     """What widens and rounds, by storage."""
     return active_isa.storage_kernels
+
+
+cdef const xent_row_kernels *kernels_for(const xent_batch *batch, xent_dtype dtype) noexcept nogil:
+    """The kernels of the loss that the targets and options of a batch need."""
+    cdef xent_target_kind kind = XENT_INDEX_TARGETS
+    if batch.dense_targets != NULL:
+        kind = XENT_DENSE_TARGETS
+        if batch.label_smoothing != 0 or batch.class_weight != NULL:
+            kind = XENT_SHAPED_TARGETS
+    elif batch.label_smoothing != 0 or (batch.z_loss != 0 and batch.class_weight != NULL):
+        # The z-loss of a row carries no class weight, so that the weight belongs to the mass.
+        kind = XENT_SMOOTHED_TARGETS
+    return kernels_of_kind(dtype, kind)
 
 
 cdef const xent_row_kernels *kernels_of_kind(

@@ -23,13 +23,18 @@ from xent_fast._binding.arguments cimport (
     given_arrays,
     is_ordinary,
 )
-from xent_fast._binding.arrays cimport Layout, computed_type_number, empty_like, empty_rows
+from xent_fast._binding.arrays cimport (
+    Layout,
+    computed_type_number,
+    dtype_of,
+    empty_like,
+    empty_rows,
+)
 from xent_fast._binding.batch cimport (
     any_in_16_bits,
     describe_groups,
     describe_plain_labels,
     describe_stored,
-    kernels_for,
     loss_of_rows,
     point_at_factors,
     point_batch_at,
@@ -37,7 +42,7 @@ from xent_fast._binding.batch cimport (
     settle_rows,
     xent_new_pair,
 )
-from xent_fast._binding.engine cimport Groups, read_labels
+from xent_fast._binding.engine cimport Groups, kernels_for, read_labels
 from xent_fast._binding.kernels cimport xent_batch, xent_labels
 from xent_fast._binding.options cimport NONE, Options, read_options
 from xent_fast._binding.stored cimport StoredMatrices
@@ -179,7 +184,10 @@ cdef object compute_rows(
         to_fill = [] if working is None else [(working, 0)]
 
     # All that is written.
-    run(&batch, &groups, if_stored, kernels_for(&batch, logits), options, loss, layout, to_fill)
+    run(
+        &batch, &groups, if_stored, kernels_for(&batch, dtype_of(logits)), options, loss, layout,
+        to_fill
+    )
     if judgement is not None:
         judgement.judge()
     return result

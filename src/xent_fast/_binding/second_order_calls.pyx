@@ -33,7 +33,6 @@ from xent_fast._binding.batch cimport (
     add_result,
     describe_groups,
     describe_stored,
-    kernels_for,
     loss_of_rows,
     mean_class_weight,
     point_batch_at,
@@ -44,6 +43,7 @@ from xent_fast._binding.batch cimport (
 )
 from xent_fast._binding.engine cimport (
     Groups,
+    kernels_for,
     softmax_kernels_of,
     xent_float_mode,
     xent_restore_mode,
@@ -201,7 +201,7 @@ cdef object distilled(
     problem.batch.weight_factor = factor * (1.0 - share)
     problem.target_kernels = NULL
     if share < 1:
-        problem.target_kernels = kernels_for(&problem.batch, matrices[0])
+        problem.target_kernels = kernels_for(&problem.batch, dtype_of(matrices[0]))
     if options.reduction == NONE:
         row_loss = empty_rows(problem.batch.rows, computed_type_number(matrices[0]))
     loss = loss_of_rows(options, row_loss, given.layout)
@@ -316,7 +316,7 @@ cdef object both_derivatives(
     problem.mean_class_weight = mean_class_weight(given.weight, weights)
     problem.target_kernels = NULL
     if given.dense is not None or batch.label_smoothing != 0 or batch.z_loss != 0:
-        problem.target_kernels = kernels_for(batch, rows)
+        problem.target_kernels = kernels_for(batch, dtype_of(rows))
     problem.hessian = cnp.PyArray_BYTES(hessian_rows)
     problem.hessian_row_stride = row_stride_of(hessian_rows)
     problem.hessian_class_stride = class_stride_of(hessian_rows)

@@ -32,7 +32,6 @@ from xent_fast._binding.batch cimport (
     describe_groups,
     describe_rows,
     describe_stored,
-    kernels_of,
     loss_of_rows,
     point_at_factors,
     point_batch_at,
@@ -43,6 +42,7 @@ from xent_fast._binding.batch cimport (
 from xent_fast._binding.engine cimport (
     Groups,
     VjpBatch,
+    kernels_of_kind,
     kernels_of_vjp,
     softmax_kernels_of,
     xent_float_mode,
@@ -177,8 +177,8 @@ cdef object compute_softmax(
     describe_groups(&groups, rows, out, first_class)
     describe_stored(&stored, &batch, sizeof(batch), rows, out, first_class)
     run(
-        &batch, &groups, &stored, kernels_of(rows, XENT_SMOOTHED_TARGETS), &options, None, layout,
-        None
+        &batch, &groups, &stored, kernels_of_kind(dtype_of(rows), XENT_SMOOTHED_TARGETS), &options,
+        None, layout, None
     )
     return lse
 
