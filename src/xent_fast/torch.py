@@ -229,9 +229,10 @@ def linear_cross_entropy(
 
     Notes
     -----
-    Float32 and float64 matrices on a CPU take this way, outside ``torch.compile``, autocast and
-    `torch.func`. For all others the layer is applied, and `cross_entropy` takes its logits. A pass
-    that shall be differentiated again goes through PyTorch's own functions, and makes the logits.
+    Matrices on a CPU take this way, outside ``torch.compile``, autocast and `torch.func`; those of
+    bfloat16 and float16 are computed in float32, and their gradients rounded once. For all others
+    the layer is applied, and `cross_entropy` takes its logits. A pass that shall be differentiated
+    again goes through PyTorch's own functions, and makes the logits.
 
     Examples
     --------

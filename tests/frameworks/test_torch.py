@@ -470,13 +470,40 @@ def test_layer_with_its_loss_twice_differentiated() -> None:
         )
 
 
-def test_layer_with_its_loss_where_logits_are_made() -> None:
-    """Half precision, the compiler and transforms; and what PyTorch refuses."""
-    hidden, weight, bias = layer(torch.bfloat16)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_layer_of_16_bits_with_its_loss(calls: list[Any], dtype: Any, reduction: str) -> None:
+    """Loss and gradients are those of the same numbers in float32, rounded once."""
+    if dtype == torch.bfloat16:
+        pytest.importorskip("ml_dtypes")
+    parts = layer(dtype)
+    wide = tuple(part.detach().float().requires_grad_() for part in parts)
     _, targets = problem((7, 4))
-    got = linear_cross_entropy(hidden, weight, targets, linear_bias=bias)
-    assert_close(got, by_pytorch(hidden, weight, bias, targets), rtol=0.02, atol=0.02)
+    loss = linear_cross_entropy(
+        parts[0], parts[1], targets, linear_bias=parts[2], reduction=reduction, chunk_rows=3
+    )
+    assert not calls
+    want = by_pytorch(*wide, targets, reduction=reduction)
+    del calls[:]
+    above = torch.rand_like(loss)
+    expected = torch.autograd.grad(want, wide, above.float())
+    for _ in range(2):  # the gradients are handed over once, then computed again
+        got = torch.autograd.grad(loss, parts, above, retain_graph=True)
+        assert all(grad.dtype == dtype for grad in got)
+        rounding = 2 * torch.finfo(dtype).eps
+        assert_close(
+            [grad.float() for grad in (loss.detach(), *got)],
+            [want.detach(), *expected],
+            rtol=rounding,
+            atol=rounding / 8,
+        )
+    assert not calls
+
+
+def test_layer_with_its_loss_where_logits_are_made() -> None:
+    """The compiler and transforms; and what PyTorch refuses."""
     hidden, weight, bias = layer()
+    _, targets = problem((7, 4))
     want = by_pytorch(hidden, weight, bias, targets)
     compiled = torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager")
     assert_close(compiled(hidden, weight, targets, linear_bias=bias), want)

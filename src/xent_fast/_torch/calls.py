@@ -17,6 +17,8 @@ except ModuleNotFoundError:  # PyTorch does without it
 
 REDUCTIONS = ("mean", "sum", "none")
 _HALF_PRECISION = (torch.bfloat16, torch.float16)
+# What the core reads as it lies, and writes.
+COMPUTED = (torch.float32, torch.float64, *_HALF_PRECISION[_bfloat16 is None :])
 _FLOATS = (torch.float32, torch.float64, *_HALF_PRECISION)
 
 # Below so many logits PyTorch's own function takes less time, forward and backward: a call from
@@ -129,6 +131,13 @@ def array_of(tensor: torch.Tensor | None) -> Any:
     if _bfloat16 is None:
         return tensor.float().numpy()
     return tensor.view(torch.int16).numpy().view(_bfloat16)
+
+
+def tensor_of(array: Any) -> torch.Tensor:
+    """An array of the core as a tensor: the same memory."""
+    if _bfloat16 is None or array.dtype != _bfloat16:
+        return torch.from_numpy(array)
+    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
 
 
 def write_into(result: torch.Tensor, function: Any, *arguments: Any, **options: Any) -> Any:

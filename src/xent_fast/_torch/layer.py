@@ -11,6 +11,7 @@ import torch
 
 from xent_fast._linear import linear_softmax_cross_entropy, linear_softmax_cross_entropy_grad
 from xent_fast._torch.calls import (
+    COMPUTED,
     REDUCTIONS,
     array_of,
     has_negative_means,
@@ -18,6 +19,7 @@ from xent_fast._torch.calls import (
     is_plain,
     is_transformed,
     loss_tensor,
+    tensor_of,
 )
 
 
@@ -35,7 +37,7 @@ def is_known_layer(
         and not torch.is_autocast_enabled("cpu")
         and not is_transformed()
         and all(part is None or is_plain(part) for part in (*layer, target, weight))
-        and input.dtype in (torch.float32, torch.float64)
+        and input.dtype in COMPUTED
         and input.dim() == linear_weight.dim() == 2
         and linear_weight.shape[1] == input.shape[1]
         and 0 not in (*input.shape, *linear_weight.shape)
@@ -146,7 +148,7 @@ class LinearLoss(torch.autograd.Function):
             for grad in grads:
                 if grad is not None:
                     grad *= grad_output.item()
-        results = [None if grad is None else torch.from_numpy(grad) for grad in grads]
+        results = [None if grad is None else tensor_of(grad) for grad in grads]
         return (*results, None, None, None)
 
 
