@@ -192,7 +192,7 @@ KERNEL_INLINE void NAME(softmax_vjp_columns)(const NAME(vjp_columns) * rows) {
 
 /* The row of a lane by itself, whose s or its exponent the lanes do not hold. */
 static NEVER_INLINE void NAME(log_softmax_vjp_of_lane)(const NAME(vjp_columns) * rows, int lane) {
-    REAL l[MOST_CLASSES_ALONG_ROWS], dl[MOST_CLASSES_ALONG_ROWS];
+    REAL l[MOST_CLASSES_ALONG_ROWS] = {0}, dl[MOST_CLASSES_ALONG_ROWS] = {0};
     for (int k = 0; k < rows->classes; ++k) {
         l[k] = rows->values[k][lane];
         dl[k] = rows->slopes[k][lane];

@@ -110,7 +110,13 @@
 #define MAYBE_UNUSED __attribute__((unused))
 #define ALIGNED_64 __attribute__((aligned(64)))
 #endif
-#define KERNEL_INLINE static ALWAYS_INLINE MAYBE_UNUSED
+/* What a loop does with a few vectors is always inlined. */
+#define VECTOR_INLINE static ALWAYS_INLINE MAYBE_UNUSED
+/* Loops and what calls them: a copy for every combination of constant arguments, unless an instruction set leaves that to the
+ * compiler. */
+#ifndef KERNEL_INLINE
+#define KERNEL_INLINE VECTOR_INLINE
+#endif
 
 /* Asks for a cache line that will be read soon, or later: then it need come no nearer than the core's second cache.  An
  * address outside the array does no harm. */

@@ -40,7 +40,7 @@ typedef struct {
     REAL ln_2, huge_logit;                          /* times T */
 } NAME(exponent_scale);
 
-KERNEL_INLINE NAME(exponent_scale) NAME(unit_scale)(void) {
+VECTOR_INLINE NAME(exponent_scale) NAME(unit_scale)(void) {
     const NAME(exponent_scale) scale = {REAL_CONSTANT(log2_e),
                                         REAL_CONSTANT(log2_e_low),
                                         REAL_CONSTANT(log2_e_first),
@@ -51,7 +51,7 @@ KERNEL_INLINE NAME(exponent_scale) NAME(unit_scale)(void) {
     return scale;
 }
 
-KERNEL_INLINE REAL NAME(first_half)(REAL a) {
+VECTOR_INLINE REAL NAME(first_half)(REAL a) {
 #if HAS_FMA
     return a; /* not used there */
 #else
@@ -60,7 +60,7 @@ KERNEL_INLINE REAL NAME(first_half)(REAL a) {
 }
 
 /* The constants of a temperature. */
-KERNEL_INLINE NAME(exponent_scale) NAME(scale_for)(double temperature) {
+VECTOR_INLINE NAME(exponent_scale) NAME(scale_for)(double temperature) {
     NAME(exponent_scale) scale = NAME(unit_scale)();
     if (temperature == 1)
         return scale;
@@ -91,7 +91,7 @@ typedef struct {
 } NAME(exponential_reference);
 
 /* Reference for integer-valued c. */
-KERNEL_INLINE NAME(exponential_reference) NAME(reference_for)(vec c, const NAME(exponent_scale) * scale) {
+VECTOR_INLINE NAME(exponential_reference) NAME(reference_for)(vec c, const NAME(exponent_scale) * scale) {
     NAME(exponential_reference) r;
 #if HAS_FMA
     r.magic = v_fma(c, v_splat(-8), v_splat(ROUNDING_MAGIC));
@@ -106,14 +106,14 @@ KERNEL_INLINE NAME(exponential_reference) NAME(reference_for)(vec c, const NAME(
 }
 
 /* round(m log2(e)): the reference c that puts exp(m) between 0.7 and 1.42 times 2^SCALE_UP. */
-KERNEL_INLINE vec NAME(reference_exponent)(vec m, const NAME(exponent_scale) * scale) {
+VECTOR_INLINE vec NAME(reference_exponent)(vec m, const NAME(exponent_scale) * scale) {
     const vec magic = v_splat(ROUNDING_MAGIC);
     return v_sub(v_add(v_mul(m, v_splat(scale->log2_e)), magic), magic);
 }
 
 #if !HAS_FMA
 /* f of the head; `n` is round(x L). */
-KERNEL_INLINE vec NAME(reduced_argument)(vec x, vec n, const NAME(exponent_scale) * scale) {
+VECTOR_INLINE vec NAME(reduced_argument)(vec x, vec n, const NAME(exponent_scale) * scale) {
     const vec x_high = v_high_half(x);
     const vec x_low = v_sub(x, x_high);
     const vec first = v_splat(scale->log2_e_first), second = v_splat(scale->log2_e_second);
@@ -152,7 +152,7 @@ KERNEL_INLINE vec NAME(reduced_argument)(vec x, vec n, const NAME(exponent_scale
 
 /* Of `count` vectors (1, 2 or 4); `dropped`, unless NULL, takes what the last rounding dropped. */
 #if HAS_FMA
-KERNEL_INLINE void NAME(scaled_exponentials)(const vec *x, int count, NAME(exponential_reference) reference,
+VECTOR_INLINE void NAME(scaled_exponentials)(const vec *x, int count, NAME(exponential_reference) reference,
                                              vec *exponentials, vec *dropped) {
     const REAL *p = REAL_CONSTANT(exp2_eighth_polynomial);
     const vec eighths = v_splat(8 * reference.scale.log2_e), eighths_low = v_splat(8 * reference.scale.log2_e_low);
@@ -172,7 +172,7 @@ KERNEL_INLINE void NAME(scaled_exponentials)(const vec *x, int count, NAME(expon
         EACH_OF(count, dropped[j] = v_keep(is_counted[j], v_fma(f[j], q[j], v_sub(power[j], exponentials[j]))));
 }
 #else
-KERNEL_INLINE void NAME(scaled_exponentials)(const vec *x, int count, NAME(exponential_reference) reference,
+VECTOR_INLINE void NAME(scaled_exponentials)(const vec *x, int count, NAME(exponential_reference) reference,
                                              vec *exponentials, vec *dropped) {
     const REAL *p = REAL_CONSTANT(exp2_polynomial);
     const vec one = v_splat(1);
@@ -197,13 +197,13 @@ KERNEL_INLINE void NAME(scaled_exponentials)(const vec *x, int count, NAME(expon
 }
 #endif
 
-KERNEL_INLINE vec NAME(scaled_exponential)(vec x, NAME(exponential_reference) reference) {
+VECTOR_INLINE vec NAME(scaled_exponential)(vec x, NAME(exponential_reference) reference) {
     vec result;
     NAME(scaled_exponentials)(&x, 1, reference, &result, NULL);
     return result;
 }
 
-KERNEL_INLINE NAME(pair) NAME(scaled_exponential_pair)(vec x, NAME(exponential_reference) reference) {
+VECTOR_INLINE NAME(pair) NAME(scaled_exponential_pair)(vec x, NAME(exponential_reference) reference) {
     NAME(pair) result;
     NAME(scaled_exponentials)(&x, 1, reference, &result.high, &result.low);
     return result;

@@ -36,11 +36,11 @@ typedef struct {
 } NAME(block_summary);
 
 /* A vector of which only `count` numbers may be there, or none. */
-KERNEL_INLINE vec NAME(load_up_to)(const REAL *source, int count, REAL fill) {
+VECTOR_INLINE vec NAME(load_up_to)(const REAL *source, int count, REAL fill) {
     return count >= LANES ? v_load(source) : count > 0 ? v_load_first(source, count, fill) : v_splat(fill);
 }
 
-KERNEL_INLINE vec NAME(load_stored_up_to)(const char *source, int64_t at, int64_t count, REAL fill, int storage) {
+VECTOR_INLINE vec NAME(load_stored_up_to)(const char *source, int64_t at, int64_t count, REAL fill, int storage) {
     return count >= LANES ? NAME(load_stored)(source, at, storage)
            : count > 0    ? NAME(load_first_stored)(source, at, (int)count, fill, storage)
                           : v_splat(fill);
@@ -103,12 +103,12 @@ typedef struct {
 } NAME(masses);
 
 /* Masses of a vector of dense targets, whose class weights are given (or not used). */
-KERNEL_INLINE vec NAME(shaped_mass)(const NAME(masses) * masses, vec target, vec class_weight) {
+VECTOR_INLINE vec NAME(shaped_mass)(const NAME(masses) * masses, vec target, vec class_weight) {
     const vec mass = v_fma(target, v_splat(masses->share), v_splat(masses->floor));
     return masses->class_weight ? v_mul(mass, class_weight) : mass;
 }
 
-KERNEL_INLINE vec NAME(mass_of_vector)(const NAME(masses) * masses, int64_t at, int kind) {
+VECTOR_INLINE vec NAME(mass_of_vector)(const NAME(masses) * masses, int64_t at, int kind) {
     const vec target = v_load(masses->targets + at);
     if (kind == XENT_DENSE_TARGETS)
         return target;
@@ -116,7 +116,7 @@ KERNEL_INLINE vec NAME(mass_of_vector)(const NAME(masses) * masses, int64_t at, 
 }
 
 /* The same where only `count` classes are left: 0 beyond them. */
-KERNEL_INLINE vec NAME(mass_of_some)(const NAME(masses) * masses, int64_t at, int count, int kind) {
+VECTOR_INLINE vec NAME(mass_of_some)(const NAME(masses) * masses, int64_t at, int count, int kind) {
     const vec zero = v_splat(0);
     if (count <= 0)
         return zero;
@@ -147,7 +147,7 @@ typedef struct {
 } NAME(ahead);
 
 /* On the way past `vectors` vectors from class `at`. */
-KERNEL_INLINE void NAME(ask_ahead)(const NAME(ahead) * ahead, int64_t at, int vectors, int kind) {
+VECTOR_INLINE void NAME(ask_ahead)(const NAME(ahead) * ahead, int64_t at, int vectors, int kind) {
     if (!ahead->is_asked)
         return;
     for (int j = 0; j < vectors; ++j) {
@@ -167,15 +167,15 @@ typedef struct {
 } NAME(block_frame);
 
 /* Four vectors in a tree. */
-KERNEL_INLINE vec NAME(sum_of_four)(const vec *summands) { return NAME(sum_of_some)(summands, 4); }
+VECTOR_INLINE vec NAME(sum_of_four)(const vec *summands) { return NAME(sum_of_some)(summands, 4); }
 
 /* Adds four vectors in a tree, then to the wide sum. */
-KERNEL_INLINE void NAME(add_four)(NAME(wide) * sum, const vec *summands) {
+VECTOR_INLINE void NAME(add_four)(NAME(wide) * sum, const vec *summands) {
     NAME(wide_add)(sum, NAME(sum_of_four)(summands));
 }
 
 /* LANES_DISTANCE_UNIT times base - x, rounded once; `base` has the unit already. */
-KERNEL_INLINE vec NAME(distance_from)(vec base, vec x) { return v_fma(x, v_splat(-LANES_DISTANCE_UNIT), base); }
+VECTOR_INLINE vec NAME(distance_from)(vec base, vec x) { return v_fma(x, v_splat(-LANES_DISTANCE_UNIT), base); }
 
 /* Such distances' sum, in units of DISTANCE_UNIT. */
 KERNEL_INLINE double NAME(distance_total)(NAME(wide) sum) {
@@ -183,7 +183,7 @@ KERNEL_INLINE double NAME(distance_total)(NAME(wide) sum) {
 }
 
 /* Adds the mass of half a group; its distance is returned. */
-KERNEL_INLINE vec NAME(add_masses)(const vec *x, const vec *masses, vec base, NAME(block_sums) * sums) {
+VECTOR_INLINE vec NAME(add_masses)(const vec *x, const vec *masses, vec base, NAME(block_sums) * sums) {
     vec distances[4];
     /* 0 * inf = 0: a class without mass adds nothing, whatever its logit */
     EACH_OF(4, distances[j] = v_drop(v_equal(masses[j], v_splat(0)), NAME(distance_from)(base, x[j])));
@@ -198,7 +198,7 @@ KERNEL_INLINE vec NAME(add_masses)(const vec *x, const vec *masses, vec base, NA
 #endif
 
 /* Exponentials of half a group. */
-KERNEL_INLINE void NAME(four_exponentials)(const vec *x, const NAME(block_frame) * frame, vec *e, int kind,
+VECTOR_INLINE void NAME(four_exponentials)(const vec *x, const NAME(block_frame) * frame, vec *e, int kind,
                                            int storage) {
     vec shifted[4];
     EACH_OF(4, shifted[j] = SHIFTS_A_COPY(kind, storage) ? x[j] : v_sub(x[j], frame->shift));
@@ -209,7 +209,7 @@ KERNEL_INLINE void NAME(four_exponentials)(const vec *x, const NAME(block_frame)
 /* Half of a whole group, from class `at`: exponentials to `e`, their sum is returned.  `excluded`, a lane counted from its
  * start (a constant below 0 where there is none), is left out of the sum.  `distance` is set where there are masses.  Meanwhile the same classes of the next block come
  * nearer: without that the maximum's sweep would wait for them. */
-KERNEL_INLINE vec NAME(forward_half)(const char *logits, const NAME(masses) * masses, int64_t at, REAL *e, int excluded,
+VECTOR_INLINE vec NAME(forward_half)(const char *logits, const NAME(masses) * masses, int64_t at, REAL *e, int excluded,
                                      const NAME(block_frame) * frame, NAME(block_sums) * sums, vec *distance, int kind,
                                      int storage) {
     vec x[4], exponentials[4], mass[4];
@@ -234,11 +234,11 @@ KERNEL_INLINE vec NAME(forward_half)(const char *logits, const NAME(masses) * ma
 }
 
 /* One whole group; `excluded` counts from its start, or is -GROUP, a constant. */
-KERNEL_INLINE void NAME(forward_group)(const char *logits, const NAME(masses) * masses, int64_t at, REAL *e,
+VECTOR_INLINE void NAME(forward_group)(const char *logits, const NAME(masses) * masses, int64_t at, REAL *e,
                                        int excluded, const NAME(block_frame) * frame, NAME(block_sums) * sums, int kind,
                                        int storage) {
     const char *upper = NAME(stored_at)(logits, HALF_GROUP, storage);
-    vec distance, more;
+    vec distance = v_splat(0), more = distance;
     const vec first = NAME(forward_half)(logits, masses, at, e, excluded, frame, sums, &distance, kind, storage);
     const vec second =
         NAME(forward_half)(upper, masses, at + HALF_GROUP, e + HALF_GROUP,
@@ -665,7 +665,7 @@ typedef struct {
     NAME(ahead) ahead;
 } NAME(backward_frame);
 
-KERNEL_INLINE vec NAME(backward_vector)(vec e, vec mass, const NAME(backward_frame) * frame, int in_two_steps,
+VECTOR_INLINE vec NAME(backward_vector)(vec e, vec mass, const NAME(backward_frame) * frame, int in_two_steps,
                                         int kind) {
     if (kind == XENT_SMOOTHED_TARGETS && !in_two_steps)
         return v_fma(e, frame->factor, mass);
@@ -678,7 +678,7 @@ KERNEL_INLINE vec NAME(backward_vector)(vec e, vec mass, const NAME(backward_fra
 }
 
 /* What the gradient of `count` classes from `at` has besides the exponentials: their masses, or -a q of smoothed targets. */
-KERNEL_INLINE vec NAME(backward_mass)(const NAME(masses) * masses, int64_t at, int count,
+VECTOR_INLINE vec NAME(backward_mass)(const NAME(masses) * masses, int64_t at, int count,
                                       const NAME(backward_frame) * frame, int is_weighted, int kind) {
     if (!HAS_MASS(kind))
         return v_splat(0);

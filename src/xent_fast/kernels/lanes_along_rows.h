@@ -168,7 +168,7 @@ KERNEL_INLINE void NAME(add_columns)(const NAME(tile) * tile, int k, int count, 
                                      vec base, vec pivot, vec labels, NAME(column_sums) * sums, int is_weighted,
                                      int kind) {
     const vec zero = v_splat(0);
-    vec masses[4], terms[4];
+    vec masses[4], terms[4] = {zero, zero, zero, zero};
     EACH_OF(count, terms[j] = v_sub(base, v_load(tile->columns[k + j])));
     if (kind == XENT_SMOOTHED_TARGETS)
         EACH_OF(count, sums->label_distance = v_select(v_equal(labels, v_splat(j)), terms[j], sums->label_distance));

@@ -17,7 +17,7 @@ typedef struct {
     vec f, rest, large;
 } NAME(log_terms);
 
-KERNEL_INLINE NAME(log_terms) NAME(log_terms_of)(vec r) {
+VECTOR_INLINE NAME(log_terms) NAME(log_terms_of)(vec r) {
     const REAL *c = REAL_CONSTANT(atanh_polynomial);
     const vec one = v_splat(1), half = v_splat((REAL)0.5), magic = v_splat(ROUNDING_MAGIC + EXPONENT_BIAS);
     vec k = v_exponent(v_mul(v_add(r, one), v_splat((REAL)(4.0 / 3.0))));
@@ -39,7 +39,7 @@ KERNEL_INLINE NAME(log_terms) NAME(log_terms_of)(vec r) {
 }
 
 /* Without the roundings of the last two sums. */
-KERNEL_INLINE NAME(pair) NAME(log_of_1_plus)(vec r) {
+VECTOR_INLINE NAME(pair) NAME(log_of_1_plus)(vec r) {
     const NAME(log_terms) terms = NAME(log_terms_of)(r);
     NAME(pair) log = {terms.f, v_splat(0)};
     NAME(pair_add)(&log, terms.rest);
@@ -48,7 +48,7 @@ KERNEL_INLINE NAME(pair) NAME(log_of_1_plus)(vec r) {
 }
 
 /* With the rounding of the last. */
-KERNEL_INLINE vec NAME(log_of_1_plus_rounded)(vec r) {
+VECTOR_INLINE vec NAME(log_of_1_plus_rounded)(vec r) {
     const NAME(log_terms) terms = NAME(log_terms_of)(r);
     const vec sum = v_add(terms.large, terms.f);
     return v_add(sum, v_add(v_sub(terms.f, v_sub(sum, terms.large)), terms.rest));

@@ -8,7 +8,7 @@
 #ifndef XENT_FAST_STORAGE_H
 #define XENT_FAST_STORAGE_H
 /* Fewer than sixteen numbers. */
-KERNEL_INLINE void copy_few(const uint16_t *source, int count, uint16_t *destination) {
+VECTOR_INLINE void copy_few(const uint16_t *source, int count, uint16_t *destination) {
     for (int some = 8; some > 0; some /= 2) {
         if (!(count & some))
             continue;
@@ -19,11 +19,11 @@ KERNEL_INLINE void copy_few(const uint16_t *source, int count, uint16_t *destina
     }
 }
 
-KERNEL_INLINE int16_t larger_of(int16_t a, int16_t b) { return a > b ? a : b; }
-KERNEL_INLINE int16_t smaller_of(int16_t a, int16_t b) { return a < b ? a : b; }
+VECTOR_INLINE int16_t larger_of(int16_t a, int16_t b) { return a > b ? a : b; }
+VECTOR_INLINE int16_t smaller_of(int16_t a, int16_t b) { return a < b ? a : b; }
 
 /* The largest of `count` integers; four stretches side by side, which overlap. */
-KERNEL_INLINE int16_t largest_integer(const int16_t *x, int64_t count) {
+VECTOR_INLINE int16_t largest_integer(const int16_t *x, int64_t count) {
     int16_t a = x[0], b = a, c = a, d = a;
     if (count >= 192) {
         const int64_t length = (count / 4 + 16) / 16 * 16, last = count - length;
@@ -40,7 +40,7 @@ KERNEL_INLINE int16_t largest_integer(const int16_t *x, int64_t count) {
     return a;
 }
 
-KERNEL_INLINE int16_t smallest_integer(const int16_t *x, int64_t count) {
+VECTOR_INLINE int16_t smallest_integer(const int16_t *x, int64_t count) {
     int16_t a = x[0];
     for (int64_t k = 0; k < count; ++k)
         a = smaller_of(a, x[k]);
@@ -49,7 +49,7 @@ KERNEL_INLINE int16_t smallest_integer(const int16_t *x, int64_t count) {
 
 /* The bits of the largest of `count` numbers of 16 bits, or those of a NaN where that takes a closer look: as integers the
  * positive ones are in order, those below 0 in the opposite one, and NaN is the largest of either. */
-KERNEL_INLINE uint16_t largest_of_16_bits(const void *numbers, int64_t count) {
+VECTOR_INLINE uint16_t largest_of_16_bits(const void *numbers, int64_t count) {
     const int16_t largest = largest_integer((const int16_t *)numbers, count);
     return (uint16_t)(largest < 0 ? smallest_integer((const int16_t *)numbers, count) : largest);
 }
@@ -62,11 +62,11 @@ KERNEL_INLINE uint16_t largest_of_16_bits(const void *numbers, int64_t count) {
     each(as_computed, XENT_AS_COMPUTED, __VA_ARGS__) each(float16, XENT_FLOAT16, __VA_ARGS__) \
         each(bfloat16, XENT_BFLOAT16, __VA_ARGS__)
 
-KERNEL_INLINE vec v_load_16_bits(const uint16_t *source, int storage) {
+VECTOR_INLINE vec v_load_16_bits(const uint16_t *source, int storage) {
     return storage == XENT_FLOAT16 ? v_load_float16(source) : v_load_bfloat16(source);
 }
 
-KERNEL_INLINE void v_store_16_bits(uint16_t *destination, vec a, int storage) {
+VECTOR_INLINE void v_store_16_bits(uint16_t *destination, vec a, int storage) {
     if (storage == XENT_FLOAT16)
         v_store_float16(destination, a);
     else
@@ -76,17 +76,17 @@ KERNEL_INLINE void v_store_16_bits(uint16_t *destination, vec a, int storage) {
 #define EACH_STORAGE(each, ...) each(as_computed, XENT_AS_COMPUTED, __VA_ARGS__)
 #endif
 
-KERNEL_INLINE int64_t NAME(stored_bytes)(int storage) {
+VECTOR_INLINE int64_t NAME(stored_bytes)(int storage) {
     return storage == XENT_AS_COMPUTED ? (int64_t)sizeof(REAL) : (int64_t)sizeof(uint16_t);
 }
 
 /* The place of number `at`. */
-KERNEL_INLINE const char *NAME(stored_at)(const char *numbers, int64_t at, int storage) {
+VECTOR_INLINE const char *NAME(stored_at)(const char *numbers, int64_t at, int storage) {
     return numbers + at * NAME(stored_bytes)(storage);
 }
 
 /* A vector from number `at` on. */
-KERNEL_INLINE vec NAME(load_stored)(const char *numbers, int64_t at, int storage) {
+VECTOR_INLINE vec NAME(load_stored)(const char *numbers, int64_t at, int storage) {
     const void *place = NAME(stored_at)(numbers, at, storage);
 #if REAL_BITS == 32
     if (storage != XENT_AS_COMPUTED)
@@ -95,7 +95,7 @@ KERNEL_INLINE vec NAME(load_stored)(const char *numbers, int64_t at, int storage
     return v_load((const REAL *)place);
 }
 
-KERNEL_INLINE void NAME(store_stored)(char *numbers, int64_t at, vec a, int storage) {
+VECTOR_INLINE void NAME(store_stored)(char *numbers, int64_t at, vec a, int storage) {
     void *place = numbers + at * NAME(stored_bytes)(storage);
 #if REAL_BITS == 32
     if (storage != XENT_AS_COMPUTED) {
@@ -107,7 +107,7 @@ KERNEL_INLINE void NAME(store_stored)(char *numbers, int64_t at, vec a, int stor
 }
 
 /* The first `count` lanes of it, 1 to LANES; `fill` in the others. */
-KERNEL_INLINE vec NAME(load_first_stored)(const char *numbers, int64_t at, int count, REAL fill, int storage) {
+VECTOR_INLINE vec NAME(load_first_stored)(const char *numbers, int64_t at, int count, REAL fill, int storage) {
     const void *place = NAME(stored_at)(numbers, at, storage);
     if (count >= LANES)
         return NAME(load_stored)(numbers, at, storage);
@@ -122,7 +122,7 @@ KERNEL_INLINE vec NAME(load_first_stored)(const char *numbers, int64_t at, int c
     return v_load_first((const REAL *)place, count, fill);
 }
 
-KERNEL_INLINE void NAME(store_first_stored)(char *numbers, int64_t at, int count, vec a, int storage) {
+VECTOR_INLINE void NAME(store_first_stored)(char *numbers, int64_t at, int count, vec a, int storage) {
     void *place = numbers + at * NAME(stored_bytes)(storage);
     if (count >= LANES) {
         NAME(store_stored)(numbers, at, a, storage);
@@ -140,15 +140,15 @@ KERNEL_INLINE void NAME(store_first_stored)(char *numbers, int64_t at, int count
 }
 
 /* The same for one number. */
-KERNEL_INLINE REAL NAME(load_number)(const char *numbers, int64_t at, int storage) {
+VECTOR_INLINE REAL NAME(load_number)(const char *numbers, int64_t at, int storage) {
     return v_first(NAME(load_first_stored)(numbers, at, 1, 0, storage));
 }
 
-KERNEL_INLINE void NAME(store_number)(char *numbers, int64_t at, REAL number, int storage) {
+VECTOR_INLINE void NAME(store_number)(char *numbers, int64_t at, REAL number, int storage) {
     NAME(store_first_stored)(numbers, at, 1, v_splat(number), storage);
 }
 
-KERNEL_INLINE void NAME(widen)(const char *numbers, int64_t count, REAL *destination, int storage) {
+VECTOR_INLINE void NAME(widen)(const char *numbers, int64_t count, REAL *destination, int storage) {
     int64_t k = 0;
     for (; k + LANES <= count; k += LANES)
         v_store(destination + k, NAME(load_stored)(numbers, k, storage));
@@ -157,7 +157,7 @@ KERNEL_INLINE void NAME(widen)(const char *numbers, int64_t count, REAL *destina
                       NAME(load_first_stored)(numbers, k, (int)(count - k), 0, storage));
 }
 
-KERNEL_INLINE void NAME(narrow)(const REAL *source, int64_t count, char *numbers, int storage) {
+VECTOR_INLINE void NAME(narrow)(const REAL *source, int64_t count, char *numbers, int storage) {
     int64_t k = 0;
     for (; k + LANES <= count; k += LANES)
         NAME(store_stored)(numbers, k, v_load(source + k), storage);
@@ -170,7 +170,7 @@ KERNEL_INLINE void NAME(narrow)(const REAL *source, int64_t count, char *numbers
 enum { AT_ONCE = 512, AHEAD = BLOCK };
 
 /* `lines` lines of `count` numbers side by side; those of a matrix without gaps are one. */
-KERNEL_INLINE void load_lines(const char *stored, ptrdiff_t stored_step, int64_t lines, int64_t count, float *numbers,
+VECTOR_INLINE void load_lines(const char *stored, ptrdiff_t stored_step, int64_t lines, int64_t count, float *numbers,
                               int64_t step, int storage) {
     if (step == count && stored_step == (ptrdiff_t)(count * (int64_t)sizeof(uint16_t))) {
         count *= lines;
@@ -187,7 +187,7 @@ KERNEL_INLINE void load_lines(const char *stored, ptrdiff_t stored_step, int64_t
     }
 }
 
-KERNEL_INLINE void store_lines(const float *numbers, int64_t step, int64_t lines, int64_t count, char *stored,
+VECTOR_INLINE void store_lines(const float *numbers, int64_t step, int64_t lines, int64_t count, char *stored,
                                ptrdiff_t stored_step, int storage) {
     if (step == count && stored_step == (ptrdiff_t)(count * (int64_t)sizeof(uint16_t))) {
         count *= lines;

@@ -9,7 +9,7 @@
  */
 
 /* a + b = sum + error, exactly, in any order of size. */
-KERNEL_INLINE vec NAME(two_sum)(vec a, vec b, vec *error) {
+VECTOR_INLINE vec NAME(two_sum)(vec a, vec b, vec *error) {
     const vec sum = v_add(a, b);
     const vec b_rounded = v_sub(sum, a);
     *error = v_add(v_sub(a, v_sub(sum, b_rounded)), v_sub(b, b_rounded));
@@ -17,12 +17,12 @@ KERNEL_INLINE vec NAME(two_sum)(vec a, vec b, vec *error) {
 }
 
 /* The sum of `count` vectors (1, 2 or 4) in a tree. */
-KERNEL_INLINE vec NAME(sum_of_some)(const vec *a, int count) {
+VECTOR_INLINE vec NAME(sum_of_some)(const vec *a, int count) {
     return count == 4 ? v_add(v_add(a[0], a[1]), v_add(a[2], a[3])) : count == 2 ? v_add(a[0], a[1]) : a[0];
 }
 
 /* That of their products a b, two by two without the second's own rounding. */
-KERNEL_INLINE vec NAME(sum_of_some_products)(const vec *a, const vec *b, int count) {
+VECTOR_INLINE vec NAME(sum_of_some_products)(const vec *a, const vec *b, int count) {
     const vec first = v_mul(a[0], b[0]);
     if (count == 1)
         return first;
@@ -35,29 +35,29 @@ typedef struct {
     vec high, low;
 } NAME(pair);
 
-KERNEL_INLINE NAME(pair) NAME(zero_pair)(void) {
+VECTOR_INLINE NAME(pair) NAME(zero_pair)(void) {
     const NAME(pair) zero = {v_splat(0), v_splat(0)};
     return zero;
 }
 
-KERNEL_INLINE void NAME(pair_add)(NAME(pair) * pair, vec a) {
+VECTOR_INLINE void NAME(pair_add)(NAME(pair) * pair, vec a) {
     vec error;
     pair->high = NAME(two_sum)(pair->high, a, &error);
     pair->low = v_add(pair->low, error);
 }
 
-KERNEL_INLINE void NAME(pair_add_pair)(NAME(pair) * pair, NAME(pair) a) {
+VECTOR_INLINE void NAME(pair_add_pair)(NAME(pair) * pair, NAME(pair) a) {
     NAME(pair_add)(pair, a.high);
     pair->low = v_add(pair->low, a.low);
 }
 
 /* The sum as one number; beside an infinite one the error is inf - inf and does not count. */
-KERNEL_INLINE vec NAME(pair_total)(NAME(pair) pair) {
+VECTOR_INLINE vec NAME(pair_total)(NAME(pair) pair) {
     return v_add(pair.high, v_keep(v_equal(pair.low, pair.low), pair.low));
 }
 
 /* a b - c, the product exact. */
-KERNEL_INLINE vec NAME(product_residual)(vec a, vec b, vec c) {
+VECTOR_INLINE vec NAME(product_residual)(vec a, vec b, vec c) {
 #if HAS_FMA
     return v_fms(a, b, c);
 #else
@@ -69,7 +69,7 @@ KERNEL_INLINE vec NAME(product_residual)(vec a, vec b, vec c) {
 }
 
 /* a b, but for the product of both low parts. */
-KERNEL_INLINE NAME(pair) NAME(pair_product)(NAME(pair) a, NAME(pair) b) {
+VECTOR_INLINE NAME(pair) NAME(pair_product)(NAME(pair) a, NAME(pair) b) {
     NAME(pair) product;
     product.high = v_mul(a.high, b.high);
     product.low = NAME(product_residual)(a.high, b.high, product.high);
@@ -78,7 +78,7 @@ KERNEL_INLINE NAME(pair) NAME(pair_product)(NAME(pair) a, NAME(pair) b) {
 }
 
 /* a f, rounded once but for terms that do not show. */
-KERNEL_INLINE vec NAME(product_with_pair)(vec a, NAME(pair) f) {
+VECTOR_INLINE vec NAME(product_with_pair)(vec a, NAME(pair) f) {
 #if HAS_FMA
     return v_fma(a, f.high, v_mul(a, f.low));
 #else
@@ -88,7 +88,7 @@ KERNEL_INLINE vec NAME(product_with_pair)(vec a, NAME(pair) f) {
 }
 
 /* a f + b; where b is the larger, its sum with a times the low part is rounded too. */
-KERNEL_INLINE vec NAME(product_with_pair_plus)(vec a, NAME(pair) f, vec b) {
+VECTOR_INLINE vec NAME(product_with_pair_plus)(vec a, NAME(pair) f, vec b) {
 #if HAS_FMA
     return v_fma(a, f.high, v_fma(a, f.low, b));
 #else
@@ -96,11 +96,11 @@ KERNEL_INLINE vec NAME(product_with_pair_plus)(vec a, NAME(pair) f, vec b) {
 #endif
 }
 
-KERNEL_INLINE vec NAME(inverse_of)(NAME(pair) denominator) { return v_div(v_splat(1), denominator.high); }
+VECTOR_INLINE vec NAME(inverse_of)(NAME(pair) denominator) { return v_div(v_splat(1), denominator.high); }
 
 /* numerator / denominator, both without their last roundings; `inverse` is 1 / denominator but for a few units in its last
  * place. */
-KERNEL_INLINE NAME(pair) NAME(quotient)(NAME(pair) numerator, NAME(pair) denominator, vec inverse) {
+VECTOR_INLINE NAME(pair) NAME(quotient)(NAME(pair) numerator, NAME(pair) denominator, vec inverse) {
     NAME(pair) result;
     result.high = v_mul(numerator.high, inverse);
     const vec residual = v_sub(v_sub(numerator.low, v_mul(result.high, denominator.low)),
@@ -112,26 +112,26 @@ KERNEL_INLINE NAME(pair) NAME(quotient)(NAME(pair) numerator, NAME(pair) denomin
 #if REAL_BITS == 64
 typedef NAME(pair) NAME(wide);
 
-KERNEL_INLINE NAME(wide) NAME(zero_wide)(void) { return NAME(zero_pair)(); }
+VECTOR_INLINE NAME(wide) NAME(zero_wide)(void) { return NAME(zero_pair)(); }
 
-KERNEL_INLINE void NAME(wide_add)(NAME(wide) * wide, vec a) { NAME(pair_add)(wide, a); }
+VECTOR_INLINE void NAME(wide_add)(NAME(wide) * wide, vec a) { NAME(pair_add)(wide, a); }
 
 /* Adds a b without its last rounding. */
-KERNEL_INLINE void NAME(wide_add_product)(NAME(wide) * wide, vec a, vec b) {
+VECTOR_INLINE void NAME(wide_add_product)(NAME(wide) * wide, vec a, vec b) {
     const vec product = v_mul(a, b);
     NAME(pair_add)(wide, product);
     wide->low = v_add(wide->low, NAME(product_residual)(a, b, product));
 }
 
 /* Adds to a sum and its error, scalars. */
-KERNEL_INLINE void compensated_add(double *sum, double *error, double a) {
+VECTOR_INLINE void compensated_add(double *sum, double *error, double a) {
     const double total = *sum + a, a_rounded = total - *sum;
     *error += (*sum - (total - a_rounded)) + (a - a_rounded);
     *sum = total;
 }
 
 /* The sum, and in `error` what to add to it. */
-KERNEL_INLINE double NAME(wide_total_and_error)(NAME(wide) wide, double *error) {
+VECTOR_INLINE double NAME(wide_total_and_error)(NAME(wide) wide, double *error) {
     ALIGNED_64 double sums[LANES], errors[LANES];
     v_store(sums, wide.high);
     v_store(errors, wide.low);
@@ -144,7 +144,7 @@ KERNEL_INLINE double NAME(wide_total_and_error)(NAME(wide) wide, double *error) 
     return total;
 }
 
-KERNEL_INLINE double NAME(wide_total)(NAME(wide) wide) {
+VECTOR_INLINE double NAME(wide_total)(NAME(wide) wide) {
     double error;
     const double total = NAME(wide_total_and_error)(wide, &error);
     /* beside an infinite sum the error is inf - inf */
@@ -155,24 +155,24 @@ typedef struct {
     vec_f64 low, high;
 } NAME(wide);
 
-KERNEL_INLINE NAME(wide) NAME(zero_wide)(void) {
+VECTOR_INLINE NAME(wide) NAME(zero_wide)(void) {
     const NAME(wide) zero = {v_splat_f64(0), v_splat_f64(0)};
     return zero;
 }
 
-KERNEL_INLINE void NAME(wide_add)(NAME(wide) * wide, vec a) {
+VECTOR_INLINE void NAME(wide_add)(NAME(wide) * wide, vec a) {
     wide->low = v_add_f64(wide->low, v_low_half_as_f64(a));
     wide->high = v_add_f64(wide->high, v_high_half_as_f64(a));
 }
 
 /* Adds a b, which is exact in double. */
-KERNEL_INLINE void NAME(wide_add_product)(NAME(wide) * wide, vec a, vec b) {
+VECTOR_INLINE void NAME(wide_add_product)(NAME(wide) * wide, vec a, vec b) {
     wide->low = v_fma_f64(v_low_half_as_f64(a), v_low_half_as_f64(b), wide->low);
     wide->high = v_fma_f64(v_high_half_as_f64(a), v_high_half_as_f64(b), wide->high);
 }
 
 /* Lanes in a tree, halves onto halves. */
-KERNEL_INLINE double NAME(wide_total)(NAME(wide) wide) {
+VECTOR_INLINE double NAME(wide_total)(NAME(wide) wide) {
     ALIGNED_64 double sums[LANES / 2];
     v_store_f64(sums, v_add_f64(wide.low, wide.high));
     for (int half = LANES / 4; half > 0; half /= 2)
@@ -182,7 +182,7 @@ KERNEL_INLINE double NAME(wide_total)(NAME(wide) wide) {
 }
 
 /* The sum; the doubles' own error does not show in the dtype. */
-KERNEL_INLINE double NAME(wide_total_and_error)(NAME(wide) wide, double *error) {
+VECTOR_INLINE double NAME(wide_total_and_error)(NAME(wide) wide, double *error) {
     *error = 0;
     return NAME(wide_total)(wide);
 }

@@ -53,17 +53,17 @@
 #if defined(__GNUC__) || defined(__clang__)
 typedef REAL part_real __attribute__((vector_size(16)));
 typedef BITS_TYPE part_bits __attribute__((vector_size(16)));
-KERNEL_INLINE part_bits part_as_bits(part_real a) { return (part_bits)a; }
-KERNEL_INLINE part_real part_as_real(part_bits a) { return (part_real)a; }
+VECTOR_INLINE part_bits part_as_bits(part_real a) { return (part_bits)a; }
+VECTOR_INLINE part_real part_as_real(part_bits a) { return (part_real)a; }
 #else
 typedef REAL part_real;
 typedef BITS_TYPE part_bits;
-KERNEL_INLINE part_bits part_as_bits(part_real a) {
+VECTOR_INLINE part_bits part_as_bits(part_real a) {
     part_bits r;
     memcpy(&r, &a, sizeof r);
     return r;
 }
-KERNEL_INLINE part_real part_as_real(part_bits a) {
+VECTOR_INLINE part_real part_as_real(part_bits a) {
     part_real r;
     memcpy(&r, &a, sizeof r);
     return r;
@@ -77,91 +77,91 @@ typedef struct {
     part_bits part[PARTS];
 } vec_mask;
 
-KERNEL_INLINE vec v_load(const REAL *source) {
+VECTOR_INLINE vec v_load(const REAL *source) {
     vec r;
     EACH_PART(memcpy(&r.part[part], source + part * PART_LANES, sizeof r.part[part]));
     return r;
 }
 
-KERNEL_INLINE void v_store(REAL *destination, vec a) {
+VECTOR_INLINE void v_store(REAL *destination, vec a) {
     EACH_PART(memcpy(destination + part * PART_LANES, &a.part[part], sizeof a.part[part]));
 }
 
-KERNEL_INLINE vec v_splat(REAL value) {
+VECTOR_INLINE vec v_splat(REAL value) {
     vec r;
     /* x - 0 is x for every x, -0 and NaN too: a number spread over a part */
     EACH_PART(r.part[part] = value - (part_real){0});
     return r;
 }
 
-KERNEL_INLINE vec v_add(vec a, vec b) {
+VECTOR_INLINE vec v_add(vec a, vec b) {
     EACH_PART(a.part[part] = a.part[part] + b.part[part]);
     return a;
 }
 
-KERNEL_INLINE vec v_sub(vec a, vec b) {
+VECTOR_INLINE vec v_sub(vec a, vec b) {
     EACH_PART(a.part[part] = a.part[part] - b.part[part]);
     return a;
 }
 
-KERNEL_INLINE vec v_mul(vec a, vec b) {
+VECTOR_INLINE vec v_mul(vec a, vec b) {
     EACH_PART(a.part[part] = a.part[part] * b.part[part]);
     return a;
 }
 
-KERNEL_INLINE vec v_div(vec a, vec b) {
+VECTOR_INLINE vec v_div(vec a, vec b) {
     EACH_PART(a.part[part] = a.part[part] / b.part[part]);
     return a;
 }
 
 /* Two roundings here. */
-KERNEL_INLINE vec v_fma(vec a, vec b, vec c) {
+VECTOR_INLINE vec v_fma(vec a, vec b, vec c) {
     EACH_PART(a.part[part] = a.part[part] * b.part[part] + c.part[part]);
     return a;
 }
 
-KERNEL_INLINE vec v_fms(vec a, vec b, vec c) {
+VECTOR_INLINE vec v_fms(vec a, vec b, vec c) {
     EACH_PART(a.part[part] = a.part[part] * b.part[part] - c.part[part]);
     return a;
 }
 
-KERNEL_INLINE vec_mask v_not_less(vec a, vec b) {
+VECTOR_INLINE vec_mask v_not_less(vec a, vec b) {
     vec_mask r;
     EACH_PART(r.part[part] = ~PART_WHERE(a.part[part] < b.part[part]));
     return r;
 }
 
-KERNEL_INLINE vec_mask v_greater(vec a, vec b) {
+VECTOR_INLINE vec_mask v_greater(vec a, vec b) {
     vec_mask r;
     EACH_PART(r.part[part] = PART_WHERE(a.part[part] > b.part[part]));
     return r;
 }
 
-KERNEL_INLINE vec_mask v_equal(vec a, vec b) {
+VECTOR_INLINE vec_mask v_equal(vec a, vec b) {
     vec_mask r;
     EACH_PART(r.part[part] = PART_WHERE(a.part[part] == b.part[part]));
     return r;
 }
 
-KERNEL_INLINE vec v_select(vec_mask where, vec a, vec b) {
+VECTOR_INLINE vec v_select(vec_mask where, vec a, vec b) {
     EACH_PART(a.part[part] = part_as_real((part_as_bits(a.part[part]) & where.part[part]) |
                                           (part_as_bits(b.part[part]) & ~where.part[part])));
     return a;
 }
 
-KERNEL_INLINE vec v_keep(vec_mask where, vec a) {
+VECTOR_INLINE vec v_keep(vec_mask where, vec a) {
     EACH_PART(a.part[part] = part_as_real(part_as_bits(a.part[part]) & where.part[part]));
     return a;
 }
 
-KERNEL_INLINE vec v_drop(vec_mask where, vec a) {
+VECTOR_INLINE vec v_drop(vec_mask where, vec a) {
     EACH_PART(a.part[part] = part_as_real(part_as_bits(a.part[part]) & ~where.part[part]));
     return a;
 }
 
-KERNEL_INLINE vec v_max(vec a, vec b) { return v_select(v_greater(a, b), a, b); }
+VECTOR_INLINE vec v_max(vec a, vec b) { return v_select(v_greater(a, b), a, b); }
 
-KERNEL_INLINE unsigned v_mask_bits(vec_mask a) {
+VECTOR_INLINE unsigned v_mask_bits(vec_mask a) {
     BITS_TYPE lanes[LANES];
     memcpy(lanes, &a, sizeof lanes);
     unsigned bits = 0;
@@ -170,12 +170,12 @@ KERNEL_INLINE unsigned v_mask_bits(vec_mask a) {
     return bits;
 }
 
-KERNEL_INLINE vec v_bits_to_exponent(vec a) {
+VECTOR_INLINE vec v_bits_to_exponent(vec a) {
     EACH_PART(a.part[part] = part_as_real(part_as_bits(a.part[part]) << SIGNIFICAND_SHIFT));
     return a;
 }
 
-KERNEL_INLINE vec v_exponent(vec a) {
+VECTOR_INLINE vec v_exponent(vec a) {
     /* the biased exponent in the low bits of 2^SIGNIFICAND_SHIFT is that number plus the exponent and its bias */
     const vec offset = v_splat((REAL)((BITS_TYPE)1 << SIGNIFICAND_SHIFT));
     EACH_PART(part_bits biased = part_as_bits(a.part[part]) >> SIGNIFICAND_SHIFT;
@@ -185,7 +185,7 @@ KERNEL_INLINE vec v_exponent(vec a) {
 }
 
 /* The upper half of the significand, rounded towards zero; the rest is exact in the lower half. */
-KERNEL_INLINE vec v_high_half(vec a) {
+VECTOR_INLINE vec v_high_half(vec a) {
     const BITS_TYPE keep = ~(((BITS_TYPE)1 << (SIGNIFICAND_SHIFT + 2) / 2) - 1);
     EACH_PART(a.part[part] = part_as_real(part_as_bits(a.part[part]) & keep));
     return a;
@@ -193,7 +193,7 @@ KERNEL_INLINE vec v_high_half(vec a) {
 
 #if REAL_BITS == 32
 /* The bits as those of a float32, 112 binary orders too small: exact, subnormal numbers too. */
-KERNEL_INLINE vec v_load_float16(const uint16_t *source) {
+VECTOR_INLINE vec v_load_float16(const uint16_t *source) {
     ALIGNED_64 float lanes[LANES];
     for (int lane = 0; lane < LANES; ++lane) {
         const uint32_t sign = (uint32_t)(source[lane] & 0x8000) << 16, size = source[lane] & 0x7fff;
@@ -210,7 +210,7 @@ KERNEL_INLINE vec v_load_float16(const uint16_t *source) {
 }
 
 /* Below 2^-14 the unit is that of 1/2, to which the addition rounds; from there on half a unit carries. */
-KERNEL_INLINE void v_store_float16(uint16_t *destination, vec a) {
+VECTOR_INLINE void v_store_float16(uint16_t *destination, vec a) {
     ALIGNED_64 float lanes[LANES];
     v_store(lanes, a);
     for (int lane = 0; lane < LANES; ++lane) {
@@ -228,7 +228,7 @@ KERNEL_INLINE void v_store_float16(uint16_t *destination, vec a) {
     }
 }
 
-KERNEL_INLINE vec v_load_bfloat16(const uint16_t *source) {
+VECTOR_INLINE vec v_load_bfloat16(const uint16_t *source) {
     ALIGNED_64 float lanes[LANES];
     for (int lane = 0; lane < LANES; ++lane) {
         const uint32_t bits = (uint32_t)source[lane] << 16;
@@ -238,7 +238,7 @@ KERNEL_INLINE vec v_load_bfloat16(const uint16_t *source) {
 }
 
 /* Half a unit, less one bit where the last place is even, carries where the rest rounds up; all ones are a NaN. */
-KERNEL_INLINE void v_store_bfloat16(uint16_t *destination, vec a) {
+VECTOR_INLINE void v_store_bfloat16(uint16_t *destination, vec a) {
     ALIGNED_64 float lanes[LANES];
     v_store(lanes, a);
     for (int lane = 0; lane < LANES; ++lane) {
@@ -250,7 +250,7 @@ KERNEL_INLINE void v_store_bfloat16(uint16_t *destination, vec a) {
     }
 }
 
-KERNEL_INLINE vec_f64 v_low_half_as_f64(vec a) {
+VECTOR_INLINE vec_f64 v_low_half_as_f64(vec a) {
     ALIGNED_64 float lanes[16];
     ALIGNED_64 double wide[8];
     v_store(lanes, a);
@@ -259,7 +259,7 @@ KERNEL_INLINE vec_f64 v_low_half_as_f64(vec a) {
     return v_load_f64(wide);
 }
 
-KERNEL_INLINE vec_f64 v_high_half_as_f64(vec a) {
+VECTOR_INLINE vec_f64 v_high_half_as_f64(vec a) {
     for (int part = 0; part < PARTS / 2; ++part)
         a.part[part] = a.part[part + PARTS / 2];
     return v_low_half_as_f64(a);
