@@ -11,6 +11,10 @@
  */
 #include "divergence.h"
 
+/* Exponentials of both, the gradient of the targets and, of a few classes, that of the rows beside one that leaves the lanes. */
+#undef DISTILLATION_MATRICES
+#define DISTILLATION_MATRICES(classes) ((classes) <= MOST_CLASSES_ALONG_ROWS ? 4 : 3)
+
 #if REAL_BITS == 64
 KERNEL_INLINE double log_of_1_plus_number(double r) {
     return v_first(NAME(pair_total)(NAME(log_of_1_plus)(v_splat(r))));
@@ -21,6 +25,8 @@ KERNEL_INLINE double log_of_1_plus_number(double r) {
 typedef struct {
     vec largest_of_teacher, largest_of_student, inverse_temperature, shift;
     NAME(scaled_factor) factor;
+    vec factor_of_teacher, factor_of_student; /* of a block's exponentials: P and Q */
+    NAME(ahead) teacher_ahead, student_ahead;
 } NAME(divergence_frame);
 
 typedef struct {
@@ -29,52 +35,57 @@ typedef struct {
 
 KERNEL_INLINE vec NAME(log_ratios)(vec teacher, vec student, const NAME(divergence_frame) * frame) {
     const vec distance = v_sub(v_sub(teacher, frame->largest_of_teacher), v_sub(student, frame->largest_of_student));
-    return v_sub(v_mul(distance, frame->inverse_temperature), frame->shift);
+    return v_fms(distance, frame->inverse_temperature, frame->shift);
 }
 
-/* 1 - p of the likeliest class, and its p, which gives way to 0. */
-KERNEL_INLINE double NAME(take_out_likeliest)(REAL *p, int64_t count, int64_t likeliest, REAL *largest) {
-    *largest = p[likeliest];
-    p[likeliest] = 0;
-    return NAME(wide_total)(NAME(sum_of)(p, count));
+/* difference factor + addend */
+KERNEL_INLINE vec NAME(gradient_of_difference)(vec difference, const NAME(scaled_factor) * factor, vec addend) {
+    if (factor->has_power)
+        return v_add(NAME(times_factor)(difference, factor, v_splat(0)), addend);
+    return NAME(product_with_pair_plus)(difference, factor->factor, addend);
 }
 
-/* Gradient of a vector of classes, of which `count` are there; what they add goes to `terms` and `differences`. */
-KERNEL_INLINE vec NAME(distil_vector)(vec big_p, vec big_q, vec teacher, vec student, vec grad_of_targets,
-                                      const NAME(divergence_frame) * frame, vec *term, vec *difference) {
-    *difference = v_sub(big_q, big_p);
+/* Gradient of a vector of classes from their exponentials; what they add goes to `terms` and `differences`. */
+KERNEL_INLINE vec NAME(distil_vector)(vec exp_of_teacher, vec exp_of_student, vec teacher, vec student,
+                                      vec grad_of_targets, const NAME(divergence_frame) * frame, vec *term,
+                                      vec *difference) {
+    const vec big_p = v_mul(exp_of_teacher, frame->factor_of_teacher);
+    *difference = v_fms(exp_of_student, frame->factor_of_student, big_p);
     *term = NAME(divergence_terms)(big_p, NAME(log_ratios)(teacher, student, frame), *difference);
-    return v_add(NAME(times_factor)(*difference, &frame->factor, v_splat(0)), grad_of_targets);
+    return NAME(gradient_of_difference)(*difference, &frame->factor, grad_of_targets);
 }
 
-/* All classes but the one whose P and Q were set to 0. `grad_of_targets` may be NULL. */
-KERNEL_INLINE NAME(divergence_sums)
-    NAME(distil_classes)(const REAL *big_p, const REAL *big_q, const REAL *teacher, const REAL *student,
-                         const REAL *grad_of_targets, REAL *grad, int64_t count, const NAME(divergence_frame) * frame) {
+/* `count` classes of a block, from class `first`; the likeliest of the teacher has exponentials of 0.  `grad_of_targets` may be
+ * NULL. */
+KERNEL_INLINE void NAME(distil_classes)(const REAL *exp_of_teacher, const REAL *exp_of_student, const REAL *teacher,
+                                        const REAL *student, const REAL *grad_of_targets, REAL *grad, int64_t first,
+                                        int64_t count, const NAME(divergence_frame) * frame,
+                                        NAME(divergence_sums) * sums) {
     const vec zero = v_splat(0);
-    NAME(divergence_sums) sums = {NAME(zero_wide)(), NAME(zero_wide)()};
     vec terms[4], differences[4], grads[4];
-    int64_t k = 0;
-    for (; k + HALF_GROUP <= count; k += HALF_GROUP) {
+    int64_t k = first;
+    for (; k + HALF_GROUP <= first + count; k += HALF_GROUP) {
+        NAME(ask_ahead)(&frame->teacher_ahead, k, 4, XENT_INDEX_TARGETS);
+        NAME(ask_ahead)(&frame->student_ahead, k, 4, XENT_INDEX_TARGETS);
         EACH_OF(4, const int64_t at = k + j * LANES;
-                grads[j] = NAME(distil_vector)(
-                    v_load(big_p + at), v_load(big_q + at), v_load(teacher + at), v_load(student + at),
-                    grad_of_targets ? v_load(grad_of_targets + at) : zero, frame, terms + j, differences + j);
+                grads[j] =
+                    NAME(distil_vector)(v_load(exp_of_teacher + at), v_load(exp_of_student + at), v_load(teacher + at),
+                                        v_load(student + at), grad_of_targets ? v_load(grad_of_targets + at) : zero,
+                                        frame, terms + j, differences + j);
                 v_store(grad + at, grads[j]));
-        NAME(add_four)(&sums.terms, terms);
-        NAME(add_four)(&sums.differences, differences);
+        NAME(add_four)(&sums->terms, terms);
+        NAME(add_four)(&sums->differences, differences);
     }
-    for (; k < count; k += LANES) {
-        const int left = count - k < LANES ? (int)(count - k) : LANES;
-        grads[0] = NAME(distil_vector)(v_load_first(big_p + k, left, 0), v_load_first(big_q + k, left, 0),
-                                       v_load_first(teacher + k, left, 0), v_load_first(student + k, left, 0),
-                                       grad_of_targets ? v_load_first(grad_of_targets + k, left, 0) : zero, frame,
-                                       terms, differences);
+    for (; k < first + count; k += LANES) {
+        const int left = first + count - k < LANES ? (int)(first + count - k) : LANES;
+        grads[0] = NAME(distil_vector)(
+            v_load_first(exp_of_teacher + k, left, 0), v_load_first(exp_of_student + k, left, 0),
+            v_load_first(teacher + k, left, 0), v_load_first(student + k, left, 0),
+            grad_of_targets ? v_load_first(grad_of_targets + k, left, 0) : zero, frame, terms, differences);
         v_store_first(grad + k, left, grads[0]);
-        NAME(wide_add)(&sums.terms, terms[0]);
-        NAME(wide_add)(&sums.differences, differences[0]);
+        NAME(wide_add)(&sums->terms, terms[0]);
+        NAME(wide_add)(&sums->differences, differences[0]);
     }
-    return sums;
 }
 
 /* What the v of a row are relative to. */
@@ -120,12 +131,12 @@ KERNEL_INLINE NAME(near_frame) NAME(near_frame_of)(REAL teacher, REAL student, d
 /* Whether all |v| / T are below 1/4, so that the d are below 1/2. */
 KERNEL_INLINE int NAME(is_near)(const REAL *teacher, const REAL *student, int64_t count,
                                 const NAME(near_frame) * frame) {
-    vec largest = v_splat(0);
     for (int64_t k = 0; k < count; k += LANES) {
         const vec v = v_mul(NAME(differences_at)(teacher, student, k, count, frame), frame->inverse_temperature);
-        largest = v_max(v_max(v_sub(v_splat(0), v), v), largest);
+        if (v_mask_bits(v_not_less(v_max(v_sub(v_splat(0), v), v), v_splat((REAL)0.25))))
+            return 0;
     }
-    return v_largest(largest) < (REAL)0.25;
+    return 1;
 }
 
 /* A row whose d are all small: T^2 times its divergence, and the gradient to `grad`. */
@@ -155,38 +166,122 @@ static NEVER_INLINE double NAME(distil_near_row)(const REAL *big_p, const REAL *
     return NAME(wide_total)(sum);
 }
 
-/* One row: T^2 times its divergence, and the gradient to `grad`.  Overwrites P and Q. */
-KERNEL_INLINE double NAME(distil_row)(REAL *big_p, REAL *big_q, int64_t likeliest_of_teacher,
-                                      int64_t likeliest_of_student, const REAL *teacher, const REAL *student,
-                                      const REAL *grad_of_targets, REAL *grad, int64_t count, double temperature,
-                                      double weight) {
-    const int64_t m = likeliest_of_teacher;
+/* Rows of softmax between their two sweeps. */
+typedef struct {
+    NAME(long_row) rows[ROWS_AT_ONCE]; /* pivot: the first largest class */
+    row_results results;
+} NAME(softmaxes);
+
+/* Rows whose temperature no lane can hold: their exponentials are probabilities already. */
+static NEVER_INLINE void NAME(measure_far_softmaxes)(const xent_batch *batch, NAME(softmaxes) * softmaxes,
+                                                     void *workspace) {
+    row_results *results = &softmaxes->results;
+    int64_t likeliest[ROWS_AT_ONCE];
+    xent_batch rows = *batch;
+    rows.prediction = likeliest;
+    rows.weight_factor = 1;
+    NAME(index_rows)(&rows, 0, rows.rows, workspace);
+    results->is_number = 0;
+    for (int k = 0; k < (int)rows.rows; ++k) {
+        NAME(long_row) *row = softmaxes->rows + k;
+        row->pivot = likeliest[k];
+        for (int64_t b = 0; b < NAME(block_count)(row->classes); ++b)
+            row->blocks[b].weight = 1;
+        if (row->pivot < 0)
+            continue;
+        const double p = (double)row->exponentials[row->pivot];
+        results->is_number |= 1u << k;
+        results->factor[k] = 1;
+        results->pivot_gradient[k] = p;
+        results->log_of_sum[k] =
+            log_of_1_plus_number(NAME(sum_of_others)(row->exponentials, row->classes, row->pivot) / p);
+    }
+}
+
+/* Forward sweeps of the rows of a softmax_batch, `rows_at_once` at most; `blocks` is theirs.  A row's largest class is its pivot,
+ * so that log_of_sum has all digits. */
+static NEVER_INLINE void NAME(measure_softmaxes)(const xent_batch *batch, NAME(block_summary) * blocks,
+                                                 NAME(softmaxes) * softmaxes, void *workspace) {
+    const NAME(settings) settings = NAME(settings_of)(batch);
+    const int64_t block_count = NAME(block_count)(batch->classes);
+    const int count = (int)batch->rows;
+    row_sums sums;
+    for (int k = 0; k < count; ++k) {
+        NAME(long_row) *row = softmaxes->rows + k;
+        *row = NAME(long_row_at)(batch, k, 0, blocks + k * block_count, NULL, NULL, XENT_SMOOTHED_TARGETS);
+        row->asks_ahead = count == 1;
+        if (settings.all_leave)
+            continue;
+        sums.target_logit[k] = 0;
+        NAME(forward_some_blocks)(row, 0, block_count, &settings, XENT_SMOOTHED_TARGETS);
+        NAME(merge_blocks)(row, &settings, &sums, k, XENT_SMOOTHED_TARGETS);
+    }
+    if (settings.all_leave) {
+        NAME(measure_far_softmaxes)(batch, softmaxes, workspace);
+        return;
+    }
+    repeat_first_lane(&sums, count);
+    finish_rows(&sums, &settings.row, &softmaxes->results, XENT_SMOOTHED_TARGETS);
+}
+
+/* Probabilities of some blocks of row `k` in their exponentials' place. */
+KERNEL_INLINE void NAME(write_probabilities)(const NAME(softmaxes) * softmaxes, int k, int64_t first, int64_t count) {
+    NAME(backward_some_blocks)(softmaxes->rows + k, first, count, 1, &softmaxes->results, k, XENT_SMOOTHED_TARGETS);
+}
+
+/* What makes probabilities of the exponentials of block `b`: those that so small a factor would leave no digits become them here. */
+KERNEL_INLINE vec NAME(probability_factor)(const NAME(softmaxes) * softmaxes, int k, int64_t b) {
+    const double factor = softmaxes->results.factor[k] * softmaxes->rows[k].blocks[b].weight;
+    if (factor >= SMALL_FACTOR)
+        return v_splat((REAL)factor);
+    NAME(write_probabilities)(softmaxes, k, b, 1);
+    return v_splat(1);
+}
+
+/* Row `k` of both: T^2 times its divergence, and the gradient to `grad`.  Overwrites the exponentials. */
+KERNEL_INLINE double NAME(distil_row)(const NAME(softmaxes) * teachers, const NAME(softmaxes) * students, int k,
+                                      const REAL *grad_of_targets, REAL *grad, double temperature, double weight) {
+    const NAME(long_row) *of_teacher = teachers->rows + k, *of_student = students->rows + k;
+    const REAL *teacher = (const REAL *)(const void *)of_teacher->logits;
+    const REAL *student = (const REAL *)(const void *)of_student->logits;
+    REAL *exp_of_teacher = of_teacher->exponentials, *exp_of_student = of_student->exponentials;
+    const int64_t classes = of_teacher->classes, blocks = NAME(block_count)(classes), m = of_teacher->pivot;
     const NAME(near_frame) near = NAME(near_frame_of)(teacher[m], student[m], temperature, weight);
-    if (NAME(is_near)(teacher, student, count, &near))
-        return NAME(distil_near_row)(big_p, teacher, student, grad_of_targets, grad, count, temperature, near);
-    const double inverse_temperature = 1 / temperature;
-    REAL p_of_likeliest, largest_q;
-    const double others_of_student = NAME(take_out_likeliest)(big_q, count, likeliest_of_student, &largest_q);
-    big_q[likeliest_of_student] = largest_q;
-    const REAL q_of_likeliest = big_q[m];
-    big_q[m] = 0;
-    const double others_of_teacher = NAME(take_out_likeliest)(big_p, count, m, &p_of_likeliest);
-    const double shift = log_of_1_plus_number(others_of_teacher / (double)p_of_likeliest) -
-                         log_of_1_plus_number(others_of_student / (double)largest_q);
-    const double slope = weight * temperature;
-    const NAME(divergence_frame)
-        frame = {v_splat(teacher[m]), v_splat(student[likeliest_of_student]),
-                 v_splat((REAL)(inverse_temperature < LARGEST_REAL ? inverse_temperature : LARGEST_REAL)),
-                 v_splat((REAL)shift), NAME(scaled_factor_of)(slope, NAME(third_of_exponent)(slope))};
+    if (NAME(is_near)(teacher, student, classes, &near)) {
+        NAME(write_probabilities)(teachers, k, 0, blocks);
+        return NAME(distil_near_row)(exp_of_teacher, teacher, student, grad_of_targets, grad, classes, temperature,
+                                     near);
+    }
+    const double inverse_temperature = 1 / temperature, slope = weight * temperature;
+    const double shift = teachers->results.log_of_sum[k] - students->results.log_of_sum[k];
+    NAME(divergence_frame)
+    frame = {v_splat(teacher[m]),
+             v_splat(student[of_student->pivot]),
+             v_splat((REAL)(inverse_temperature < LARGEST_REAL ? inverse_temperature : LARGEST_REAL)),
+             v_splat((REAL)shift),
+             NAME(scaled_factor_of)(slope, NAME(third_of_exponent)(slope)),
+             v_splat(1),
+             v_splat(1),
+             NAME(ahead_of_backward)(of_teacher),
+             NAME(ahead_of_backward)(of_student)};
     const vec d = NAME(log_ratios)(v_splat(teacher[m]), v_splat(student[m]), &frame);
-    const REAL target_part = grad_of_targets ? grad_of_targets[m] : 0;
-    const NAME(divergence_sums) sums =
-        NAME(distil_classes)(big_p, big_q, teacher, student, grad_of_targets, grad, count, &frame);
-    const int is_likely = (double)p_of_likeliest + (double)q_of_likeliest > 1;
-    const vec difference =
-        v_splat(is_likely ? (REAL)-NAME(wide_total)(sums.differences) : q_of_likeliest - p_of_likeliest);
-    grad[m] = v_first(NAME(times_factor)(difference, &frame.factor, v_splat(0))) + target_part;
-    const double term = (double)v_first(NAME(divergence_terms)(v_splat(p_of_likeliest), d, difference));
+    const vec target_part = v_splat(grad_of_targets ? grad_of_targets[m] : 0);
+    const REAL p = (REAL)teachers->results.pivot_gradient[k];
+    const double factor_of_m = students->results.factor[k] * of_student->blocks[m / BLOCK].weight;
+    const REAL q =
+        (REAL)(m == of_student->pivot ? students->results.pivot_gradient[k] : (double)exp_of_student[m] * factor_of_m);
+    exp_of_teacher[m] = exp_of_student[m] = 0;
+    NAME(divergence_sums) sums = {NAME(zero_wide)(), NAME(zero_wide)()};
+    for (int64_t b = 0; b < blocks; ++b) {
+        frame.factor_of_teacher = NAME(probability_factor)(teachers, k, b);
+        frame.factor_of_student = NAME(probability_factor)(students, k, b);
+        NAME(distil_classes)(exp_of_teacher, exp_of_student, teacher, student, grad_of_targets, grad, b * BLOCK,
+                             NAME(block_length)(classes, b * BLOCK), &frame, &sums);
+    }
+    const int is_likely = (double)p + (double)q > 1;
+    const vec difference = v_splat(is_likely ? (REAL)-NAME(wide_total)(sums.differences) : q - p);
+    grad[m] = v_first(NAME(gradient_of_difference)(difference, &frame.factor, target_part));
+    const double term = (double)v_first(NAME(divergence_terms)(v_splat(p), d, difference));
     return temperature * temperature * (NAME(wide_total)(sums.terms) + term);
 }
 
@@ -209,55 +304,57 @@ KERNEL_INLINE double NAME(divergence_weight)(const xent_distillation_batch *prob
     return sample_weight ? problem->weight_factor * sample_weight[row] : problem->weight_factor;
 }
 
-/* Rows that share the workspace; losses to `losses`. */
-KERNEL_INLINE void NAME(distillation_part)(const xent_distillation_batch *problem, int64_t first_row, int64_t row_count,
-                                           double *losses, void *workspace) {
+/* Bytes of the summaries of the rows between their sweeps; those of teacher and student stand after the matrices. */
+KERNEL_INLINE size_t NAME(summary_bytes)(int64_t classes) {
+    const size_t count = (size_t)(NAME(rows_at_once)(classes) * NAME(block_count)(classes));
+    return (count * sizeof(NAME(block_summary)) + 63) / 64 * 64;
+}
+KERNEL_INLINE NAME(block_summary) * NAME(summaries)(void *workspace, int64_t classes, int number) {
+    char *after = (char *)(void *)NAME(part_matrix)(workspace, classes, DISTILLATION_MATRICES(classes));
+    return (NAME(block_summary) *)(void *)(after + (size_t)number * NAME(summary_bytes)(classes));
+}
+
+/* At most `rows_at_once` rows, one by one; losses to `losses`. */
+static NEVER_INLINE void NAME(distil_one_by_one)(const xent_distillation_batch *problem, int64_t first_row,
+                                                 int64_t row_count, double *losses, void *workspace) {
     const xent_batch *batch = &problem->batch;
     const int64_t classes = batch->classes;
     const ptrdiff_t step = NAME(part_row_stride)(classes) / (ptrdiff_t)sizeof(REAL);
     const int has_labels = batch->dense_targets == NULL;
-    const double temperature = problem->temperature;
-    const char *students = batch->logits + first_row * batch->logits_row_stride;
-    const char *teachers = problem->teacher + first_row * problem->teacher_row_stride;
-    REAL *big_p = NAME(part_matrix)(workspace, classes, 0), *big_q = NAME(part_matrix)(workspace, classes, 1);
+    const xent_batch teacher_batch =
+        NAME(softmax_batch)(problem->teacher + first_row * problem->teacher_row_stride, problem->teacher_row_stride,
+                            row_count, classes, problem->temperature, NAME(part_matrix)(workspace, classes, 0));
+    const xent_batch student_batch =
+        NAME(softmax_batch)(batch->logits + first_row * batch->logits_row_stride, batch->logits_row_stride, row_count,
+                            classes, problem->temperature, NAME(part_matrix)(workspace, classes, 1));
     REAL *grad_of_targets = problem->target_kernels ? NAME(part_matrix)(workspace, classes, 2) : NULL;
-    REAL target_loss[XENT_MAX_ROWS_PER_CALL];
-    int64_t labels[XENT_MAX_ROWS_PER_CALL] = {0};
-    int64_t likeliest_of_teacher[XENT_MAX_ROWS_PER_CALL], likeliest_of_student[XENT_MAX_ROWS_PER_CALL];
+    REAL target_loss[ROWS_AT_ONCE];
+    int64_t labels[ROWS_AT_ONCE] = {0};
+    NAME(softmaxes) teachers, students;
     if (has_labels)
         xent_read_labels(&batch->labels, first_row, row_count, labels);
-    NAME(softmax_part)(teachers, problem->teacher_row_stride, row_count, classes, temperature, big_p,
-                       likeliest_of_teacher, NULL, workspace);
-    NAME(softmax_part)(students, batch->logits_row_stride, row_count, classes, temperature, big_q, likeliest_of_student,
-                       NULL, workspace);
     if (grad_of_targets) {
         const xent_batch part = NAME(batch_of_targets)(batch, first_row, row_count, grad_of_targets, target_loss);
         problem->target_kernels->process_rows(&part, 0, row_count, workspace);
     }
-    for (int64_t k = 0; k < row_count; ++k) {
-        const int64_t row = first_row + k;
-        REAL *grad = (REAL *)(void *)(batch->grad + row * batch->grad_row_stride);
+    NAME(measure_softmaxes)(&teacher_batch, NAME(summaries)(workspace, classes, 0), &teachers, workspace);
+    NAME(measure_softmaxes)(&student_batch, NAME(summaries)(workspace, classes, 1), &students, workspace);
+    const unsigned numbers = teachers.results.is_number & students.results.is_number;
+    for (int k = 0; k < (int)row_count; ++k) {
+        REAL *grad = (REAL *)(void *)(batch->grad + (first_row + k) * batch->grad_row_stride);
         const int ignored = has_labels && is_ignored(&batch->labels, labels[k]);
-        if (ignored || likeliest_of_teacher[k] < 0 || likeliest_of_student[k] < 0) {
+        if (ignored || !(numbers >> k & 1)) {
             losses[k] = ignored ? 0 : (double)NAN;
             NAME(fill)(grad, classes, (REAL)losses[k]);
             continue;
         }
-        const double weight = NAME(divergence_weight)(problem, row);
+        const double weight = NAME(divergence_weight)(problem, first_row + k);
         const double divergence =
-            NAME(distil_row)(big_p + k * step, big_q + k * step, likeliest_of_teacher[k], likeliest_of_student[k],
-                             (const REAL *)(const void *)(teachers + k * problem->teacher_row_stride),
-                             (const REAL *)(const void *)(students + k * batch->logits_row_stride),
-                             grad_of_targets ? grad_of_targets + k * step : NULL, grad, classes, temperature, weight);
+            NAME(distil_row)(&teachers, &students, k, grad_of_targets ? grad_of_targets + k * step : NULL, grad,
+                             problem->temperature, weight);
         const double loss = weight == 0 && isinf(divergence) ? 0 : weight * divergence;
         losses[k] = loss + (grad_of_targets ? (double)target_loss[k] : 0);
     }
-}
-
-/* The same, once for all who call it. */
-static NEVER_INLINE void NAME(distil_one_by_one)(const xent_distillation_batch *problem, int64_t first_row,
-                                                 int64_t row_count, double *losses, void *workspace) {
-    NAME(distillation_part)(problem, first_row, row_count, losses, workspace);
 }
 
 /* --- few classes: lanes along rows ---------------------------------------------------------------- */
@@ -384,7 +481,8 @@ static double NAME(distillation_rows)(const xent_batch *batch, int64_t first_row
     const xent_distillation_batch *problem = (const xent_distillation_batch *)(const void *)batch;
     const int64_t classes = batch->classes;
     double losses[XENT_MAX_ROWS_PER_CALL];
-    const int64_t at_once = NAME(rows_of_part)(classes);
+    const int64_t at_once =
+        classes <= MOST_CLASSES_ALONG_ROWS ? NAME(rows_of_part)(classes) : NAME(rows_at_once)(classes);
     for (int64_t k = 0; k < row_count; k += at_once) {
         const int64_t count = row_count - k < at_once ? row_count - k : at_once;
         if (classes <= MOST_CLASSES_ALONG_ROWS)
@@ -396,7 +494,6 @@ static double NAME(distillation_rows)(const xent_batch *batch, int64_t first_row
     return xent_pairwise_sum(losses, row_count);
 }
 
-/* Probabilities of both, the gradient of the targets and, of a few classes, that of the rows beside one that leaves the lanes. */
 static size_t NAME(distillation_workspace_bytes)(int64_t classes) {
-    return NAME(workspace_with_matrices)(classes, classes <= MOST_CLASSES_ALONG_ROWS ? 4 : 3);
+    return NAME(workspace_with_matrices)(classes, DISTILLATION_MATRICES(classes)) + 2 * NAME(summary_bytes)(classes);
 }

@@ -64,8 +64,9 @@ KERNEL_INLINE vec NAME(divergence_series)(vec d) {
 /* P (d + exp(-d) - 1), the difference Q - P given. */
 KERNEL_INLINE vec NAME(divergence_terms)(vec big_p, vec d, vec difference) {
     const vec zero = v_splat(0), series = NAME(divergence_series)(d);
-    const vec near = v_mul(v_mul(v_mul(d, d), series), big_p), far = v_fma(big_p, d, difference);
-    const vec_mask is_near = v_greater(v_splat(1), v_max(v_sub(zero, d), d));
+    const vec square = v_mul(d, d);
+    const vec near = v_mul(v_mul(square, series), big_p), far = v_fma(big_p, d, difference);
+    const vec_mask is_near = v_greater(v_splat(1), square);
     return v_select(v_equal(big_p, zero), difference, v_select(is_near, near, far));
 }
 

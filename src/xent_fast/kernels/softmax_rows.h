@@ -34,11 +34,10 @@ KERNEL_INLINE REAL *NAME(part_matrix)(void *workspace, int64_t classes, int numb
     return (REAL *)(void *)((char *)workspace + NAME(workspace_with_matrices)(classes, number));
 }
 
-/* Softmax of `row_count` rows at a temperature to `probabilities`, and each row's first largest class, -1 where it has no softmax;
- * `lse` may be NULL.  The kernels see index targets, all of class 0, which probabilities do not depend on. */
-KERNEL_INLINE void NAME(softmax_part)(const char *logits, ptrdiff_t row_stride, int64_t row_count, int64_t classes,
-                                      double temperature, REAL *probabilities, int64_t *likeliest, REAL *lse,
-                                      void *workspace) {
+/* The batch whose gradients are the softmax of `row_count` rows at a temperature.  The kernels see index targets, all of class 0,
+ * which probabilities do not depend on, in rows without weight. */
+KERNEL_INLINE xent_batch NAME(softmax_batch)(const char *logits, ptrdiff_t row_stride, int64_t row_count,
+                                             int64_t classes, double temperature, REAL *probabilities) {
     static const int8_t first_class = 0;
     xent_batch part = {0};
     part.rows = row_count;
@@ -49,9 +48,17 @@ KERNEL_INLINE void NAME(softmax_part)(const char *logits, ptrdiff_t row_stride, 
     part.grad_row_stride = NAME(part_row_stride)(classes);
     part.labels.data = (const char *)&first_class;
     part.labels.type = XENT_INT8;
-    part.weight_factor = 1;
     part.temperature = temperature;
     part.output = XENT_PROBABILITIES;
+    return part;
+}
+
+/* These to `probabilities`, and each row's first largest class, -1 where it has no softmax; `lse` may be NULL. */
+KERNEL_INLINE void NAME(softmax_part)(const char *logits, ptrdiff_t row_stride, int64_t row_count, int64_t classes,
+                                      double temperature, REAL *probabilities, int64_t *likeliest, REAL *lse,
+                                      void *workspace) {
+    xent_batch part = NAME(softmax_batch)(logits, row_stride, row_count, classes, temperature, probabilities);
+    part.weight_factor = 1;
     part.prediction = likeliest;
     part.lse = (char *)lse;
     NAME(index_rows)(&part, 0, row_count, workspace);
