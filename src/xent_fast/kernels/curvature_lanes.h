@@ -48,27 +48,37 @@ KERNEL_INLINE REAL NAME(curvature_weight)(double weight) {
 
 /* The sum of each lane's exponentials but for the one above half of all. */
 KERNEL_INLINE vec NAME(small_exponentials)(REAL (*exponentials)[LANES], int classes, vec half) {
-    vec sums[2] = {v_splat(0), v_splat(0)};
-    for (int k = 0; k < classes; ++k) {
-        const vec e = v_load(exponentials[k]);
-        sums[k & 1] = v_add(sums[k & 1], v_drop(v_greater(e, half), e));
+    vec even = v_splat(0), odd = v_splat(0);
+    int k = 0;
+    for (; k + 2 <= classes; k += 2) {
+        const vec e = v_load(exponentials[k]), next = v_load(exponentials[k + 1]);
+        even = v_add(even, v_drop(v_greater(e, half), e));
+        odd = v_add(odd, v_drop(v_greater(next, half), next));
     }
-    return v_add(sums[0], sums[1]);
+    if (k < classes) {
+        const vec e = v_load(exponentials[k]);
+        even = v_add(even, v_drop(v_greater(e, half), e));
+    }
+    return v_add(even, odd);
 }
 
-/* `ahead` is how far behind the destination the next rows' begins: so many planes are more than a processor looks after. */
+/* `ahead` is how far behind the destination the next rows' begins: so many planes are more than a processor looks after.  Only
+ * the largest class, at least half of all, may be likely. */
 KERNEL_INLINE void NAME(diagonal_columns)(const NAME(curved_rows) * rows, vec weight, vec least, char *destination,
                                           ptrdiff_t step, ptrdiff_t ahead) {
     const vec one = v_splat(1), half = v_mul(v_splat((REAL)0.5), rows->total), inverse = v_div(one, rows->total);
-    const vec others = NAME(small_exponentials)(rows->exponentials, rows->classes, half);
-    const vec factor = v_mul(weight, inverse);
+    const vec factor = v_mul(weight, inverse), p_of_maximum = v_mul(rows->exp_of_maximum, inverse);
+    vec of_likely = one;
+    if (v_mask_bits(v_greater(rows->exp_of_maximum, half))) {
+        const vec others = NAME(small_exponentials)(rows->exponentials, rows->classes, half);
+        of_likely = v_max(least, v_mul(v_mul(others, factor), p_of_maximum));
+    }
     for (int k = 0; k < rows->classes; ++k) {
-        const vec e = v_load(rows->exponentials[k]), p = v_mul(e, inverse);
-        const vec_mask is_likely = v_greater(e, half);
-        const vec small = v_mul(v_select(is_likely, others, e), factor);
-        PREFETCH(destination + k * step + ahead);
+        const vec e = v_load(rows->exponentials[k]), rest = v_sub(one, v_mul(e, inverse));
+        if (ahead)
+            PREFETCH(destination + k * step + ahead);
         v_store((REAL *)(void *)(destination + k * step),
-                v_max(least, v_mul(small, v_select(is_likely, p, v_sub(one, p)))));
+                v_select(v_greater(e, half), of_likely, v_max(least, v_mul(v_mul(e, factor), rest))));
     }
 }
 

@@ -6,8 +6,8 @@
  *     class indices    grad = a/T (p - onehot(y))          hessian = f a/T^2 p (1 - p)
  *
  * A few classes write the diagonal beside the gradient, which is that of the loss (curvature_lanes.h).  Of more, the row kernels
- * write p of a few rows, exact to a few ulp in every class however small, to where it stays in cache; a second sweep makes both
- * of it.  1 - p is such a difference where p <= 1/2; of the one class where p is larger it is the sum of the others.  -(1 - p)
+ * write p of a row, exact to a few ulp in every class however small, to where it stays in cache; a second sweep makes both of it
+ * at once.  1 - p is such a difference where p <= 1/2; of the one class where p is larger it is the sum of the others.  -(1 - p)
  * is the gradient of the label.
  *
  * Targets with mass at every class (dense ones, label smoothing) and z_loss take the gradient from its own kernels and the
@@ -36,18 +36,36 @@ KERNEL_INLINE NAME(row_factors)
     return factors;
 }
 
+/* The same for any of a row's numbers, however large the factors are. */
+typedef struct {
+    NAME(scaled_factor) down, curve;
+    int way;
+} NAME(row_scales);
+
 /* How a row's probabilities are multiplied; all ways but the last are for factors of middling size. */
 enum { NAME(KEEP_PROBABILITIES), NAME(SCALE_PROBABILITIES), NAME(SCALE_IN_STEPS) };
 
-/* Of `count` probabilities p times the gradient's factor, in their place, and p (1 - p) times that of the diagonal. */
-KERNEL_INLINE void NAME(differentiate_classes)(REAL *p, REAL *hessian, int64_t count, const NAME(scaled_factor) * down,
+KERNEL_INLINE NAME(row_scales) NAME(scales_of_row)(const NAME(row_factors) * factors) {
+    const int third = NAME(third_of_exponent)(factors->gradient);
+    const int third_of_hessian = NAME(third_of_exponent)(factors->hessian);
+    const NAME(row_scales) scales = {NAME(scaled_factor_of)(factors->gradient, third),
+                                     NAME(scaled_factor_of)(factors->hessian, third_of_hessian),
+                                     third || third_of_hessian ? NAME(SCALE_IN_STEPS)
+                                     : factors->gradient == 1  ? NAME(KEEP_PROBABILITIES)
+                                                               : NAME(SCALE_PROBABILITIES)};
+    return scales;
+}
+
+/* Of `count` probabilities p times the gradient's factor, in their place, and p (1 - p) times that of the diagonal.  Returns the
+ * largest p that is above 1/2, or that. */
+KERNEL_INLINE REAL NAME(differentiate_classes)(REAL *p, REAL *hessian, int64_t count, const NAME(scaled_factor) * down,
                                                const NAME(scaled_factor) * curve, REAL min_hessian, int way) {
-    const vec one = v_splat(1), zero = v_splat(0), least = v_splat(min_hessian);
+    const vec one = v_splat(1), zero = v_splat(0), least = v_splat(min_hessian), half = v_splat((REAL)0.5);
     const vec down_factor = down->factor.high, curve_factor = curve->factor.high;
-    vec x[4], diagonal[4];
+    vec x[4], diagonal[4], largest[4] = {half, half, half, half};
     int64_t k = 0;
     for (; way != NAME(SCALE_IN_STEPS) && k + HALF_GROUP <= count; k += HALF_GROUP) {
-        EACH_OF(4, x[j] = v_load(p + k + j * LANES));
+        EACH_OF(4, x[j] = v_load(p + k + j * LANES); largest[j] = v_max(x[j], largest[j]));
         EACH_OF(4, diagonal[j] = v_mul(v_mul(x[j], curve_factor), v_sub(one, x[j])));
         EACH_OF(4, v_store(hessian + k + j * LANES, v_max(least, diagonal[j])));
         if (way == NAME(SCALE_PROBABILITIES))
@@ -56,6 +74,7 @@ KERNEL_INLINE void NAME(differentiate_classes)(REAL *p, REAL *hessian, int64_t c
     for (; k < count; k += LANES) {
         const int left = count - k < LANES ? (int)(count - k) : LANES;
         x[0] = NAME(load_up_to)(p + k, left, 0);
+        largest[0] = v_max(x[0], largest[0]);
         if (way == NAME(SCALE_IN_STEPS)) {
             diagonal[0] = NAME(times_factor)(v_mul(x[0], v_sub(one, x[0])), curve, zero);
             x[0] = v_add(NAME(times_factor)(x[0], down, zero), zero);
@@ -67,6 +86,7 @@ KERNEL_INLINE void NAME(differentiate_classes)(REAL *p, REAL *hessian, int64_t c
         if (way != NAME(KEEP_PROBABILITIES))
             NAME(store_up_to)(p + k, left, x[0]);
     }
+    return v_largest(v_max(v_max(largest[0], largest[1]), v_max(largest[2], largest[3])));
 }
 
 /* The class whose p is above 1/2, or -1; asked where p of the label is not. */
@@ -85,48 +105,69 @@ KERNEL_INLINE int64_t NAME(likely_class)(const REAL *p, int64_t count) {
     return k;
 }
 
-/* The gradient in place of the probabilities, and the diagonal. */
-KERNEL_INLINE void NAME(differentiate_row)(REAL *p, REAL *hessian, int64_t count, int64_t label,
-                                           const NAME(row_factors) * factors, REAL min_hessian) {
-    const int third = NAME(third_of_exponent)(factors->gradient);
-    const int third_of_hessian = NAME(third_of_exponent)(factors->hessian);
-    const NAME(scaled_factor) down = NAME(scaled_factor_of)(factors->gradient, third);
-    const NAME(scaled_factor) curve = NAME(scaled_factor_of)(factors->hessian, third_of_hessian);
-    const vec zero = v_splat(0), least = v_splat(min_hessian);
-    const REAL p_of_label = p[label];
-    const int64_t likely = p_of_label > (REAL)0.5 ? label : NAME(likely_class)(p, count);
-    const REAL p_of_likely = likely < 0 ? 0 : p[likely];
-    const REAL others = likely < 0 ? 0 : (REAL)NAME(sum_of_others)(p, count, likely);
-    if (third || third_of_hessian)
-        NAME(differentiate_classes)(p, hessian, count, &down, &curve, min_hessian, NAME(SCALE_IN_STEPS));
-    else if (factors->gradient == 1)
-        NAME(differentiate_classes)(p, hessian, count, &down, &curve, min_hessian, NAME(KEEP_PROBABILITIES));
-    else
-        NAME(differentiate_classes)(p, hessian, count, &down, &curve, min_hessian, NAME(SCALE_PROBABILITIES));
-    if (likely >= 0) {
-        const vec small = NAME(times_factor)(v_splat(others), &curve, zero);
-        hessian[likely] = v_first(v_max(least, v_mul(small, v_splat(p_of_likely))));
-    }
-    const vec rest = v_splat(likely == label ? others : 1 - p_of_label);
-    p[label] = v_first(v_add(NAME(times_factor)(v_sub(zero, rest), &down, zero), zero));
+/* Number c of class `likely`, the one whose p is above 1/2; `others` is 1 - p. */
+KERNEL_INLINE REAL NAME(diagonal_of_likely)(REAL p, REAL others, const NAME(scaled_factor) * curve, REAL min_hessian) {
+    const vec small = NAME(times_factor)(v_splat(others), curve, v_splat(0));
+    return v_first(v_max(v_splat(min_hessian), v_mul(small, v_splat(p))));
 }
 
-/* Rows whose probabilities stand in the gradient's place. */
-KERNEL_INLINE void NAME(differentiate_long_rows)(const xent_grad_hessian_batch *problem, int64_t first_row,
-                                                 int64_t row_count, const int64_t *labels, NAME(matrix) grad,
-                                                 NAME(matrix) hessian) {
-    const xent_batch *batch = &problem->batch;
-    const REAL least = (REAL)problem->min_hessian;
-    for (int64_t k = 0; k < row_count; ++k) {
-        REAL *diagonal = (REAL *)(void *)(hessian.data + k * hessian.row_stride);
-        if (is_ignored(&batch->labels, labels[k])) {
-            NAME(fill)(diagonal, batch->classes, least > 0 ? least : 0);
-            continue;
-        }
-        const NAME(row_factors) factors = NAME(factors_of_row)(problem, first_row + k, labels[k]);
-        NAME(differentiate_row)((REAL *)(void *)(grad.data + k * grad.row_stride), diagonal, batch->classes,
-                                clamped_label(labels[k], batch->classes), &factors, least);
+/* The gradient in place of the probabilities, and the diagonal.  Probabilities that stay as they are are looked through once. */
+KERNEL_INLINE void NAME(differentiate_row)(REAL *p, REAL *hessian, int64_t count, int64_t label,
+                                           const NAME(row_scales) * scales, REAL min_hessian) {
+    const NAME(scaled_factor) *down = &scales->down, *curve = &scales->curve;
+    const vec zero = v_splat(0);
+    const REAL p_of_label = p[label], half = (REAL)0.5;
+    const int keeps = scales->way == NAME(KEEP_PROBABILITIES);
+    int64_t likely = p_of_label > half ? label : keeps ? -1 : NAME(likely_class)(p, count);
+    REAL p_of_likely = likely < 0 ? 0 : p[likely];
+    REAL others = likely < 0 ? 0 : (REAL)NAME(sum_of_others)(p, count, likely);
+    if (scales->way == NAME(SCALE_IN_STEPS)) {
+        NAME(differentiate_classes)(p, hessian, count, down, curve, min_hessian, NAME(SCALE_IN_STEPS));
+    } else if (!keeps) {
+        NAME(differentiate_classes)(p, hessian, count, down, curve, min_hessian, NAME(SCALE_PROBABILITIES));
+    } else if (NAME(differentiate_classes)(p, hessian, count, down, curve, min_hessian, NAME(KEEP_PROBABILITIES)) >
+                   half &&
+               likely < 0) {
+        likely = NAME(likely_class)(p, count);
+        p_of_likely = p[likely];
+        others = (REAL)NAME(sum_of_others)(p, count, likely);
     }
+    if (likely >= 0)
+        hessian[likely] = NAME(diagonal_of_likely)(p_of_likely, others, curve, min_hessian);
+    const vec rest = v_splat(likely == label ? others : 1 - p_of_label);
+    p[label] = v_first(v_add(NAME(times_factor)(v_sub(zero, rest), down, zero), zero));
+}
+
+/* Rows whose probabilities stand in the gradient's place, and where both are; row 0 is the batch's `first_row`. */
+typedef struct {
+    const xent_grad_hessian_batch *problem;
+    int64_t first_row;
+    const int64_t *labels;
+    NAME(matrix) grad, hessian;
+    int has_own_weights;
+    NAME(row_scales) scales; /* of all rows, unless they have their own */
+} NAME(differentiated_rows);
+
+/* One of them, which is in the nearest cache. */
+static NEVER_INLINE void NAME(differentiate_long_row)(const void *context, int64_t row) {
+    const NAME(differentiated_rows) *rows = (const NAME(differentiated_rows) *)context;
+    const xent_batch *batch = &rows->problem->batch;
+    const REAL least = (REAL)rows->problem->min_hessian;
+    REAL *diagonal = (REAL *)(void *)(rows->hessian.data + row * rows->hessian.row_stride);
+    REAL *grad = (REAL *)(void *)(rows->grad.data + row * rows->grad.row_stride);
+    const int64_t label = rows->labels[row];
+    if (is_ignored(&batch->labels, label)) {
+        NAME(fill)(diagonal, batch->classes, least > 0 ? least : 0);
+        return;
+    }
+    if (!rows->has_own_weights) {
+        NAME(differentiate_row)(grad, diagonal, batch->classes, clamped_label(label, batch->classes), &rows->scales,
+                                least);
+        return;
+    }
+    const NAME(row_factors) factors = NAME(factors_of_row)(rows->problem, rows->first_row + row, label);
+    const NAME(row_scales) own = NAME(scales_of_row)(&factors);
+    NAME(differentiate_row)(grad, diagonal, batch->classes, clamped_label(label, batch->classes), &own, least);
 }
 
 /* --- class indices -------------------------------------------------------------------------------- */
@@ -141,18 +182,30 @@ KERNEL_INLINE NAME(matrix) NAME(place_of_grad_hessian)(void *workspace, int64_t 
     return NAME(place_for_turned)(places + (size_t)number * NAME(bytes_of_turned)(classes), classes);
 }
 
-/* Probabilities and losses of rows that the row kernels take, p to `place`. */
-KERNEL_INLINE void NAME(probabilities_and_losses)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                                  NAME(matrix) place, double *losses, void *workspace) {
+/* Both derivatives of rows whose classes are contiguous wherever results go, and their losses; the logits may turn.  Row by
+ * row, p comes to the gradient's place and is made to both while it is in the nearest cache. */
+static NEVER_INLINE void NAME(differentiate_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                                  const NAME(differentiated_rows) * rows, double *losses,
+                                                  void *workspace) {
+    const int64_t classes = batch->classes;
     xent_batch part = xent_batch_from(batch, first_row, sizeof(REAL));
     part.rows = row_count;
-    part.grad = place.data;
-    part.grad_row_stride = place.row_stride;
-    part.grad_class_stride = place.class_stride;
+    part.grad = rows->grad.data;
+    part.grad_row_stride = rows->grad.row_stride;
+    part.grad_class_stride = rows->grad.class_stride;
     part.output = XENT_PROBABILITIES;
     part.lse = NULL;
     part.prediction = NULL;
-    NAME(rows_to)(&part, 0, row_count, workspace, NAME(plain_index_rows), losses, XENT_INDEX_TARGETS);
+    if (NAME(has_columns)(part.logits_class_stride)) {
+        NAME(turn)(NAME(matrix_of)(part.logits, part.logits_row_stride, part.logits_class_stride), rows->grad,
+                   row_count, classes);
+        part.logits = rows->grad.data;
+        part.logits_row_stride = rows->grad.row_stride;
+        part.logits_class_stride = 0;
+    }
+    NAME(many_long_rows)(&part, 0, row_count, rows->labels, losses, workspace, NAME(differentiate_long_row), rows,
+                         XENT_INDEX_TARGETS);
+    NAME(tell_losses)(&part, 0, row_count, losses);
 }
 
 /* Few classes: the diagonal is a second writer of their vectors of rows, the gradient that of the loss. */
@@ -186,20 +239,31 @@ KERNEL_INLINE void NAME(grad_hessian_of_indices)(const xent_grad_hessian_batch *
     const int64_t at_once = turns ? NAME(rows_per_turn)(classes) : NAME(rows_of_part)(classes);
     const NAME(matrix) grad_place = NAME(place_of_grad_hessian)(workspace, classes, 0);
     const NAME(matrix) hessian_place = NAME(place_of_grad_hessian)(workspace, classes, 1);
+    const NAME(row_factors) factors = NAME(factors_of_row)(problem, first_row, labels[0]);
+    NAME(differentiated_rows)
+    rows = {problem,
+            first_row,
+            labels,
+            grad_place,
+            hessian_place,
+            batch->sample_weight != NULL || batch->class_weight != NULL,
+            NAME(scales_of_row)(&factors)};
     for (int64_t k = 0; k < row_count; k += at_once) {
         const int64_t count = row_count - k < at_once ? row_count - k : at_once;
         NAME(matrix) grad_of_part = grad, hessian_of_part = hessian;
         grad_of_part.data += k * grad.row_stride;
         hessian_of_part.data += k * hessian.row_stride;
+        rows.first_row = first_row + k;
+        rows.labels = labels + k;
         if (!turns) {
-            NAME(probabilities_and_losses)(batch, first_row + k, count, grad_of_part, losses + k, workspace);
-            NAME(differentiate_long_rows)(problem, first_row + k, count, labels + k, grad_of_part, hessian_of_part);
-            continue;
+            rows.grad = grad_of_part;
+            rows.hessian = hessian_of_part;
         }
-        NAME(probabilities_and_losses)(batch, first_row + k, count, grad_place, losses + k, workspace);
-        NAME(differentiate_long_rows)(problem, first_row + k, count, labels + k, grad_place, hessian_place);
-        NAME(turn)(grad_place, grad_of_part, count, classes);
-        NAME(turn)(hessian_place, hessian_of_part, count, classes);
+        NAME(differentiate_rows)(batch, first_row + k, count, &rows, losses + k, workspace);
+        if (turns) {
+            NAME(turn)(grad_place, grad_of_part, count, classes);
+            NAME(turn)(hessian_place, hessian_of_part, count, classes);
+        }
     }
 }
 

@@ -366,11 +366,13 @@ KERNEL_INLINE void NAME(take_any_rows)(const NAME(lane_rows) * rows, const NAME(
         NAME(take_more_classes)(rows, weights, row_loss, curvature);
 }
 
-/* Plain rows: a whole vector of them, which all count, of a batch of which nothing but losses and gradients is asked for, in
- * one layout; their weights neither leave the lanes nor are rescaled.  They take the same operations as any others, but each
+/* Plain rows: a whole vector of them, which all count, of a batch of which nothing but losses, gradients and the diagonal is
+ * asked for, in one layout; their weights neither leave the lanes nor are rescaled.  They take the same operations as any others, but each
  * step of some vectors before the next. */
-KERNEL_INLINE int NAME(is_plain_batch)(const xent_batch *batch) {
+KERNEL_INLINE int NAME(is_plain_batch)(const xent_batch *batch, const NAME(curvature_writer) * curvature) {
     const int has_columns = NAME(has_columns)(batch->logits_class_stride);
+    if (curvature && (curvature->vector || has_columns != NAME(has_columns)(curvature->result_class_stride)))
+        return 0;
     return batch->output == XENT_GRADIENT && batch->temperature == 1 && batch->z_loss == 0 && !batch->lse &&
            !batch->prediction && (!batch->grad || has_columns == NAME(has_columns)(batch->grad_class_stride));
 }
@@ -424,6 +426,30 @@ KERNEL_INLINE void NAME(settle_plain_rows)(NAME(plain_vector) * rows, NAME(plain
     v_store(losses->distance + rows->row, distance);
 }
 
+/* The diagonal of plain rows, whose exponentials still stand in their place. */
+KERNEL_INLINE void NAME(write_plain_curvature)(NAME(plain_vector) * rows, const NAME(curvature_writer) * curvature,
+                                               int64_t first_row, int classes, int has_columns) {
+    ALIGNED_64 REAL columns[MOST_CLASSES_ALONG_ROWS][LANES];
+    char *result = curvature->result + (first_row + rows->row) * curvature->result_row_stride;
+    const vec weight = v_load(curvature->weights + (curvature->has_own_weights ? rows->row : 0));
+    const vec total = v_add(rows->sums.others.high, rows->sums.exp_of_label.high);
+    const NAME(curved_rows) curved = {rows->place,  classes, LANES, first_row + rows->row,
+                                      rows->labels, NULL,    total, rows->sums.exp_of_maximum.high};
+    if (has_columns) {
+        NAME(diagonal_columns)(&curved, weight, v_splat(curvature->least), result, curvature->result_class_stride,
+                               4 * LANES * (ptrdiff_t)sizeof(REAL));
+        return;
+    }
+    NAME(diagonal_columns)(&curved, weight, v_splat(curvature->least), (char *)columns, sizeof columns[0], 0);
+    NAME(store_columns)(columns, result, curvature->result_row_stride, 0, LANES, classes);
+}
+
+/* Whether the lanes hold the weights of the diagonal of the vector of rows that begins at `row` of a call. */
+KERNEL_INLINE int NAME(has_plain_curvature)(const NAME(curvature_writer) * curvature, int64_t row) {
+    const vec weight = v_load(curvature->weights + (curvature->has_own_weights ? row : 0));
+    return v_mask_bits(v_not_less(NAME(magnitude)(weight), v_splat(LARGEST_HERE))) == 0;
+}
+
 KERNEL_INLINE void NAME(write_plain_rows)(NAME(plain_vector) * rows, const xent_batch *batch, int64_t first_row,
                                           int classes, int is_exact, int has_columns) {
     char *grad = batch->grad + (first_row + rows->row) * batch->grad_row_stride;
@@ -436,7 +462,8 @@ KERNEL_INLINE void NAME(write_plain_rows)(NAME(plain_vector) * rows, const xent_
 
 /* `count` vectors of them; those that are not taken are as they were. */
 KERNEL_INLINE void NAME(take_plain_rows)(NAME(plain_vector) * rows, int count, const xent_batch *batch,
-                                         int64_t first_row, NAME(plain_losses) * losses, int classes, int is_exact,
+                                         int64_t first_row, NAME(plain_losses) * losses,
+                                         const NAME(curvature_writer) * curvature, int classes, int is_exact,
                                          int has_columns) {
     for (int j = 0; j < count; ++j)
         NAME(sum_plain_rows)(&rows[j], batch, first_row, classes, is_exact, has_columns);
@@ -446,6 +473,8 @@ KERNEL_INLINE void NAME(take_plain_rows)(NAME(plain_vector) * rows, int count, c
         if (!rows[j].is_taken)
             continue;
         losses->row[losses->vectors++] = rows[j].row;
+        if (curvature)
+            NAME(write_plain_curvature)(&rows[j], curvature, first_row, classes, has_columns);
         if (batch->grad)
             NAME(write_plain_rows)(&rows[j], batch, first_row, classes, is_exact, has_columns);
     }
@@ -487,9 +516,11 @@ KERNEL_INLINE int NAME(weigh_index_rows)(const xent_batch *batch, const NAME(set
 
 /* Vectors of rows, `most` of them at a time as far as they are plain. */
 KERNEL_INLINE void NAME(index_rows_of)(const xent_batch *batch, int64_t first_row, int64_t row_count, int classes,
-                                       const int64_t *labels, double *row_loss, int is_exact, int most) {
+                                       const int64_t *labels, double *row_loss,
+                                       const NAME(curvature_writer) * curvature, int is_exact, int most) {
     const int has_own_weights = NAME(has_own_weights)(batch) || batch->class_weight != NULL;
-    const int is_plain_batch = NAME(is_plain_batch)(batch), has_columns = NAME(has_columns)(batch->logits_class_stride);
+    const int is_plain_batch = NAME(is_plain_batch)(batch, curvature);
+    const int has_columns = NAME(has_columns)(batch->logits_class_stride);
     const NAME(settings) settings = NAME(settings_of)(batch);
     NAME(lane_weights) weights;
     NAME(plain_vector) plain[VECTORS_AT_ONCE];
@@ -508,8 +539,9 @@ KERNEL_INLINE void NAME(index_rows_of)(const xent_batch *batch, int64_t first_ro
                 is_plain = NAME(weigh_index_rows)(batch, &settings, first_row + k, count, labels + k, &weights) &&
                            is_plain_batch;
             const NAME(lane_rows) rows = NAME(lane_rows_at)(batch, &settings, labels + k, first_row + k, count);
-            if (!is_plain || rows.counts != (1u << LANES) - 1) {
-                NAME(take_any_rows)(&rows, &weights, row_loss + k, NULL);
+            if (!is_plain || rows.counts != (1u << LANES) - 1 ||
+                (curvature && !NAME(has_plain_curvature)(curvature, k))) {
+                NAME(take_any_rows)(&rows, &weights, row_loss + k, curvature);
                 continue;
             }
             if (has_own_weights)
@@ -519,9 +551,9 @@ KERNEL_INLINE void NAME(index_rows_of)(const xent_batch *batch, int64_t first_ro
             plain[vectors++].row = k;
         }
         if (has_columns)
-            NAME(take_plain_rows)(plain, vectors, batch, first_row, &losses, classes, is_exact, 1);
+            NAME(take_plain_rows)(plain, vectors, batch, first_row, &losses, curvature, classes, is_exact, 1);
         else
-            NAME(take_plain_rows)(plain, vectors, batch, first_row, &losses, classes, is_exact, 0);
+            NAME(take_plain_rows)(plain, vectors, batch, first_row, &losses, curvature, classes, is_exact, 0);
         for (int j = 0; j < vectors; ++j) {
             if (plain[j].is_taken)
                 continue;
@@ -529,41 +561,35 @@ KERNEL_INLINE void NAME(index_rows_of)(const xent_batch *batch, int64_t first_ro
             const NAME(lane_rows) rows = NAME(lane_rows_at)(batch, &settings, labels + row, first_row + row, LANES);
             if (has_own_weights)
                 NAME(weigh_index_rows)(batch, &settings, first_row + row, LANES, labels + row, &weights);
-            NAME(take_any_rows)(&rows, &weights, row_loss + row, NULL);
+            NAME(take_any_rows)(&rows, &weights, row_loss + row, curvature);
         }
     }
     NAME(finish_plain_rows)(&losses, has_own_weights ? NULL : weights.of_loss, row_loss);
 }
 
-/* Vectors of rows with second derivatives, one at a time. */
-static NEVER_INLINE void NAME(index_rows_and_curvature)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                                        const int64_t *labels, double *row_loss,
-                                                        const NAME(curvature_writer) * curvature) {
-    const int has_own_weights = NAME(has_own_weights)(batch) || batch->class_weight != NULL;
-    const NAME(settings) settings = NAME(settings_of)(batch);
-    NAME(lane_weights) weights;
-    if (!has_own_weights)
-        NAME(weigh_index_rows)(batch, &settings, first_row, LANES, labels, &weights);
-    int count = NAME(rows_of_first_vector)(batch, first_row);
-    for (int64_t k = 0; k < row_count; k += count, count = LANES) {
-        if (row_count - k < count)
-            count = (int)(row_count - k);
-        if (has_own_weights)
-            NAME(weigh_index_rows)(batch, &settings, first_row + k, count, labels + k, &weights);
-        const NAME(lane_rows) rows = NAME(lane_rows_at)(batch, &settings, labels + k, first_row + k, count);
-        NAME(take_any_rows)(&rows, &weights, row_loss + k, curvature);
-    }
-}
-
 /* The fewest classes, of which every vector of rows is a matter of some tens of instructions, have code of their own, and
  * processors find the next vector by themselves.
  * `labels` has a whole vector from each row on. */
+KERNEL_INLINE void NAME(index_rows_with)(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                         const int64_t *labels, double *row_loss,
+                                         const NAME(curvature_writer) * curvature) {
+    if (batch->classes == 2)
+        NAME(index_rows_of)(batch, first_row, row_count, 2, labels, row_loss, curvature, 0, 1);
+    else if (batch->classes == 3)
+        NAME(index_rows_of)(batch, first_row, row_count, 3, labels, row_loss, curvature, 0, 1);
+    else
+        NAME(index_rows_of)(batch, first_row, row_count, (int)batch->classes, labels, row_loss, curvature, 1,
+                            VECTORS_AT_ONCE);
+}
+
 KERNEL_INLINE void NAME(many_index_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
                                          const int64_t *labels, double *row_loss) {
-    if (batch->classes == 2)
-        NAME(index_rows_of)(batch, first_row, row_count, 2, labels, row_loss, 0, 1);
-    else if (batch->classes == 3)
-        NAME(index_rows_of)(batch, first_row, row_count, 3, labels, row_loss, 0, 1);
-    else
-        NAME(index_rows_of)(batch, first_row, row_count, (int)batch->classes, labels, row_loss, 1, VECTORS_AT_ONCE);
+    NAME(index_rows_with)(batch, first_row, row_count, labels, row_loss, NULL);
+}
+
+/* With second derivatives. */
+static NEVER_INLINE void NAME(index_rows_and_curvature)(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                                        const int64_t *labels, double *row_loss,
+                                                        const NAME(curvature_writer) * curvature) {
+    NAME(index_rows_with)(batch, first_row, row_count, labels, row_loss, curvature);
 }

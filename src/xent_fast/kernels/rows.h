@@ -238,10 +238,14 @@ KERNEL_INLINE double NAME(logit_of_label)(const NAME(long_row) * row, int kind) 
     return HAS_LABELS(kind) ? (double)NAME(load_number)(row->logits, row->label, row->logits_storage) : 0;
 }
 
+/* What is done with a row's gradient as soon as it is written; `context` is the function's own.  NULL: nothing. */
+typedef void (*NAME(after_row))(const void *context, int64_t row);
+
 /* Rows [first_row, first_row + count), lanes along classes; count is at most `rows_at_once`. */
 KERNEL_INLINE void NAME(long_rows)(const xent_batch *batch, int64_t first_row, int count, const int64_t *labels,
                                    double *row_loss, NAME(block_summary) * workspace, const double *weight_sums,
-                                   REAL *scratch, const NAME(settings) * settings, int kind) {
+                                   REAL *scratch, const NAME(settings) * settings, NAME(after_row) after,
+                                   const void *context, int kind) {
     const int64_t blocks = NAME(block_count)(batch->classes);
     const int64_t scratch_step = NAME(scratch_step)(batch->classes);
     NAME(long_row) rows[ROWS_AT_ONCE];
@@ -257,10 +261,14 @@ KERNEL_INLINE void NAME(long_rows)(const xent_batch *batch, int64_t first_row, i
             NAME(tell_statistics)(batch, first_row + k, 0, -1, 0);
             if (row->grad)
                 NAME(fill_gradient)(row, 0, batch->classes, 0);
+            if (after)
+                after(context, first_row + k);
             continue;
         }
         if (NAME(leaves_lanes)(row, settings, kind)) {
             row_loss[k] = NAME(loss_of_leaving_row)(batch, first_row + k, row, kind);
+            if (after)
+                after(context, first_row + k);
             continue;
         }
         row->asks_ahead = count == 1 && row->exponentials;
@@ -277,11 +285,14 @@ KERNEL_INLINE void NAME(long_rows)(const xent_batch *batch, int64_t first_row, i
         row_loss[taken[lane]] = NAME(tell_row)(batch, first_row + taken[lane], &rows[lane], &results, lane);
         if (batch->grad)
             NAME(backward_some_blocks)(&rows[lane], 0, blocks, settings->row.temperature, &results, lane, kind);
+        if (after)
+            after(context, first_row + taken[lane]);
     }
 }
 
 KERNEL_INLINE void NAME(many_long_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                        const int64_t *labels, double *row_loss, void *workspace, int kind) {
+                                        const int64_t *labels, double *row_loss, void *workspace, NAME(after_row) after,
+                                        const void *context, int kind) {
     const int at_once = NAME(rows_at_once)(batch->classes);
     const int64_t blocks = NAME(block_count)(batch->classes);
     const NAME(settings) settings = NAME(settings_of)(batch);
@@ -295,7 +306,7 @@ KERNEL_INLINE void NAME(many_long_rows)(const xent_batch *batch, int64_t first_r
     for (int64_t k = 0; k < row_count; k += at_once) {
         const int count = row_count - k < at_once ? (int)(row_count - k) : at_once;
         NAME(long_rows)(batch, first_row + k, count, labels + k, row_loss + k, (NAME(block_summary) *)workspace,
-                        weight_sums, scratch, &settings, kind);
+                        weight_sums, scratch, &settings, after, context, kind);
     }
 }
 
@@ -364,7 +375,7 @@ KERNEL_INLINE int NAME(must_turn)(const xent_batch *batch) {
 KERNEL_INLINE void NAME(plain_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
                                     const int64_t *labels, double *row_loss, void *workspace, int kind) {
     if (batch->classes > MOST_CLASSES_ALONG_ROWS)
-        NAME(many_long_rows)(batch, first_row, row_count, labels, row_loss, workspace, kind);
+        NAME(many_long_rows)(batch, first_row, row_count, labels, row_loss, workspace, NULL, NULL, kind);
     else if (kind == XENT_INDEX_TARGETS)
         NAME(many_index_rows)(batch, first_row, row_count, labels, row_loss);
     else
