@@ -18,14 +18,16 @@ static const xent_fast_api *xent_fast;
 /* The capsule's table; once, before any call. */
 void xent_fast_xla_use(const xent_fast_api *api) { xent_fast = api; }
 
-static XLA_FFI_Error *failure(const XLA_FFI_CallFrame *frame, XLA_FFI_Error_Code code, const char *message) {
+static XLA_FFI_Error *failure(const XLA_FFI_CallFrame *frame, XLA_FFI_Error_Code code,
+                              const char *message) {
     XLA_FFI_Error_Create_Args args = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, NULL, message, code};
     return frame->api->XLA_FFI_Error_Create(&args);
 }
 
 /* XLA asks first by which version of its header a handler was compiled. */
 static int answers_version(const XLA_FFI_CallFrame *frame) {
-    for (XLA_FFI_Extension_Base *extension = frame->extension_start; extension; extension = extension->next)
+    for (XLA_FFI_Extension_Base *extension = frame->extension_start; extension;
+         extension = extension->next)
         if (extension->type == XLA_FFI_Extension_Metadata) {
             XLA_FFI_Metadata *metadata = ((XLA_FFI_Metadata_Extension *)extension)->metadata;
             metadata->api_version.major_version = XLA_FFI_API_MAJOR;
@@ -59,9 +61,11 @@ static XLA_FFI_Error *bad_label(const XLA_FFI_CallFrame *frame, const xent_fast_
                                 const XLA_FFI_Buffer *labels) {
     char message[MESSAGE_BYTES];
     int64_t rest = call->error_row, size = call->rows;
-    int used = snprintf(
-        message, sizeof message, "IndexError: index %lld is out of bounds for axis %lld with size %lld (labels",
-        (long long)label_at(labels, call->error_row), (long long)labels->rank, (long long)call->classes);
+    int used =
+        snprintf(message, sizeof message,
+                 "IndexError: index %lld is out of bounds for axis %lld with size %lld (labels",
+                 (long long)label_at(labels, call->error_row), (long long)labels->rank,
+                 (long long)call->classes);
     for (int64_t k = 0; k < labels->rank && used < MESSAGE_BYTES; k++) {
         size /= labels->dims[k];
         used += snprintf(message + used, (size_t)(MESSAGE_BYTES - used), "%s%lld", k ? ", " : "[",
@@ -112,4 +116,6 @@ static XLA_FFI_Error *compute(XLA_FFI_CallFrame *frame, int with_grad) {
 
 XLA_FFI_Error *xent_fast_xla_losses(XLA_FFI_CallFrame *frame) { return compute(frame, 0); }
 
-XLA_FFI_Error *xent_fast_xla_losses_and_grads(XLA_FFI_CallFrame *frame) { return compute(frame, 1); }
+XLA_FFI_Error *xent_fast_xla_losses_and_grads(XLA_FFI_CallFrame *frame) {
+    return compute(frame, 1);
+}

@@ -1,18 +1,23 @@
-/* The kernels' exponential and logarithm at every float32 of their domains, and at a sample of float64: worst error in ulp and
- * its argument, or a digest of the results.
+/* The kernels' exponential and logarithm at every float32 of their domains, and at a sample of
+ * float64: worst error in ulp and its argument, or a digest of the results.
  *
  * Knows: the kernels' templates by their own headers, the C library's functions in a wider format.
  * Must not know: rows, losses, how large an error may be (check.py compares).
  *
- *     exhaustive FUNCTION PART PARTS STRIDE     one line: function, arguments, worst ulp, its argument, worst as a pair
- *     exhaustive digest STRIDE                  one line a function: its name and a digest of all its results
+ *     exhaustive FUNCTION PART PARTS STRIDE     one line: function, arguments, worst ulp, its
+ *                                               argument, worst as a pair
+ *     exhaustive digest STRIDE                  one line a function: its name and a digest of all
+ *                                               its results
  *
- *     FUNCTION: exp32 exp32-offset exp64 log32 log64     PART: 0 to PARTS - 1, every PARTSth chunk     STRIDE: every so manyth
+ *     FUNCTION: exp32 exp32-offset exp64 log32 log64
+ *     PART: 0 to PARTS - 1, every PARTSth chunk     STRIDE: every so manyth
  *
- * It is compiled once an instruction set: SIMD_HEADER names the vocabulary, the compiler's flags allow its instructions.
+ * It is compiled once an instruction set: SIMD_HEADER names the vocabulary, the compiler's flags
+ * allow its instructions.
  *
- * An ulp is the spacing of the dtype at the correctly rounded result. float32 is judged by the C library's float64 functions,
- * which are off by less than 2^-28 of such an ulp; float64 by its long double ones: 2^-10 where that has 64 bits.
+ * An ulp is the spacing of the dtype at the correctly rounded result. float32 is judged by the C
+ * library's float64 functions, which are off by less than 2^-28 of such an ulp; float64 by its long
+ * double ones: 2^-10 where that has 64 bits.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -57,8 +62,8 @@ enum { LANES_32 = 16, LANES_64 = 8, CHUNK_BITS = 16 };
 /* Every non-positive float32: 0x80000000 is -0, 0xff800000 -inf. */
 static const uint64_t first_negative = 0x80000000u, past_negative = 0xff800001u;
 
-/* Every float32 from 0 to 2^120: rows of few classes take the logarithm of 1 plus a quotient of exponentials that are kept
- * between 2^-60 and 2^38. */
+/* Every float32 from 0 to 2^120: rows of few classes take the logarithm of 1 plus a quotient of
+ * exponentials that are kept between 2^-60 and 2^38. */
 static const uint64_t past_largest = 0x7b800001u;
 
 static uint64_t state = 20260101;
@@ -90,7 +95,8 @@ typedef struct {
 /* NaN is as wrong as can be. */
 static double known(double error) { return isnan(error) ? INFINITY : error; }
 
-static void note(tally *seen, double error, double error_of_pair, double argument, double reference) {
+static void note(tally *seen, double error, double error_of_pair, double argument,
+                 double reference) {
     ++seen->count;
     if (known(error) > seen->worst) {
         seen->worst = known(error);
@@ -102,8 +108,8 @@ static void note(tally *seen, double error, double error_of_pair, double argumen
 }
 
 static void print_tally(const char *function, const tally *seen) {
-    printf("%s %" PRIu64 " %.17g %.17g %.17g %.17g\n", function, seen->count, seen->worst, seen->worst_argument,
-           seen->worst_reference, seen->worst_of_pair);
+    printf("%s %" PRIu64 " %.17g %.17g %.17g %.17g\n", function, seen->count, seen->worst,
+           seen->worst_argument, seen->worst_reference, seen->worst_of_pair);
 }
 
 /* 1 over the spacing of float32 at a positive number that float32 rounds to a normal one. */
@@ -124,7 +130,8 @@ static long double spacing_64(long double exact) {
     return (long double)(nextafter(rounded, INFINITY) - rounded);
 }
 
-/* Exponentials relative to 2^c.  Those below 2^(c - 158) are an exact 0, and nothing else is but for the border's rounding. */
+/* Exponentials relative to 2^c.  Those below 2^(c - 158) are an exact 0, and nothing else is but
+ * for the border's rounding. */
 static void judge_exponentials_32(const float *arguments, double c, tally *seen) {
     ALIGNED_64 float plain[LANES_32], high[LANES_32], low[LANES_32];
     const exponent_scale_f32 scale = unit_scale_f32();
@@ -137,7 +144,8 @@ static void judge_exponentials_32(const float *arguments, double c, tally *seen)
         const double x = (double)arguments[lane];
         /* x - c ln 2 would cancel: exp in two pieces, |c| < 2^17 */
         const double power =
-            c == 0 ? exp(x) * SCALE_32 : (double)(expl((long double)x - c * 0.6931471805599453094172321L) * SCALE_32);
+            c == 0 ? exp(x) * SCALE_32
+                   : (double)(expl((long double)x - c * 0.6931471805599453094172321L) * SCALE_32);
         const double exact = power * UNIT_32, border = power / 0x1p-126;
         double error = 0, error_of_pair = 0;
         if (border < 0.99 || (border < 1.01 && plain[lane] == 0)) {
@@ -160,7 +168,8 @@ static void judge_logarithms_32(const float *arguments, tally *seen) {
     for (int lane = 0; lane < LANES_32; ++lane) {
         const double exact = log1p((double)arguments[lane]), inverse = inverse_spacing_32(exact);
         note(seen, fabs((double)total[lane] - exact) * inverse,
-             fabs((double)high[lane] + (double)low[lane] - exact) * inverse, (double)arguments[lane], 0);
+             fabs((double)high[lane] + (double)low[lane] - exact) * inverse,
+             (double)arguments[lane], 0);
     }
 }
 
@@ -173,9 +182,11 @@ static void judge_exponentials_64(const double *arguments, tally *seen) {
     v_store_f64(high, pair.high);
     v_store_f64(low, pair.low);
     for (int lane = 0; lane < LANES_64; ++lane) {
-        const long double exact = expl((long double)arguments[lane]) * SCALE_64 * UNIT_64, spacing = spacing_64(exact);
+        const long double exact = expl((long double)arguments[lane]) * SCALE_64 * UNIT_64,
+                          spacing = spacing_64(exact);
         note(seen, (double)(fabsl((long double)plain[lane] - exact) / spacing),
-             (double)(fabsl((long double)high[lane] + (long double)low[lane] - exact) / spacing), arguments[lane], 0);
+             (double)(fabsl((long double)high[lane] + (long double)low[lane] - exact) / spacing),
+             arguments[lane], 0);
     }
 }
 
@@ -188,7 +199,8 @@ static void judge_logarithms_64(const double *arguments, tally *seen) {
     for (int lane = 0; lane < LANES_64; ++lane) {
         const long double exact = log1pl((long double)arguments[lane]), spacing = spacing_64(exact);
         note(seen, (double)(fabsl((long double)total[lane] - exact) / spacing),
-             (double)(fabsl((long double)high[lane] + (long double)low[lane] - exact) / spacing), arguments[lane], 0);
+             (double)(fabsl((long double)high[lane] + (long double)low[lane] - exact) / spacing),
+             arguments[lane], 0);
     }
 }
 
@@ -200,7 +212,8 @@ static void fill_32(float *arguments, uint64_t bits, uint64_t past, uint64_t str
     }
 }
 
-/* float64 arguments: exponentials from -745 to 0, evenly and near 0; logarithms of 2^-1074 to 2^1000. */
+/* float64 arguments: exponentials from -745 to 0, evenly and near 0; logarithms of 2^-1074 to
+ * 2^1000. */
 static void fill_64(double *arguments, int is_logarithm) {
     for (int lane = 0; lane < LANES_64; ++lane) {
         const double fraction = random_unit();
@@ -219,7 +232,8 @@ typedef struct {
 } share;
 
 /* Every argument of one function that falls to this share. */
-static void sweep_32(uint64_t first, uint64_t past, share mine, int is_logarithm, double c, tally *seen) {
+static void sweep_32(uint64_t first, uint64_t past, share mine, int is_logarithm, double c,
+                     tally *seen) {
     ALIGNED_64 float arguments[LANES_32];
     const uint64_t step = LANES_32 * mine.stride;
     uint64_t chunk = 0;
@@ -237,7 +251,8 @@ static void sweep_32(uint64_t first, uint64_t past, share mine, int is_logarithm
     }
 }
 
-/* Exponentials where x and the reference are both large, up to 2^17: float32 below c ln 2 by up to 109. */
+/* Exponentials where x and the reference are both large, up to 2^17: float32 below c ln 2 by up to
+ * 109. */
 static void sweep_offsets_32(share mine, tally *seen) {
     ALIGNED_64 float arguments[LANES_32];
     for (uint64_t k = mine.part; k < 4096; k += mine.parts) {
@@ -281,8 +296,8 @@ static uint64_t digest_32(uint64_t first, uint64_t past, uint64_t stride, int is
     for (uint64_t at = first; at < past; at += LANES_32 * stride) {
         fill_32(arguments, at, past, stride);
         const vec_f32 x = v_load_f32(arguments);
-        v_store_f32(results,
-                    is_logarithm ? pair_total_f32(log_of_1_plus_f32(x)) : scaled_exponential_f32(x, reference));
+        v_store_f32(results, is_logarithm ? pair_total_f32(log_of_1_plus_f32(x))
+                                          : scaled_exponential_f32(x, reference));
         digest = digest_of(digest, results);
     }
     return digest;
@@ -297,8 +312,8 @@ static uint64_t digest_64(uint64_t stride, int is_logarithm) {
     for (uint64_t k = 0; k < (UINT64_C(1) << 24) / (LANES_64 * stride) + 1; ++k) {
         fill_64(arguments, is_logarithm);
         const vec_f64 x = v_load_f64(arguments);
-        v_store_f64(results,
-                    is_logarithm ? pair_total_f64(log_of_1_plus_f64(x)) : scaled_exponential_f64(x, reference));
+        v_store_f64(results, is_logarithm ? pair_total_f64(log_of_1_plus_f64(x))
+                                          : scaled_exponential_f64(x, reference));
         digest = digest_of(digest, results);
     }
     return digest;
@@ -326,7 +341,8 @@ int main(int argument_count, char **words) {
         return 0;
     }
     if (argument_count != 5) {
-        fprintf(stderr, "usage: exhaustive FUNCTION PART PARTS STRIDE | exhaustive digest STRIDE\n");
+        fprintf(stderr,
+                "usage: exhaustive FUNCTION PART PARTS STRIDE | exhaustive digest STRIDE\n");
         return 2;
     }
     const share mine = {strtoull(words[2], NULL, 10), positive(words[3]), positive(words[4])};

@@ -21,7 +21,9 @@ static inline unsigned take_short(choices *c) {
 }
 
 /* One of 0 ... count - 1. */
-static inline int take_choice(choices *c, int count) { return (int)(take_byte(c) % (unsigned)count); }
+static inline int take_choice(choices *c, int count) {
+    return (int)(take_byte(c) % (unsigned)count);
+}
 
 static inline int take_flag(choices *c) { return (int)(take_byte(c) & 1); }
 

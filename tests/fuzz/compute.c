@@ -7,7 +7,18 @@
 #include "memory.h"
 
 /* The arrays of a batch, one place each. */
-enum { LOGITS, GRAD, TARGETS, CLASS_WEIGHT, LABELS, SAMPLE_WEIGHT, ROW_LOSS, LSE, PREDICTION, WORKSPACE };
+enum {
+    LOGITS,
+    GRAD,
+    TARGETS,
+    CLASS_WEIGHT,
+    LABELS,
+    SAMPLE_WEIGHT,
+    ROW_LOSS,
+    LSE,
+    PREDICTION,
+    WORKSPACE
+};
 
 typedef struct {
     strip at[PLACE_COUNT];
@@ -16,18 +27,20 @@ typedef struct {
 
 static int bit(int bits, int k) { return bits >> k & 1; }
 
-static const strip *lay(arrays *a, int k, const layout *l, int64_t rows, size_t row_bytes, size_t gap, int is_reversed,
-                        size_t offset) {
+static const strip *lay(arrays *a, int k, const layout *l, int64_t rows, size_t row_bytes,
+                        size_t gap, int is_reversed, size_t offset) {
     a->at[k] = lay_out(k, rows, row_bytes, gap, is_reversed, bit(l->at_end, k % 8), offset);
     a->is_used[k] = 1;
     return &a->at[k];
 }
 
-/* A matrix of the batch's dtype with the layout's gap and direction number `j`; a turned one has its columns as rows. */
+/* A matrix of the batch's dtype with the layout's gap and direction number `j`; a turned one has
+ * its columns as rows. */
 static void lay_matrix(arrays *a, int k, const problem *p, const layout *l, int64_t rows, int j) {
     const size_t item = (size_t)item_size(p->dtype);
     a->is_turned[k] = bit(l->is_turned, j) && rows == p->rows;
-    const int64_t count = a->is_turned[k] ? p->classes : rows, length = a->is_turned[k] ? rows : p->classes;
+    const int64_t count = a->is_turned[k] ? p->classes : rows,
+                  length = a->is_turned[k] ? rows : p->classes;
     lay(a, k, l, count, (size_t)length * item, (size_t)l->gap[j] * item, bit(l->is_reversed, j), 0);
 }
 
@@ -35,8 +48,8 @@ static void lay_matrix(arrays *a, int k, const problem *p, const layout *l, int6
 static void turn(const char *values, int64_t rows, int64_t columns, size_t item, char *turned) {
     for (int64_t row = 0; row < rows; ++row)
         for (int64_t column = 0; column < columns; ++column)
-            memcpy(turned + (size_t)(column * rows + row) * item, values + (size_t)(row * columns + column) * item,
-                   item);
+            memcpy(turned + (size_t)(column * rows + row) * item,
+                   values + (size_t)(row * columns + column) * item, item);
 }
 
 static char turned_values[MOST_LOGITS * 8];
@@ -57,7 +70,9 @@ static ptrdiff_t row_stride(const arrays *a, int k, const problem *p) {
     return a->is_turned[k] ? item_size(p->dtype) : a->at[k].rows == 1 ? 0 : a->at[k].stride;
 }
 
-static ptrdiff_t class_stride(const arrays *a, int k) { return a->is_turned[k] ? a->at[k].stride : 0; }
+static ptrdiff_t class_stride(const arrays *a, int k) {
+    return a->is_turned[k] ? a->at[k].stride : 0;
+}
 
 static char *lay_row_numbers(arrays *a, int k, const problem *p, const layout *l, size_t item) {
     return lay(a, k, l, p->rows, item, 0, 0, 0)->first;
@@ -74,13 +89,15 @@ static void lay_inputs(const problem *p, const layout *l, arrays *a) {
         put_matrix(a, TARGETS, p, p->targets);
     } else {
         const int is_reversed = l->label_gap & 1;
-        put_rows(lay(a, LABELS, l, p->rows, label_bytes, (size_t)l->label_gap, is_reversed, (size_t)l->label_offset),
+        put_rows(lay(a, LABELS, l, p->rows, label_bytes, (size_t)l->label_gap, is_reversed,
+                     (size_t)l->label_offset),
                  p->labels);
     }
     if (p->has_class_weight)
         put_rows(lay(a, CLASS_WEIGHT, l, 1, (size_t)p->classes * item, 0, 0, 0), p->class_weight);
     if (p->has_sample_weight)
-        put_rows(lay(a, SAMPLE_WEIGHT, l, p->rows, sizeof(double), 0, 0, 0), (const char *)p->sample_weight);
+        put_rows(lay(a, SAMPLE_WEIGHT, l, p->rows, sizeof(double), 0, 0, 0),
+                 (const char *)p->sample_weight);
     if (l->with_grad && !l->in_place)
         lay_matrix(a, GRAD, p, l, p->rows, 1);
 }
@@ -100,7 +117,8 @@ static xent_batch describe(const problem *p, const layout *l, arrays *a) {
         .dense_targets = a->is_used[TARGETS] ? a->at[TARGETS].first : NULL,
         .dense_targets_row_stride = a->is_used[TARGETS] ? row_stride(a, TARGETS, p) : 0,
         .dense_targets_class_stride = a->is_used[TARGETS] ? class_stride(a, TARGETS) : 0,
-        .sample_weight = p->has_sample_weight ? (const double *)(void *)a->at[SAMPLE_WEIGHT].first : NULL,
+        .sample_weight =
+            p->has_sample_weight ? (const double *)(void *)a->at[SAMPLE_WEIGHT].first : NULL,
         .weight_factor = p->weight_factor,
         .class_weight = p->has_class_weight ? a->at[CLASS_WEIGHT].first : NULL,
         .label_smoothing = p->label_smoothing,
@@ -109,8 +127,8 @@ static xent_batch describe(const problem *p, const layout *l, arrays *a) {
         .output = p->output,
     };
     if (p->has_labels)
-        batch.labels = (xent_labels){a->at[LABELS].first, a->at[LABELS].stride, p->label_type, p->has_ignore_index,
-                                     p->ignore_index};
+        batch.labels = (xent_labels){a->at[LABELS].first, a->at[LABELS].stride, p->label_type,
+                                     p->has_ignore_index, p->ignore_index};
     if (l->with_row_loss)
         batch.row_loss = lay_row_numbers(a, ROW_LOSS, p, l, item);
     if (l->with_statistics) {
@@ -120,7 +138,7 @@ static xent_batch describe(const problem *p, const layout *l, arrays *a) {
     return batch;
 }
 
-/* --- the calls ----------------------------------------------------------------------------------------------------- */
+/* --- the calls -------------------------------------------------------------------------------- */
 
 static void *lay_workspace(arrays *a, const layout *l, size_t bytes) {
     return lay(a, WORKSPACE, l, 1, (bytes + 63) / 64 * 64, 0, 0, 0)->first;
@@ -129,12 +147,14 @@ static void *lay_workspace(arrays *a, const layout *l, size_t bytes) {
 static int64_t at_most(int64_t number, int64_t most) { return number < most ? number : most; }
 
 static int64_t rows_a_call(const problem *p, const layout *l) {
-    const int64_t rows = l->order == ALL_ROWS ? p->rows : l->order == SOME_ROWS_A_CALL ? l->rows_a_call : 1;
+    const int64_t rows = l->order == ALL_ROWS           ? p->rows
+                         : l->order == SOME_ROWS_A_CALL ? l->rows_a_call
+                                                        : 1;
     return at_most(rows, XENT_MAX_ROWS_PER_CALL);
 }
 
-static double process_in_calls(const xent_row_kernels *kernels, const xent_batch *batch, int64_t step,
-                               void *workspace) {
+static double process_in_calls(const xent_row_kernels *kernels, const xent_batch *batch,
+                               int64_t step, void *workspace) {
     double sum = 0;
     for (int64_t row = 0; row < batch->rows; row += step)
         sum += kernels->process_rows(batch, row, at_most(batch->rows - row, step), workspace);
@@ -142,12 +162,14 @@ static double process_in_calls(const xent_row_kernels *kernels, const xent_batch
 }
 
 /* A row's blocks in parts, the last part first. */
-static void sweep(void (*blocks)(int64_t, int64_t, void *), int64_t count, int64_t part, void *workspace) {
+static void sweep(void (*blocks)(int64_t, int64_t, void *), int64_t count, int64_t part,
+                  void *workspace) {
     for (int64_t first = (count - 1) / part * part; first >= 0; first -= part)
         blocks(first, at_most(count - first, part), workspace);
 }
 
-static double process_shared(const xent_row_kernels *kernels, const xent_batch *batch, int64_t part, void *workspace) {
+static double process_shared(const xent_row_kernels *kernels, const xent_batch *batch, int64_t part,
+                             void *workspace) {
     const int64_t blocks = kernels->blocks_to_share(batch->classes);
     double sum = 0;
     for (int64_t row = 0; row < batch->rows; ++row) {
@@ -172,8 +194,8 @@ static void compute_rows(const problem *p, const layout *l, arrays *a, results *
         r->sum = process_shared(kernels, &batch, 1 + l->rows_a_call % 4,
                                 lay_workspace(a, l, kernels->shared_row_bytes(p->classes)));
     else
-        r->sum =
-            process_in_calls(kernels, &batch, rows_a_call(p, l), lay_workspace(a, l, bytes_of_calls(p, l, kernels)));
+        r->sum = process_in_calls(kernels, &batch, rows_a_call(p, l),
+                                  lay_workspace(a, l, bytes_of_calls(p, l, kernels)));
 }
 
 static void compute_vjp(const problem *p, const layout *l, const arrays *a) {
@@ -191,11 +213,11 @@ static void compute_vjp(const problem *p, const layout *l, const arrays *a) {
     };
     const int64_t step = rows_a_call(p, l);
     for (int64_t row = 0; row < p->rows; row += step)
-        (p->family == SOFTMAX_VJP ? kernels->softmax_rows : kernels->log_softmax_rows)(&batch, row,
-                                                                                       at_most(p->rows - row, step));
+        (p->family == SOFTMAX_VJP ? kernels->softmax_rows : kernels->log_softmax_rows)(
+            &batch, row, at_most(p->rows - row, step));
 }
 
-/* --- afterwards ---------------------------------------------------------------------------------------------------- */
+/* --- afterwards ------------------------------------------------------------------------------- */
 
 static int is_unchanged(const arrays *a, int k, const problem *p, const char *values) {
     static char now[MOST_LOGITS * 8];

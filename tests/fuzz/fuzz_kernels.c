@@ -1,11 +1,15 @@
 /* A batch described by bytes, through the kernels twice: as libFuzzer calls it, or replay.c.
  *
- * Knows: what the contract promises.   Must not know: how bytes become a batch, or what a result is made of.
+ * Knows: what the contract promises.   Must not know: how bytes become a batch, or what a result is
+ * made of.
  *
  * Whatever is wrong ends the program:
- *   - a result too far from the oracle's; a row that should be NaN, or 0 because it is ignored, and is not;
- *   - other bits in another layout: in place or not, rows apart or together, blocks shared, loss alone, another ISA;
- *   - a byte read or written outside the arrays (guard pages, guard bytes, the sanitizers), or an input written.
+ *   - a result too far from the oracle's; a row that should be NaN, or 0 because it is ignored,
+ *     and is not;
+ *   - other bits in another layout: in place or not, rows apart or together, blocks shared, loss
+ *     alone, another ISA;
+ *   - a byte read or written outside the arrays (guard pages, guard bytes, the sanitizers), or an
+ *     input written.
  */
 #include <float.h>
 #include <inttypes.h>
@@ -24,32 +28,36 @@ static const char *const kind_names[] = {"index", "dense", "shaped", "smoothed"}
 
 static void describe_layout(const layout *l) {
     fprintf(stderr,
-            "  %s, order %d (%d), in place %d, grad %d, row loss %d, statistics %d, gaps %d %d %d, reversed %d, turned "
+            "  %s, order %d (%d), in place %d, grad %d, row loss %d, statistics %d, gaps %d %d %d, "
+            "reversed %d, turned "
             "%d, ends %d\n",
-            l->isa->name, l->order, l->rows_a_call, l->in_place, l->with_grad, l->with_row_loss, l->with_statistics,
-            l->gap[0], l->gap[1], l->gap[2], l->is_reversed, l->is_turned, l->at_end);
+            l->isa->name, l->order, l->rows_a_call, l->in_place, l->with_grad, l->with_row_loss,
+            l->with_statistics, l->gap[0], l->gap[1], l->gap[2], l->is_reversed, l->is_turned,
+            l->at_end);
 }
 
 /* Says what was computed and ends the program. */
 static void fail(const problem *p, const layout *l, const char *what) {
-    fprintf(stderr, "FAULT: %s\n  family %d, float%d, %s%s, output %d, %" PRId64 " x %" PRId64 "\n", what, p->family,
-            8 * item_size(p->dtype), kind_names[p->kind], p->has_labels ? " (labels)" : "", p->output, p->rows,
-            p->classes);
-    fprintf(stderr, "  class weight %d, sample weight %d, factor %g, smoothing %g, temperature %g, z %g\n",
-            p->has_class_weight, p->has_sample_weight, p->weight_factor, p->label_smoothing, p->temperature, p->z_loss);
+    fprintf(stderr, "FAULT: %s\n  family %d, float%d, %s%s, output %d, %" PRId64 " x %" PRId64 "\n",
+            what, p->family, 8 * item_size(p->dtype), kind_names[p->kind],
+            p->has_labels ? " (labels)" : "", p->output, p->rows, p->classes);
+    fprintf(stderr,
+            "  class weight %d, sample weight %d, factor %g, smoothing %g, temperature %g, z %g\n",
+            p->has_class_weight, p->has_sample_weight, p->weight_factor, p->label_smoothing,
+            p->temperature, p->z_loss);
     describe_layout(&l[0]);
     describe_layout(&l[1]);
     abort();
 }
 
-static void fail_at(const problem *p, const layout *l, const char *what, int64_t row, int64_t c, double got,
-                    expected e) {
-    fprintf(stderr, "row %" PRId64 ", class %" PRId64 ": %.17g instead of %.17Lg, bound %.3Lg\n", row, c, got, e.value,
-            e.bound);
+static void fail_at(const problem *p, const layout *l, const char *what, int64_t row, int64_t c,
+                    double got, expected e) {
+    fprintf(stderr, "row %" PRId64 ", class %" PRId64 ": %.17g instead of %.17Lg, bound %.3Lg\n",
+            row, c, got, e.value, e.bound);
     fail(p, l, what);
 }
 
-/* --- against the oracle -------------------------------------------------------------------------------------------- */
+/* --- against the oracle ----------------------------------------------------------------------- */
 
 /* Beyond the dtype's range, and a little before, infinite is right too. */
 static int overflows(xent_dtype dtype, long double value) {
@@ -67,8 +75,8 @@ static int is_near(xent_dtype dtype, double got, expected e) {
     return fabsl((long double)got - e.value) <= e.bound;
 }
 
-static void check_near(const problem *p, const layout *l, const char *what, int64_t row, int64_t c, double got,
-                       expected e) {
+static void check_near(const problem *p, const layout *l, const char *what, int64_t row, int64_t c,
+                       double got, expected e) {
     if (!is_near(p->dtype, got, e))
         fail_at(p, l, what, row, c, got, e);
 }
@@ -83,7 +91,8 @@ static void check_zeros(const problem *p, const layout *l, int64_t row, const re
     }
 }
 
-static void check_gradient(const problem *p, const layout *l, int64_t row, const expected_row *e, const results *r) {
+static void check_gradient(const problem *p, const layout *l, int64_t row, const expected_row *e,
+                           const results *r) {
     const expected undefined = {NAN, 0};
     if (e->is_ignored) {
         check_zeros(p, l, row, r);
@@ -98,11 +107,13 @@ static void check_gradient(const problem *p, const layout *l, int64_t row, const
     }
 }
 
-static void check_row_numbers(const problem *p, const layout *l, int64_t row, const expected_row *e, const results *r) {
+static void check_row_numbers(const problem *p, const layout *l, int64_t row, const expected_row *e,
+                              const results *r) {
     const expected undefined = {NAN, 0}, zero = {0, 0};
     const double loss = real_at(r->row_loss, p->dtype, row), lse = real_at(r->lse, p->dtype, row);
     if (e->is_ignored || !e->is_number) {
-        check_near(p, l, "loss of a row that has none", row, -1, loss, e->is_ignored ? zero : undefined);
+        check_near(p, l, "loss of a row that has none", row, -1, loss,
+                   e->is_ignored ? zero : undefined);
         check_near(p, l, "lse of a row that has none", row, -1, lse, undefined);
         if (r->prediction[row] != -1)
             fail(p, l, "prediction of a row that has none");
@@ -114,8 +125,8 @@ static void check_row_numbers(const problem *p, const layout *l, int64_t row, co
     }
 }
 
-/* What a call returns is the sum of the losses it gave, before they were rounded to the dtype: where one is infinite then, the
- * sum need not be. */
+/* What a call returns is the sum of the losses it gave, before they were rounded to the dtype:
+ * where one is infinite then, the sum need not be. */
 static void check_sum(const problem *p, const layout *l, const results *r) {
     long double sum = 0, size = 0;
     for (int64_t row = 0; row < p->rows; ++row) {
@@ -145,23 +156,26 @@ static void check_against_oracle(const problem *p, const layout *l, const result
         check_sum(p, l, r);
 }
 
-/* --- one layout against another ------------------------------------------------------------------------------------ */
+/* --- one layout against another --------------------------------------------------------------- */
 
-/* Ends the program where `count` numbers a row differ, bad labels left out.  Which NaN it is the processor may choose. */
-static void check_numbers(const problem *p, const layout *l, const char *what, const char *a, const char *b,
-                          int64_t count) {
+/* Ends the program where `count` numbers a row differ, bad labels left out.  Which NaN it is the
+ * processor may choose. */
+static void check_numbers(const problem *p, const layout *l, const char *what, const char *a,
+                          const char *b, int64_t count) {
     const int item = item_size(p->dtype);
     for (int64_t k = 0; k < p->rows * count; ++k) {
         const double first = real_at(a, p->dtype, k), second = real_at(b, p->dtype, k);
-        if (memcmp(a + k * item, b + k * item, (size_t)item) == 0 || (isnan(first) && isnan(second)) ||
-            is_bad_label(p, k / count))
+        if (memcmp(a + k * item, b + k * item, (size_t)item) == 0 ||
+            (isnan(first) && isnan(second)) || is_bad_label(p, k / count))
             continue;
-        fprintf(stderr, "row %" PRId64 ", number %" PRId64 ": %.17g and %.17g\n", k / count, k % count, first, second);
+        fprintf(stderr, "row %" PRId64 ", number %" PRId64 ": %.17g and %.17g\n", k / count,
+                k % count, first, second);
         fail(p, l, what);
     }
 }
 
-static void check_same_bits(const problem *p, const layout l[2], const results *a, const results *b) {
+static void check_same_bits(const problem *p, const layout l[2], const results *a,
+                            const results *b) {
     if (l[1].with_grad)
         check_numbers(p, l, "gradients of two layouts differ", a->grad, b->grad, p->classes);
     if (p->family != ROW_KERNELS)
@@ -176,18 +190,19 @@ static void check_same_bits(const problem *p, const layout l[2], const results *
             fail(p, l, "predictions of two layouts differ");
 }
 
-/* --- labels -------------------------------------------------------------------------------------------------------- */
+/* --- labels ----------------------------------------------------------------------------------- */
 
 static void check_labels(const problem *p, const layout *l) {
-    const xent_labels labels = {p->labels, label_size(p->label_type), p->label_type, p->has_ignore_index,
-                                p->ignore_index};
+    const xent_labels labels = {p->labels, label_size(p->label_type), p->label_type,
+                                p->has_ignore_index, p->ignore_index};
     int64_t counted = 0, expected_count = 0, bad = -1;
     double weight_sum = 0;
     for (int64_t row = p->rows - 1; row >= 0; --row) {
         bad = is_bad_label(p, row) ? row : bad;
         expected_count += !is_ignored_row(p, row);
     }
-    if (xent_check_labels(&labels, p->rows, p->classes, NULL, NULL, XENT_FLOAT32, &counted, &weight_sum) != bad)
+    if (xent_check_labels(&labels, p->rows, p->classes, NULL, NULL, XENT_FLOAT32, &counted,
+                          &weight_sum) != bad)
         fail(p, l, "first bad label");
     if (bad < 0 && counted != expected_count)
         fail(p, l, "number of rows that count");

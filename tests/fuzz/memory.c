@@ -16,7 +16,8 @@ static char *place(int k) {
     if (places[k])
         return places[k];
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    char *memory = mmap(NULL, PLACE_BYTES + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *memory =
+        mmap(NULL, PLACE_BYTES + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED || mprotect(memory + page, PLACE_BYTES, PROT_READ | PROT_WRITE)) {
         perror("mmap");
         exit(2);
@@ -32,7 +33,8 @@ static void surroundings(const strip *s, int k, char **low, char **high) {
     *high = end - (s->start + s->span) < MARGIN ? end : s->start + s->span + MARGIN;
 }
 
-strip lay_out(int k, int64_t rows, size_t row_bytes, size_t gap, int is_reversed, int at_end, size_t offset) {
+strip lay_out(int k, int64_t rows, size_t row_bytes, size_t gap, int is_reversed, int at_end,
+              size_t offset) {
     const size_t step = row_bytes + gap;
     strip s = {.rows = rows, .row_bytes = row_bytes, .span = (size_t)(rows - 1) * step + row_bytes};
     s.start = at_end ? place(k) + PLACE_BYTES - s.span - offset : place(k) + offset;

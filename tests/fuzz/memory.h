@@ -10,8 +10,8 @@
 
 enum { PLACE_BYTES = 3 << 19, PLACE_COUNT = 10 };
 
-/* `rows` rows of `row_bytes` bytes each: `first` is row 0, `stride` leads from row to row, and the bytes from `start` on,
- * `span` in number, hold all of them. */
+/* `rows` rows of `row_bytes` bytes each: `first` is row 0, `stride` leads from row to row, and the
+ * bytes from `start` on, `span` in number, hold all of them. */
 typedef struct {
     char *first, *start;
     ptrdiff_t stride;
@@ -20,8 +20,10 @@ typedef struct {
     size_t row_bytes;
 } strip;
 
-/* Rows in place `k`, `gap` bytes apart, against one end of it or the other (`offset` bytes from there); all bytes 0xff. */
-strip lay_out(int k, int64_t rows, size_t row_bytes, size_t gap, int is_reversed, int at_end, size_t offset);
+/* Rows in place `k`, `gap` bytes apart, against one end of it or the other (`offset` bytes from
+ * there); all bytes 0xff. */
+strip lay_out(int k, int64_t rows, size_t row_bytes, size_t gap, int is_reversed, int at_end,
+              size_t offset);
 
 /* Rows from and to memory without gaps. */
 void put_rows(const strip *s, const char *values);

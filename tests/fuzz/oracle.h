@@ -1,4 +1,5 @@
-/* The right results of one row in long double, straight from the formulas, and how far from them a kernel may be.
+/* The right results of one row in long double, straight from the formulas, and how far from them a
+ * kernel may be.
  *
  * Knows: the formulas of the kernels' contract, the precision of the dtypes.
  * Must not know: how a kernel goes about it.
@@ -13,8 +14,8 @@ typedef struct {
     long double value, bound;
 } expected;
 
-/* One row.  `is_comparable`: its numbers and all steps on the way are within the range in which the bounds hold; the
- * rest is known of every row. */
+/* One row.  `is_comparable`: its numbers and all steps on the way are within the range in which the
+ * bounds hold; the rest is known of every row. */
 typedef struct {
     int is_ignored, is_number, is_comparable;
     expected loss, lse;

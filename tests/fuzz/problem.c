@@ -60,7 +60,7 @@ int is_bad_label(const problem *p, int64_t row) {
     return label < 0 || label >= p->classes;
 }
 
-/* --- shape and options --------------------------------------------------------------------------------------------- */
+/* --- shape and options ------------------------------------------------------------------------ */
 
 /* Few classes, some, any, or around the lengths at which vectors, groups and blocks end. */
 static int64_t take_classes(choices *c) {
@@ -95,7 +95,9 @@ static double take_option(choices *c, const double *usual, int count) {
     return value;
 }
 
-static double within(double value, double low, double high) { return value >= low && value <= high ? value : low; }
+static double within(double value, double low, double high) {
+    return value >= low && value <= high ? value : low;
+}
 
 static void take_options(choices *c, problem *p) {
     static const double factors[] = {1, 1, 0.01, -1, 0, 37.5, 0x1p-60, 1e-3};
@@ -108,7 +110,8 @@ static void take_options(choices *c, problem *p) {
     const double z_loss = take_option(c, z_losses, 7);
     p->temperature = temperature >= 0x1p-126 && isfinite(temperature) ? temperature : 1;
     p->z_loss = isfinite(z_loss) ? z_loss : 0;
-    p->label_smoothing = p->kind == XENT_SHAPED_TARGETS || p->kind == XENT_SMOOTHED_TARGETS ? smoothing : 0;
+    p->label_smoothing =
+        p->kind == XENT_SHAPED_TARGETS || p->kind == XENT_SMOOTHED_TARGETS ? smoothing : 0;
 }
 
 /* What the contract lets go together. */
@@ -121,7 +124,8 @@ static void take_targets(choices *c, problem *p) {
     p->shares_targets = !p->has_labels && (flags >> 3 & 1);
     p->output = XENT_GRADIENT;
     if (p->has_labels && (flags >> 4 & 1))
-        p->output = p->kind == XENT_INDEX_TARGETS || (flags >> 5 & 1) ? XENT_PROBABILITIES : XENT_LOG_PROBABILITIES;
+        p->output = p->kind == XENT_INDEX_TARGETS || (flags >> 5 & 1) ? XENT_PROBABILITIES
+                                                                      : XENT_LOG_PROBABILITIES;
     p->label_type = (xent_label_type)take_choice(c, 8);
     take_options(c, p);
     if (p->kind == XENT_INDEX_TARGETS && p->has_class_weight)
@@ -138,20 +142,24 @@ static void take_ignore_index(choices *c, problem *p) {
     if (choice >= 7)
         return;
     const int bits = 8 * label_size(p->label_type) - !is_unsigned(p->label_type);
-    const int64_t value = usual[choice], highest = bits >= 63 ? INT64_MAX : (int64_t)(((uint64_t)1 << bits) - 1);
+    const int64_t value = usual[choice],
+                  highest = bits >= 63 ? INT64_MAX : (int64_t)(((uint64_t)1 << bits) - 1);
     p->ignore_index = value;
-    p->has_ignore_index = value <= highest && (is_unsigned(p->label_type) ? value >= 0 : value >= -highest - 1);
+    p->has_ignore_index =
+        value <= highest && (is_unsigned(p->label_type) ? value >= 0 : value >= -highest - 1);
 }
 
-/* --- values -------------------------------------------------------------------------------------------------------- */
+/* --- values ----------------------------------------------------------------------------------- */
 
 /* Where the formats and the kernels change their ways. */
 static const double special_values[] = {
-    0.0,           -0.0,      1.0,      -1.0,     INFINITY, -INFINITY,    NAN,     0x1p-149,  0x1p-126,
-    0x1p-1074,     0x1p-1022, 3.4e38,   -3.4e38,  1e8,      -1e8,         65535.9, -65536,    5.36e8,
-    -5.37e8,       1.7e308,   -1.7e308, 88.7,     -103.9,   709.7,        -745.1,  0.5,       80,
-    -80,           30,        -30,      1e30,     -1e30,    1e-30,        -1e-30,  0x1.8p-24, -20,
-    0x1.fffffep-1, 16777216,  2.5,      -87.3365, -708.396, 1.0000001192, 100,     -100,
+    0.0,      -0.0,          1.0,       -1.0,      INFINITY, -INFINITY, NAN,
+    0x1p-149, 0x1p-126,      0x1p-1074, 0x1p-1022, 3.4e38,   -3.4e38,   1e8,
+    -1e8,     65535.9,       -65536,    5.36e8,    -5.37e8,  1.7e308,   -1.7e308,
+    88.7,     -103.9,        709.7,     -745.1,    0.5,      80,        -80,
+    30,       -30,           1e30,      -1e30,     1e-30,    -1e-30,    0x1.8p-24,
+    -20,      0x1.fffffep-1, 16777216,  2.5,       -87.3365, -708.396,  1.0000001192,
+    100,      -100,
 };
 
 static double take_value(choices *c, xent_dtype dtype) {
@@ -167,7 +175,8 @@ static double take_value(choices *c, xent_dtype dtype) {
 
 /* A flat bump over [-16, 16], in steps of 2^-16: exact in float32. */
 static double random_value(uint64_t *state) {
-    return (double)((int64_t)(next_random(state) & 0xfffff) + (int64_t)(next_random(state) & 0xfffff) - 0xfffff) /
+    return (double)((int64_t)(next_random(state) & 0xfffff) +
+                    (int64_t)(next_random(state) & 0xfffff) - 0xfffff) /
            65536;
 }
 
@@ -176,7 +185,8 @@ static void fill_logits(problem *p, uint64_t *state, double offset, double sprea
         set_real(p->logits, p->dtype, k, offset + spread * random_value(state));
 }
 
-static void fill_positive(char *values, xent_dtype dtype, int64_t count, int zeros_in_8, uint64_t *state) {
+static void fill_positive(char *values, xent_dtype dtype, int64_t count, int zeros_in_8,
+                          uint64_t *state) {
     for (int64_t k = 0; k < count; ++k) {
         const double value = (double)(1 + (next_random(state) & 0xfff)) / 4096;
         set_real(values, dtype, k, (int)(next_random(state) & 7) < zeros_in_8 ? 0 : value);
@@ -184,11 +194,14 @@ static void fill_positive(char *values, xent_dtype dtype, int64_t count, int zer
 }
 
 static void fill_labels(problem *p, uint64_t *state) {
-    const int64_t most = p->label_type == XENT_INT8 ? 128 : p->label_type == XENT_UINT8 ? 256 : MOST_CLASSES;
+    const int64_t most = p->label_type == XENT_INT8    ? 128
+                         : p->label_type == XENT_UINT8 ? 256
+                                                       : MOST_CLASSES;
     const int64_t count = p->classes < most ? p->classes : most;
     for (int64_t row = 0; row < p->rows; ++row) {
         const int is_ignored = p->has_ignore_index && next_random(state) % 8 == 0;
-        set_label(p, row, is_ignored ? (uint64_t)p->ignore_index : next_random(state) % (uint64_t)count);
+        set_label(p, row,
+                  is_ignored ? (uint64_t)p->ignore_index : next_random(state) % (uint64_t)count);
     }
 }
 
@@ -203,7 +216,8 @@ static void take_edit(choices *c, problem *p) {
     else if (array == 4)
         set_label(p, position % p->rows, take_bits(c, label_size(p->label_type)));
     else if (array == 5)
-        set_label(p, position % p->rows, (uint64_t)p->classes + take_byte(c) % 3 - 1); /* on either side of the last */
+        set_label(p, position % p->rows,
+                  (uint64_t)p->classes + take_byte(c) % 3 - 1); /* on either side of the last */
     else if (array == 1)
         set_real(p->targets, p->dtype, position % (p->rows * p->classes), take_value(c, p->dtype));
     else
@@ -231,7 +245,7 @@ static void take_shape(choices *c, problem *p) {
     p->rows = take_rows(c, p->classes);
 }
 
-/* --- layouts ------------------------------------------------------------------------------------------------------- */
+/* --- layouts ---------------------------------------------------------------------------------- */
 
 /* The k-th ISA of this processor, going round. */
 static const xent_isa *supported_isa(int k) {
@@ -247,8 +261,8 @@ static int is_portable(const xent_isa *isa) { return strcmp(isa->name, "portable
 
 static void take_layout(choices *c, const problem *p, layout *l) {
     const unsigned asked = take_byte(c);
-    const int can_share =
-        p->family == ROW_KERNELS && l->isa->kernels[p->dtype][p->kind].blocks_to_share(p->classes) > 0;
+    const int can_share = p->family == ROW_KERNELS &&
+                          l->isa->kernels[p->dtype][p->kind].blocks_to_share(p->classes) > 0;
     l->order = (row_order)take_choice(c, can_share ? 4 : 3);
     l->rows_a_call = 1 + take_choice(c, 64);
     l->in_place = asked & 1;

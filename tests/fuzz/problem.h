@@ -1,6 +1,7 @@
 /* A batch as a fuzzer describes it: values without a layout, and layouts to compute it in.
  *
- * Knows: the kernels' contract.   Must not know: what the right result is, how arrays lie in memory.
+ * Knows: the kernels' contract.   Must not know: what the right result is, how arrays lie in
+ * memory.
  */
 #ifndef FUZZ_PROBLEM_H
 #define FUZZ_PROBLEM_H
@@ -44,7 +45,8 @@ typedef struct {
     int rows_a_call; /* SOME_ROWS_A_CALL */
     int in_place, with_grad, with_row_loss, with_statistics;
     int at_end;      /* bit k: array k ends where its memory does, else it begins there */
-    int is_reversed; /* bit k: the rows of matrix k, or its columns where it is turned, lie from last to first */
+    int is_reversed; /* bit k: the rows of matrix k, or its columns where it is turned, lie from
+                        last to first */
     int is_turned;   /* bit k: of matrix k the rows are contiguous, not the classes */
     int gap[3];      /* items between the rows of logits, gradient and targets */
     int label_gap, label_offset; /* bytes */

@@ -1,4 +1,5 @@
-/* Every file named, through LLVMFuzzerTestOneInput: the seed corpus without libFuzzer, by any compiler.
+/* Every file named, through LLVMFuzzerTestOneInput: the seed corpus without libFuzzer, by any
+ * compiler.
  *
  * Knows: files.   Must not know: what they hold.
  */

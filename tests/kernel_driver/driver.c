@@ -1,14 +1,20 @@
-/* Runs the row kernels of one instruction set without Python: prints a digest of every result, or computes one batch for
- * a tool that counts instructions.
+/* Runs the row kernels of one instruction set without Python: prints a digest of every result, or
+ * computes one batch for a tool that counts instructions.
  *
- * Knows: the kernel contract, dispatch, and inputs made from integers alone, the same on every machine.
- * Must not know: NumPy, Python, the values that should come out (tests/ compares those; here bits are compared).
+ * Knows: the kernel contract, dispatch, and inputs made from integers alone, the same on every
+ * machine.
+ * Must not know: NumPy, Python, the values that should come out (tests/ compares those; here bits
+ * are compared).
  *
- *     driver                                               the names of the ISAs this processor has, one a line
- *     driver ISA                                           one line a case: dtype, targets or pass, classes, digest
- *     driver ISA DTYPE TARGETS GRADIENT ROWS CLASSES       one call of `compute_batch` on ordinary logits
+ *     driver                                               the names of the ISAs this processor
+ *                                                          has, one a line
+ *     driver ISA                                           one line a case: dtype, targets or pass,
+ *                                                          classes, digest
+ *     driver ISA DTYPE TARGETS GRADIENT ROWS CLASSES       one call of `compute_batch` on ordinary
+ *                                                          logits
  *
- *     DTYPE: float32 float64     TARGETS: index dense smoothed weighted (and smoothed)     GRADIENT: in-place apart none
+ *     DTYPE: float32 float64     TARGETS: index dense smoothed weighted (and smoothed)
+ *     GRADIENT: in-place apart none
  *
  * Two ISAs agree when their digests are the same text.
  */
@@ -134,15 +140,17 @@ static void free_buffers(buffers b) {
     free(b.weights);
 }
 
-/* Digest of loss and gradient; with `in_place` the gradient takes the logits' place.  Shaped and smoothed targets have every
- * option; smoothed ones have class weights where the number of classes is even. */
-static uint64_t run_case(const xent_isa *isa, xent_target_kind kind, buffers *b, xent_dtype dtype, int64_t classes,
-                         int in_place) {
+/* Digest of loss and gradient; with `in_place` the gradient takes the logits' place.  Shaped and
+ * smoothed targets have every option; smoothed ones have class weights where the number of classes
+ * is even. */
+static uint64_t run_case(const xent_isa *isa, xent_target_kind kind, buffers *b, xent_dtype dtype,
+                         int64_t classes, int in_place) {
     const xent_row_kernels *kernels = &isa->kernels[dtype][kind];
     const ptrdiff_t row_bytes = (ptrdiff_t)classes * (dtype == XENT_FLOAT32 ? 4 : 8);
     const int is_dense = kind == XENT_DENSE_TARGETS || kind == XENT_SHAPED_TARGETS;
     const int has_options = kind == XENT_SHAPED_TARGETS || kind == XENT_SMOOTHED_TARGETS;
-    const int has_class_weight = kind == XENT_SHAPED_TARGETS || (kind == XENT_SMOOTHED_TARGETS && classes % 2 == 0);
+    const int has_class_weight =
+        kind == XENT_SHAPED_TARGETS || (kind == XENT_SMOOTHED_TARGETS && classes % 2 == 0);
     char *grad = in_place ? b->logits : b->grad;
     const xent_batch batch = {
         .rows = DIGEST_ROWS,
@@ -165,14 +173,16 @@ static uint64_t run_case(const xent_isa *isa, xent_target_kind kind, buffers *b,
     void *workspace = allocate(kernels->workspace_bytes(classes));
     const double sum = kernels->process_rows(&batch, 0, DIGEST_ROWS, workspace);
     free(workspace);
-    uint64_t digest = digest_of(14695981039346656037u, b->loss, DIGEST_ROWS * (size_t)(row_bytes / classes));
+    uint64_t digest =
+        digest_of(14695981039346656037u, b->loss, DIGEST_ROWS * (size_t)(row_bytes / classes));
     digest = digest_of(digest, &sum, sizeof sum);
     return digest_of(digest, grad, DIGEST_ROWS * (size_t)row_bytes);
 }
 
-/* Digest of a backward pass of the logits and the targets, as far as no number is NaN: its bits are the processor's own. */
-static uint64_t run_vjp_case(const xent_isa *isa, int of_logarithm, buffers *b, xent_dtype dtype, int64_t classes,
-                             int in_place) {
+/* Digest of a backward pass of the logits and the targets, as far as no number is NaN: its bits are
+ * the processor's own. */
+static uint64_t run_vjp_case(const xent_isa *isa, int of_logarithm, buffers *b, xent_dtype dtype,
+                             int64_t classes, int in_place) {
     const xent_vjp_kernels *kernels = &isa->vjp_kernels[dtype];
     const int64_t rows = DIGEST_ROWS - SPECIAL_ROWS + 1;
     const ptrdiff_t row_bytes = (ptrdiff_t)classes * (dtype == XENT_FLOAT32 ? 4 : 8);
@@ -194,8 +204,8 @@ static uint64_t run_vjp_case(const xent_isa *isa, int of_logarithm, buffers *b, 
 enum { HESSIAN_PRODUCT, HESSIAN_DIAGONAL, DISTILLATION, SOFTMAX_FUNCTIONS };
 
 /* Digest of a function of the softmax; the targets are the vector or the teacher's logits, too. */
-static uint64_t run_softmax_function_case(const xent_isa *isa, int function, buffers *b, xent_dtype dtype,
-                                          int64_t classes, int in_place) {
+static uint64_t run_softmax_function_case(const xent_isa *isa, int function, buffers *b,
+                                          xent_dtype dtype, int64_t classes, int in_place) {
     const int is_distillation = function == DISTILLATION;
     const xent_row_kernels *kernels =
         &isa->softmax_functions[dtype][is_distillation ? XENT_DISTILLATION : XENT_SECOND_ORDER];
@@ -231,8 +241,8 @@ static uint64_t run_softmax_function_case(const xent_isa *isa, int function, buf
         .weight_factor = 0.11,
     };
     void *workspace = allocate(kernels->workspace_bytes(classes));
-    const double sum =
-        kernels->process_rows(is_distillation ? &distillation.batch : &second_order.batch, 0, rows, workspace);
+    const double sum = kernels->process_rows(
+        is_distillation ? &distillation.batch : &second_order.batch, 0, rows, workspace);
     free(workspace);
     const uint64_t digest = digest_of(14695981039346656037u, &sum, sizeof sum);
     return digest_of(digest, grad, (size_t)(rows * row_bytes));
@@ -242,14 +252,17 @@ static const char *const function_names[] = {"hessian_product", "hessian_diagona
 static const char *const kind_names[] = {"index", "dense", "shaped", "smoothed"};
 
 /* One line of text for a case that gave these digests; 1 where they differ. */
-static int print_digest(xent_dtype dtype, const char *name, int64_t classes, uint64_t apart, uint64_t in_place) {
-    printf("%s %s %5" PRId64 " %016" PRIx64 "\n", dtype == XENT_FLOAT32 ? "float32" : "float64", name, classes, apart);
+static int print_digest(xent_dtype dtype, const char *name, int64_t classes, uint64_t apart,
+                        uint64_t in_place) {
+    printf("%s %s %5" PRId64 " %016" PRIx64 "\n", dtype == XENT_FLOAT32 ? "float32" : "float64",
+           name, classes, apart);
     if (apart != in_place)
         fprintf(stderr, "in place differs\n");
     return apart != in_place;
 }
 
-static int print_loss_digest(const xent_isa *isa, xent_dtype dtype, xent_target_kind kind, size_t c) {
+static int print_loss_digest(const xent_isa *isa, xent_dtype dtype, xent_target_kind kind,
+                             size_t c) {
     const int64_t classes = class_counts[c];
     state = c * 1000003u + (unsigned)dtype * 101u + (unsigned)kind;
     buffers b = make_digest_buffers(dtype, classes);
@@ -266,10 +279,12 @@ static int print_vjp_digest(const xent_isa *isa, xent_dtype dtype, int of_logari
     const uint64_t apart = run_vjp_case(isa, of_logarithm, &b, dtype, classes, 0);
     const uint64_t in_place = run_vjp_case(isa, of_logarithm, &b, dtype, classes, 1);
     free_buffers(b);
-    return print_digest(dtype, of_logarithm ? "log_softmax_vjp" : "softmax_vjp", classes, apart, in_place);
+    return print_digest(dtype, of_logarithm ? "log_softmax_vjp" : "softmax_vjp", classes, apart,
+                        in_place);
 }
 
-static int print_softmax_function_digest(const xent_isa *isa, xent_dtype dtype, int function, size_t c) {
+static int print_softmax_function_digest(const xent_isa *isa, xent_dtype dtype, int function,
+                                         size_t c) {
     const int64_t classes = class_counts[c];
     state = c * 1000003u + (unsigned)dtype * 101u + (unsigned)function;
     buffers b = make_digest_buffers(dtype, classes);
@@ -296,20 +311,22 @@ static int print_digests(const xent_isa *isa) {
     return failed;
 }
 
-/* Every row of a batch, so many at a time as a kernel takes.  Kept a function of its own, by this name: tools that count
- * instructions count in here alone. */
-__attribute__((noinline)) double compute_batch(const xent_row_kernels *kernels, const xent_batch *batch,
-                                               void *workspace) {
+/* Every row of a batch, so many at a time as a kernel takes.  Kept a function of its own, by this
+ * name: tools that count instructions count in here alone. */
+__attribute__((noinline)) double compute_batch(const xent_row_kernels *kernels,
+                                               const xent_batch *batch, void *workspace) {
     double loss_sum = 0;
     for (int64_t row = 0; row < batch->rows; row += XENT_MAX_ROWS_PER_CALL) {
         const int64_t rows_left = batch->rows - row;
-        const int64_t row_count = rows_left < XENT_MAX_ROWS_PER_CALL ? rows_left : XENT_MAX_ROWS_PER_CALL;
+        const int64_t row_count =
+            rows_left < XENT_MAX_ROWS_PER_CALL ? rows_left : XENT_MAX_ROWS_PER_CALL;
         loss_sum += kernels->process_rows(batch, row, row_count, workspace);
     }
     return loss_sum;
 }
 
-/* Logits of a model in training, within 4 of 0; dense targets that sum to 1; no row ignored, none weighted. */
+/* Logits of a model in training, within 4 of 0; dense targets that sum to 1; no row ignored, none
+ * weighted. */
 static buffers make_ordinary_buffers(xent_dtype dtype, int64_t rows, int64_t classes) {
     buffers b = allocate_buffers(rows, classes);
     for (int64_t row = 0; row < rows; ++row) {
@@ -354,8 +371,8 @@ static int64_t positive(const char *word) {
 }
 
 static batch_request read_request(char **words) {
-    static const xent_target_kind kinds[] = {XENT_INDEX_TARGETS, XENT_DENSE_TARGETS, XENT_SMOOTHED_TARGETS,
-                                             XENT_SMOOTHED_TARGETS};
+    static const xent_target_kind kinds[] = {XENT_INDEX_TARGETS, XENT_DENSE_TARGETS,
+                                             XENT_SMOOTHED_TARGETS, XENT_SMOOTHED_TARGETS};
     const int targets = chosen(words[1], "index dense smoothed weighted");
     const int destination = chosen(words[2], "none apart in-place");
     const batch_request request = {
@@ -374,7 +391,8 @@ static int compute_request(const xent_isa *isa, batch_request request) {
     const xent_row_kernels *kernels = &isa->kernels[request.dtype][request.kind];
     const int is_dense = request.kind == XENT_DENSE_TARGETS;
     buffers b = make_ordinary_buffers(request.dtype, request.rows, request.classes);
-    const ptrdiff_t row_bytes = (ptrdiff_t)request.classes * (request.dtype == XENT_FLOAT32 ? 4 : 8);
+    const ptrdiff_t row_bytes =
+        (ptrdiff_t)request.classes * (request.dtype == XENT_FLOAT32 ? 4 : 8);
     const xent_batch batch = {
         .rows = request.rows,
         .classes = request.classes,

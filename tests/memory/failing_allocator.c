@@ -3,8 +3,8 @@
  * Knows: the names under which glibc exports its own allocator.
  * Must not know: who allocates, or why.
  *
- * The program that wants failures writes to `failing_allocator` as it lies in memory: whoever switches failures off must not
- * need memory for it.
+ * The program that wants failures writes to `failing_allocator` as it lies in memory: whoever
+ * switches failures off must not need memory for it.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -34,7 +34,9 @@ void *calloc(size_t count, size_t size) { return fails() ? NULL : __libc_calloc(
 
 void *realloc(void *memory, size_t size) { return fails() ? NULL : __libc_realloc(memory, size); }
 
-void *memalign(size_t alignment, size_t size) { return fails() ? NULL : __libc_memalign(alignment, size); }
+void *memalign(size_t alignment, size_t size) {
+    return fails() ? NULL : __libc_memalign(alignment, size);
+}
 
 void *aligned_alloc(size_t alignment, size_t size) { return memalign(alignment, size); }
 

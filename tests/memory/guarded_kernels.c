@@ -1,13 +1,17 @@
-/* Runs every kernel of one instruction set over buffers whose neighbouring pages may not be touched.
+/* Runs every kernel of one instruction set over buffers whose neighbouring pages may not be
+ * touched.
  *
- * Knows: the kernel contract, the widths at which kernels change their path, how memory is protected on POSIX systems.
+ * Knows: the kernel contract, the widths at which kernels change their path, how memory is
+ * protected on POSIX systems.
  * Must not know: Python, what values should come out.
  *
  *     guarded_kernels                   the names of the ISAs this processor has, one a line
- *     guarded_kernels ISA [quick]       the number of cases; at the first access outside a buffer that case, and status 1
+ *     guarded_kernels ISA [quick]       the number of cases; at the first access outside a buffer
+ *                                       that case, and status 1
  *
- * Every buffer that a kernel is given, its workspace too, ends where a page begins that may not be touched, or begins where
- * one ends; or each of its rows does, or each of its columns, with such pages between them.  Labels hold whatever another thread may have left.
+ * Every buffer that a kernel is given, its workspace too, ends where a page begins that may not be
+ * touched, or begins where one ends; or each of its rows does, or each of its columns, with such
+ * pages between them.  Labels hold whatever another thread may have left.
  */
 #define _DEFAULT_SOURCE
 #include <inttypes.h>
@@ -28,8 +32,9 @@ enum { LARGEST_BUFFERS = 12, MOST_COLUMNS = 129 };
 
 static const int64_t row_counts[] = {1, 2, 7, 8, 9, 15, 16, 17, 33};
 static const int64_t wide_row_counts[] = {1, 2};
-static const int64_t class_counts[] = {1,  2,  3,  4,  5,  7,  8,  9,  10, 11, 15, 16, 17, 21, 23,  24,  25,  31,
-                                       32, 33, 39, 40, 41, 47, 48, 49, 63, 64, 65, 79, 80, 81, 100, 127, 128, 129};
+static const int64_t class_counts[] = {1,  2,  3,  4,  5,  7,  8,  9,  10,  11,  15,  16,
+                                       17, 21, 23, 24, 25, 31, 32, 33, 39,  40,  41,  47,
+                                       48, 49, 63, 64, 65, 79, 80, 81, 100, 127, 128, 129};
 static const int64_t wide_class_counts[] = {1023, 1024, 1025, 2047, 2048, 2049, 5000, 40001};
 static const char *const kind_names[] = {"index", "dense", "shaped", "smoothed"};
 static const char *const side_names[] = {"before", "behind", "around rows", "around columns"};
@@ -44,8 +49,8 @@ static char case_name[256];
 static void report_crash(int number) {
     const char head[] = "outside a buffer: ";
     (void)number;
-    if (write(STDERR_FILENO, head, sizeof head - 1) < 0 || write(STDERR_FILENO, case_name, strlen(case_name)) < 0 ||
-        write(STDERR_FILENO, "\n", 1) < 0)
+    if (write(STDERR_FILENO, head, sizeof head - 1) < 0 ||
+        write(STDERR_FILENO, case_name, strlen(case_name)) < 0 || write(STDERR_FILENO, "\n", 1) < 0)
         _exit(2);
     _exit(1);
 }
@@ -74,7 +79,9 @@ static void die(const char *what) {
     exit(2);
 }
 
-static size_t bytes_of(const region *r) { return r->pieces * (r->piece_bytes + page_size) + page_size; }
+static size_t bytes_of(const region *r) {
+    return r->pieces * (r->piece_bytes + page_size) + page_size;
+}
 
 static region *new_region(size_t pieces, size_t piece_bytes) {
     if (region_count == LENGTH(regions))
@@ -86,7 +93,8 @@ static region *new_region(size_t pieces, size_t piece_bytes) {
     if (made->pages == MAP_FAILED)
         die("mmap");
     for (size_t k = 0; k < pieces && piece_bytes; ++k)
-        if (mprotect(made->pages + page_size + k * (piece_bytes + page_size), piece_bytes, PROT_READ | PROT_WRITE))
+        if (mprotect(made->pages + page_size + k * (piece_bytes + page_size), piece_bytes,
+                     PROT_READ | PROT_WRITE))
             die("mprotect");
     return made;
 }
@@ -94,7 +102,8 @@ static region *new_region(size_t pieces, size_t piece_bytes) {
 static region *take_region(size_t pieces, size_t piece_bytes) {
     region *found = NULL;
     for (int k = 0; k < region_count && !found; ++k)
-        if (!regions[k].is_taken && regions[k].pieces == pieces && regions[k].piece_bytes == piece_bytes)
+        if (!regions[k].is_taken && regions[k].pieces == pieces &&
+            regions[k].piece_bytes == piece_bytes)
             found = &regions[k];
     if (!found)
         found = new_region(pieces, piece_bytes);
@@ -117,12 +126,15 @@ static void unmap_regions(void) {
 /* A matrix: each row or each column alone between guards, or all of it in one piece. */
 static buffer kept(int64_t rows, int64_t classes, size_t number_bytes, guard_side side) {
     const size_t count = (size_t)rows * (size_t)classes * number_bytes;
-    const size_t pieces = side == AROUND_ROWS ? (size_t)rows : side == AROUND_COLUMNS ? (size_t)classes : 1;
+    const size_t pieces = side == AROUND_ROWS      ? (size_t)rows
+                          : side == AROUND_COLUMNS ? (size_t)classes
+                                                   : 1;
     const size_t bytes = count / pieces;
     const size_t piece_bytes = (bytes + page_size - 1) / page_size * page_size;
     const ptrdiff_t step = (ptrdiff_t)(piece_bytes + page_size);
     buffer made = {.row_stride = (ptrdiff_t)(number_bytes * (size_t)classes)};
-    made.first = take_region(pieces, piece_bytes)->pages + page_size + (side == BEFORE ? 0 : piece_bytes - bytes);
+    made.first = take_region(pieces, piece_bytes)->pages + page_size +
+                 (side == BEFORE ? 0 : piece_bytes - bytes);
     if (side == AROUND_ROWS)
         made.row_stride = step;
     if (side == AROUND_COLUMNS && classes > 1) {
@@ -146,7 +158,9 @@ static uint32_t random_bits(void) {
     return (uint32_t)(state >> 33);
 }
 
-static size_t real_bytes(xent_dtype dtype) { return dtype == XENT_FLOAT32 ? sizeof(float) : sizeof(double); }
+static size_t real_bytes(xent_dtype dtype) {
+    return dtype == XENT_FLOAT32 ? sizeof(float) : sizeof(double);
+}
 
 static void fill_reals(buffer b, xent_dtype dtype, int64_t rows, int64_t classes, double spread) {
     const ptrdiff_t class_stride = b.class_stride ? b.class_stride : (ptrdiff_t)real_bytes(dtype);
@@ -166,7 +180,8 @@ static size_t stored_bytes(xent_dtype dtype, xent_storage storage) {
 }
 
 /* Numbers as they are stored; of 16 bits any. */
-static void fill_stored(buffer b, xent_dtype dtype, xent_storage storage, int64_t rows, int64_t classes) {
+static void fill_stored(buffer b, xent_dtype dtype, xent_storage storage, int64_t rows,
+                        int64_t classes) {
     if (storage == XENT_AS_COMPUTED)
         fill_reals(b, dtype, rows, classes, 8);
     else
@@ -178,7 +193,8 @@ static void fill_stored(buffer b, xent_dtype dtype, xent_storage storage, int64_
 /* Classes, and here and there what is none: labels may change after they were checked. */
 static void fill_labels(buffer b, size_t width, int64_t rows, int64_t classes) {
     for (int64_t row = 0; row < rows; ++row) {
-        int64_t label = row % 5 == 3 ? -1 - (int64_t)random_bits() : (int64_t)random_bits() % classes;
+        int64_t label =
+            row % 5 == 3 ? -1 - (int64_t)random_bits() : (int64_t)random_bits() % classes;
         if (row % 7 == 6)
             label = INT64_MAX;
         memcpy(b.first + row * b.row_stride, &label, width); /* little-endian */
@@ -275,7 +291,8 @@ static size_t scratch_bytes(const xent_row_kernels *kernels, const xent_batch *b
 /* The same row in the steps that threads share. */
 static void run_shared(const xent_row_kernels *kernels, const xent_batch *batch, guard_side side) {
     const int64_t blocks = kernels->blocks_to_share(batch->classes);
-    const size_t bytes = round_up(kernels->shared_row_bytes(batch->classes)) + scratch_bytes(kernels, batch);
+    const size_t bytes =
+        round_up(kernels->shared_row_bytes(batch->classes)) + scratch_bytes(kernels, batch);
     char *workspace = kept_column(1, round_up(bytes), side);
     for (int64_t row = 0; row < batch->rows && blocks > 0; ++row) {
         kernels->begin_row(batch, row, workspace);
@@ -289,11 +306,12 @@ static void run_shared(const xent_row_kernels *kernels, const xent_batch *batch,
 
 static void run_rows(const xent_isa *isa, request r) {
     snprintf(case_name, sizeof case_name,
-             "%s %s, %s to %s, %s targets, labels of type %d, output %d %s, options %d, guards %s, %" PRId64
-             " x %" PRId64,
-             isa->name, r.dtype == XENT_FLOAT32 ? "float32" : "float64", storage_names[r.logits_storage],
-             storage_names[r.grad_storage], kind_names[r.kind], (int)r.label_type, (int)r.output, place_names[r.place],
-             r.has_options, side_names[r.side], r.rows, r.classes);
+             "%s %s, %s to %s, %s targets, labels of type %d, output %d %s, options %d, guards %s, "
+             "%" PRId64 " x %" PRId64,
+             isa->name, r.dtype == XENT_FLOAT32 ? "float32" : "float64",
+             storage_names[r.logits_storage], storage_names[r.grad_storage], kind_names[r.kind],
+             (int)r.label_type, (int)r.output, place_names[r.place], r.has_options,
+             side_names[r.side], r.rows, r.classes);
     const xent_row_kernels *kernels = &isa->kernels[r.dtype][r.kind];
     const xent_batch batch = make_batch(r);
     size_t workspace_bytes = kernels->workspace_bytes(r.classes);
@@ -309,7 +327,8 @@ static void run_rows(const xent_isa *isa, request r) {
     if (!batch.dense_targets) {
         int64_t counted = 0;
         double sum = 0;
-        xent_check_labels(&batch.labels, r.rows, r.classes, batch.sample_weight, NULL, XENT_FLOAT32, &counted, &sum);
+        xent_check_labels(&batch.labels, r.rows, r.classes, batch.sample_weight, NULL, XENT_FLOAT32,
+                          &counted, &sum);
     }
     give_regions_back();
 }
@@ -318,13 +337,15 @@ static void run_rows(const xent_isa *isa, request r) {
 static int64_t run_stored_rows(const xent_isa *isa, request r) {
     const xent_row_kernels *kernels = &isa->kernels[r.dtype][r.kind];
     int64_t cases = 0;
-    if (r.side == AROUND_COLUMNS || !kernels->scratch_bytes || kernels->scratch_bytes(r.classes) == 0)
+    if (r.side == AROUND_COLUMNS || !kernels->scratch_bytes ||
+        kernels->scratch_bytes(r.classes) == 0)
         return cases;
     for (int first = 0; first < XENT_STORAGE_COUNT; ++first)
         for (int second = 0; second < XENT_STORAGE_COUNT; ++second) {
             r.logits_storage = (xent_storage)first;
             r.grad_storage = (xent_storage)second;
-            if (first + second == 0 || (r.place == IN_PLACE && first != second) || (r.place == LOSS_ONLY && second > 0))
+            if (first + second == 0 || (r.place == IN_PLACE && first != second) ||
+                (r.place == LOSS_ONLY && second > 0))
                 continue;
             run_rows(isa, r);
             ++cases;
@@ -335,9 +356,11 @@ static int64_t run_stored_rows(const xent_isa *isa, request r) {
 /* A matrix of 16 bits to float32 and back. */
 static int64_t run_storage(const xent_isa *isa, request r) {
     int64_t cases = 0;
-    for (int storage = XENT_FLOAT16; storage < XENT_STORAGE_COUNT && r.side != AROUND_COLUMNS; ++storage, ++cases) {
+    for (int storage = XENT_FLOAT16; storage < XENT_STORAGE_COUNT && r.side != AROUND_COLUMNS;
+         ++storage, ++cases) {
         const xent_storage_kernels *kernels = &isa->storage_kernels[storage];
-        snprintf(case_name, sizeof case_name, "%s %s to float32 and back, guards %s, %" PRId64 " x %" PRId64, isa->name,
+        snprintf(case_name, sizeof case_name,
+                 "%s %s to float32 and back, guards %s, %" PRId64 " x %" PRId64, isa->name,
                  storage_names[storage], side_names[r.side], r.rows, r.classes);
         const buffer stored = kept(r.rows, r.classes, sizeof(uint16_t), r.side);
         const buffer wide = kept(r.rows, r.classes, sizeof(float), r.side);
@@ -345,17 +368,18 @@ static int64_t run_storage(const xent_isa *isa, request r) {
         fill_stored(stored, XENT_FLOAT32, (xent_storage)storage, r.rows, r.classes);
         kernels->load(stored.first, stored.row_stride, r.rows, r.classes, numbers,
                       wide.row_stride / (ptrdiff_t)sizeof(float));
-        kernels->store(numbers, wide.row_stride / (ptrdiff_t)sizeof(float), r.rows, r.classes, stored.first,
-                       stored.row_stride);
+        kernels->store(numbers, wide.row_stride / (ptrdiff_t)sizeof(float), r.rows, r.classes,
+                       stored.first, stored.row_stride);
         give_regions_back();
     }
     return cases;
 }
 
 static void run_vjp(const xent_isa *isa, request r, int of_logarithm) {
-    snprintf(case_name, sizeof case_name, "%s %s, %s_vjp, %s, guards %s, %" PRId64 " x %" PRId64, isa->name,
-             r.dtype == XENT_FLOAT32 ? "float32" : "float64", of_logarithm ? "log_softmax" : "softmax",
-             place_names[r.place], side_names[r.side], r.rows, r.classes);
+    snprintf(case_name, sizeof case_name, "%s %s, %s_vjp, %s, guards %s, %" PRId64 " x %" PRId64,
+             isa->name, r.dtype == XENT_FLOAT32 ? "float32" : "float64",
+             of_logarithm ? "log_softmax" : "softmax", place_names[r.place], side_names[r.side],
+             r.rows, r.classes);
     const size_t number_bytes = real_bytes(r.dtype);
     const buffer values = kept(r.rows, r.classes, number_bytes, r.side);
     const buffer slopes = kept(r.rows, r.classes, number_bytes, r.side);
@@ -380,25 +404,28 @@ static void run_vjp(const xent_isa *isa, request r, int of_logarithm) {
 }
 
 typedef enum { HESSIAN_PRODUCT, HESSIAN_DIAGONAL, DISTILLATION, SOFTMAX_USE_COUNT } softmax_use;
-static const char *const use_names[] = {"Hessian-vector product", "Hessian's diagonal", "distillation"};
+static const char *const use_names[] = {"Hessian-vector product", "Hessian's diagonal",
+                                        "distillation"};
 
 /* A function of the softmax: its batch begins with one of the loss. */
 static void run_softmax_function(const xent_isa *isa, request r, softmax_use use) {
-    snprintf(case_name, sizeof case_name, "%s %s, %s, %s targets, %s, options %d, guards %s, %" PRId64 " x %" PRId64,
-             isa->name, r.dtype == XENT_FLOAT32 ? "float32" : "float64", use_names[use], kind_names[r.kind],
+    snprintf(case_name, sizeof case_name,
+             "%s %s, %s, %s targets, %s, options %d, guards %s, %" PRId64 " x %" PRId64, isa->name,
+             r.dtype == XENT_FLOAT32 ? "float32" : "float64", use_names[use], kind_names[r.kind],
              place_names[r.place], r.has_options, side_names[r.side], r.rows, r.classes);
     const xent_batch batch = make_batch(r);
     const buffer other = kept(r.rows, r.classes, real_bytes(r.dtype), r.side);
     fill_reals(other, r.dtype, r.rows, r.classes, 8);
-    const xent_second_order_batch second_order = {batch, use == HESSIAN_PRODUCT ? other.first : NULL, other.row_stride,
-                                                  1};
+    const xent_second_order_batch second_order = {
+        batch, use == HESSIAN_PRODUCT ? other.first : NULL, other.row_stride, 1};
     const xent_distillation_batch distillation = {
         batch, &isa->kernels[r.dtype][r.kind], other.first, other.row_stride, 2, 0.5};
     const int is_distillation = use == DISTILLATION;
     const xent_row_kernels *kernels =
         &isa->softmax_functions[r.dtype][is_distillation ? XENT_DISTILLATION : XENT_SECOND_ORDER];
     void *workspace = kept_column(1, round_up(kernels->workspace_bytes(r.classes)), r.side);
-    kernels->process_rows(is_distillation ? &distillation.batch : &second_order.batch, 0, r.rows, workspace);
+    kernels->process_rows(is_distillation ? &distillation.batch : &second_order.batch, 0, r.rows,
+                          workspace);
     give_regions_back();
 }
 
@@ -421,8 +448,9 @@ static int64_t run_softmax_functions(const xent_isa *isa, request r) {
     return cases;
 }
 
-/* Every target kind, output and set of options of one shape; label types and, in the quick form, sides take turns.  There the
- * side that is taken depends on rows and classes so that either beside each other number of the other meets every side. */
+/* Every target kind, output and set of options of one shape; label types and, in the quick form,
+ * sides take turns.  There the side that is taken depends on rows and classes so that either beside
+ * each other number of the other meets every side. */
 static int64_t run_shape(const xent_isa *isa, request r, int quick) {
     static int64_t turn;
     int64_t cases = 0;
@@ -460,7 +488,8 @@ static int64_t run_shape(const xent_isa *isa, request r, int quick) {
                 ++cases;
             }
         }
-        cases += run_softmax_functions(isa, r) + (r.dtype == XENT_FLOAT32 ? run_storage(isa, r) : 0);
+        cases +=
+            run_softmax_functions(isa, r) + (r.dtype == XENT_FLOAT32 ? run_storage(isa, r) : 0);
         unmap_regions();
     }
     return cases;

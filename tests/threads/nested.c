@@ -4,7 +4,8 @@
  */
 #include <omp.h>
 
-/* Calls work(k) on each of `threads` threads at once; regions inside get threads of their own if `levels` is 2. */
+/* Calls work(k) on each of `threads` threads at once; regions inside get threads of their own if
+ * `levels` is 2. */
 int call_in_parallel(int threads, int levels, void (*work)(int)) {
     int started = 0;
     omp_set_max_active_levels(levels);

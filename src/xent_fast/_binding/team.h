@@ -48,7 +48,8 @@ static int xent_try_to_start(int wanted) {
     if (workers == NULL)
         return 1;
     pthread_mutex_lock(&gate);
-    while (started < wanted - 1 && pthread_create(&workers[started], NULL, xent_wait_for_gate, &gate) == 0)
+    while (started < wanted - 1 &&
+           pthread_create(&workers[started], NULL, xent_wait_for_gate, &gate) == 0)
         started++;
     pthread_mutex_unlock(&gate);
     for (i = 0; i < started; i++)

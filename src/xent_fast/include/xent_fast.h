@@ -8,11 +8,12 @@
  *     api->init(&call);
  *     call.rows = rows, call.classes = classes, call.logits = logits, call.labels = labels;
  *     call.grad = logits;                                 in place
- *     int status = api->loss_and_grad(&call);             needs no GIL; any number of threads at once
+ *     int status = api->loss_and_grad(&call);      needs no GIL; any number of threads at once
  *     if (status != XENT_FAST_OK)
  *         puts(api->message(status));                     nothing was written
  *
- * The results have the bits of xent_fast.softmax_cross_entropy_grad.  docs/c_api.md has the rules and more examples.
+ * The results have the bits of xent_fast.softmax_cross_entropy_grad.  docs/c_api.md has the rules
+ * and more examples.
  */
 #ifndef XENT_FAST_H
 #define XENT_FAST_H
@@ -29,7 +30,12 @@ extern "C" {
 enum { XENT_FAST_API_VERSION = 1 };
 
 /* dtype */
-enum { XENT_FAST_FLOAT32 = 0, XENT_FAST_FLOAT64 = 1, XENT_FAST_FLOAT16 = 2, XENT_FAST_BFLOAT16 = 3 };
+enum {
+    XENT_FAST_FLOAT32 = 0,
+    XENT_FAST_FLOAT64 = 1,
+    XENT_FAST_FLOAT16 = 2,
+    XENT_FAST_BFLOAT16 = 3
+};
 
 /* label_type */
 enum { XENT_FAST_INT32 = 0, XENT_FAST_INT64 = 1 };
@@ -40,15 +46,21 @@ enum { XENT_FAST_MEAN = 0, XENT_FAST_SUM = 1 };
 /* What a call returns.  After anything but XENT_FAST_OK every array holds what it held before. */
 enum {
     XENT_FAST_OK = 0,
-    XENT_FAST_BAD_SIZE = 1, /* `size` is not this header's: init was not called, or the header is another version's */
-    XENT_FAST_BAD_ARGUMENT =
-        2, /* a count below 0, rows without a class, an unknown dtype, label type or reduction, no logits, neither labels
-            * nor targets or both, an ignored index with targets */
-    XENT_FAST_BAD_OPTION = 3,      /* label_smoothing, temperature, z_loss or num_threads out of range */
-    XENT_FAST_BAD_LAYOUT = 4,      /* misaligned numbers, an output that overlaps itself or an input */
-    XENT_FAST_BAD_LABEL = 5,       /* neither in [0, classes) nor ignored: error_row says where */
-    XENT_FAST_NEGATIVE_WEIGHT = 6, /* a mean would divide by it; error_row is its row, or -1 for a class weight */
-    XENT_FAST_BAD_WEIGHT_SUM = 7,  /* what a mean divides by lies outside [1e-290, 1e290]: scale the weights */
+    /* `size` is not this header's: init was not called, or the header is another version's */
+    XENT_FAST_BAD_SIZE = 1,
+    /* a count below 0, rows without a class, an unknown dtype, label type or reduction, no logits,
+     * neither labels nor targets or both, an ignored index with targets */
+    XENT_FAST_BAD_ARGUMENT = 2,
+    /* label_smoothing, temperature, z_loss or num_threads out of range */
+    XENT_FAST_BAD_OPTION = 3,
+    /* misaligned numbers, an output that overlaps itself or an input */
+    XENT_FAST_BAD_LAYOUT = 4,
+    /* neither in [0, classes) nor ignored: error_row says where */
+    XENT_FAST_BAD_LABEL = 5,
+    /* a mean would divide by it; error_row is its row, or -1 for a class weight */
+    XENT_FAST_NEGATIVE_WEIGHT = 6,
+    /* what a mean divides by lies outside [1e-290, 1e290]: scale the weights */
+    XENT_FAST_BAD_WEIGHT_SUM = 7,
     XENT_FAST_NO_MEMORY = 8
 };
 
@@ -59,7 +71,8 @@ typedef struct {
     size_t size; /* set by init */
 
     int64_t rows, classes;
-    int32_t dtype;      /* of logits, targets and grad; row_loss and class_weight: float where that has 16 bits */
+    int32_t dtype; /* of logits, targets and grad; row_loss and class_weight: float where that has
+                      16 bits */
     int32_t label_type; /* of labels */
     const void *logits;
     ptrdiff_t logits_row_stride;
@@ -104,7 +117,8 @@ static inline const xent_fast_api *xent_fast_import(void) {
     Py_DECREF(module);
     api = (const xent_fast_api *)PyCapsule_Import("xent_fast.c_api._C_API", 0);
     if (api != NULL && api->version != XENT_FAST_API_VERSION) {
-        PyErr_Format(PyExc_ImportError, "compiled for version %d of the C functions of xent_fast; installed is %d",
+        PyErr_Format(PyExc_ImportError,
+                     "compiled for version %d of the C functions of xent_fast; installed is %d",
                      (int)XENT_FAST_API_VERSION, api->version);
         return NULL;
     }

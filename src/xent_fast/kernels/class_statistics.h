@@ -1,16 +1,21 @@
-/* Classes shared out: what a range of classes says of its rows, and the gradient of a range.  A template over REAL_BITS.
+/* Classes shared out: what a range of classes says of its rows, and the gradient of a range.  A
+ * template over REAL_BITS.
  *
- * Knows: how block summaries become plain doubles and blocks again, and that a range's classes begin anywhere.
- * Must not know: the formulas, which row_stage.h and lanes_along_classes.h have; instruction sets, threads, Python.
+ * Knows: how block summaries become plain doubles and blocks again, and that a range's classes
+ * begin anywhere.
+ * Must not know: the formulas, which row_stage.h and lanes_along_classes.h have; instruction sets,
+ * threads, Python.
  *
- * A range is cut into blocks from its own first class, so that one that begins and ends at blocks of the whole gives the
- * whole's blocks.  All ranges' blocks in class order then go through `merge_blocks` as those of one row do.  There a class
- * counts for nothing but whose target and weight it has: each block's maximum stands for its class, and the block's number
- * for the class's index.
+ * A range is cut into blocks from its own first class, so that one that begins and ends at blocks
+ * of the whole gives the whole's blocks.  All ranges' blocks in class order then go through
+ * `merge_blocks` as those of one row do.  There a class counts for nothing but whose target and
+ * weight it has: each block's maximum stands for its class, and the block's number for the class's
+ * index.
  */
 enum { NAME(whole_row_bytes) = sizeof(NAME(block_summary)) + 2 * sizeof(REAL) };
 
-/* Blocks of a row, with target and weight of each block's maximum; local blocks and their sums of class weights behind. */
+/* Blocks of a row, with target and weight of each block's maximum; local blocks and their sums of
+ * class weights behind. */
 typedef struct {
     NAME(block_summary) * blocks, *local;
     double *weight_sums;
@@ -19,10 +24,12 @@ typedef struct {
 
 static size_t NAME(shard_workspace_bytes)(int64_t whole_blocks, int64_t classes) {
     const size_t local = (size_t)NAME(block_count)(classes);
-    return (size_t)whole_blocks * NAME(whole_row_bytes) + local * (sizeof(NAME(block_summary)) + sizeof(double));
+    return (size_t)whole_blocks * NAME(whole_row_bytes) +
+           local * (sizeof(NAME(block_summary)) + sizeof(double));
 }
 
-KERNEL_INLINE NAME(shard_workspace) NAME(shard_workspace_at)(void *memory, int64_t whole_blocks, int64_t classes) {
+KERNEL_INLINE NAME(shard_workspace)
+    NAME(shard_workspace_at)(void *memory, int64_t whole_blocks, int64_t classes) {
     NAME(shard_workspace) w;
     w.blocks = (NAME(block_summary) *)memory;
     w.local = w.blocks + whole_blocks;
@@ -32,27 +39,31 @@ KERNEL_INLINE NAME(shard_workspace) NAME(shard_workspace_at)(void *memory, int64
     return w;
 }
 
-/* The range's part of row `row`, whose label `local` counts from the range's first class and may lie outside. */
-KERNEL_INLINE NAME(long_row)
-    NAME(row_of_shard)(const xent_shard *shard, int64_t row, int64_t local, const NAME(shard_workspace) * w, int kind) {
+/* The range's part of row `row`, whose label `local` counts from the range's first class and may
+ * lie outside. */
+KERNEL_INLINE NAME(long_row) NAME(row_of_shard)(const xent_shard *shard, int64_t row, int64_t local,
+                                                const NAME(shard_workspace) * w, int kind) {
     const xent_batch *batch = &shard->batch;
     NAME(long_row) r = NAME(long_row_at)(batch, row, local, w->local, w->weight_sums, NULL, kind);
     r.label = (uint64_t)local < (uint64_t)batch->classes ? local : -1;
-    r.masses.smoothing = kind == XENT_SMOOTHED_TARGETS ? batch->label_smoothing / (double)shard->num_classes : 0;
+    r.masses.smoothing =
+        kind == XENT_SMOOTHED_TARGETS ? batch->label_smoothing / (double)shard->num_classes : 0;
     if (kind == XENT_SHAPED_TARGETS)
         r.masses.floor = (REAL)(batch->label_smoothing / (double)shard->num_classes);
     return r;
 }
 
-KERNEL_INLINE void NAME(sum_weights_of_shard)(const xent_shard *shard, const NAME(shard_workspace) * w, int kind) {
+KERNEL_INLINE void NAME(sum_weights_of_shard)(const xent_shard *shard,
+                                              const NAME(shard_workspace) * w, int kind) {
     const xent_batch *batch = &shard->batch;
     if (kind == XENT_SMOOTHED_TARGETS && batch->class_weight)
-        NAME(sum_weights_of_blocks)((const REAL *)(const void *)batch->class_weight, batch->classes, 0,
-                                    NAME(block_count)(batch->classes), w->weight_sums);
+        NAME(sum_weights_of_blocks)((const REAL *)(const void *)batch->class_weight, batch->classes,
+                                    0, NAME(block_count)(batch->classes), w->weight_sums);
 }
 
 KERNEL_INLINE void NAME(measure_row)(const xent_shard *shard, int64_t row, int64_t label,
-                                     const NAME(shard_workspace) * w, const NAME(settings) * settings, int kind) {
+                                     const NAME(shard_workspace) * w,
+                                     const NAME(settings) * settings, int kind) {
     const xent_batch *batch = &shard->batch;
     const int64_t blocks = NAME(block_count)(batch->classes);
     double *values = shard->values + row * shard->row_step;
@@ -92,15 +103,17 @@ KERNEL_INLINE void NAME(measure_row)(const xent_shard *shard, int64_t row, int64
 }
 
 /* The whole row again, from its statistics; its results in lane 0. */
-KERNEL_INLINE NAME(long_row) NAME(settle_row)(const xent_shard *shard, int64_t row, const NAME(shard_workspace) * w,
-                                              const NAME(settings) * settings, row_results *results, int kind) {
+KERNEL_INLINE NAME(long_row)
+    NAME(settle_row)(const xent_shard *shard, int64_t row, const NAME(shard_workspace) * w,
+                     const NAME(settings) * settings, row_results *results, int kind) {
     const xent_batch *batch = &shard->batch;
     const double *values = shard->values + row * shard->row_step;
     NAME(long_row) r;
     memset(&r, 0, sizeof r);
     r.classes = shard->whole_blocks * BLOCK;
     r.label = -1;
-    r.weight = batch->sample_weight ? batch->weight_factor * batch->sample_weight[row] : batch->weight_factor;
+    r.weight = batch->sample_weight ? batch->weight_factor * batch->sample_weight[row]
+                                    : batch->weight_factor;
     r.gradient_weight = r.weight;
     r.blocks = w->blocks;
     for (int64_t b = 0; b < shard->whole_blocks; ++b) {
@@ -140,8 +153,9 @@ KERNEL_INLINE NAME(long_row) NAME(settle_row)(const xent_shard *shard, int64_t r
     return r;
 }
 
-KERNEL_INLINE void NAME(write_row)(const xent_shard *shard, int64_t row, int64_t label, const NAME(shard_workspace) * w,
-                                   const NAME(settings) * settings, int kind) {
+KERNEL_INLINE void NAME(write_row)(const xent_shard *shard, int64_t row, int64_t label,
+                                   const NAME(shard_workspace) * w, const NAME(settings) * settings,
+                                   int kind) {
     const xent_batch *batch = &shard->batch;
     const int64_t blocks = NAME(block_count)(batch->classes);
     const double *values = shard->values + row * shard->row_step;
@@ -157,9 +171,11 @@ KERNEL_INLINE void NAME(write_row)(const xent_shard *shard, int64_t row, int64_t
     r.masses.label_mass = whole.masses.label_mass;
     r.pivot = r.label;
     if (HAS_MASS(kind))
-        r.pivot = whole.pivot < 0 ? -1
-                                  : (int64_t)values[XENT_ROW_STATISTICS + whole.pivot * XENT_BLOCK_STATISTICS + 7] -
-                                        shard->first_class;
+        r.pivot =
+            whole.pivot < 0
+                ? -1
+                : (int64_t)values[XENT_ROW_STATISTICS + whole.pivot * XENT_BLOCK_STATISTICS + 7] -
+                      shard->first_class;
     if (!shard->has_exponentials)
         NAME(forward_some_blocks)(&r, 0, blocks, settings, kind);
     for (int64_t b = 0; b < blocks; ++b)
@@ -167,8 +183,10 @@ KERNEL_INLINE void NAME(write_row)(const xent_shard *shard, int64_t row, int64_t
     NAME(backward_some_blocks)(&r, 0, blocks, settings->row.temperature, &results, 0, kind);
 }
 
-KERNEL_INLINE void NAME(work_on_rows)(const xent_shard *shard, int64_t row_count, void *workspace, int work, int kind) {
-    const NAME(shard_workspace) w = NAME(shard_workspace_at)(workspace, shard->whole_blocks, shard->batch.classes);
+KERNEL_INLINE void NAME(work_on_rows)(const xent_shard *shard, int64_t row_count, void *workspace,
+                                      int work, int kind) {
+    const NAME(shard_workspace) w =
+        NAME(shard_workspace_at)(workspace, shard->whole_blocks, shard->batch.classes);
     const NAME(settings) settings = NAME(settings_of)(&shard->batch);
     REAL *row_loss = (REAL *)(void *)shard->batch.row_loss;
     row_results results;
@@ -191,7 +209,8 @@ KERNEL_INLINE void NAME(work_on_rows)(const xent_shard *shard, int64_t row_count
     }
 }
 
-static void NAME(work_on_shard)(const xent_shard *shard, int64_t row_count, void *workspace, int work) {
+static void NAME(work_on_shard)(const xent_shard *shard, int64_t row_count, void *workspace,
+                                int work) {
     if (shard->kind == XENT_INDEX_TARGETS)
         NAME(work_on_rows)(shard, row_count, workspace, work, XENT_INDEX_TARGETS);
     else if (shard->kind == XENT_DENSE_TARGETS)

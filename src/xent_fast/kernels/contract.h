@@ -6,9 +6,11 @@
  * The formula.  A row has logits x and effective mass q, one number a class:
  *
  *     class index y     q = a ((1 - E) w_y onehot(y) + E/C w)
- *     dense target t    q = a w ((1 - E) t + E/C)          a: the row's weight, w: class weights, E: smoothing
+ *     dense target t    q = a w ((1 - E) t + E/C)          a: the row's weight, w: class weights,
+ *                       E: smoothing
  *
- *     x = logits / T    m = max x     S = sum exp(x - m)     lse = m + log S     p = exp(x - lse)     Q = sum q
+ *     x = logits / T      m = max x      S = sum exp(x - m)      lse = m + log S
+ *     p = exp(x - lse)      Q = sum q
  *     loss = sum q_c (lse - x_c) + a z lse^2           grad = ((Q + 2 a z lse) p - q) / T
  *
  * What every kernel promises:
@@ -24,12 +26,19 @@
 
 typedef enum { XENT_FLOAT32 = 0, XENT_FLOAT64 = 1, XENT_DTYPE_COUNT = 2 } xent_dtype;
 
-/* How a matrix's numbers lie in memory: of the type that they are computed in, or in 16 bits, where that is float32. */
-typedef enum { XENT_AS_COMPUTED = 0, XENT_FLOAT16 = 1, XENT_BFLOAT16 = 2, XENT_STORAGE_COUNT = 3 } xent_storage;
+/* How a matrix's numbers lie in memory: of the type that they are computed in, or in 16 bits, where
+ * that is float32. */
+typedef enum {
+    XENT_AS_COMPUTED = 0,
+    XENT_FLOAT16 = 1,
+    XENT_BFLOAT16 = 2,
+    XENT_STORAGE_COUNT = 3
+} xent_storage;
 
-/* Shaped targets are dense ones with label smoothing or class weights; smoothed ones are class indices with label
- * smoothing, or with class weights and z_loss, or those of whatever asks for p and log p.  Class indices with class weights
- * alone are index targets: w_y is part of the row's weight. */
+/* Shaped targets are dense ones with label smoothing or class weights; smoothed ones are class
+ * indices with label smoothing, or with class weights and z_loss, or those of whatever asks for p
+ * and log p.  Class indices with class weights alone are index targets: w_y is part of the row's
+ * weight. */
 typedef enum {
     XENT_INDEX_TARGETS = 0,
     XENT_DENSE_TARGETS = 1,
@@ -38,8 +47,8 @@ typedef enum {
     XENT_TARGET_KIND_COUNT = 4
 } xent_target_kind;
 
-/* What takes the gradient's place: the gradient; or p, whatever the class indices are; or p or log p, for smoothed targets whose
- * rows have no weight. */
+/* What takes the gradient's place: the gradient; or p, whatever the class indices are; or p or log
+ * p, for smoothed targets whose rows have no weight. */
 typedef enum { XENT_GRADIENT = 0, XENT_PROBABILITIES = 1, XENT_LOG_PROBABILITIES = 2 } xent_output;
 
 /* Integer labels are read as they lie in memory, whatever their width. */
@@ -54,8 +63,8 @@ typedef enum {
     XENT_UINT64
 } xent_label_type;
 
-/* One label column.  `ignore_index` counts only where `has_ignore_index` is set, which is only where the label type can
- * hold that value (a uint64 column cannot hold -1). */
+/* One label column.  `ignore_index` counts only where `has_ignore_index` is set, which is only
+ * where the label type can hold that value (a uint64 column cannot hold -1). */
 typedef struct {
     const char *data; /* label of row 0 */
     ptrdiff_t stride; /* bytes from one label to the next; any sign */
@@ -64,10 +73,11 @@ typedef struct {
     int64_t ignore_index;
 } xent_labels;
 
-/* One batch.  Strides are in bytes and of any sign, numbers aligned to their own size.  Of each matrix either the classes of one
- * row are contiguous (class stride 0 says so) or its rows are: then the row stride is the size of one number.
- * The caller has checked that every label is in [0, classes) or ignored; kernels clamp what they read again, since
- * another thread may have changed it since. */
+/* One batch.  Strides are in bytes and of any sign, numbers aligned to their own size.  Of each
+ * matrix either the classes of one row are contiguous (class stride 0 says so) or its rows are:
+ * then the row stride is the size of one number. The caller has checked that every label is in [0,
+ * classes) or ignored; kernels clamp what they read again, since another thread may have changed it
+ * since. */
 typedef struct {
     int64_t rows;
     int64_t classes;    /* at least 1 */
@@ -75,24 +85,27 @@ typedef struct {
     ptrdiff_t logits_row_stride, logits_class_stride;
     xent_storage logits_storage,
         grad_storage; /* all but XENT_AS_COMPUTED only where the kernels have `scratch_bytes` */
-    char *grad;       /* row 0; NULL: loss only; may be `logits` with the same strides, else disjoint */
+    char *grad; /* row 0; NULL: loss only; may be `logits` with the same strides, else disjoint */
     ptrdiff_t grad_row_stride, grad_class_stride;
-    xent_labels labels;                 /* class indices */
-    const char *dense_targets;          /* dense targets, same dtype as the logits; row 0; NULL for class indices */
+    xent_labels labels; /* class indices */
+    const char
+        *dense_targets; /* dense targets, same dtype as the logits; row 0; NULL for class indices */
     ptrdiff_t dense_targets_row_stride; /* may be 0: one row of targets for all */
     ptrdiff_t dense_targets_class_stride;
     const double *sample_weight; /* one number a row, or NULL for 1 */
     double weight_factor;        /* a row's weight a = sample_weight * weight_factor */
-    const double *grad_output;   /* multiplies the gradient alone: one number every `grad_output_step`, or NULL for 1 */
+    const double *grad_output;   /* multiplies the gradient alone: one number every
+                                    `grad_output_step`, or NULL for 1 */
     int64_t grad_output_step;    /* from one row's to the next: 1, or 0 for the same */
     const char *class_weight;    /* w: one number a class, of the logits' dtype, or NULL for 1 */
     double label_smoothing;      /* E */
     double temperature;          /* T */
     double z_loss;               /* z */
     xent_output output;          /* what goes to grad */
-    char *row_loss;              /* `rows` numbers of the logits' dtype, or NULL where only their sum is wanted */
-    char *lse;                   /* the same; NaN for rows that have none or do not count */
-    int64_t *prediction;         /* class of each row's first maximum, or NULL; -1 for the same rows */
+    char
+        *row_loss; /* `rows` numbers of the logits' dtype, or NULL where only their sum is wanted */
+    char *lse;     /* the same; NaN for rows that have none or do not count */
+    int64_t *prediction; /* class of each row's first maximum, or NULL; -1 for the same rows */
 } xent_batch;
 
 /* The batch whose row 0 is row `row` of another, whose numbers take `real_bytes` each. */
@@ -102,30 +115,38 @@ static inline xent_batch xent_batch_from(const xent_batch *batch, int64_t row, s
     rest.rows -= row;
     rest.logits += first * batch->logits_row_stride;
     rest.grad = batch->grad ? batch->grad + first * batch->grad_row_stride : NULL;
-    rest.labels.data = batch->labels.data ? batch->labels.data + first * batch->labels.stride : NULL;
-    rest.dense_targets = batch->dense_targets ? batch->dense_targets + first * batch->dense_targets_row_stride : NULL;
+    rest.labels.data =
+        batch->labels.data ? batch->labels.data + first * batch->labels.stride : NULL;
+    rest.dense_targets = batch->dense_targets
+                             ? batch->dense_targets + first * batch->dense_targets_row_stride
+                             : NULL;
     rest.sample_weight = batch->sample_weight ? batch->sample_weight + first : NULL;
-    rest.grad_output = batch->grad_output ? batch->grad_output + first * (ptrdiff_t)batch->grad_output_step : NULL;
+    rest.grad_output =
+        batch->grad_output ? batch->grad_output + first * (ptrdiff_t)batch->grad_output_step : NULL;
     rest.row_loss = batch->row_loss ? batch->row_loss + first_byte : NULL;
     rest.lse = batch->lse ? batch->lse + first_byte : NULL;
     rest.prediction = batch->prediction ? batch->prediction + first : NULL;
     return rest;
 }
 
-/* Rows a call of `process_rows` may be given at most, and the multiple its first row should be of. */
+/* Rows a call of `process_rows` may be given at most, and the multiple its first row should be
+ * of. */
 enum { XENT_MAX_ROWS_PER_CALL = 256, XENT_ROW_GRANULARITY = 16 };
 
 /* Kernels of one dtype and one target kind. */
 typedef struct {
-    /* Loss and (unless grad is NULL) gradient of rows [first_row, first_row + row_count).  Returns the sum of their
-     * losses, added in double in an order that depends on row_count alone.  `workspace` holds
-     * `workspace_bytes(classes)` bytes aligned to 64, private to the calling thread. */
-    double (*process_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace);
+    /* Loss and (unless grad is NULL) gradient of rows [first_row, first_row + row_count).  Returns
+     * the sum of their losses, added in double in an order that depends on row_count alone.
+     * `workspace` holds `workspace_bytes(classes)` bytes aligned to 64, private to the calling
+     * thread. */
+    double (*process_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                           void *workspace);
     size_t (*workspace_bytes)(int64_t classes);
 
-    /* One row of contiguous classes in steps that several threads share, with the same bits: begin it; sweep forward over its `blocks_to_share`
-     * blocks in any order; finish it, which returns its loss; sweep backward over its blocks, unless grad is NULL.
-     * `workspace` holds `shared_row_bytes(classes)` bytes aligned to 64, the row's own through all steps.  Rows of 0
+    /* One row of contiguous classes in steps that several threads share, with the same bits: begin
+     * it; sweep forward over its `blocks_to_share` blocks in any order; finish it, which returns
+     * its loss; sweep backward over its blocks, unless grad is NULL. `workspace` holds
+     * `shared_row_bytes(classes)` bytes aligned to 64, the row's own through all steps.  Rows of 0
      * blocks are too short to share.  Kernels that know no such steps have NULL for all of them. */
     int64_t (*blocks_to_share)(int64_t classes);
     size_t (*shared_row_bytes)(int64_t classes);
@@ -137,14 +158,15 @@ typedef struct {
     /* Bytes that the workspace of `process_rows` has besides, where a matrix has a class stride. */
     size_t (*turning_bytes)(int64_t classes);
 
-    /* Bytes that either workspace has besides, after a multiple of 64, where logits or gradient lie in 16 bits.  They may
-     * for rows of so many classes unless this is 0, if classes are contiguous.  NULL: never. */
+    /* Bytes that either workspace has besides, after a multiple of 64, where logits or gradient lie
+     * in 16 bits.  They may for rows of so many classes unless this is 0, if classes are
+     * contiguous.  NULL: never. */
     size_t (*scratch_bytes)(int64_t classes);
 } xent_row_kernels;
 
-/* What is made of the rows' softmax besides the loss.  These batches begin with one of the loss, whose `grad` takes the result:
- * their `process_rows` is given its address.  The other matrix has the logits' dtype, with rows as theirs; `grad` may be it with
- * the same stride, or disjoint. */
+/* What is made of the rows' softmax besides the loss.  These batches begin with one of the loss,
+ * whose `grad` takes the result: their `process_rows` is given its address.  The other matrix has
+ * the logits' dtype, with rows as theirs; `grad` may be it with the same stride, or disjoint. */
 typedef enum {
     XENT_SECOND_ORDER = 0,
     XENT_DISTILLATION = 1,
@@ -161,8 +183,8 @@ typedef struct {
     double mean_class_weight; /* 1 where there are none */
 } xent_second_order_batch;
 
-/* Student and teacher.  `batch` is the loss of the targets with its share in weight_factor; where there is no such loss, all labels
- * are valid and `target_kernels` is NULL. */
+/* Student and teacher.  `batch` is the loss of the targets with its share in weight_factor; where
+ * there is no such loss, all labels are valid and `target_kernels` is NULL. */
 typedef struct {
     xent_batch batch; /* lse and prediction are not used */
     const xent_row_kernels *target_kernels;
@@ -172,27 +194,29 @@ typedef struct {
     double weight_factor; /* of the divergence, its share included; sample_weight is the batch's */
 } xent_distillation_batch;
 
-/* The loss, its gradient, which may take the logits' place, and its Hessian's diagonal, disjoint from every other matrix. */
+/* The loss, its gradient, which may take the logits' place, and its Hessian's diagonal, disjoint
+ * from every other matrix. */
 typedef struct {
-    xent_batch batch;                       /* lse and prediction are not used */
-    const xent_row_kernels *target_kernels; /* NULL for class indices without label smoothing and z_loss */
-    char *hessian;                          /* row 0; strides as the batch's */
+    xent_batch batch; /* lse and prediction are not used */
+    const xent_row_kernels
+        *target_kernels; /* NULL for class indices without label smoothing and z_loss */
+    char *hessian;       /* row 0; strides as the batch's */
     ptrdiff_t hessian_row_stride, hessian_class_stride;
     double factor;            /* of the diagonal */
     double min_hessian;       /* what smaller numbers of the diagonal become */
     double mean_class_weight; /* 1 where there are none */
 } xent_grad_hessian_batch;
 
-/* Entropies take the losses' place, times the row's weight, and their gradient that of the loss, which may be NULL.  Labels,
- * class weights, label_smoothing and z_loss are not used. */
+/* Entropies take the losses' place, times the row's weight, and their gradient that of the loss,
+ * which may be NULL.  Labels, class weights, label_smoothing and z_loss are not used. */
 typedef struct {
     xent_batch batch;          /* lse and prediction are not used */
     const double *grad_output; /* multiplies the gradient alone; NULL for 1 */
     int64_t grad_output_step;  /* numbers from one row's to the next; 0: one for all */
 } xent_entropy_batch;
 
-/* One batch of a backward pass, a row at a time.  All three matrices have the same dtype, `classes` contiguous numbers a row
- * aligned to their own size, and strides in bytes of any sign. */
+/* One batch of a backward pass, a row at a time.  All three matrices have the same dtype, `classes`
+ * contiguous numbers a row aligned to their own size, and strides in bytes of any sign. */
 typedef struct {
     int64_t rows;
     int64_t classes;    /* at least 1 */
@@ -200,7 +224,8 @@ typedef struct {
     ptrdiff_t values_row_stride;
     const char *slopes; /* dp or dl: the gradient with respect to `values` */
     ptrdiff_t slopes_row_stride;
-    char *grad; /* with respect to the logits; may be either of the two with the same stride, else disjoint */
+    char *grad; /* with respect to the logits; may be either of the two with the same stride, else
+                   disjoint */
     ptrdiff_t grad_row_stride;
     const double *grad_output; /* multiplies `grad`, rounded to the dtype; NULL for 1 */
     int64_t grad_output_step;  /* numbers from one row's to the next; 0: one for all */
@@ -216,34 +241,39 @@ typedef struct {
     void (*log_softmax_rows)(const xent_vjp_batch *batch, int64_t first_row, int64_t row_count);
 } xent_vjp_kernels;
 
-/* Where the classes are shared out: a range of them, and what is known of all.  A row's statistics are XENT_ROW_STATISTICS
- * doubles, then XENT_BLOCK_STATISTICS for each block.  Those of several ranges are merged by adding the row's numbers and laying
- * the blocks side by side in class order. */
+/* Where the classes are shared out: a range of them, and what is known of all.  A row's
+ * statistics are XENT_ROW_STATISTICS doubles, then XENT_BLOCK_STATISTICS for each block.  Those
+ * of several ranges are merged by adding the row's numbers and laying the blocks side by side in
+ * class order. */
 enum {
-    XENT_TARGETS_HERE =
-        0, /* 1: the row's class index lies in the range; 0: it does not, or targets are dense; -1: ignored */
+    XENT_TARGETS_HERE = 0, /* 1: the row's class index lies in the range; 0: it does not, or targets
+                              are dense; -1: ignored */
     XENT_TARGET_LOGIT = 1,
     XENT_TARGET_WEIGHT = 2, /* w_y */
     XENT_TARGET_CLASS = 3,  /* y among all classes */
     XENT_ROW_STATISTICS = 4,
-    /* e but the one left out, maximum, shift, reference; with mass: mass, distance, e of the maximum, its class, t and w */
+    /* e but the one left out, maximum, shift, reference; with mass: mass, distance, e of the
+     * maximum, its class, t and w */
     XENT_BLOCK_STATISTICS = 10
 };
 
-/* What is done with rows: write the range's statistics; each row's loss from all ranges'; the range's gradient from these. */
+/* What is done with rows: write the range's statistics; each row's loss from all ranges'; the
+ * range's gradient from these. */
 enum { XENT_MEASURE = 0, XENT_SETTLE = 1, XENT_WRITE = 2 };
 
 typedef struct {
-    xent_batch batch; /* logits, dense targets, class weights and gradient of the range, classes contiguous */
+    xent_batch batch; /* logits, dense targets, class weights and gradient of the range, classes
+                         contiguous */
     xent_target_kind kind;
     int has_class_weight; /* of some range */
     int64_t first_class;  /* of the range; labels count from the first of all */
     int64_t num_classes;  /* of all */
-    double *values;       /* statistics of row 0: the range's to be written, or those of all to be read */
+    double *values; /* statistics of row 0: the range's to be written, or those of all to be read */
     int64_t row_step;     /* doubles from one row's to the next */
     int64_t whole_blocks; /* of all ranges; measuring: 0 */
     int64_t first_block;  /* of the range among them */
-    int has_exponentials; /* writing: measuring was given the gradient too, and has left exponentials there */
+    int has_exponentials; /* writing: measuring was given the gradient too, and has left
+                             exponentials there */
 } xent_shard;
 
 typedef struct {
@@ -252,10 +282,12 @@ typedef struct {
     size_t (*workspace_bytes)(int64_t whole_blocks, int64_t classes);
 } xent_shard_kernels;
 
-/* Numbers of 16 bits, in `lines` lines of `count` numbers side by side: each line's first is `stored_step` bytes and, widened,
- * `step` numbers after that of the line before.  `store` rounds to nearest, ties to even.  NULL for what lies as computed. */
+/* Numbers of 16 bits, in `lines` lines of `count` numbers side by side: each line's first is
+ * `stored_step` bytes and, widened, `step` numbers after that of the line before.  `store` rounds
+ * to nearest, ties to even.  NULL for what lies as computed. */
 typedef struct {
-    void (*load)(const char *stored, ptrdiff_t stored_step, int64_t lines, int64_t count, float *numbers, int64_t step);
+    void (*load)(const char *stored, ptrdiff_t stored_step, int64_t lines, int64_t count,
+                 float *numbers, int64_t step);
     void (*store)(const float *numbers, int64_t step, int64_t lines, int64_t count, char *stored,
                   ptrdiff_t stored_step);
 } xent_storage_kernels;

@@ -1,16 +1,18 @@
-/* Second derivatives of a few classes: what a vector of rows writes besides its gradient.  A template over REAL_BITS.
+/* Second derivatives of a few classes: what a vector of rows writes besides its gradient.  A
+ * template over REAL_BITS.
  *
- * Knows: the diagonal of the loss's Hessian and its product with a vector, lanes along rows; which rows need more
- * (double_rows.h).
+ * Knows: the diagonal of the loss's Hessian and its product with a vector, lanes along rows; which
+ * rows need more (double_rows.h).
  * Must not know: instruction sets, threads, Python; how exponentials are made.
  *
- * Each lane is a row with exponentials e, their sum S, and w = a Q / T^2, which a factor of the diagonal is part of:
+ * Each lane is a row with exponentials e, their sum S, and w = a Q / T^2, which a factor of the
+ * diagonal is part of:
  *
- *     p = e / S     diagonal   w p (1 - p)              1 - p is the sum of the others where p > 1/2
+ *     p = e / S      diagonal   w p (1 - p)      1 - p is the sum of the others where p > 1/2
  *                   product    w p (u - sum p u)       u = v - v_m, m the likeliest class
  *
- * Every e is a normal number, or 0 where its class does not show beside a w below LARGEST_HERE; so no digits are lost before
- * the last product.
+ * Every e is a normal number, or 0 where its class does not show beside a w below LARGEST_HERE; so
+ * no digits are lost before the last product.
  */
 #undef LARGEST_HERE
 #undef SMALLEST_HERE
@@ -22,9 +24,10 @@ typedef struct {
     const xent_batch *batch; /* the loss, its weight_factor times that of the diagonal */
     int kind;                /* of its targets */
     int64_t first_row;
-    int has_own_weights;                                     /* else all rows have the first vector's */
-    ALIGNED_64 REAL weights[XENT_MAX_ROWS_PER_CALL + LANES]; /* w; infinite for rows that leave the lanes */
-    const char *vector;                                      /* row 0; NULL for the diagonal */
+    int has_own_weights; /* else all rows have the first vector's */
+    /* w; infinite for rows that leave the lanes */
+    ALIGNED_64 REAL weights[XENT_MAX_ROWS_PER_CALL + LANES];
+    const char *vector; /* row 0; NULL for the diagonal */
     ptrdiff_t vector_row_stride;
     char *result; /* row 0 */
     ptrdiff_t result_row_stride, result_class_stride;
@@ -62,11 +65,12 @@ KERNEL_INLINE vec NAME(small_exponentials)(REAL (*exponentials)[LANES], int clas
     return v_add(even, odd);
 }
 
-/* `ahead` is how far behind the destination the next rows' begins: so many planes are more than a processor looks after.  Only
- * the largest class, at least half of all, may be likely. */
-KERNEL_INLINE void NAME(diagonal_columns)(const NAME(curved_rows) * rows, vec weight, vec least, char *destination,
-                                          ptrdiff_t step, ptrdiff_t ahead) {
-    const vec one = v_splat(1), half = v_mul(v_splat((REAL)0.5), rows->total), inverse = v_div(one, rows->total);
+/* `ahead` is how far behind the destination the next rows' begins: so many planes are more than a
+ * processor looks after.  Only the largest class, at least half of all, may be likely. */
+KERNEL_INLINE void NAME(diagonal_columns)(const NAME(curved_rows) * rows, vec weight, vec least,
+                                          char *destination, ptrdiff_t step, ptrdiff_t ahead) {
+    const vec one = v_splat(1), half = v_mul(v_splat((REAL)0.5), rows->total),
+              inverse = v_div(one, rows->total);
     const vec factor = v_mul(weight, inverse), p_of_maximum = v_mul(rows->exp_of_maximum, inverse);
     vec of_likely = one;
     if (v_mask_bits(v_greater(rows->exp_of_maximum, half))) {
@@ -77,19 +81,22 @@ KERNEL_INLINE void NAME(diagonal_columns)(const NAME(curved_rows) * rows, vec we
         const vec e = v_load(rows->exponentials[k]), rest = v_sub(one, v_mul(e, inverse));
         if (ahead)
             PREFETCH(destination + k * step + ahead);
-        v_store((REAL *)(void *)(destination + k * step),
-                v_select(v_greater(e, half), of_likely, v_max(least, v_mul(v_mul(e, factor), rest))));
+        v_store(
+            (REAL *)(void *)(destination + k * step),
+            v_select(v_greater(e, half), of_likely, v_max(least, v_mul(v_mul(e, factor), rest))));
     }
 }
 
-/* v - v_m in place of v; returns the largest of their sizes, at least 1, and in `sum` that of e u. */
-KERNEL_INLINE vec NAME(centre_columns)(const NAME(curved_rows) * rows, REAL (*vector)[LANES], vec *sum) {
+/* v - v_m in place of v; returns the largest of their sizes, at least 1, and in `sum` that of e
+ * u. */
+KERNEL_INLINE vec NAME(centre_columns)(const NAME(curved_rows) * rows, REAL (*vector)[LANES],
+                                       vec *sum) {
     vec sums[4], of_likeliest = v_splat(0), largest = v_splat(1);
     for (int j = 0; j < 4; ++j)
         sums[j] = v_splat(0);
     for (int k = 0; k < rows->classes; ++k)
-        of_likeliest =
-            v_select(v_equal(v_load(rows->exponentials[k]), rows->exp_of_maximum), v_load(vector[k]), of_likeliest);
+        of_likeliest = v_select(v_equal(v_load(rows->exponentials[k]), rows->exp_of_maximum),
+                                v_load(vector[k]), of_likeliest);
     for (int k = 0; k < rows->classes; ++k) {
         const vec u = v_sub(v_load(vector[k]), of_likeliest);
         v_store(vector[k], u);
@@ -100,10 +107,12 @@ KERNEL_INLINE vec NAME(centre_columns)(const NAME(curved_rows) * rows, REAL (*ve
     return largest;
 }
 
-/* Where u = 0, as the likeliest class has it, the mean is not rounded to a p that may be a subnormal number. */
-KERNEL_INLINE void NAME(product_columns)(const NAME(curved_rows) * rows, REAL (*vector)[LANES], vec weight, vec sum,
-                                         char *destination, ptrdiff_t step) {
-    const vec zero = v_splat(0), inverse = v_div(v_splat(1), rows->total), factor = v_mul(weight, inverse);
+/* Where u = 0, as the likeliest class has it, the mean is not rounded to a p that may be a
+ * subnormal number. */
+KERNEL_INLINE void NAME(product_columns)(const NAME(curved_rows) * rows, REAL (*vector)[LANES],
+                                         vec weight, vec sum, char *destination, ptrdiff_t step) {
+    const vec zero = v_splat(0), inverse = v_div(v_splat(1), rows->total),
+              factor = v_mul(weight, inverse);
     const vec mean = v_mul(sum, inverse), scaled_mean = v_sub(zero, v_mul(sum, factor));
     for (int k = 0; k < rows->classes; ++k) {
         const vec e = v_load(rows->exponentials[k]), u = v_load(vector[k]);
@@ -113,10 +122,12 @@ KERNEL_INLINE void NAME(product_columns)(const NAME(curved_rows) * rows, REAL (*
     }
 }
 
-/* Lanes whose weights, of the size given, the lanes' type cannot hold, or which make a class visible whose exponential is 0.
- * `largest` is that of |u|. */
-static NEVER_INLINE unsigned NAME(leaving_curvature)(const NAME(curved_rows) * rows, vec weight, vec largest) {
-    const vec zero = v_splat(0), size = v_mul(largest, weight), first = v_load(rows->exponentials[0]);
+/* Lanes whose weights, of the size given, the lanes' type cannot hold, or which make a class
+ * visible whose exponential is 0. `largest` is that of |u|. */
+static NEVER_INLINE unsigned NAME(leaving_curvature)(const NAME(curved_rows) * rows, vec weight,
+                                                     vec largest) {
+    const vec zero = v_splat(0), size = v_mul(largest, weight),
+              first = v_load(rows->exponentials[0]);
     const unsigned is_large = v_mask_bits(v_not_less(size, v_splat(LARGEST_HERE)));
     unsigned leaving = v_mask_bits(v_not_less(size, v_splat(LARGEST_FACTOR)));
     for (int k = 0; k < rows->classes; ++k)
@@ -127,28 +138,35 @@ static NEVER_INLINE unsigned NAME(leaving_curvature)(const NAME(curved_rows) * r
 
 /* Those of them that leave, as columns. */
 static NEVER_INLINE void NAME(take_leaving_curvature)(const NAME(curvature_writer) * writer,
-                                                      const NAME(curved_rows) * rows, unsigned leaving,
-                                                      REAL (*columns)[LANES]) {
+                                                      const NAME(curved_rows) * rows,
+                                                      unsigned leaving, REAL (*columns)[LANES]) {
     REAL result[MOST_CLASSES_ALONG_ROWS];
     for (int lane = 0; lane < rows->row_count; ++lane) {
         const int64_t row = rows->first_row + lane;
-        const char *vector = writer->vector ? writer->vector + row * writer->vector_row_stride : NULL;
+        const char *vector =
+            writer->vector ? writer->vector + row * writer->vector_row_stride : NULL;
         if (!(leaving >> lane & 1))
             continue;
-        NAME(curvature_of_far_row)(writer->batch, row, clamped_label(rows->label_values[lane], rows->classes),
+        NAME(curvature_of_far_row)(writer->batch, row,
+                                   clamped_label(rows->label_values[lane], rows->classes),
                                    writer->kind, (const REAL *)(const void *)vector, result);
         for (int k = 0; k < rows->classes; ++k)
-            columns[k][lane] =
-                vector || result[k] > writer->least || result[k] != result[k] ? result[k] : writer->least;
+            columns[k][lane] = vector || result[k] > writer->least || result[k] != result[k]
+                                   ? result[k]
+                                   : writer->least;
     }
 }
 
 /* Diagonal or product of a vector of rows. */
-KERNEL_INLINE void NAME(write_curvature)(const NAME(curvature_writer) * writer, const NAME(curved_rows) * rows) {
+KERNEL_INLINE void NAME(write_curvature)(const NAME(curvature_writer) * writer,
+                                         const NAME(curved_rows) * rows) {
     ALIGNED_64 REAL columns[MOST_CLASSES_ALONG_ROWS][LANES];
-    char *result = writer->result + rows->first_row * writer->result_row_stride, *destination = (char *)columns;
-    const int is_direct = NAME(has_columns)(writer->result_class_stride) && rows->row_count == LANES;
-    const REAL *weights = writer->weights + (writer->has_own_weights ? rows->first_row - writer->first_row : 0);
+    char *result = writer->result + rows->first_row * writer->result_row_stride,
+         *destination = (char *)columns;
+    const int is_direct =
+        NAME(has_columns)(writer->result_class_stride) && rows->row_count == LANES;
+    const REAL *weights =
+        writer->weights + (writer->has_own_weights ? rows->first_row - writer->first_row : 0);
     const vec weight = v_keep(v_not_less(rows->labels, v_splat(0)), v_load(weights));
     ptrdiff_t step = (ptrdiff_t)sizeof columns[0], ahead = 0;
     const vec size = NAME(magnitude)(weight);
@@ -175,6 +193,6 @@ KERNEL_INLINE void NAME(write_curvature)(const NAME(curvature_writer) * writer, 
         return;
     if (leaving)
         NAME(take_leaving_curvature)(writer, rows, leaving, columns);
-    NAME(store_columns)(columns, result, writer->result_row_stride, writer->result_class_stride, rows->row_count,
-                        rows->classes);
+    NAME(store_columns)(columns, result, writer->result_row_stride, writer->result_class_stride,
+                        rows->row_count, rows->classes);
 }

@@ -1,18 +1,22 @@
 /* Backward passes of softmax and log_softmax, from what these returned.  A template over REAL_BITS.
  *
- * Knows: the two formulas; rows of a few classes side by side, longer ones one at a time, vectors along their classes.
+ * Knows: the two formulas; rows of a few classes side by side, longer ones one at a time, vectors
+ * along their classes.
  * Must not know: instruction sets, threads, Python; the loss.
  *
  *     softmax        grad = p (dp - s)         s = sum p dp
  *     log_softmax    grad = dl - exp(l) s      s = sum dl
  *
- * Two sweeps: the sum, then the gradient, which may take the place of either input.  Summands may have either sign and may
- * cancel, so each goes to the wide sum at once, products without their rounding, and s comes as a pair: its error is below
- * one unit of 2^-53 (float32) or 2^-100 (float64) times the sum of all magnitudes.
+ * Two sweeps: the sum, then the gradient, which may take the place of either input.  Summands may
+ * have either sign and may cancel, so each goes to the wide sum at once, products without their
+ * rounding, and s comes as a pair: its error is below one unit of 2^-53 (float32) or 2^-100
+ * (float64) times the sum of all magnitudes.
  *
- *     softmax        (dp - high) - low and the product are rounded once each: three roundings, at most 3 units in the last
+ *     softmax        (dp - high) - low and the product are rounded once each: three roundings, at
+ *                    most 3 units in the last
  *                    place of a gradient that is no subnormal number
- *     log_softmax    the errors of the exponential and of the product, in units of exp(l) s, and one rounding of the sum
+ *     log_softmax    the errors of the exponential and of the product, in units of exp(l) s, and
+ *                    one rounding of the sum
  *
  * docs/numerics.md states the bounds that a search has left standing.
  */
@@ -40,10 +44,12 @@ KERNEL_INLINE NAME(wide) NAME(sum_of_products)(const REAL *a, const REAL *b, int
     return sum;
 }
 
-/* A scalar as a pair of the dtype, the same in all lanes; one that is not finite has no low part. */
+/* A scalar as a pair of the dtype, the same in all lanes; one that is not finite has no low
+ * part. */
 KERNEL_INLINE NAME(pair) NAME(splat_pair)(double value, double error) {
     const REAL high = (REAL)value;
-    const NAME(pair) pair = {v_splat(high), v_splat(isfinite(high) ? (REAL)((value - (double)high) + error) : 0)};
+    const NAME(pair) pair = {v_splat(high),
+                             v_splat(isfinite(high) ? (REAL)((value - (double)high) + error) : 0)};
     return pair;
 }
 
@@ -65,10 +71,12 @@ KERNEL_INLINE void NAME(softmax_vjp_row)(const REAL *p, const REAL *dp, REAL *gr
 
 /* What exp(l) s of one row is made of.
  *
- * With s = m 2^k, 1/2 <= |m| < 1, exponentials are taken relative to 2^c, c = SCALE_UP - SIGNIFICAND_SHIFT - k, and
- * multiplied by -m 2^-SIGNIFICAND_SHIFT / K: so every product down to the subnormal numbers comes out, whatever the size of s,
- * up to some 2^100 (float32) or 2^970 (float64).  Larger ones, which log-probabilities have only by mistake or with a huge s,
- * begin at l = `limit`: there the reference is 2^RAISED higher, and products beyond `highest` are infinite anyway. */
+ * With s = m 2^k, 1/2 <= |m| < 1, exponentials are taken relative to 2^c, c = SCALE_UP -
+ * SIGNIFICAND_SHIFT - k, and multiplied by -m 2^-SIGNIFICAND_SHIFT / K: so every product down to
+ * the subnormal numbers comes out, whatever the size of s, up to some 2^100 (float32) or 2^970
+ * (float64).  Larger ones, which log-probabilities have only by mistake or with a huge s, begin at
+ * l = `limit`: there the reference is 2^RAISED higher, and products beyond `highest` are infinite
+ * anyway. */
 typedef struct {
     NAME(exponential_reference) reference, raised_reference;
     NAME(pair) minus_factor;
@@ -109,7 +117,8 @@ static vec NAME(large_gradients)(vec l, vec dl, vec usual, const NAME(log_softma
     const vec capped = v_select(v_greater(l, frame->highest), frame->highest, l);
     const vec raised = NAME(scaled_exponential)(capped, frame->raised_reference);
     const vec finite = NAME(minus_product)(raised, frame->minus_factor, v_splat(0));
-    const vec product = v_select(v_equal(l, v_splat(INFINITY)), v_mul(l, frame->minus_factor.high), finite);
+    const vec product =
+        v_select(v_equal(l, v_splat(INFINITY)), v_mul(l, frame->minus_factor.high), finite);
     return v_select(v_greater(l, frame->limit), v_fma(product, v_splat((REAL)0x1p64), dl), usual);
 }
 
@@ -122,7 +131,8 @@ KERNEL_INLINE void NAME(log_softmax_gradients)(const vec *l, const vec *dl, int 
                        NAME(large_gradients)(l[j], dl[j], grad[j], frame));
 }
 
-KERNEL_INLINE void NAME(log_softmax_vjp_row)(const REAL *l, const REAL *dl, REAL *grad, int64_t count) {
+KERNEL_INLINE void NAME(log_softmax_vjp_row)(const REAL *l, const REAL *dl, REAL *grad,
+                                             int64_t count) {
     double error;
     const double total = NAME(wide_total_and_error)(NAME(sum_of)(dl, count), &error);
     const NAME(log_softmax_frame) frame = NAME(frame_of_sum)(total, error);
@@ -148,18 +158,20 @@ KERNEL_INLINE void NAME(multiply_row)(REAL *grad, int64_t count, REAL f) {
     for (; k + LANES <= count; k += LANES)
         v_store(grad + k, v_mul(v_load(grad + k), v_splat(f)));
     if (k < count)
-        v_store_first(grad + k, (int)(count - k), v_mul(v_load_first(grad + k, (int)(count - k), 0), v_splat(f)));
+        v_store_first(grad + k, (int)(count - k),
+                      v_mul(v_load_first(grad + k, (int)(count - k), 0), v_splat(f)));
 }
 
 KERNEL_INLINE void NAME(multiply_by_output)(const xent_vjp_batch *batch, int64_t row) {
     if (batch->grad_output)
-        NAME(multiply_row)((REAL *)(void *)(batch->grad + row * batch->grad_row_stride), batch->classes,
-                           (REAL)batch->grad_output[row * batch->grad_output_step]);
+        NAME(multiply_row)((REAL *)(void *)(batch->grad + row * batch->grad_row_stride),
+                           batch->classes, (REAL)batch->grad_output[row * batch->grad_output_step]);
 }
 
-/* --- few classes: lanes along rows ---------------------------------------------------------------- */
+/* --- few classes: lanes along rows ------------------------------------------------------------ */
 
-/* A vector of rows as columns: p and dp, or l and dl; the gradient takes the place of the latter. */
+/* A vector of rows as columns: p and dp, or l and dl; the gradient takes the place of the
+ * latter. */
 typedef struct {
     REAL (*values)[LANES], (*slopes)[LANES];
     int classes;
@@ -202,12 +214,14 @@ static NEVER_INLINE void NAME(log_softmax_vjp_of_lane)(const NAME(vjp_columns) *
         rows->slopes[k][lane] = dl[k];
 }
 
-/* The frames of sums of which every one is 0 or of middling size, and so many powers of two that their number is exact. */
+/* The frames of sums of which every one is 0 or of middling size, and so many powers of two that
+ * their number is exact. */
 KERNEL_INLINE NAME(log_softmax_frame) NAME(frames_of_sums)(NAME(pair) s, vec size) {
     const double inverse = -1.0 / (double)((BITS_TYPE)1 << SIGNIFICAND_SHIFT) / EXPONENTIAL_UNIT;
     const NAME(exponent_scale) scale = NAME(unit_scale)();
     NAME(log_softmax_frame) frame;
-    const vec exponent = v_exponent(size), c = v_sub(v_splat(SCALE_UP - SIGNIFICAND_SHIFT), exponent);
+    const vec exponent = v_exponent(size),
+              c = v_sub(v_splat(SCALE_UP - SIGNIFICAND_SHIFT), exponent);
     const vec power = v_bits_to_exponent(v_sub(v_splat(ROUNDING_MAGIC + EXPONENT_BIAS), exponent));
     s.high = v_mul(s.high, power);
     s.low = v_mul(s.low, power);
@@ -227,7 +241,8 @@ KERNEL_INLINE void NAME(log_softmax_vjp_columns)(const NAME(vjp_columns) * rows)
     for (int k = 0; k < rows->classes; ++k)
         NAME(wide_add)(&sum, v_load(rows->slopes[k]));
     const NAME(pair) s = NAME(pair_of_wide)(sum);
-    const vec limit = v_splat((REAL)ldexp(1, LARGEST_EXPONENT)), lowest = v_splat((REAL)ldexp(1, -LARGEST_EXPONENT));
+    const vec limit = v_splat((REAL)ldexp(1, LARGEST_EXPONENT)),
+              lowest = v_splat((REAL)ldexp(1, -LARGEST_EXPONENT));
     const vec size = v_select(v_equal(s.high, zero), one, NAME(magnitude)(s.high));
     const vec held = v_keep(v_not_less(size, lowest), v_keep(v_greater(limit, size), one));
     const vec_mask is_held = v_equal(held, one);
@@ -254,8 +269,8 @@ KERNEL_INLINE void NAME(log_softmax_vjp_columns)(const NAME(vjp_columns) * rows)
 }
 
 /* The gradients of rows, each times its own number. */
-KERNEL_INLINE void NAME(multiply_columns)(const NAME(vjp_columns) * rows, const double *numbers, int64_t step,
-                                          int row_count) {
+KERNEL_INLINE void NAME(multiply_columns)(const NAME(vjp_columns) * rows, const double *numbers,
+                                          int64_t step, int row_count) {
     ALIGNED_64 REAL factors[LANES] = {0};
     for (int row = 0; row < row_count; ++row)
         factors[row] = (REAL)numbers[row * step];
@@ -263,42 +278,46 @@ KERNEL_INLINE void NAME(multiply_columns)(const NAME(vjp_columns) * rows, const 
         v_store(rows->slopes[k], v_mul(v_load(rows->slopes[k]), v_load(factors)));
 }
 
-KERNEL_INLINE void NAME(vjp_of_few_classes)(const xent_vjp_batch *batch, int64_t first_row, int64_t row_count,
+KERNEL_INLINE void NAME(vjp_of_few_classes)(const xent_vjp_batch *batch, int64_t first_row,
+                                            int64_t row_count,
                                             void (*compute)(const NAME(vjp_columns) *)) {
     ALIGNED_64 REAL values[MOST_CLASSES_ALONG_ROWS][LANES], slopes[MOST_CLASSES_ALONG_ROWS][LANES];
     const NAME(vjp_columns) rows = {values, slopes, (int)batch->classes};
     for (int64_t row = first_row; row < first_row + row_count; row += LANES) {
         const int64_t left = first_row + row_count - row;
         const int count = left < LANES ? (int)left : LANES;
-        NAME(load_columns)(values, batch->values + row * batch->values_row_stride, batch->values_row_stride, 0, count,
-                           rows.classes);
-        NAME(load_columns)(slopes, batch->slopes + row * batch->slopes_row_stride, batch->slopes_row_stride, 0, count,
-                           rows.classes);
+        NAME(load_columns)(values, batch->values + row * batch->values_row_stride,
+                           batch->values_row_stride, 0, count, rows.classes);
+        NAME(load_columns)(slopes, batch->slopes + row * batch->slopes_row_stride,
+                           batch->slopes_row_stride, 0, count, rows.classes);
         compute(&rows);
         if (batch->grad_output)
-            NAME(multiply_columns)(&rows, batch->grad_output + row * batch->grad_output_step, batch->grad_output_step,
-                                   count);
-        NAME(store_columns)(slopes, batch->grad + row * batch->grad_row_stride, batch->grad_row_stride, 0, count,
-                            rows.classes);
+            NAME(multiply_columns)(&rows, batch->grad_output + row * batch->grad_output_step,
+                                   batch->grad_output_step, count);
+        NAME(store_columns)(slopes, batch->grad + row * batch->grad_row_stride,
+                            batch->grad_row_stride, 0, count, rows.classes);
     }
 }
 
 /* The functions of the contract. */
 #ifndef VJP_KERNELS
-#define VJP_KERNELS(function)                                                                                   \
-    static void NAME(function##_rows)(const xent_vjp_batch *batch, int64_t first_row, int64_t row_count) {      \
-        if (batch->classes <= MOST_CLASSES_ALONG_ROWS) {                                                        \
-            NAME(vjp_of_few_classes)(batch, first_row, row_count, NAME(function##_columns));                    \
-            return;                                                                                             \
-        }                                                                                                       \
-        for (int64_t row = first_row; row < first_row + row_count; ++row) {                                     \
-            NAME(function##_row)((const REAL *)(const void *)(batch->values + row * batch->values_row_stride),  \
-                                 (const REAL *)(const void *)(batch->slopes + row * batch->slopes_row_stride),  \
-                                 (REAL *)(void *)(batch->grad + row * batch->grad_row_stride), batch->classes); \
-            NAME(multiply_by_output)(batch, row);                                                               \
-        }                                                                                                       \
+#define VJP_KERNELS(function)                                                                  \
+    static void NAME(function##_rows)(const xent_vjp_batch *batch, int64_t first_row,          \
+                                      int64_t row_count) {                                     \
+        if (batch->classes <= MOST_CLASSES_ALONG_ROWS) {                                       \
+            NAME(vjp_of_few_classes)(batch, first_row, row_count, NAME(function##_columns));   \
+            return;                                                                            \
+        }                                                                                      \
+        for (int64_t row = first_row; row < first_row + row_count; ++row) {                    \
+            NAME(function##_row)(                                                              \
+                (const REAL *)(const void *)(batch->values + row * batch->values_row_stride),  \
+                (const REAL *)(const void *)(batch->slopes + row * batch->slopes_row_stride),  \
+                (REAL *)(void *)(batch->grad + row * batch->grad_row_stride), batch->classes); \
+            NAME(multiply_by_output)(batch, row);                                              \
+        }                                                                                      \
     }
-#define VJP_KERNELS_TABLE(dtype) {PASTE_NAMES(softmax_vjp_rows, dtype), PASTE_NAMES(log_softmax_vjp_rows, dtype)}
+#define VJP_KERNELS_TABLE(dtype) \
+    {PASTE_NAMES(softmax_vjp_rows, dtype), PASTE_NAMES(log_softmax_vjp_rows, dtype)}
 #endif
 
 VJP_KERNELS(softmax_vjp)

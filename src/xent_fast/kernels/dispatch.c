@@ -39,8 +39,9 @@ const xent_isa *xent_isa_named(const char *name) {
 const char *xent_known_isa_names(void) { return "avx512, avx2, neon, portable"; }
 
 #ifdef XENT_X86_64
-/* The processor must have the instructions and the operating system must save their registers (XCR0).  Both are asked
- * here: what compilers offer for this reads a variable of their own run-time library, and stays 0 with another's. */
+/* The processor must have the instructions and the operating system must save their registers
+ * (XCR0).  Both are asked here: what compilers offer for this reads a variable of their own
+ * run-time library, and stays 0 with another's. */
 enum {
     OSXSAVE_BIT = 27,
     FMA_BIT = 12,
@@ -70,7 +71,9 @@ static unsigned saved_state(void) {
 #else
 #include <intrin.h>
 
-static void ask_processor(unsigned leaf, unsigned answer[4]) { __cpuidex((int *)answer, (int)leaf, 0); }
+static void ask_processor(unsigned leaf, unsigned answer[4]) {
+    __cpuidex((int *)answer, (int)leaf, 0);
+}
 
 static unsigned saved_state(void) { return (unsigned)_xgetbv(0); }
 #endif
@@ -82,8 +85,8 @@ static unsigned extended_features(unsigned state) {
     if (answer[EAX] < 7)
         return 0;
     ask_processor(1, answer);
-    if (!(answer[ECX] >> OSXSAVE_BIT & 1) || !(answer[ECX] >> FMA_BIT & 1) || !(answer[ECX] >> F16C_BIT & 1) ||
-        (saved_state() & state) != state)
+    if (!(answer[ECX] >> OSXSAVE_BIT & 1) || !(answer[ECX] >> FMA_BIT & 1) ||
+        !(answer[ECX] >> F16C_BIT & 1) || (saved_state() & state) != state)
         return 0;
     ask_processor(7, answer);
     return answer[EBX];
@@ -93,6 +96,7 @@ int xent_processor_has_avx2(void) { return extended_features(YMM_STATE) >> AVX2_
 
 int xent_processor_has_avx512(void) {
     const unsigned features = extended_features(ZMM_STATE);
-    return (features >> AVX512F_BIT & 1) && (features >> AVX512DQ_BIT & 1) && (features >> AVX512BW_BIT & 1);
+    return (features >> AVX512F_BIT & 1) && (features >> AVX512DQ_BIT & 1) &&
+           (features >> AVX512BW_BIT & 1);
 }
 #endif

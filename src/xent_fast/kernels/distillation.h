@@ -1,17 +1,23 @@
-/* Loss of a student against a teacher and against targets, and its gradient.  A template over REAL_BITS.
+/* Loss of a student against a teacher and against targets, and its gradient.  A template over
+ * REAL_BITS.
  *
  * Knows: the divergence of two softmaxes, and how two losses are mixed.
- * Must not know: instruction sets, threads, Python; how a softmax, or the loss of targets, is computed.
+ * Must not know: instruction sets, threads, Python; how a softmax, or the loss of targets, is
+ * computed.
  *
- * With the softmax P of the teacher's row y and Q of the student's row x, both at temperature T, and b = a alpha the row's weight:
+ * With the softmax P of the teacher's row y and Q of the student's row x, both at temperature T,
+ * and b = a alpha the row's weight:
  *
- *     loss = b T^2 sum P d + loss of the targets      grad = b T (Q - P) + its gradient      d = log(P / Q)
+ *     loss = b T^2 sum P d + loss of the targets      grad = b T (Q - P) + its gradient
+ *     d = log(P / Q)
  *
- * divergence.h says how both are kept accurate.  Rows of a few classes stand side by side; longer ones are taken one by one.
+ * divergence.h says how both are kept accurate.  Rows of a few classes stand side by side; longer
+ * ones are taken one by one.
  */
 #include "divergence.h"
 
-/* Exponentials of both, the gradient of the targets and, of a few classes, that of the rows beside one that leaves the lanes. */
+/* Exponentials of both, the gradient of the targets and, of a few classes, that of the rows beside
+ * one that leaves the lanes. */
 #undef DISTILLATION_MATRICES
 #define DISTILLATION_MATRICES(classes) ((classes) <= MOST_CLASSES_ALONG_ROWS ? 4 : 3)
 
@@ -34,20 +40,24 @@ typedef struct {
 } NAME(divergence_sums);
 
 KERNEL_INLINE vec NAME(log_ratios)(vec teacher, vec student, const NAME(divergence_frame) * frame) {
-    const vec distance = v_sub(v_sub(teacher, frame->largest_of_teacher), v_sub(student, frame->largest_of_student));
+    const vec distance =
+        v_sub(v_sub(teacher, frame->largest_of_teacher), v_sub(student, frame->largest_of_student));
     return v_fms(distance, frame->inverse_temperature, frame->shift);
 }
 
 /* difference factor + addend */
-KERNEL_INLINE vec NAME(gradient_of_difference)(vec difference, const NAME(scaled_factor) * factor, vec addend) {
+KERNEL_INLINE vec NAME(gradient_of_difference)(vec difference, const NAME(scaled_factor) * factor,
+                                               vec addend) {
     if (factor->has_power)
         return v_add(NAME(times_factor)(difference, factor, v_splat(0)), addend);
     return NAME(product_with_pair_plus)(difference, factor->factor, addend);
 }
 
-/* Gradient of a vector of classes from their exponentials; what they add goes to `terms` and `differences`. */
-KERNEL_INLINE vec NAME(distil_vector)(vec exp_of_teacher, vec exp_of_student, vec teacher, vec student,
-                                      vec grad_of_targets, const NAME(divergence_frame) * frame, vec *term,
+/* Gradient of a vector of classes from their exponentials; what they add goes to `terms` and
+ * `differences`. */
+KERNEL_INLINE vec NAME(distil_vector)(vec exp_of_teacher, vec exp_of_student, vec teacher,
+                                      vec student, vec grad_of_targets,
+                                      const NAME(divergence_frame) * frame, vec *term,
                                       vec *difference) {
     const vec big_p = v_mul(exp_of_teacher, frame->factor_of_teacher);
     *difference = v_fms(exp_of_student, frame->factor_of_student, big_p);
@@ -55,10 +65,11 @@ KERNEL_INLINE vec NAME(distil_vector)(vec exp_of_teacher, vec exp_of_student, ve
     return NAME(gradient_of_difference)(*difference, &frame->factor, grad_of_targets);
 }
 
-/* `count` classes of a block, from class `first`; the likeliest of the teacher has exponentials of 0.  `grad_of_targets` may be
- * NULL. */
-KERNEL_INLINE void NAME(distil_classes)(const REAL *exp_of_teacher, const REAL *exp_of_student, const REAL *teacher,
-                                        const REAL *student, const REAL *grad_of_targets, REAL *grad, int64_t first,
+/* `count` classes of a block, from class `first`; the likeliest of the teacher has exponentials of
+ * 0.  `grad_of_targets` may be NULL. */
+KERNEL_INLINE void NAME(distil_classes)(const REAL *exp_of_teacher, const REAL *exp_of_student,
+                                        const REAL *teacher, const REAL *student,
+                                        const REAL *grad_of_targets, REAL *grad, int64_t first,
                                         int64_t count, const NAME(divergence_frame) * frame,
                                         NAME(divergence_sums) * sums) {
     const vec zero = v_splat(0);
@@ -68,10 +79,10 @@ KERNEL_INLINE void NAME(distil_classes)(const REAL *exp_of_teacher, const REAL *
         NAME(ask_ahead)(&frame->teacher_ahead, k, 4, XENT_INDEX_TARGETS);
         NAME(ask_ahead)(&frame->student_ahead, k, 4, XENT_INDEX_TARGETS);
         EACH_OF(4, const int64_t at = k + j * LANES;
-                grads[j] =
-                    NAME(distil_vector)(v_load(exp_of_teacher + at), v_load(exp_of_student + at), v_load(teacher + at),
-                                        v_load(student + at), grad_of_targets ? v_load(grad_of_targets + at) : zero,
-                                        frame, terms + j, differences + j);
+                grads[j] = NAME(distil_vector)(
+                    v_load(exp_of_teacher + at), v_load(exp_of_student + at), v_load(teacher + at),
+                    v_load(student + at), grad_of_targets ? v_load(grad_of_targets + at) : zero,
+                    frame, terms + j, differences + j);
                 v_store(grad + at, grads[j]));
         NAME(add_four)(&sums->terms, terms);
         NAME(add_four)(&sums->differences, differences);
@@ -81,7 +92,8 @@ KERNEL_INLINE void NAME(distil_classes)(const REAL *exp_of_teacher, const REAL *
         grads[0] = NAME(distil_vector)(
             v_load_first(exp_of_teacher + k, left, 0), v_load_first(exp_of_student + k, left, 0),
             v_load_first(teacher + k, left, 0), v_load_first(student + k, left, 0),
-            grad_of_targets ? v_load_first(grad_of_targets + k, left, 0) : zero, frame, terms, differences);
+            grad_of_targets ? v_load_first(grad_of_targets + k, left, 0) : zero, frame, terms,
+            differences);
         v_store_first(grad + k, left, grads[0]);
         NAME(wide_add)(&sums->terms, terms[0]);
         NAME(wide_add)(&sums->differences, differences[0]);
@@ -97,14 +109,16 @@ typedef struct {
 } NAME(near_frame);
 
 /* v of a vector of classes; 0 where both logits are -inf. */
-KERNEL_INLINE vec NAME(logit_differences)(vec teacher, vec student, const NAME(near_frame) * frame) {
+KERNEL_INLINE vec NAME(logit_differences)(vec teacher, vec student,
+                                          const NAME(near_frame) * frame) {
     const NAME(pair) d = NAME(exact_difference)(teacher, student);
-    const vec v = v_add(v_sub(d.high, frame->of_likeliest.high), v_sub(d.low, frame->of_likeliest.low));
+    const vec v =
+        v_add(v_sub(d.high, frame->of_likeliest.high), v_sub(d.low, frame->of_likeliest.low));
     return v_keep(v_equal(v, v), v);
 }
 
-KERNEL_INLINE vec NAME(differences_at)(const REAL *teacher, const REAL *student, int64_t k, int64_t count,
-                                       const NAME(near_frame) * frame) {
+KERNEL_INLINE vec NAME(differences_at)(const REAL *teacher, const REAL *student, int64_t k,
+                                       int64_t count, const NAME(near_frame) * frame) {
     const int left = count - k < LANES ? (int)(count - k) : LANES;
     vec y = frame->teacher, x = frame->student;
     if (left == LANES) {
@@ -117,14 +131,16 @@ KERNEL_INLINE vec NAME(differences_at)(const REAL *teacher, const REAL *student,
     return NAME(logit_differences)(y, x, frame);
 }
 
-KERNEL_INLINE NAME(near_frame) NAME(near_frame_of)(REAL teacher, REAL student, double temperature, double weight) {
+KERNEL_INLINE NAME(near_frame)
+    NAME(near_frame_of)(REAL teacher, REAL student, double temperature, double weight) {
     const double inverse = 1 / temperature;
-    const NAME(near_frame) frame = {NAME(exact_difference)(v_splat(teacher), v_splat(student)),
-                                    v_splat(teacher),
-                                    v_splat(student),
-                                    v_splat((REAL)(inverse < LARGEST_REAL ? inverse : LARGEST_REAL)),
-                                    v_splat(0),
-                                    NAME(scaled_factor_of)(-weight, NAME(third_of_exponent)(weight))};
+    const NAME(near_frame)
+        frame = {NAME(exact_difference)(v_splat(teacher), v_splat(student)),
+                 v_splat(teacher),
+                 v_splat(student),
+                 v_splat((REAL)(inverse < LARGEST_REAL ? inverse : LARGEST_REAL)),
+                 v_splat(0),
+                 NAME(scaled_factor_of)(-weight, NAME(third_of_exponent)(weight))};
     return frame;
 }
 
@@ -132,7 +148,8 @@ KERNEL_INLINE NAME(near_frame) NAME(near_frame_of)(REAL teacher, REAL student, d
 KERNEL_INLINE int NAME(is_near)(const REAL *teacher, const REAL *student, int64_t count,
                                 const NAME(near_frame) * frame) {
     for (int64_t k = 0; k < count; k += LANES) {
-        const vec v = v_mul(NAME(differences_at)(teacher, student, k, count, frame), frame->inverse_temperature);
+        const vec v = v_mul(NAME(differences_at)(teacher, student, k, count, frame),
+                            frame->inverse_temperature);
         if (v_mask_bits(v_not_less(v_max(v_sub(v_splat(0), v), v), v_splat((REAL)0.25))))
             return 0;
     }
@@ -140,9 +157,10 @@ KERNEL_INLINE int NAME(is_near)(const REAL *teacher, const REAL *student, int64_
 }
 
 /* A row whose d are all small: T^2 times its divergence, and the gradient to `grad`. */
-static NEVER_INLINE double NAME(distil_near_row)(const REAL *big_p, const REAL *teacher, const REAL *student,
-                                                 const REAL *grad_of_targets, REAL *grad, int64_t count,
-                                                 double temperature, NAME(near_frame) frame) {
+static NEVER_INLINE double NAME(distil_near_row)(const REAL *big_p, const REAL *teacher,
+                                                 const REAL *student, const REAL *grad_of_targets,
+                                                 REAL *grad, int64_t count, double temperature,
+                                                 NAME(near_frame) frame) {
     const vec one = v_splat(1), zero = v_splat(0);
     NAME(wide) mean = NAME(zero_wide)(), sum = NAME(zero_wide)();
     for (int64_t k = 0; k < count; k += LANES) {
@@ -152,15 +170,18 @@ static NEVER_INLINE double NAME(distil_near_row)(const REAL *big_p, const REAL *
         const vec p = NAME(load_up_to)(big_p + k, left, 0);
         NAME(wide_add)(&mean, v_mul(p, v_mul(v, v_sub(one, v_mul(d, NAME(divergence_series)(d))))));
     }
-    frame.shift = v_splat((REAL)v_first_f64(common_shifts(v_splat_f64(NAME(wide_total)(mean)), temperature)));
+    frame.shift =
+        v_splat((REAL)v_first_f64(common_shifts(v_splat_f64(NAME(wide_total)(mean)), temperature)));
     for (int64_t k = 0; k < count; k += LANES) {
         const int left = count - k < LANES ? (int)(count - k) : LANES;
         const vec u = v_sub(NAME(differences_at)(teacher, student, k, count, &frame), frame.shift);
         const vec d = v_mul(u, frame.inverse_temperature), series = NAME(divergence_series)(d);
         const vec p = NAME(load_up_to)(big_p + k, left, 0);
         const vec slope = v_mul(v_mul(p, u), v_sub(one, v_mul(d, series)));
-        const vec target_part = grad_of_targets ? NAME(load_up_to)(grad_of_targets + k, left, 0) : zero;
-        NAME(store_up_to)(grad + k, left, v_add(NAME(times_factor)(slope, &frame.factor, zero), target_part));
+        const vec target_part =
+            grad_of_targets ? NAME(load_up_to)(grad_of_targets + k, left, 0) : zero;
+        NAME(store_up_to)(grad + k, left,
+                          v_add(NAME(times_factor)(slope, &frame.factor, zero), target_part));
         NAME(wide_add)(&sum, v_mul(p, v_mul(v_mul(u, u), series)));
     }
     return NAME(wide_total)(sum);
@@ -173,8 +194,8 @@ typedef struct {
 } NAME(softmaxes);
 
 /* Rows whose temperature no lane can hold: their exponentials are probabilities already. */
-static NEVER_INLINE void NAME(measure_far_softmaxes)(const xent_batch *batch, NAME(softmaxes) * softmaxes,
-                                                     void *workspace) {
+static NEVER_INLINE void NAME(measure_far_softmaxes)(const xent_batch *batch,
+                                                     NAME(softmaxes) * softmaxes, void *workspace) {
     row_results *results = &softmaxes->results;
     int64_t likeliest[ROWS_AT_ONCE];
     xent_batch rows = *batch;
@@ -193,14 +214,15 @@ static NEVER_INLINE void NAME(measure_far_softmaxes)(const xent_batch *batch, NA
         results->is_number |= 1u << k;
         results->factor[k] = 1;
         results->pivot_gradient[k] = p;
-        results->log_of_sum[k] =
-            log_of_1_plus_number(NAME(sum_of_others)(row->exponentials, row->classes, row->pivot) / p);
+        results->log_of_sum[k] = log_of_1_plus_number(
+            NAME(sum_of_others)(row->exponentials, row->classes, row->pivot) / p);
     }
 }
 
-/* Forward sweeps of the rows of a softmax_batch, `rows_at_once` at most; `blocks` is theirs.  A row's largest class is its pivot,
- * so that log_of_sum has all digits. */
-static NEVER_INLINE void NAME(measure_softmaxes)(const xent_batch *batch, NAME(block_summary) * blocks,
+/* Forward sweeps of the rows of a softmax_batch, `rows_at_once` at most; `blocks` is theirs.  A
+ * row's largest class is its pivot, so that log_of_sum has all digits. */
+static NEVER_INLINE void NAME(measure_softmaxes)(const xent_batch *batch,
+                                                 NAME(block_summary) * blocks,
                                                  NAME(softmaxes) * softmaxes, void *workspace) {
     const NAME(settings) settings = NAME(settings_of)(batch);
     const int64_t block_count = NAME(block_count)(batch->classes);
@@ -208,7 +230,8 @@ static NEVER_INLINE void NAME(measure_softmaxes)(const xent_batch *batch, NAME(b
     row_sums sums;
     for (int k = 0; k < count; ++k) {
         NAME(long_row) *row = softmaxes->rows + k;
-        *row = NAME(long_row_at)(batch, k, 0, blocks + k * block_count, NULL, NULL, XENT_SMOOTHED_TARGETS);
+        *row = NAME(long_row_at)(batch, k, 0, blocks + k * block_count, NULL, NULL,
+                                 XENT_SMOOTHED_TARGETS);
         row->asks_ahead = count == 1;
         if (settings.all_leave)
             continue;
@@ -225,11 +248,14 @@ static NEVER_INLINE void NAME(measure_softmaxes)(const xent_batch *batch, NAME(b
 }
 
 /* Probabilities of some blocks of row `k` in their exponentials' place. */
-KERNEL_INLINE void NAME(write_probabilities)(const NAME(softmaxes) * softmaxes, int k, int64_t first, int64_t count) {
-    NAME(backward_some_blocks)(softmaxes->rows + k, first, count, 1, &softmaxes->results, k, XENT_SMOOTHED_TARGETS);
+KERNEL_INLINE void NAME(write_probabilities)(const NAME(softmaxes) * softmaxes, int k,
+                                             int64_t first, int64_t count) {
+    NAME(backward_some_blocks)(softmaxes->rows + k, first, count, 1, &softmaxes->results, k,
+                               XENT_SMOOTHED_TARGETS);
 }
 
-/* What makes probabilities of the exponentials of block `b`: those that so small a factor would leave no digits become them here. */
+/* What makes probabilities of the exponentials of block `b`: those that so small a factor would
+ * leave no digits become them here. */
 KERNEL_INLINE vec NAME(probability_factor)(const NAME(softmaxes) * softmaxes, int k, int64_t b) {
     const double factor = softmaxes->results.factor[k] * softmaxes->rows[k].blocks[b].weight;
     if (factor >= SMALL_FACTOR)
@@ -238,45 +264,51 @@ KERNEL_INLINE vec NAME(probability_factor)(const NAME(softmaxes) * softmaxes, in
     return v_splat(1);
 }
 
-/* Row `k` of both: T^2 times its divergence, and the gradient to `grad`.  Overwrites the exponentials. */
-KERNEL_INLINE double NAME(distil_row)(const NAME(softmaxes) * teachers, const NAME(softmaxes) * students, int k,
-                                      const REAL *grad_of_targets, REAL *grad, double temperature, double weight) {
+/* Row `k` of both: T^2 times its divergence, and the gradient to `grad`.  Overwrites the
+ * exponentials. */
+KERNEL_INLINE double NAME(distil_row)(const NAME(softmaxes) * teachers,
+                                      const NAME(softmaxes) * students, int k,
+                                      const REAL *grad_of_targets, REAL *grad, double temperature,
+                                      double weight) {
     const NAME(long_row) *of_teacher = teachers->rows + k, *of_student = students->rows + k;
     const REAL *teacher = (const REAL *)(const void *)of_teacher->logits;
     const REAL *student = (const REAL *)(const void *)of_student->logits;
     REAL *exp_of_teacher = of_teacher->exponentials, *exp_of_student = of_student->exponentials;
-    const int64_t classes = of_teacher->classes, blocks = NAME(block_count)(classes), m = of_teacher->pivot;
+    const int64_t classes = of_teacher->classes, blocks = NAME(block_count)(classes),
+                  m = of_teacher->pivot;
     const NAME(near_frame) near = NAME(near_frame_of)(teacher[m], student[m], temperature, weight);
     if (NAME(is_near)(teacher, student, classes, &near)) {
         NAME(write_probabilities)(teachers, k, 0, blocks);
-        return NAME(distil_near_row)(exp_of_teacher, teacher, student, grad_of_targets, grad, classes, temperature,
-                                     near);
+        return NAME(distil_near_row)(exp_of_teacher, teacher, student, grad_of_targets, grad,
+                                     classes, temperature, near);
     }
     const double inverse_temperature = 1 / temperature, slope = weight * temperature;
     const double shift = teachers->results.log_of_sum[k] - students->results.log_of_sum[k];
     NAME(divergence_frame)
-    frame = {v_splat(teacher[m]),
-             v_splat(student[of_student->pivot]),
-             v_splat((REAL)(inverse_temperature < LARGEST_REAL ? inverse_temperature : LARGEST_REAL)),
-             v_splat((REAL)shift),
-             NAME(scaled_factor_of)(slope, NAME(third_of_exponent)(slope)),
-             v_splat(1),
-             v_splat(1),
-             NAME(ahead_of_backward)(of_teacher),
-             NAME(ahead_of_backward)(of_student)};
+    frame = {
+        v_splat(teacher[m]),
+        v_splat(student[of_student->pivot]),
+        v_splat((REAL)(inverse_temperature < LARGEST_REAL ? inverse_temperature : LARGEST_REAL)),
+        v_splat((REAL)shift),
+        NAME(scaled_factor_of)(slope, NAME(third_of_exponent)(slope)),
+        v_splat(1),
+        v_splat(1),
+        NAME(ahead_of_backward)(of_teacher),
+        NAME(ahead_of_backward)(of_student)};
     const vec d = NAME(log_ratios)(v_splat(teacher[m]), v_splat(student[m]), &frame);
     const vec target_part = v_splat(grad_of_targets ? grad_of_targets[m] : 0);
     const REAL p = (REAL)teachers->results.pivot_gradient[k];
     const double factor_of_m = students->results.factor[k] * of_student->blocks[m / BLOCK].weight;
-    const REAL q =
-        (REAL)(m == of_student->pivot ? students->results.pivot_gradient[k] : (double)exp_of_student[m] * factor_of_m);
+    const REAL q = (REAL)(m == of_student->pivot ? students->results.pivot_gradient[k]
+                                                 : (double)exp_of_student[m] * factor_of_m);
     exp_of_teacher[m] = exp_of_student[m] = 0;
     NAME(divergence_sums) sums = {NAME(zero_wide)(), NAME(zero_wide)()};
     for (int64_t b = 0; b < blocks; ++b) {
         frame.factor_of_teacher = NAME(probability_factor)(teachers, k, b);
         frame.factor_of_student = NAME(probability_factor)(students, k, b);
-        NAME(distil_classes)(exp_of_teacher, exp_of_student, teacher, student, grad_of_targets, grad, b * BLOCK,
-                             NAME(block_length)(classes, b * BLOCK), &frame, &sums);
+        NAME(distil_classes)(exp_of_teacher, exp_of_student, teacher, student, grad_of_targets,
+                             grad, b * BLOCK, NAME(block_length)(classes, b * BLOCK), &frame,
+                             &sums);
     }
     const int is_likely = (double)p + (double)q > 1;
     const vec difference = v_splat(is_likely ? (REAL)-NAME(wide_total)(sums.differences) : q - p);
@@ -286,8 +318,8 @@ KERNEL_INLINE double NAME(distil_row)(const NAME(softmaxes) * teachers, const NA
 }
 
 /* The same rows of the batch of targets, its gradient to `grad` and its losses to `row_loss`. */
-KERNEL_INLINE xent_batch NAME(batch_of_targets)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                                REAL *grad, REAL *row_loss) {
+KERNEL_INLINE xent_batch NAME(batch_of_targets)(const xent_batch *batch, int64_t first_row,
+                                                int64_t row_count, REAL *grad, REAL *row_loss) {
     xent_batch part = xent_batch_from(batch, first_row, sizeof(REAL));
     part.rows = row_count;
     part.grad = (char *)grad;
@@ -304,41 +336,48 @@ KERNEL_INLINE double NAME(divergence_weight)(const xent_distillation_batch *prob
     return sample_weight ? problem->weight_factor * sample_weight[row] : problem->weight_factor;
 }
 
-/* Bytes of the summaries of the rows between their sweeps; those of teacher and student stand after the matrices. */
+/* Bytes of the summaries of the rows between their sweeps; those of teacher and student stand after
+ * the matrices. */
 KERNEL_INLINE size_t NAME(summary_bytes)(int64_t classes) {
     const size_t count = (size_t)(NAME(rows_at_once)(classes) * NAME(block_count)(classes));
     return (count * sizeof(NAME(block_summary)) + 63) / 64 * 64;
 }
 KERNEL_INLINE NAME(block_summary) * NAME(summaries)(void *workspace, int64_t classes, int number) {
-    char *after = (char *)(void *)NAME(part_matrix)(workspace, classes, DISTILLATION_MATRICES(classes));
+    char *after =
+        (char *)(void *)NAME(part_matrix)(workspace, classes, DISTILLATION_MATRICES(classes));
     return (NAME(block_summary) *)(void *)(after + (size_t)number * NAME(summary_bytes)(classes));
 }
 
 /* At most `rows_at_once` rows, one by one; losses to `losses`. */
-static NEVER_INLINE void NAME(distil_one_by_one)(const xent_distillation_batch *problem, int64_t first_row,
-                                                 int64_t row_count, double *losses, void *workspace) {
+static NEVER_INLINE void NAME(distil_one_by_one)(const xent_distillation_batch *problem,
+                                                 int64_t first_row, int64_t row_count,
+                                                 double *losses, void *workspace) {
     const xent_batch *batch = &problem->batch;
     const int64_t classes = batch->classes;
     const ptrdiff_t step = NAME(part_row_stride)(classes) / (ptrdiff_t)sizeof(REAL);
     const int has_labels = batch->dense_targets == NULL;
-    const xent_batch teacher_batch =
-        NAME(softmax_batch)(problem->teacher + first_row * problem->teacher_row_stride, problem->teacher_row_stride,
-                            row_count, classes, problem->temperature, NAME(part_matrix)(workspace, classes, 0));
-    const xent_batch student_batch =
-        NAME(softmax_batch)(batch->logits + first_row * batch->logits_row_stride, batch->logits_row_stride, row_count,
-                            classes, problem->temperature, NAME(part_matrix)(workspace, classes, 1));
-    REAL *grad_of_targets = problem->target_kernels ? NAME(part_matrix)(workspace, classes, 2) : NULL;
+    const xent_batch teacher_batch = NAME(softmax_batch)(
+        problem->teacher + first_row * problem->teacher_row_stride, problem->teacher_row_stride,
+        row_count, classes, problem->temperature, NAME(part_matrix)(workspace, classes, 0));
+    const xent_batch student_batch = NAME(softmax_batch)(
+        batch->logits + first_row * batch->logits_row_stride, batch->logits_row_stride, row_count,
+        classes, problem->temperature, NAME(part_matrix)(workspace, classes, 1));
+    REAL *grad_of_targets =
+        problem->target_kernels ? NAME(part_matrix)(workspace, classes, 2) : NULL;
     REAL target_loss[ROWS_AT_ONCE];
     int64_t labels[ROWS_AT_ONCE] = {0};
     NAME(softmaxes) teachers, students;
     if (has_labels)
         xent_read_labels(&batch->labels, first_row, row_count, labels);
     if (grad_of_targets) {
-        const xent_batch part = NAME(batch_of_targets)(batch, first_row, row_count, grad_of_targets, target_loss);
+        const xent_batch part =
+            NAME(batch_of_targets)(batch, first_row, row_count, grad_of_targets, target_loss);
         problem->target_kernels->process_rows(&part, 0, row_count, workspace);
     }
-    NAME(measure_softmaxes)(&teacher_batch, NAME(summaries)(workspace, classes, 0), &teachers, workspace);
-    NAME(measure_softmaxes)(&student_batch, NAME(summaries)(workspace, classes, 1), &students, workspace);
+    NAME(measure_softmaxes)(&teacher_batch, NAME(summaries)(workspace, classes, 0), &teachers,
+                            workspace);
+    NAME(measure_softmaxes)(&student_batch, NAME(summaries)(workspace, classes, 1), &students,
+                            workspace);
     const unsigned numbers = teachers.results.is_number & students.results.is_number;
     for (int k = 0; k < (int)row_count; ++k) {
         REAL *grad = (REAL *)(void *)(batch->grad + (first_row + k) * batch->grad_row_stride);
@@ -349,19 +388,21 @@ static NEVER_INLINE void NAME(distil_one_by_one)(const xent_distillation_batch *
             continue;
         }
         const double weight = NAME(divergence_weight)(problem, first_row + k);
-        const double divergence =
-            NAME(distil_row)(&teachers, &students, k, grad_of_targets ? grad_of_targets + k * step : NULL, grad,
-                             problem->temperature, weight);
+        const double divergence = NAME(distil_row)(
+            &teachers, &students, k, grad_of_targets ? grad_of_targets + k * step : NULL, grad,
+            problem->temperature, weight);
         const double loss = weight == 0 && isinf(divergence) ? 0 : weight * divergence;
         losses[k] = loss + (grad_of_targets ? (double)target_loss[k] : 0);
     }
 }
 
-/* --- few classes: lanes along rows ---------------------------------------------------------------- */
+/* --- few classes: lanes along rows ------------------------------------------------------------ */
 
-/* Weights of `row_count` rows from `first_row`, as doubles too; which of them the lanes' type cannot hold. */
-KERNEL_INLINE unsigned NAME(divergence_weights_of)(const xent_distillation_batch *problem, int64_t first_row,
-                                                   int row_count, double *weight, NAME(divergence_weights) * weights) {
+/* Weights of `row_count` rows from `first_row`, as doubles too; which of them the lanes' type
+ * cannot hold. */
+KERNEL_INLINE unsigned NAME(divergence_weights_of)(const xent_distillation_batch *problem,
+                                                   int64_t first_row, int row_count, double *weight,
+                                                   NAME(divergence_weights) * weights) {
     ALIGNED_64 double slope_weight[LANES];
     const double temperature = problem->temperature;
     unsigned leaving = 0;
@@ -370,8 +411,9 @@ KERNEL_INLINE unsigned NAME(divergence_weights_of)(const xent_distillation_batch
         weight[lane] = NAME(divergence_weight)(problem, row);
         slope_weight[lane] = weight[lane] * temperature;
         const double size = fabs(weight[lane]), slope = fabs(slope_weight[lane]);
-        const int is_held = size < LARGEST_FACTOR && slope < LARGEST_FACTOR && size >= SMALL_WEIGHT &&
-                            slope >= SMALL_WEIGHT && temperature < RESCALE && temperature > 1 / RESCALE;
+        const int is_held = size < LARGEST_FACTOR && slope < LARGEST_FACTOR &&
+                            size >= SMALL_WEIGHT && slope >= SMALL_WEIGHT &&
+                            temperature < RESCALE && temperature > 1 / RESCALE;
         leaving |= (unsigned)(!is_held && size != 0) << lane;
     }
     weights->weight = NAME(pairs_of)(weight).high;
@@ -381,8 +423,8 @@ KERNEL_INLINE unsigned NAME(divergence_weights_of)(const xent_distillation_batch
 }
 
 /* A row that leaves the lanes, by itself: its loss, and the gradient to `grad`. */
-static NEVER_INLINE double NAME(distil_leaving_row)(const xent_distillation_batch *problem, int64_t row, REAL *grad,
-                                                    void *workspace) {
+static NEVER_INLINE double NAME(distil_leaving_row)(const xent_distillation_batch *problem,
+                                                    int64_t row, REAL *grad, void *workspace) {
     xent_distillation_batch alone = *problem;
     double loss;
     alone.batch = xent_batch_from(&problem->batch, row, sizeof(REAL));
@@ -392,12 +434,14 @@ static NEVER_INLINE double NAME(distil_leaving_row)(const xent_distillation_batc
     return loss;
 }
 
-/* Rows [first_row, first_row + row_count), at most a vector of them. `labels` has a whole vector; `targets` is where their own
- * loss and gradient are, or NULL. */
-KERNEL_INLINE void NAME(distil_vector_of_rows)(const xent_distillation_batch *problem, int64_t first_row, int row_count,
-                                               const int64_t *labels, const NAME(exponent_scale) * scale,
-                                               const REAL *target_loss, const REAL *grad_of_targets, double *losses,
-                                               void *workspace) {
+/* Rows [first_row, first_row + row_count), at most a vector of them. `labels` has a whole vector;
+ * `targets` is where their own loss and gradient are, or NULL. */
+KERNEL_INLINE void NAME(distil_vector_of_rows)(const xent_distillation_batch *problem,
+                                               int64_t first_row, int row_count,
+                                               const int64_t *labels,
+                                               const NAME(exponent_scale) * scale,
+                                               const REAL *target_loss, const REAL *grad_of_targets,
+                                               double *losses, void *workspace) {
     const xent_batch *batch = &problem->batch;
     const int classes = (int)batch->classes;
     const unsigned all = (1u << LANES) - 1;
@@ -407,8 +451,8 @@ KERNEL_INLINE void NAME(distil_vector_of_rows)(const xent_distillation_batch *pr
     ALIGNED_64 REAL columns[MOST_CLASSES_ALONG_ROWS][LANES];
     NAME(load_columns)(teacher.logits, problem->teacher + first_row * problem->teacher_row_stride,
                        problem->teacher_row_stride, 0, row_count, classes);
-    NAME(load_columns)(student.logits, batch->logits + first_row * batch->logits_row_stride, batch->logits_row_stride,
-                       0, row_count, classes);
+    NAME(load_columns)(student.logits, batch->logits + first_row * batch->logits_row_stride,
+                       batch->logits_row_stride, 0, row_count, classes);
     unsigned leaving = NAME(divergence_weights_of)(problem, first_row, row_count, weight, &weights);
     const vec counted = NAME(lane_labels)(&batch->labels, labels, row_count);
     const vec_mask counts = v_not_less(counted, v_splat(0));
@@ -417,26 +461,30 @@ KERNEL_INLINE void NAME(distil_vector_of_rows)(const xent_distillation_batch *pr
     const vec_mask teaches = teacher.is_number, learns = student.is_number;
     const NAME(divergence_results) results = NAME(diverge)(&teacher, &student, classes, &weights);
     if (grad_of_targets)
-        NAME(load_columns)(columns, (const char *)grad_of_targets, classes * (ptrdiff_t)sizeof(REAL), 0, row_count,
-                           classes);
+        NAME(load_columns)(columns, (const char *)grad_of_targets,
+                           classes * (ptrdiff_t)sizeof(REAL), 0, row_count, classes);
     for (int k = 0; k < classes; ++k) {
-        const vec slope = v_select(v_equal(results.likeliest, v_splat((REAL)k)), results.slope_of_likeliest,
-                                   v_load(student.exponentials[k]));
-        v_store(columns[k],
-                grad_of_targets ? v_fma(slope, results.factor, v_load(columns[k])) : v_mul(slope, results.factor));
+        const vec slope = v_select(v_equal(results.likeliest, v_splat((REAL)k)),
+                                   results.slope_of_likeliest, v_load(student.exponentials[k]));
+        v_store(columns[k], grad_of_targets ? v_fma(slope, results.factor, v_load(columns[k]))
+                                            : v_mul(slope, results.factor));
     }
-    const unsigned numbers = v_mask_bits(teaches) & v_mask_bits(learns), counting = v_mask_bits(counts);
+    const unsigned numbers = v_mask_bits(teaches) & v_mask_bits(learns),
+                   counting = v_mask_bits(counts);
     if ((numbers & counting) != all)
         for (int k = 0; k < classes; ++k) {
-            const vec grad = v_select(teaches, v_select(learns, v_load(columns[k]), v_splat(NAN)), v_splat(NAN));
+            const vec grad =
+                v_select(teaches, v_select(learns, v_load(columns[k]), v_splat(NAN)), v_splat(NAN));
             v_store(columns[k], v_keep(counts, grad));
         }
     for (int j = 0; j < LANES / 8; ++j)
-        v_store_f64(divergence + 8 * j, NAME(weighted_losses)(results.divergence[j], weight + 8 * j));
+        v_store_f64(divergence + 8 * j,
+                    NAME(weighted_losses)(results.divergence[j], weight + 8 * j));
     for (int lane = 0; lane < row_count; ++lane)
-        losses[lane] = !(counting >> lane & 1)  ? 0
-                       : !(numbers >> lane & 1) ? (double)NAN
-                                                : divergence[lane] + (target_loss ? (double)target_loss[lane] : 0);
+        losses[lane] = !(counting >> lane & 1) ? 0
+                       : !(numbers >> lane & 1)
+                           ? (double)NAN
+                           : divergence[lane] + (target_loss ? (double)target_loss[lane] : 0);
     leaving &= numbers & counting;
     for (int lane = 0; leaving && lane < row_count; ++lane) {
         REAL grad[MOST_CLASSES_ALONG_ROWS];
@@ -446,13 +494,14 @@ KERNEL_INLINE void NAME(distil_vector_of_rows)(const xent_distillation_batch *pr
         for (int k = 0; k < classes; ++k)
             columns[k][lane] = grad[k];
     }
-    NAME(store_columns)(columns, batch->grad + first_row * batch->grad_row_stride, batch->grad_row_stride, 0, row_count,
-                        classes);
+    NAME(store_columns)(columns, batch->grad + first_row * batch->grad_row_stride,
+                        batch->grad_row_stride, 0, row_count, classes);
 }
 
 /* Rows of a few classes; losses to `losses`. */
-static NEVER_INLINE void NAME(distil_few_classes)(const xent_distillation_batch *problem, int64_t first_row,
-                                                  int64_t row_count, double *losses, void *workspace) {
+static NEVER_INLINE void NAME(distil_few_classes)(const xent_distillation_batch *problem,
+                                                  int64_t first_row, int64_t row_count,
+                                                  double *losses, void *workspace) {
     const xent_batch *batch = &problem->batch;
     const NAME(exponent_scale) scale = NAME(scale_for)(problem->temperature);
     REAL target_loss[XENT_MAX_ROWS_PER_CALL];
@@ -471,18 +520,20 @@ static NEVER_INLINE void NAME(distil_few_classes)(const xent_distillation_batch 
     }
     for (int64_t k = 0; k < row_count; k += LANES) {
         const int count = row_count - k < LANES ? (int)(row_count - k) : LANES;
-        NAME(distil_vector_of_rows)(&rows, first_row + k, count, labels + k, &scale, grad ? target_loss + k : NULL,
+        NAME(distil_vector_of_rows)(&rows, first_row + k, count, labels + k, &scale,
+                                    grad ? target_loss + k : NULL,
                                     grad ? grad + k * batch->classes : NULL, losses + k, workspace);
     }
 }
 
 /* Function of the contract. */
-static double NAME(distillation_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace) {
+static double NAME(distillation_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                      void *workspace) {
     const xent_distillation_batch *problem = (const xent_distillation_batch *)(const void *)batch;
     const int64_t classes = batch->classes;
     double losses[XENT_MAX_ROWS_PER_CALL];
-    const int64_t at_once =
-        classes <= MOST_CLASSES_ALONG_ROWS ? NAME(rows_of_part)(classes) : NAME(rows_at_once)(classes);
+    const int64_t at_once = classes <= MOST_CLASSES_ALONG_ROWS ? NAME(rows_of_part)(classes)
+                                                               : NAME(rows_at_once)(classes);
     for (int64_t k = 0; k < row_count; k += at_once) {
         const int64_t count = row_count - k < at_once ? row_count - k : at_once;
         if (classes <= MOST_CLASSES_ALONG_ROWS)
@@ -495,5 +546,6 @@ static double NAME(distillation_rows)(const xent_batch *batch, int64_t first_row
 }
 
 static size_t NAME(distillation_workspace_bytes)(int64_t classes) {
-    return NAME(workspace_with_matrices)(classes, DISTILLATION_MATRICES(classes)) + 2 * NAME(summary_bytes)(classes);
+    return NAME(workspace_with_matrices)(classes, DISTILLATION_MATRICES(classes)) +
+           2 * NAME(summary_bytes)(classes);
 }

@@ -1,5 +1,5 @@
-/* The divergence of two softmaxes, for vectors of numbers: along classes, or of rows of a few classes side by side.  A template
- * over REAL_BITS.
+/* The divergence of two softmaxes, for vectors of numbers: along classes, or of rows of a few
+ * classes side by side.  A template over REAL_BITS.
  *
  * Knows: the divergence's formulas, and those of rows whose lanes hold one class of each.
  * Must not know: instruction sets, threads, Python; how two losses are mixed.
@@ -8,21 +8,27 @@
  *
  *     divergence = sum P d        slope = Q - P        d = log(P / Q)
  *
- *     d = ((y - max y) - (x - max x)) / T - (log Y - log X)      log Y = log1p((1 - P_max) / P_max), 1 - P_max by a sum
+ *     d = ((y - max y) - (x - max x)) / T - (log Y - log X)
+ *     log Y = log1p((1 - P_max) / P_max), 1 - P_max by a sum
  *
- * The divergence is added up as the sum of P (d + exp(-d) - 1), none of them negative and each exact where P = Q:
+ * The divergence is added up as the sum of P (d + exp(-d) - 1), none of them negative and each
+ * exact where P = Q:
  *
  *     |d| < 1       P d^2 (1/2! - d/3! + d^2/4! - ...)
  *     beyond        P d + (Q - P), which is Q where P = 0
  *
- * Where all d are small, at a high temperature or where the two agree, P and Q as rounded numbers say nothing of their
- * difference, and the logits say all. With v = (y - x) - (y_m - x_m), taken without rounding y - x, and u = v - U = T d
+ * Where all d are small, at a high temperature or where the two agree, P and Q as rounded numbers
+ * say nothing of their difference, and the logits say all. With v = (y - x) - (y_m - x_m), taken
+ * without rounding y - x, and u = v - U = T d
  *
- *     F(d) = (d + exp(-d) - 1) / d^2     M = sum P v (1 - v F(v / T) / T)     U = -T log(1 - M / T), so that sum Q = 1
- *     T^2 divergence = sum P u^2 F(d)    T slope = -P u (1 - d F(d))          in which no T^2 and no difference of near numbers is left
+ *     F(d) = (d + exp(-d) - 1) / d^2      M = sum P v (1 - v F(v / T) / T)
+ *     U = -T log(1 - M / T), so that sum Q = 1
+ *     T^2 divergence = sum P u^2 F(d)      T slope = -P u (1 - d F(d))
+ *     in which no T^2 and no difference of near numbers is left
  *
- * To first order the sum does not change with a constant added to every d, so that errors of log Y - log X do not show.  The
- * differences Q - P add up to 0: that of the teacher's likeliest class m is minus all others where P_m + Q_m > 1.
+ * To first order the sum does not change with a constant added to every d, so that errors of log Y
+ * - log X do not show.  The differences Q - P add up to 0: that of the teacher's likeliest class m
+ * is minus all others where P_m + Q_m > 1.
  */
 #undef DIVERGENCE_TERMS
 #if REAL_BITS == 32
@@ -90,7 +96,7 @@ KERNEL_INLINE vec common_shifts(vec mean, double temperature) {
 }
 #endif
 
-/* --- lanes along rows ------------------------------------------------------------------------------ */
+/* --- lanes along rows ------------------------------------------------------------------------- */
 
 /* Each lane's sum of two as a double. */
 KERNEL_INLINE void NAME(widen_pair)(NAME(pair) pair, vec_f64 *wide) {
@@ -112,12 +118,13 @@ KERNEL_INLINE void NAME(wide_quotient)(NAME(pair) a, vec b, vec_f64 *quotient) {
         quotient[j] = v_div_f64(quotient[j], below[j]);
 }
 
-/* The softmax of a vector of rows.  The first maximum's exponential is left out of the sum that its logarithm is taken of. */
+/* The softmax of a vector of rows.  The first maximum's exponential is left out of the sum that its
+ * logarithm is taken of. */
 typedef struct {
-    ALIGNED_64 REAL logits[MOST_CLASSES_ALONG_ROWS][LANES];       /* less what is taken from huge ones */
+    ALIGNED_64 REAL logits[MOST_CLASSES_ALONG_ROWS][LANES]; /* less what is taken from huge ones */
     ALIGNED_64 REAL exponentials[MOST_CLASSES_ALONG_ROWS][LANES]; /* relative to a power of two */
-    vec likeliest, largest, exp_of_largest;                       /* the first maximum: its class, logit, exponential */
-    vec total, log_of_total;                                      /* the logarithm: relative to exp_of_largest */
+    vec likeliest, largest, exp_of_largest; /* the first maximum: its class, logit, exponential */
+    vec total, log_of_total;                /* the logarithm: relative to exp_of_largest */
     vec_mask is_number;
 } NAME(softmax_lanes);
 
@@ -128,7 +135,8 @@ KERNEL_INLINE void NAME(softmax_of_columns)(NAME(softmax_lanes) * rows, int clas
     NAME(index_sums) sums;
     sums.maximum = NAME(maximum_of_columns)(columns, classes);
     const vec base = NAME(finite_maximum)(sums.maximum);
-    sums.top = v_sub(base, NAME(shift_huge_columns)(rows->logits, classes, base, scale->huge_logit));
+    sums.top =
+        v_sub(base, NAME(shift_huge_columns)(rows->logits, classes, base, scale->huge_logit));
     rows->largest = sums.top;
     rows->likeliest = NAME(first_of_columns)(columns, classes, sums.top);
     NAME(sum_columns)(columns, classes, rows->likeliest, scale, rows->exponentials, &sums, 0);
@@ -142,26 +150,31 @@ KERNEL_INLINE void NAME(softmax_of_columns)(NAME(softmax_lanes) * rows, int clas
 /* What the divergence of a vector of rows is made of; the teacher's total is 1. */
 typedef struct {
     vec inverse_temperature, shift, ratio; /* shift: log Y - log X; ratio of the totals */
-    NAME(pair) terms, differences;         /* sums but for the teacher's likeliest class, which has */
+    NAME(pair) terms, differences; /* sums but for the teacher's likeliest class, which has */
     vec distance_of_likeliest, difference_of_likeliest;
     vec highest, minus_lowest; /* of the distances, T d but for a constant */
 } NAME(divergence_lanes);
 
-/* `count` classes from `k`; their differences take the place of the student's exponentials.  `likeliest` counts from there. */
-KERNEL_INLINE void NAME(some_divergences)(const NAME(softmax_lanes) * teacher, NAME(softmax_lanes) * student, int k,
-                                          int count, vec likeliest, NAME(divergence_lanes) * lanes) {
+/* `count` classes from `k`; their differences take the place of the student's exponentials.
+ * `likeliest` counts from there. */
+KERNEL_INLINE void NAME(some_divergences)(const NAME(softmax_lanes) * teacher,
+                                          NAME(softmax_lanes) * student, int k, int count,
+                                          vec likeliest, NAME(divergence_lanes) * lanes) {
     const vec zero = v_splat(0);
     vec terms[4] = {zero, zero, zero, zero}, differences[4] = {zero, zero, zero, zero};
     EACH_OF(count, const vec e = v_load(teacher->exponentials[k + j]);
             const vec above = v_sub(v_load(teacher->logits[k + j]), teacher->largest);
-            const vec distance = v_sub(above, v_sub(v_load(student->logits[k + j]), student->largest));
+            const vec distance =
+                v_sub(above, v_sub(v_load(student->logits[k + j]), student->largest));
             const vec d = v_fms(distance, lanes->inverse_temperature, lanes->shift);
             const vec difference = v_fms(v_load(student->exponentials[k + j]), lanes->ratio, e);
             const vec_mask is_likeliest = v_equal(likeliest, v_splat(j));
             lanes->highest = v_max(distance, lanes->highest);
             lanes->minus_lowest = v_max(v_sub(zero, distance), lanes->minus_lowest);
-            lanes->distance_of_likeliest = v_select(is_likeliest, distance, lanes->distance_of_likeliest);
-            lanes->difference_of_likeliest = v_select(is_likeliest, difference, lanes->difference_of_likeliest);
+            lanes->distance_of_likeliest =
+                v_select(is_likeliest, distance, lanes->distance_of_likeliest);
+            lanes->difference_of_likeliest =
+                v_select(is_likeliest, difference, lanes->difference_of_likeliest);
             v_store(student->exponentials[k + j], difference);
             terms[j] = v_drop(is_likeliest, NAME(divergence_terms)(e, d, difference));
             differences[j] = v_drop(is_likeliest, difference));
@@ -169,8 +182,8 @@ KERNEL_INLINE void NAME(some_divergences)(const NAME(softmax_lanes) * teacher, N
     NAME(pair_add)(&lanes->differences, NAME(sum_of_four)(differences));
 }
 
-/* What is written of them: the gradient is `factor` times the slopes, which lie in the student's exponentials' place but for
- * the likeliest class of rows that have one here. */
+/* What is written of them: the gradient is `factor` times the slopes, which lie in the student's
+ * exponentials' place but for the likeliest class of rows that have one here. */
 typedef struct {
     vec likeliest, slope_of_likeliest, factor;
     vec_f64 divergence[LANES / 8]; /* times T^2 */
@@ -183,16 +196,21 @@ typedef struct {
 } NAME(divergence_weights);
 
 /* v of a class. */
-KERNEL_INLINE vec NAME(near_difference)(const NAME(softmax_lanes) * teacher, const NAME(softmax_lanes) * student, int k,
+KERNEL_INLINE vec NAME(near_difference)(const NAME(softmax_lanes) * teacher,
+                                        const NAME(softmax_lanes) * student, int k,
                                         NAME(pair) of_likeliest) {
-    const NAME(pair) difference = NAME(exact_difference)(v_load(teacher->logits[k]), v_load(student->logits[k]));
-    const vec v = v_add(v_sub(difference.high, of_likeliest.high), v_sub(difference.low, of_likeliest.low));
+    const NAME(pair) difference =
+        NAME(exact_difference)(v_load(teacher->logits[k]), v_load(student->logits[k]));
+    const vec v =
+        v_add(v_sub(difference.high, of_likeliest.high), v_sub(difference.low, of_likeliest.low));
     return v_keep(v_equal(v, v), v);
 }
 
 /* The rows whose d are all small. */
-static NEVER_INLINE void NAME(take_near_lanes)(const NAME(softmax_lanes) * teacher, NAME(softmax_lanes) * student,
-                                               int classes, const NAME(divergence_weights) * weights, vec_mask is_near,
+static NEVER_INLINE void NAME(take_near_lanes)(const NAME(softmax_lanes) * teacher,
+                                               NAME(softmax_lanes) * student, int classes,
+                                               const NAME(divergence_weights) * weights,
+                                               vec_mask is_near,
                                                NAME(divergence_results) * results) {
     const vec one = v_splat(1), inverse_temperature = v_splat((REAL)(1 / weights->temperature));
     NAME(pair) of_likeliest = NAME(zero_pair)(), mean = NAME(zero_pair)(), sum = NAME(zero_pair)();
@@ -200,12 +218,14 @@ static NEVER_INLINE void NAME(take_near_lanes)(const NAME(softmax_lanes) * teach
     ALIGNED_64 double shifts[LANES];
     for (int k = 0; k < classes; ++k) {
         const vec_mask is_likeliest = v_equal(teacher->likeliest, v_splat((REAL)k));
-        const NAME(pair) difference = NAME(exact_difference)(v_load(teacher->logits[k]), v_load(student->logits[k]));
+        const NAME(pair) difference =
+            NAME(exact_difference)(v_load(teacher->logits[k]), v_load(student->logits[k]));
         of_likeliest.high = v_select(is_likeliest, difference.high, of_likeliest.high);
         of_likeliest.low = v_select(is_likeliest, difference.low, of_likeliest.low);
     }
     for (int k = 0; k < classes; ++k) {
-        const vec v = NAME(near_difference)(teacher, student, k, of_likeliest), d = v_mul(v, inverse_temperature);
+        const vec v = NAME(near_difference)(teacher, student, k, of_likeliest),
+                  d = v_mul(v, inverse_temperature);
         const vec part = v_mul(v, v_sub(one, v_mul(d, NAME(divergence_series)(d))));
         NAME(pair_add)(&mean, v_mul(v_load(teacher->exponentials[k]), part));
     }
@@ -218,7 +238,8 @@ static NEVER_INLINE void NAME(take_near_lanes)(const NAME(softmax_lanes) * teach
         const vec d = v_mul(u, inverse_temperature), series = NAME(divergence_series)(d);
         const vec e = v_load(teacher->exponentials[k]);
         const vec slope = v_mul(v_mul(e, u), v_sub(one, v_mul(d, series)));
-        v_store(student->exponentials[k], v_select(is_near, slope, v_load(student->exponentials[k])));
+        v_store(student->exponentials[k],
+                v_select(is_near, slope, v_load(student->exponentials[k])));
         NAME(pair_add)(&sum, v_mul(e, v_mul(v_mul(u, u), series)));
     }
     const vec factor = v_div(v_sub(v_splat(0), weights->weight), teacher->total);
@@ -238,10 +259,12 @@ static NEVER_INLINE void NAME(take_near_lanes)(const NAME(softmax_lanes) * teach
 }
 
 /* A vector of rows from their softmaxes. */
-KERNEL_INLINE NAME(divergence_results) NAME(diverge)(const NAME(softmax_lanes) * teacher, NAME(softmax_lanes) * student,
-                                                     int classes, const NAME(divergence_weights) * weights) {
+KERNEL_INLINE NAME(divergence_results)
+    NAME(diverge)(const NAME(softmax_lanes) * teacher, NAME(softmax_lanes) * student, int classes,
+                  const NAME(divergence_weights) * weights) {
     const vec zero = v_splat(0), lowest = v_splat(-INFINITY), e = teacher->exp_of_largest;
-    const double inverse = 1 / weights->temperature, square = weights->temperature * weights->temperature;
+    const double inverse = 1 / weights->temperature,
+                 square = weights->temperature * weights->temperature;
     NAME(divergence_lanes)
     lanes = {v_splat((REAL)inverse),
              v_sub(teacher->log_of_total, student->log_of_total),
@@ -253,12 +276,15 @@ KERNEL_INLINE NAME(divergence_results) NAME(diverge)(const NAME(softmax_lanes) *
              lowest,
              lowest};
     NAME(divergence_results) results;
-    EACH_CLASS(classes, teacher->likeliest, NAME(some_divergences)(teacher, student, k, count, from_k, &lanes));
-    const vec distance = lanes.distance_of_likeliest, d = v_fms(distance, lanes.inverse_temperature, lanes.shift);
+    EACH_CLASS(classes, teacher->likeliest,
+               NAME(some_divergences)(teacher, student, k, count, from_k, &lanes));
+    const vec distance = lanes.distance_of_likeliest,
+              d = v_fms(distance, lanes.inverse_temperature, lanes.shift);
     const vec both = v_add(v_add(e, e), lanes.difference_of_likeliest);
     results.likeliest = teacher->likeliest;
     results.slope_of_likeliest =
-        v_select(v_greater(both, teacher->total), v_sub(zero, v_add(lanes.differences.high, lanes.differences.low)),
+        v_select(v_greater(both, teacher->total),
+                 v_sub(zero, v_add(lanes.differences.high, lanes.differences.low)),
                  lanes.difference_of_likeliest);
     NAME(pair_add)(&lanes.terms, NAME(divergence_terms)(e, d, results.slope_of_likeliest));
     /* beside an infinite sum the error is inf - inf */
@@ -269,7 +295,8 @@ KERNEL_INLINE NAME(divergence_results) NAME(diverge)(const NAME(softmax_lanes) *
     results.factor = v_div(weights->slope_weight, teacher->total);
     /* all |v| / T below 1/4, so that the d are below 1/2 */
     const vec largest = v_max(v_sub(lanes.highest, distance), v_add(lanes.minus_lowest, distance));
-    const vec_mask is_near = v_greater(v_splat((REAL)0.25), v_mul(largest, lanes.inverse_temperature));
+    const vec_mask is_near =
+        v_greater(v_splat((REAL)0.25), v_mul(largest, lanes.inverse_temperature));
     if (v_mask_bits(is_near))
         NAME(take_near_lanes)(teacher, student, classes, weights, is_near, &results);
     return results;

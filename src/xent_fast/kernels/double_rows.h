@@ -1,32 +1,37 @@
 /* Rows that the lanes' own type cannot hold.  A template over REAL_BITS.
  *
- * Knows: the formula of contract.h, for one row of any layout and target kind, with exponents of any size (far.h).
+ * Knows: the formula of contract.h, for one row of any layout and target kind, with exponents of
+ * any size (far.h).
  * Must not know: lanes, blocks, instruction sets, threads, Python.
  *
- * The kernels send a row here by a test that costs them next to nothing (`leaves_lanes`, and a loss that is no finite number): one
- * whose masses, weights or distances leave the range of its type on the way to a result that does not, or whose vanishing
- * probabilities a large weight makes visible.
+ * The kernels send a row here by a test that costs them next to nothing (`leaves_lanes`, and a loss
+ * that is no finite number): one whose masses, weights or distances leave the range of its type on
+ * the way to a result that does not, or whose vanishing probabilities a large weight makes visible.
  *
- * `far_row` gives the row's loss with its weight, and writes lse, if asked for, and the row of the output.  It reads logits and
- * targets as they lie in memory, so it must come before anything else is written there.  `output` may be that place: each
- * class is read for the last time before its own place is written.  Everything is far: only the exponentials, off by a
- * unit of 2^-53, and the last rounding show, and the bits are the same wherever there is fused multiply-add.
+ * `far_row` gives the row's loss with its weight, and writes lse, if asked for, and the row of the
+ * output.  It reads logits and targets as they lie in memory, so it must come before anything else
+ * is written there.  `output` may be that place: each class is read for the last time before its
+ * own place is written.  Everything is far: only the exponentials, off by a unit of 2^-53, and the
+ * last rounding show, and the bits are the same wherever there is fused multiply-add.
  *
- *     e = exp((x - m) / T)      O = sum of e but for the first maximum's      S = 1 + O      log_sum = log1p(O)
+ *     e = exp((x - m) / T)      O = sum of e but for the first maximum's      S = 1 + O
+ *     log_sum = log1p(O)
  *     loss = a (Q log_sum + sum q (m - x) / T + z lse^2)                      lse = m / T + log_sum
  *     grad = a / T ((Q + 2 z lse) e / S - q)                                  of the first maximum:
  *     grad_m = a / T ((Q - q_m + 2 z lse) - q_m O) / S                        Q - q_m is a sum, too
  */
 
-/* How far below the maximum a probability is flushed to 0 though the row's factor makes it visible. */
+/* How far below the maximum a probability is flushed to 0 though the row's factor makes it
+ * visible. */
 typedef struct {
     vec nearest, farthest;
 } NAME(reach);
 
 KERNEL_INLINE NAME(reach) NAME(reach_of)(vec factor, const NAME(exponent_scale) * scale) {
-    const vec flushed = v_splat(EXPONENT_BIAS - 3 + SCALE_UP), visible = v_splat(EXPONENT_BIAS + 2 + SIGNIFICAND_SHIFT);
-    const NAME(reach)
-        reach = {v_mul(flushed, v_splat(scale->ln_2)), v_mul(v_add(visible, v_exponent(factor)), v_splat(scale->ln_2))};
+    const vec flushed = v_splat(EXPONENT_BIAS - 3 + SCALE_UP),
+              visible = v_splat(EXPONENT_BIAS + 2 + SIGNIFICAND_SHIFT);
+    const NAME(reach) reach = {v_mul(flushed, v_splat(scale->ln_2)),
+                               v_mul(v_add(visible, v_exponent(factor)), v_splat(scale->ln_2))};
     return reach;
 }
 
@@ -66,7 +71,8 @@ KERNEL_INLINE far NAME(far_mass)(const NAME(far_row) * row, int64_t k) {
     if (row->kind == XENT_DENSE_TARGETS)
         return far_of((double)NAME(real_at)(row->targets, row->target_step, k));
     if (row->kind == XENT_SHAPED_TARGETS)
-        mass = far_product(row->share, far_of((double)NAME(real_at)(row->targets, row->target_step, k)));
+        mass = far_product(row->share,
+                           far_of((double)NAME(real_at)(row->targets, row->target_step, k)));
     else if (k == row->label)
         mass = row->kind == XENT_INDEX_TARGETS ? far_of(1) : row->share;
     if (row->kind != XENT_INDEX_TARGETS)
@@ -74,13 +80,15 @@ KERNEL_INLINE far NAME(far_mass)(const NAME(far_row) * row, int64_t k) {
     return mass.high == 0 ? mass : far_product(mass, weight);
 }
 
-KERNEL_INLINE NAME(far_row) NAME(far_row_at)(const xent_batch *batch, int64_t at, int64_t label, int kind) {
+KERNEL_INLINE NAME(far_row)
+    NAME(far_row_at)(const xent_batch *batch, int64_t at, int64_t label, int kind) {
     NAME(far_row) row;
     const ptrdiff_t item = (ptrdiff_t)sizeof(REAL);
     row.batch = batch;
     row.logits = batch->logits + at * batch->logits_row_stride;
     row.logit_step = batch->logits_class_stride ? batch->logits_class_stride : item;
-    row.targets = batch->dense_targets ? batch->dense_targets + at * batch->dense_targets_row_stride : NULL;
+    row.targets =
+        batch->dense_targets ? batch->dense_targets + at * batch->dense_targets_row_stride : NULL;
     row.target_step = batch->dense_targets_class_stride ? batch->dense_targets_class_stride : item;
     row.class_weight = batch->class_weight;
     row.classes = batch->classes;
@@ -117,10 +125,10 @@ KERNEL_INLINE void NAME(add_far_classes)(NAME(far_row) * row) {
     }
 }
 
-/* Loss of row `at` of a batch, whose maximum is a finite number and none of whose logits is NaN; the output to `output`, a class
- * every `step` numbers, unless that is NULL. */
-static NEVER_INLINE double NAME(loss_of_far_row)(const xent_batch *batch, int64_t at, int64_t label, int kind,
-                                                 REAL *output, ptrdiff_t step) {
+/* Loss of row `at` of a batch, whose maximum is a finite number and none of whose logits is NaN;
+ * the output to `output`, a class every `step` numbers, unless that is NULL. */
+static NEVER_INLINE double NAME(loss_of_far_row)(const xent_batch *batch, int64_t at, int64_t label,
+                                                 int kind, REAL *output, ptrdiff_t step) {
     NAME(far_row) row = NAME(far_row_at)(batch, at, label, kind);
     far weight = far_of(batch->weight_factor);
     NAME(add_far_classes)(&row);
@@ -128,7 +136,8 @@ static NEVER_INLINE double NAME(loss_of_far_row)(const xent_batch *batch, int64_
         weight = far_product(weight, far_of(batch->sample_weight[at]));
     const far log_sum = far_log_of_1_plus(row.others), total = far_sum(far_of(1), row.others);
     const far mass = far_sum(row.other_mass, row.pivot_mass);
-    const far lse = far_sum(far_product(far_of((double)row.maximum), row.over_temperature), log_sum);
+    const far lse =
+        far_sum(far_product(far_of((double)row.maximum), row.over_temperature), log_sum);
     const far z = far_of(batch->z_loss), slope = far_product(far_sum(z, z), lse);
     far loss = far_sum(far_product(mass, log_sum), row.distance);
     if (z.high != 0)
@@ -139,15 +148,18 @@ static NEVER_INLINE double NAME(loss_of_far_row)(const xent_batch *batch, int64_
         batch->prediction[at] = row.pivot;
     far steepness = far_product(weight, row.over_temperature);
     if (batch->grad_output)
-        steepness = far_product(steepness, far_of(batch->grad_output[at * batch->grad_output_step]));
+        steepness =
+            far_product(steepness, far_of(batch->grad_output[at * batch->grad_output_step]));
     for (int64_t k = 0; output && k < row.classes; ++k) {
-        const far below = NAME(far_distance)(&row, k), e = far_exponential(below), own = NAME(far_mass)(&row, k);
+        const far below = NAME(far_distance)(&row, k), e = far_exponential(below),
+                  own = NAME(far_mass)(&row, k);
         far value = far_quotient(e, total);
         if (batch->output == XENT_LOG_PROBABILITIES) {
             value = far_sum(below, far_minus(log_sum));
         } else if (batch->output == XENT_GRADIENT) {
             if (k == row.pivot)
-                value = far_quotient(far_sum(far_sum(row.other_mass, slope), far_minus(far_product(own, row.others))),
+                value = far_quotient(far_sum(far_sum(row.other_mass, slope),
+                                             far_minus(far_product(own, row.others))),
                                      total);
             else
                 value = far_sum(far_product(far_sum(mass, slope), value), far_minus(own));
@@ -158,17 +170,21 @@ static NEVER_INLINE double NAME(loss_of_far_row)(const xent_batch *batch, int64_
     return weight.high == 0 ? 0 : far_value(far_product(weight, loss));
 }
 
-/* The loss's Hessian of row `at`, a row as above: times `vector`, or its diagonal where that is NULL (second_order.h has the
- * formulas).  `result`, classes side by side like those of the vector, may be the place of either. */
-static NEVER_INLINE void NAME(curvature_of_far_row)(const xent_batch *batch, int64_t at, int64_t label, int kind,
-                                                    const REAL *vector, REAL *result) {
+/* The loss's Hessian of row `at`, a row as above: times `vector`, or its diagonal where that is
+ * NULL (second_order.h has the formulas).  `result`, classes side by side like those of the vector,
+ * may be the place of either. */
+static NEVER_INLINE void NAME(curvature_of_far_row)(const xent_batch *batch, int64_t at,
+                                                    int64_t label, int kind, const REAL *vector,
+                                                    REAL *result) {
     NAME(far_row) row = NAME(far_row_at)(batch, at, label, kind);
     NAME(add_far_classes)(&row);
     const far total = far_sum(far_of(1), row.others), log_sum = far_log_of_1_plus(row.others);
-    const far lse = far_sum(far_product(far_of((double)row.maximum), row.over_temperature), log_sum);
+    const far lse =
+        far_sum(far_product(far_of((double)row.maximum), row.over_temperature), log_sum);
     const far slope = far_of(2 * batch->z_loss);
     const far mass = far_sum(far_sum(row.other_mass, row.pivot_mass), far_product(slope, lse));
-    far weight = far_product(far_of(batch->weight_factor), far_product(row.over_temperature, row.over_temperature));
+    far weight = far_product(far_of(batch->weight_factor),
+                             far_product(row.over_temperature, row.over_temperature));
     if (batch->sample_weight)
         weight = far_product(weight, far_of(batch->sample_weight[at]));
     const far likeliest = far_of(vector ? (double)vector[row.pivot] : 0);
@@ -183,12 +199,14 @@ static NEVER_INLINE void NAME(curvature_of_far_row)(const xent_batch *batch, int
         const far p = far_quotient(e, total);
         far first, second = p; /* the factors of A p and of 2 z p */
         if (vector) {
-            first = far_sum(far_sum(far_of((double)vector[k]), far_minus(likeliest)), far_minus(mean));
+            first =
+                far_sum(far_sum(far_of((double)vector[k]), far_minus(likeliest)), far_minus(mean));
             second = far_sum(likeliest, mean);
         } else {
             first = far_quotient(k == row.pivot ? row.others : far_sum(total, far_minus(e)), total);
         }
-        const far value = far_product(p, far_sum(far_product(mass, first), far_product(slope, second)));
+        const far value =
+            far_product(p, far_sum(far_product(mass, first), far_product(slope, second)));
         result[k] = (REAL)far_value(far_product(weight, value));
     }
 }

@@ -1,4 +1,5 @@
-/* The dtype axis: what changes between float32 and float64.  A template: include it with REAL_BITS 32 or 64.
+/* The dtype axis: what changes between float32 and float64.  A template: include it with REAL_BITS
+ * 32 or 64.
  *
  * Knows: the C type, its format's constants, the suffix that keeps the two instances apart.
  * Must not know: instruction sets, kernels.
@@ -33,26 +34,32 @@
 #define LANES 16
 #define SIGNIFICAND_SHIFT 23
 #define EXPONENT_BIAS 127
-#define ROUNDING_MAGIC 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer, kept in the low bits */
-/* Exponentials are kept as 2^(x log2 e - c + SCALE_UP), so that what is not 0 relative to the maximum stays normal. */
+/* 1.5 * 2^23: adding it rounds to an integer, kept in the low bits */
+#define ROUNDING_MAGIC 12582912.0f
+/* Exponentials are kept as 2^(x log2 e - c + SCALE_UP), so that what is not 0 relative to the
+ * maximum stays normal. */
 #define SCALE_UP 32
-/* From here on logits are taken relative to their block's maximum, exactly: |x log2 e| stays below 2^17. */
+/* From here on logits are taken relative to their block's maximum, exactly: |x log2 e| stays below
+ * 2^17. */
 #define HUGE_LOGIT 65536.0f
 #define LARGEST_REAL FLT_MAX
-/* Factors of a gradient below SMALL_FACTOR are kept RESCALE times larger, so that their low parts stay normal numbers. */
+/* Factors of a gradient below SMALL_FACTOR are kept RESCALE times larger, so that their low parts
+ * stay normal numbers. */
 #define SMALL_FACTOR 0x1p-90
 #define RESCALE 0x1p64
 #define SMALL_WEIGHT 0x1p-50 /* SMALL_FACTOR times what up to 32 exponentials add up to */
 /* An exponential of a target below this makes the quotient of the others by it too large. */
 #define DISTANT_TARGET 0x1p-60f
-/* From VISIBLE_FACTOR on a weight brings back probabilities that the exponentials flush to 0.  Weights and masses are below
- * LARGEST_FACTOR, temperatures below LARGEST_TEMPERATURE, so that no product of them overflows. */
+/* From VISIBLE_FACTOR on a weight brings back probabilities that the exponentials flush to 0.
+ * Weights and masses are below LARGEST_FACTOR, temperatures below LARGEST_TEMPERATURE, so that no
+ * product of them overflows. */
 #define VISIBLE_FACTOR 0x1p8f
 #define LARGEST_FACTOR 0x1p60f
 #define LARGEST_TEMPERATURE 0x1p100
 #define LANES_DISTANCE_UNIT 0x1p-8f /* of the distances that are added up in lanes */
-#define SMALLEST_EXACT 0x1p-100f    /* a sum of smaller probabilities may lack digits that are seen */
-#define TINY_LOSS 0x1p-90f          /* a loss below this leaves the lanes' type */
+/* A sum of smaller probabilities may lack digits that are seen. */
+#define SMALLEST_EXACT 0x1p-100f
+#define TINY_LOSS 0x1p-90f /* a loss below this leaves the lanes' type */
 #define EXP2_TERMS (HAS_FMA ? 3 : 6)
 #define ATANH_TERMS 4
 #elif REAL_BITS == 64
@@ -112,14 +119,14 @@
 #endif
 /* What a loop does with a few vectors is always inlined. */
 #define VECTOR_INLINE static ALWAYS_INLINE MAYBE_UNUSED
-/* Loops and what calls them: a copy for every combination of constant arguments, unless an instruction set leaves that to the
- * compiler. */
+/* Loops and what calls them: a copy for every combination of constant arguments, unless an
+ * instruction set leaves that to the compiler. */
 #ifndef KERNEL_INLINE
 #define KERNEL_INLINE VECTOR_INLINE
 #endif
 
-/* Asks for a cache line that will be read soon, or later: then it need come no nearer than the core's second cache.  An
- * address outside the array does no harm. */
+/* Asks for a cache line that will be read soon, or later: then it need come no nearer than the
+ * core's second cache.  An address outside the array does no harm. */
 #if defined(__GNUC__) || defined(__clang__)
 #define PREFETCH(address) __builtin_prefetch((const void *)(address))
 #define PREFETCH_LATER(address) __builtin_prefetch((const void *)(address), 0, 2)
@@ -139,13 +146,16 @@
 /* Rows of no more classes than these stand side by side, one a lane. */
 #define MOST_CLASSES_ALONG_ROWS 32
 
-/* Distances of classes with mass from the maximum are kept times this, so that no sum of them overflows. */
+/* Distances of classes with mass from the maximum are kept times this, so that no sum of them
+ * overflows. */
 #define DISTANCE_UNIT 0x1p-40
 
-/* Whether targets of that kind have mass at every class; the class left out of the sum is then the row's maximum. */
+/* Whether targets of that kind have mass at every class; the class left out of the sum is then the
+ * row's maximum. */
 #define HAS_MASS(kind) ((kind) != XENT_INDEX_TARGETS)
 
-/* Whether those masses are numbers of the row's own, not a constant but for the class's weight and the label. */
+/* Whether those masses are numbers of the row's own, not a constant but for the class's weight and
+ * the label. */
 #define HAS_OWN_MASSES(kind) ((kind) == XENT_DENSE_TARGETS || (kind) == XENT_SHAPED_TARGETS)
 
 /* Whether rows of that kind have a class index. */

@@ -3,19 +3,21 @@
  * Knows: the two formulas, and how an entropy near 0 keeps its digits.
  * Must not know: instruction sets, threads, Python; the loss.
  *
- *     d = (m - x) / T >= 0     e = exp(-d)     R = sum of e but the maximum's     M = sum of e d     p = e / (1 + R)
+ *     d = (m - x) / T >= 0      e = exp(-d)      R = sum of e but the maximum's      M = sum of e d
+ *     p = e / (1 + R)
  *     H = log(1 + R) + D                       D = M / (1 + R) = sum of p d
  *     dH/dx = p (d - D) / T                    = -p (log p + H) / T
  *
- * H is a sum of two numbers of which neither is negative, and both are sums of such: nothing cancels, however small they are.
- * A class of probability 0 adds 0 to both and has gradient 0.  With u half a unit in the last place at 1, exponentials are off
- * by at most 1.5 u, d by 2 u (u at T = 1) and the sums by nothing that shows:
+ * H is a sum of two numbers of which neither is negative, and both are sums of such: nothing
+ * cancels, however small they are. A class of probability 0 adds 0 to both and has gradient 0.
+ * With u half a unit in the last place at 1, exponentials are off by at most 1.5 u, d by 2 u (u at
+ * T = 1) and the sums by nothing that shows:
  *
  *     H        at most 7 u (6 u at T = 1) of itself, and one rounding
  *     dH/dx    at most 11 u of p (|log p| + H) / T
  *
- * as long as numbers are normal and T is below LARGEST_TEMPERATURE.  Exponentials below 2^-(EXPONENT_BIAS + SCALE_UP - 1) count
- * as 0, which is below the smallest number for H too.
+ * as long as numbers are normal and T is below LARGEST_TEMPERATURE.  Exponentials below
+ * 2^-(EXPONENT_BIAS + SCALE_UP - 1) count as 0, which is below the smallest number for H too.
  *
  * Two sweeps after the maximum, and one more for the gradient, which may take the logits' place.
  */
@@ -39,18 +41,22 @@ KERNEL_INLINE NAME(entropy_frame) NAME(entropy_frame_of)(REAL maximum, double te
     frame.shift = v_splat(is_huge ? maximum : 0);
     frame.half = v_splat(half);
     frame.half_maximum = v_splat(half * maximum);
-    frame.inverse = v_splat((REAL)(inverse < (double)LARGEST_REAL ? inverse : (double)LARGEST_REAL));
-    frame.reference =
-        NAME(reference_for)(is_huge ? v_splat(0) : NAME(reference_exponent)(v_splat(maximum), &scale), &scale);
+    frame.inverse =
+        v_splat((REAL)(inverse < (double)LARGEST_REAL ? inverse : (double)LARGEST_REAL));
+    frame.reference = NAME(reference_for)(
+        is_huge ? v_splat(0) : NAME(reference_exponent)(v_splat(maximum), &scale), &scale);
     return frame;
 }
 
-/* Exponentials e and distances d of `count` vectors (1 or INTERLEAVED) of logits; d is 0 where e is. */
-KERNEL_INLINE void NAME(entropy_terms)(const vec *x, int count, const NAME(entropy_frame) * frame, vec *e, vec *d) {
+/* Exponentials e and distances d of `count` vectors (1 or INTERLEAVED) of logits; d is 0 where e
+ * is. */
+KERNEL_INLINE void NAME(entropy_terms)(const vec *x, int count, const NAME(entropy_frame) * frame,
+                                       vec *e, vec *d) {
     vec shifted[4];
     EACH_OF(count, shifted[j] = v_sub(x[j], frame->shift));
     NAME(scaled_exponentials)(shifted, count, frame->reference, e, NULL);
-    EACH_OF(count, d[j] = v_mul(v_sub(frame->half_maximum, v_mul(x[j], frame->half)), frame->inverse));
+    EACH_OF(count,
+            d[j] = v_mul(v_sub(frame->half_maximum, v_mul(x[j], frame->half)), frame->inverse));
     EACH_OF(count, d[j] = v_select(v_equal(e[j], v_splat(0)), v_splat(0), d[j]));
 }
 
@@ -58,14 +64,15 @@ typedef struct {
     NAME(wide) others, moment;
 } NAME(entropy_sums);
 
-KERNEL_INLINE void NAME(add_entropy_terms)(NAME(entropy_sums) * sums, const REAL *logits, int64_t count,
-                                           const NAME(entropy_frame) * frame) {
+KERNEL_INLINE void NAME(add_entropy_terms)(NAME(entropy_sums) * sums, const REAL *logits,
+                                           int64_t count, const NAME(entropy_frame) * frame) {
     vec x[4], e[4], d[4];
     int64_t k = 0;
     for (; k + INTERLEAVED * LANES <= count; k += INTERLEAVED * LANES) {
         EACH_OF(INTERLEAVED, x[j] = v_load(logits + k + j * LANES));
         NAME(entropy_terms)(x, INTERLEAVED, frame, e, d);
-        EACH_OF(INTERLEAVED, NAME(wide_add)(&sums->others, e[j]); NAME(wide_add_product)(&sums->moment, e[j], d[j]));
+        EACH_OF(INTERLEAVED, NAME(wide_add)(&sums->others, e[j]);
+                NAME(wide_add_product)(&sums->moment, e[j], d[j]));
     }
     for (; k < count; k += LANES) {
         x[0] = v_load_first(logits + k, count - k < LANES ? (int)(count - k) : LANES, -INFINITY);
@@ -97,23 +104,26 @@ KERNEL_INLINE int64_t NAME(place_of)(const REAL *logits, int64_t count, REAL val
     return k;
 }
 
-KERNEL_INLINE vec NAME(entropy_gradient)(vec e, vec d, NAME(pair) mean, const NAME(scaled_factor) * factor) {
+KERNEL_INLINE vec NAME(entropy_gradient)(vec e, vec d, NAME(pair) mean,
+                                         const NAME(scaled_factor) * factor) {
     const vec above_mean = v_sub(v_sub(d, mean.high), mean.low);
     return NAME(times_factor)(v_mul(e, above_mean), factor, v_splat(0));
 }
 
 /* `slope` is what p (d - D) is multiplied with. */
 KERNEL_INLINE void NAME(write_entropy_gradient)(const REAL *logits, REAL *grad, int64_t count,
-                                                const NAME(entropy_frame) * frame, NAME(pair) mean, double slope,
-                                                double sum) {
+                                                const NAME(entropy_frame) * frame, NAME(pair) mean,
+                                                double slope, double sum) {
     const double over_sum = slope / sum;
-    const NAME(scaled_factor) factor = NAME(scaled_factor_of)(over_sum, NAME(third_of_exponent)(over_sum));
+    const NAME(scaled_factor) factor =
+        NAME(scaled_factor_of)(over_sum, NAME(third_of_exponent)(over_sum));
     vec x[4], e[4], d[4];
     int64_t k = 0;
     for (; k + INTERLEAVED * LANES <= count; k += INTERLEAVED * LANES) {
         EACH_OF(INTERLEAVED, x[j] = v_load(logits + k + j * LANES));
         NAME(entropy_terms)(x, INTERLEAVED, frame, e, d);
-        EACH_OF(INTERLEAVED, v_store(grad + k + j * LANES, NAME(entropy_gradient)(e[j], d[j], mean, &factor)));
+        EACH_OF(INTERLEAVED,
+                v_store(grad + k + j * LANES, NAME(entropy_gradient)(e[j], d[j], mean, &factor)));
     }
     for (; k < count; k += LANES) {
         const int left = count - k < LANES ? (int)(count - k) : LANES;
@@ -124,8 +134,8 @@ KERNEL_INLINE void NAME(write_entropy_gradient)(const REAL *logits, REAL *grad, 
 }
 
 /* H of one row; its gradient times `slope` to `grad` unless that is NULL. */
-KERNEL_INLINE double NAME(entropy_row)(const REAL *logits, REAL *grad, int64_t count, double temperature,
-                                       double slope) {
+KERNEL_INLINE double NAME(entropy_row)(const REAL *logits, REAL *grad, int64_t count,
+                                       double temperature, double slope) {
     const REAL maximum = NAME(largest_logit)(logits, count);
     const int64_t likeliest = isfinite(maximum) ? NAME(place_of)(logits, count, maximum) : count;
     if (likeliest < count) {
@@ -133,15 +143,18 @@ KERNEL_INLINE double NAME(entropy_row)(const REAL *logits, REAL *grad, int64_t c
         NAME(entropy_sums) sums = {NAME(zero_wide)(), NAME(zero_wide)()};
         NAME(add_entropy_terms)(&sums, logits, likeliest, &frame);
         NAME(add_entropy_terms)(&sums, logits + likeliest + 1, count - likeliest - 1, &frame);
-        const NAME(pair) top = NAME(scaled_exponential_pair)(v_sub(v_splat(maximum), frame.shift), frame.reference);
-        const pair_f64 pivot = {v_splat_f64((double)v_first(top.high)), v_splat_f64((double)v_first(top.low))};
+        const NAME(pair) top =
+            NAME(scaled_exponential_pair)(v_sub(v_splat(maximum), frame.shift), frame.reference);
+        const pair_f64 pivot = {v_splat_f64((double)v_first(top.high)),
+                                v_splat_f64((double)v_first(top.low))};
         const double others = NAME(wide_total)(sums.others);
         const double sum = others + ((double)v_first(top.high) + (double)v_first(top.low));
         double error;
         const double moment = NAME(wide_total_and_error)(sums.moment, &error), mean = moment / sum;
         if (isfinite(sum) && isfinite(mean)) {
             if (grad)
-                NAME(write_entropy_gradient)(logits, grad, count, &frame, NAME(splat_pair)(mean, 0), slope, sum);
+                NAME(write_entropy_gradient)(logits, grad, count, &frame, NAME(splat_pair)(mean, 0),
+                                             slope, sum);
             return v_first_f64(log_of_ratio(v_splat_f64(others), pivot)) + mean;
         }
     }
@@ -151,19 +164,25 @@ KERNEL_INLINE double NAME(entropy_row)(const REAL *logits, REAL *grad, int64_t c
 }
 
 /* Function of the contract. */
-static double NAME(entropy_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace) {
+static double NAME(entropy_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                 void *workspace) {
     const xent_entropy_batch *problem = (const xent_entropy_batch *)(const void *)batch;
     double entropies[XENT_MAX_ROWS_PER_CALL];
     (void)workspace;
     for (int64_t k = 0; k < row_count; ++k) {
         const int64_t row = first_row + k;
-        const double weight =
-            batch->sample_weight ? batch->weight_factor * batch->sample_weight[row] : batch->weight_factor;
-        const double upstream = problem->grad_output ? problem->grad_output[row * problem->grad_output_step] : 1;
-        REAL *grad = batch->grad ? (REAL *)(void *)(batch->grad + row * batch->grad_row_stride) : NULL;
-        entropies[k] = weight * NAME(entropy_row)(
-                                    (const REAL *)(const void *)(batch->logits + row * batch->logits_row_stride), grad,
-                                    batch->classes, batch->temperature, weight * upstream / batch->temperature);
+        const double weight = batch->sample_weight
+                                  ? batch->weight_factor * batch->sample_weight[row]
+                                  : batch->weight_factor;
+        const double upstream =
+            problem->grad_output ? problem->grad_output[row * problem->grad_output_step] : 1;
+        REAL *grad =
+            batch->grad ? (REAL *)(void *)(batch->grad + row * batch->grad_row_stride) : NULL;
+        entropies[k] =
+            weight *
+            NAME(entropy_row)(
+                (const REAL *)(const void *)(batch->logits + row * batch->logits_row_stride), grad,
+                batch->classes, batch->temperature, weight * upstream / batch->temperature);
     }
     NAME(tell_losses)(batch, first_row, row_count, entropies);
     return xent_pairwise_sum(entropies, row_count);

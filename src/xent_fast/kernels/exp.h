@@ -3,28 +3,34 @@
  * Knows: exp(x) = 2^(x L), L = log2(e), its reduction, its polynomial and its error.
  * Must not know: rows, blocks, what the exponentials are summed for.
  *
- *     e = K 2^(x L - c + SCALE_UP)      K: EXPONENTIAL_UNIT, which cancels where two exponentials meet
+ *     e = K 2^(x L - c + SCALE_UP)
+ *     K: EXPONENTIAL_UNIT, which cancels where two exponentials meet
  *
- * The usual exp(x - m) rounds x - m and so loses up to |x - m| / 2 units in the last place (u = half a unit at 1).
- * Here n is an exact integer and f is taken from the exact product x L:
+ * The usual exp(x - m) rounds x - m and so loses up to |x - m| / 2 units in the last place (u =
+ * half a unit at 1). Here n is an exact integer and f is taken from the exact product x L:
  *
  *     with FMA       n = round(8 x L)    f = fma(x, 8 L_low, fma(x, 8 L, -n))    j = n mod 8
- *                    e = T_j 2^((n - j) / 8 - c) (1 + f P(f))                    T_j = K 2^(j/8) 2^SCALE_UP
- *         relative error     u (1 [last rounding] + 0.31 [P] + 0.05 [T_j] + 0.1 [f, f T_j])  <= 1.5 u
+ *                    e = T_j 2^((n - j) / 8 - c) (1 + f P(f))      T_j = K 2^(j/8) 2^SCALE_UP
+ *         relative error     u (1 [last rounding] + 0.31 [P] + 0.05 [T_j] + 0.1 [f, f T_j])
+ *                            <= 1.5 u
  *         (float64:          u (1 + 0.04 + 0.08 + 0.1))
  *         K makes all eight T_j nearly numbers of the dtype; P has 3 terms (float64: 7).
  *
  *     without        n = round(x L)      f = x_high L1 - n + x_low L1 + x_high L2 + x_low L2 + x L3
- *                    e = 2^(n - c + SCALE_UP) (1 + f P(f))        halves of a significand: but for the last, exact products
- *         relative error     u (1 [last rounding] + 0.35 [f] + 0.25 [P, times f] + 0.1 [P])  <= 1.7 u,  K = 1
+ *                    e = 2^(n - c + SCALE_UP) (1 + f P(f))
+ *                    halves of a significand: but for the last, exact products
+ *         relative error     u (1 [last rounding] + 0.35 [f] + 0.25 [P, times f] + 0.1 [P])
+ *                            <= 1.7 u,  K = 1
  *
  * u is 2^-24 (float32) or 2^-53.  coefficients.h holds P and T, make_coefficients.py makes them.
  *
- * Domain: |c| below 2^17 (float32), 2^30 (float64), x L - c <= 2.  Where x L - c is below -(EXPONENT_BIAS + SCALE_UP - 1)
- * the result is an exact 0, for -inf too; above that it is a normal number; NaN stays NaN.
+ * Domain: |c| below 2^17 (float32), 2^30 (float64), x L - c <= 2.  Where x L - c is below
+ * -(EXPONENT_BIAS + SCALE_UP - 1) the result is an exact 0, for -inf too; above that it is a normal
+ * number; NaN stays NaN.
  *
- * One exponential is a chain of about ten operations, each waiting for the one before: INTERLEAVED vectors (see the
- * vocabularies) go side by side, step by step, so that processors find enough to do.
+ * One exponential is a chain of about ten operations, each waiting for the one before: INTERLEAVED
+ * vectors (see the vocabularies) go side by side, step by step, so that processors find enough to
+ * do.
  */
 #undef EXPONENTIAL_UNIT
 #if HAS_FMA
@@ -33,11 +39,13 @@
 #define EXPONENTIAL_UNIT 1.0
 #endif
 
-/* What a temperature T makes of the constants: x / T has the logarithm to base 2 of its exponential at x L / T. */
+/* What a temperature T makes of the constants: x / T has the logarithm to base 2 of its exponential
+ * at x L / T. */
 typedef struct {
-    REAL log2_e, log2_e_low;                        /* L / T as a sum of two */
-    REAL log2_e_first, log2_e_second, log2_e_third; /* the same in halves of a significand, for products without FMA */
-    REAL ln_2, huge_logit;                          /* times T */
+    REAL log2_e, log2_e_low; /* L / T as a sum of two */
+    /* the same in halves of a significand, for products without FMA */
+    REAL log2_e_first, log2_e_second, log2_e_third;
+    REAL ln_2, huge_logit; /* times T */
 } NAME(exponent_scale);
 
 VECTOR_INLINE NAME(exponent_scale) NAME(unit_scale)(void) {
@@ -66,7 +74,8 @@ VECTOR_INLINE NAME(exponent_scale) NAME(scale_for)(double temperature) {
         return scale;
 #if REAL_BITS == 64
     const double high = log2_e_f64 / temperature;
-    const double residual = v_first(NAME(product_residual)(v_splat(high), v_splat(temperature), v_splat(log2_e_f64)));
+    const double residual =
+        v_first(NAME(product_residual)(v_splat(high), v_splat(temperature), v_splat(log2_e_f64)));
     const double low = (log2_e_low_f64 - residual) / temperature;
 #else
     const exponent_scale_f64 wide = scale_for_f64(temperature);
@@ -85,13 +94,15 @@ VECTOR_INLINE NAME(exponent_scale) NAME(scale_for)(double temperature) {
 
 /* What exponentials of one block, or of each lane, are relative to. */
 typedef struct {
-    vec magic;  /* adding it rounds 8 x L (x L) to an integer and leaves that, less 8 c (c), in the low bits */
+    vec magic;  /* adding it rounds 8 x L (x L) to an integer and leaves that, less 8 c (c), in the
+                   low bits */
     vec lowest; /* smaller x give 0 */
     NAME(exponent_scale) scale;
 } NAME(exponential_reference);
 
 /* Reference for integer-valued c. */
-VECTOR_INLINE NAME(exponential_reference) NAME(reference_for)(vec c, const NAME(exponent_scale) * scale) {
+VECTOR_INLINE NAME(exponential_reference)
+    NAME(reference_for)(vec c, const NAME(exponent_scale) * scale) {
     NAME(exponential_reference) r;
 #if HAS_FMA
     r.magic = v_fma(c, v_splat(-8), v_splat(ROUNDING_MAGIC));
@@ -99,8 +110,8 @@ VECTOR_INLINE NAME(exponential_reference) NAME(reference_for)(vec c, const NAME(
     r.magic = v_sub(v_splat(ROUNDING_MAGIC + (EXPONENT_BIAS + SCALE_UP)), c);
 #endif
     /* -inf is below it at any temperature */
-    r.lowest =
-        v_max(v_mul(v_sub(c, v_splat(EXPONENT_BIAS + SCALE_UP - 1)), v_splat(scale->ln_2)), v_splat(-LARGEST_REAL));
+    r.lowest = v_max(v_mul(v_sub(c, v_splat(EXPONENT_BIAS + SCALE_UP - 1)), v_splat(scale->ln_2)),
+                     v_splat(-LARGEST_REAL));
     r.scale = *scale;
     return r;
 }
@@ -152,10 +163,12 @@ VECTOR_INLINE vec NAME(reduced_argument)(vec x, vec n, const NAME(exponent_scale
 
 /* Of `count` vectors (1, 2 or 4); `dropped`, unless NULL, takes what the last rounding dropped. */
 #if HAS_FMA
-VECTOR_INLINE void NAME(scaled_exponentials)(const vec *x, int count, NAME(exponential_reference) reference,
+VECTOR_INLINE void NAME(scaled_exponentials)(const vec *x, int count,
+                                             NAME(exponential_reference) reference,
                                              vec *exponentials, vec *dropped) {
     const REAL *p = REAL_CONSTANT(exp2_eighth_polynomial);
-    const vec eighths = v_splat(8 * reference.scale.log2_e), eighths_low = v_splat(8 * reference.scale.log2_e_low);
+    const vec eighths = v_splat(8 * reference.scale.log2_e),
+              eighths_low = v_splat(8 * reference.scale.log2_e_low);
     vec f[4], q[4], power[4];
     vec_mask is_counted[4];
     EACH_OF(count, is_counted[j] = v_not_less(x[j], reference.lowest));
@@ -169,10 +182,12 @@ VECTOR_INLINE void NAME(scaled_exponentials)(const vec *x, int count, NAME(expon
     EACH_OF(count, f[j] = v_mul(power[j], f[j]));
     EACH_OF(count, exponentials[j] = v_keep(is_counted[j], v_fma(f[j], q[j], power[j])));
     if (dropped)
-        EACH_OF(count, dropped[j] = v_keep(is_counted[j], v_fma(f[j], q[j], v_sub(power[j], exponentials[j]))));
+        EACH_OF(count, dropped[j] = v_keep(is_counted[j],
+                                           v_fma(f[j], q[j], v_sub(power[j], exponentials[j]))));
 }
 #else
-VECTOR_INLINE void NAME(scaled_exponentials)(const vec *x, int count, NAME(exponential_reference) reference,
+VECTOR_INLINE void NAME(scaled_exponentials)(const vec *x, int count,
+                                             NAME(exponential_reference) reference,
                                              vec *exponentials, vec *dropped) {
     const REAL *p = REAL_CONSTANT(exp2_polynomial);
     const vec one = v_splat(1);
@@ -181,14 +196,16 @@ VECTOR_INLINE void NAME(scaled_exponentials)(const vec *x, int count, NAME(expon
     EACH_OF(count, is_counted[j] = v_not_less(x[j], reference.lowest));
     EACH_OF(count, f[j] = v_max(reference.lowest, x[j]));
     EACH_OF(count, scale[j] = v_fma(f[j], v_splat(reference.scale.log2_e), reference.magic));
-    EACH_OF(count, f[j] = NAME(reduced_argument)(f[j], v_sub(scale[j], reference.magic), &reference.scale));
+    EACH_OF(count, f[j] = NAME(reduced_argument)(f[j], v_sub(scale[j], reference.magic),
+                                                 &reference.scale));
     EACH_OF(count, scale[j] = v_bits_to_exponent(scale[j]));
     EACH_OF(count, q[j] = v_splat(p[EXP2_TERMS - 1]));
     for (int k = EXP2_TERMS - 2; k >= 0; --k)
         EACH_OF(count, q[j] = v_fma(q[j], f[j], v_splat(p[k])));
     EACH_OF(count, scale[j] = v_keep(is_counted[j], scale[j]));
     if (dropped) {
-        EACH_OF(count, const vec power = v_fma(q[j], f[j], one); exponentials[j] = v_mul(power, scale[j]);
+        EACH_OF(count, const vec power = v_fma(q[j], f[j], one);
+                exponentials[j] = v_mul(power, scale[j]);
                 dropped[j] = v_mul(v_fma(q[j], f[j], v_sub(one, power)), scale[j]));
     } else {
         EACH_OF(count, q[j] = v_fma(q[j], f[j], one));
@@ -203,7 +220,8 @@ VECTOR_INLINE vec NAME(scaled_exponential)(vec x, NAME(exponential_reference) re
     return result;
 }
 
-VECTOR_INLINE NAME(pair) NAME(scaled_exponential_pair)(vec x, NAME(exponential_reference) reference) {
+VECTOR_INLINE NAME(pair)
+    NAME(scaled_exponential_pair)(vec x, NAME(exponential_reference) reference) {
     NAME(pair) result;
     NAME(scaled_exponentials)(&x, 1, reference, &result.high, &result.low);
     return result;

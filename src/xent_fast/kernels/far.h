@@ -1,11 +1,13 @@
-/* Numbers that a double's exponent cannot hold, with twice its digits.  Include it once, while REAL_BITS is 64.
+/* Numbers that a double's exponent cannot hold, with twice its digits.  Include it once, while
+ * REAL_BITS is 64.
  *
  * Knows: scalar arithmetic on (high + low) 2^exponent; exponential and logarithm of such numbers.
  * Must not know: rows, blocks, lanes of different contents.
  *
- * 1/2 <= |high| < 1, |low| at most half a unit of high's last place; 0, infinities and NaN have exponent 0 and no low part.
- * Sums, products and quotients are off by a few units of 2^-104, exponentials by one of 2^-53.  It is slow, and meant for the few rows
- * that double_rows.h takes.  Powers of two by frexp and ldexp are exact; no other function of the C library is used, since
+ * 1/2 <= |high| < 1, |low| at most half a unit of high's last place; 0, infinities and NaN have
+ * exponent 0 and no low part. Sums, products and quotients are off by a few units of 2^-104,
+ * exponentials by one of 2^-53.  It is slow, and meant for the few rows that double_rows.h takes.
+ * Powers of two by frexp and ldexp are exact; no other function of the C library is used, since
  * their last bits differ between machines.
  */
 typedef struct {
@@ -61,7 +63,8 @@ KERNEL_INLINE far far_product(far a, far b) {
     const double product = a.high * b.high;
     if (product - product != 0 || product == 0)
         return far_from(product, 0, 0);
-    const double error = scalar_product_residual(a.high, b.high, product) + (a.high * b.low + a.low * b.high);
+    const double error =
+        scalar_product_residual(a.high, b.high, product) + (a.high * b.low + a.low * b.high);
     return far_from(product, error, a.exponent + b.exponent);
 }
 
@@ -69,7 +72,8 @@ KERNEL_INLINE far far_quotient(far a, far b) {
     const double quotient = a.high / b.high;
     if (quotient - quotient != 0 || quotient == 0)
         return far_from(quotient, 0, 0);
-    const double rest = (a.low - quotient * b.low) - scalar_product_residual(quotient, b.high, a.high);
+    const double rest =
+        (a.low - quotient * b.low) - scalar_product_residual(quotient, b.high, a.high);
     return far_from(quotient, rest / b.high, a.exponent - b.exponent);
 }
 
@@ -80,7 +84,8 @@ KERNEL_INLINE far far_exponential(far a) {
     if (!far_is_finite(a) || a.exponent > 20)
         return far_of(a.high == a.high ? 0 : a.high);
     const exponent_scale_f64 scale = unit_scale_f64();
-    const double x = ldexp(a.high, (int)a.exponent), error = ldexp(a.low, (int)far_shift(a.exponent));
+    const double x = ldexp(a.high, (int)a.exponent),
+                 error = ldexp(a.low, (int)far_shift(a.exponent));
     const double reference = (x * log2_e_f64 + ROUNDING_MAGIC) - ROUNDING_MAGIC;
     const double power = scaled_exponential_of(x, reference, &scale) / double_unit;
     return far_from(power, power * error, (int64_t)reference - SCALE_UP);
@@ -90,7 +95,8 @@ KERNEL_INLINE far far_exponential(far a) {
 KERNEL_INLINE far far_log_of_1_plus(far a) {
     if (a.exponent < -120 || a.high == 0)
         return a;
-    const double r = ldexp(a.high, far_shift(a.exponent)), error = ldexp(a.low, far_shift(a.exponent));
+    const double r = ldexp(a.high, far_shift(a.exponent)),
+                 error = ldexp(a.low, far_shift(a.exponent));
     const NAME(pair) log = NAME(log_of_1_plus)(v_splat(r));
     return far_from(v_first(log.high), v_first(log.low) + error / (1 + r), 0);
 }

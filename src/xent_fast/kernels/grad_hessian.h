@@ -1,20 +1,23 @@
-/* Gradient and Hessian diagonal of every row from one pass over the logits.  A template over REAL_BITS.
+/* Gradient and Hessian diagonal of every row from one pass over the logits.  A template over
+ * REAL_BITS.
  *
- * Knows: both formulas, and how 1 - p keeps its digits; that every layout goes without a copy of the matrix.
+ * Knows: both formulas, and how 1 - p keeps its digits; that every layout goes without a copy of
+ * the matrix.
  * Must not know: instruction sets, threads, Python; how a softmax is computed.
  *
  *     class indices    grad = a/T (p - onehot(y))          hessian = f a/T^2 p (1 - p)
  *
- * A few classes write the diagonal beside the gradient, which is that of the loss (curvature_lanes.h).  Of more, the row kernels
- * write p of a row, exact to a few ulp in every class however small, to where it stays in cache; a second sweep makes both of it
- * at once.  1 - p is such a difference where p <= 1/2; of the one class where p is larger it is the sum of the others.  -(1 - p)
- * is the gradient of the label.
+ * A few classes write the diagonal beside the gradient, which is that of the loss
+ * (curvature_lanes.h).  Of more, the row kernels write p of a row, exact to a few ulp in every
+ * class however small, to where it stays in cache; a second sweep makes both of it at once.  1 - p
+ * is such a difference where p <= 1/2; of the one class where p is larger it is the sum of the
+ * others.  -(1 - p) is the gradient of the label.
  *
- * Targets with mass at every class (dense ones, label smoothing) and z_loss take the gradient from its own kernels and the
- * diagonal from second_order.h: two softmaxes, the same interface.
+ * Targets with mass at every class (dense ones, label smoothing) and z_loss take the gradient from
+ * its own kernels and the diagonal from second_order.h: two softmaxes, the same interface.
  *
- * Factors from LARGE_HERE on, which make digits visible that small probabilities lost when they were rounded, take the same way
- * where there are more than a few classes.
+ * Factors from LARGE_HERE on, which make digits visible that small probabilities lost when they
+ * were rounded, take the same way where there are more than a few classes.
  *
  * The smallest value that is asked for comes last: max(hessian, least).
  */
@@ -30,7 +33,8 @@ typedef struct {
 KERNEL_INLINE NAME(row_factors)
     NAME(factors_of_row)(const xent_grad_hessian_batch *problem, int64_t row, int64_t label) {
     const xent_batch *batch = &problem->batch;
-    const double weight = NAME(weight_of_row)(batch, row, clamped_label(label, batch->classes), XENT_INDEX_TARGETS);
+    const double weight =
+        NAME(weight_of_row)(batch, row, clamped_label(label, batch->classes), XENT_INDEX_TARGETS);
     const double gradient = weight / batch->temperature;
     const NAME(row_factors) factors = {gradient, problem->factor * (gradient / batch->temperature)};
     return factors;
@@ -42,7 +46,8 @@ typedef struct {
     int way;
 } NAME(row_scales);
 
-/* How a row's probabilities are multiplied; all ways but the last are for factors of middling size. */
+/* How a row's probabilities are multiplied; all ways but the last are for factors of middling
+ * size. */
 enum { NAME(KEEP_PROBABILITIES), NAME(SCALE_PROBABILITIES), NAME(SCALE_IN_STEPS) };
 
 KERNEL_INLINE NAME(row_scales) NAME(scales_of_row)(const NAME(row_factors) * factors) {
@@ -56,11 +61,14 @@ KERNEL_INLINE NAME(row_scales) NAME(scales_of_row)(const NAME(row_factors) * fac
     return scales;
 }
 
-/* Of `count` probabilities p times the gradient's factor, in their place, and p (1 - p) times that of the diagonal.  Returns the
- * largest p that is above 1/2, or that. */
-KERNEL_INLINE REAL NAME(differentiate_classes)(REAL *p, REAL *hessian, int64_t count, const NAME(scaled_factor) * down,
-                                               const NAME(scaled_factor) * curve, REAL min_hessian, int way) {
-    const vec one = v_splat(1), zero = v_splat(0), least = v_splat(min_hessian), half = v_splat((REAL)0.5);
+/* Of `count` probabilities p times the gradient's factor, in their place, and p (1 - p) times that
+ * of the diagonal.  Returns the largest p that is above 1/2, or that. */
+KERNEL_INLINE REAL NAME(differentiate_classes)(REAL *p, REAL *hessian, int64_t count,
+                                               const NAME(scaled_factor) * down,
+                                               const NAME(scaled_factor) * curve, REAL min_hessian,
+                                               int way) {
+    const vec one = v_splat(1), zero = v_splat(0), least = v_splat(min_hessian),
+              half = v_splat((REAL)0.5);
     const vec down_factor = down->factor.high, curve_factor = curve->factor.high;
     vec x[4], diagonal[4], largest[4] = {half, half, half, half};
     int64_t k = 0;
@@ -97,7 +105,8 @@ KERNEL_INLINE int64_t NAME(likely_class)(const REAL *p, int64_t count) {
     for (; k + HALF_GROUP <= count; k += HALF_GROUP)
         EACH_OF(4, largest[j] = v_max(v_load(p + k + j * LANES), largest[j]));
     for (; k < count; k += LANES)
-        largest[0] = v_max(NAME(load_up_to)(p + k, count - k < LANES ? (int)(count - k) : LANES, 0), largest[0]);
+        largest[0] = v_max(NAME(load_up_to)(p + k, count - k < LANES ? (int)(count - k) : LANES, 0),
+                           largest[0]);
     if (v_largest(v_max(v_max(largest[0], largest[1]), v_max(largest[2], largest[3]))) == (REAL)0.5)
         return -1;
     for (k = 0; k < count && !(p[k] > (REAL)0.5); ++k) {
@@ -106,12 +115,14 @@ KERNEL_INLINE int64_t NAME(likely_class)(const REAL *p, int64_t count) {
 }
 
 /* Number c of class `likely`, the one whose p is above 1/2; `others` is 1 - p. */
-KERNEL_INLINE REAL NAME(diagonal_of_likely)(REAL p, REAL others, const NAME(scaled_factor) * curve, REAL min_hessian) {
+KERNEL_INLINE REAL NAME(diagonal_of_likely)(REAL p, REAL others, const NAME(scaled_factor) * curve,
+                                            REAL min_hessian) {
     const vec small = NAME(times_factor)(v_splat(others), curve, v_splat(0));
     return v_first(v_max(v_splat(min_hessian), v_mul(small, v_splat(p))));
 }
 
-/* The gradient in place of the probabilities, and the diagonal.  Probabilities that stay as they are are looked through once. */
+/* The gradient in place of the probabilities, and the diagonal.  Probabilities that stay as they
+ * are are looked through once. */
 KERNEL_INLINE void NAME(differentiate_row)(REAL *p, REAL *hessian, int64_t count, int64_t label,
                                            const NAME(row_scales) * scales, REAL min_hessian) {
     const NAME(scaled_factor) *down = &scales->down, *curve = &scales->curve;
@@ -122,11 +133,13 @@ KERNEL_INLINE void NAME(differentiate_row)(REAL *p, REAL *hessian, int64_t count
     REAL p_of_likely = likely < 0 ? 0 : p[likely];
     REAL others = likely < 0 ? 0 : (REAL)NAME(sum_of_others)(p, count, likely);
     if (scales->way == NAME(SCALE_IN_STEPS)) {
-        NAME(differentiate_classes)(p, hessian, count, down, curve, min_hessian, NAME(SCALE_IN_STEPS));
+        NAME(differentiate_classes)(p, hessian, count, down, curve, min_hessian,
+                                    NAME(SCALE_IN_STEPS));
     } else if (!keeps) {
-        NAME(differentiate_classes)(p, hessian, count, down, curve, min_hessian, NAME(SCALE_PROBABILITIES));
-    } else if (NAME(differentiate_classes)(p, hessian, count, down, curve, min_hessian, NAME(KEEP_PROBABILITIES)) >
-                   half &&
+        NAME(differentiate_classes)(p, hessian, count, down, curve, min_hessian,
+                                    NAME(SCALE_PROBABILITIES));
+    } else if (NAME(differentiate_classes)(p, hessian, count, down, curve, min_hessian,
+                                           NAME(KEEP_PROBABILITIES)) > half &&
                likely < 0) {
         likely = NAME(likely_class)(p, count);
         p_of_likely = p[likely];
@@ -138,7 +151,8 @@ KERNEL_INLINE void NAME(differentiate_row)(REAL *p, REAL *hessian, int64_t count
     p[label] = v_first(v_add(NAME(times_factor)(v_sub(zero, rest), down, zero), zero));
 }
 
-/* Rows whose probabilities stand in the gradient's place, and where both are; row 0 is the batch's `first_row`. */
+/* Rows whose probabilities stand in the gradient's place, and where both are; row 0 is the batch's
+ * `first_row`. */
 typedef struct {
     const xent_grad_hessian_batch *problem;
     int64_t first_row;
@@ -161,32 +175,39 @@ static NEVER_INLINE void NAME(differentiate_long_row)(const void *context, int64
         return;
     }
     if (!rows->has_own_weights) {
-        NAME(differentiate_row)(grad, diagonal, batch->classes, clamped_label(label, batch->classes), &rows->scales,
-                                least);
+        NAME(differentiate_row)(grad, diagonal, batch->classes,
+                                clamped_label(label, batch->classes), &rows->scales, least);
         return;
     }
-    const NAME(row_factors) factors = NAME(factors_of_row)(rows->problem, rows->first_row + row, label);
+    const NAME(row_factors) factors =
+        NAME(factors_of_row)(rows->problem, rows->first_row + row, label);
     const NAME(row_scales) own = NAME(scales_of_row)(&factors);
-    NAME(differentiate_row)(grad, diagonal, batch->classes, clamped_label(label, batch->classes), &own, least);
+    NAME(differentiate_row)(grad, diagonal, batch->classes, clamped_label(label, batch->classes),
+                            &own, least);
 }
 
-/* --- class indices -------------------------------------------------------------------------------- */
+/* --- class indices ---------------------------------------------------------------------------- */
 
 static size_t NAME(grad_hessian_workspace_bytes)(int64_t classes) {
     return (NAME(second_order_workspace_bytes)(classes) + 63) / 64 * 64;
 }
 
 /* Places for rows that turn, after what the kernels need. */
-KERNEL_INLINE NAME(matrix) NAME(place_of_grad_hessian)(void *workspace, int64_t classes, int number) {
-    char *places = (char *)workspace + NAME(grad_hessian_workspace_bytes)(classes) + NAME(turning_bytes)(classes);
-    return NAME(place_for_turned)(places + (size_t)number * NAME(bytes_of_turned)(classes), classes);
+KERNEL_INLINE NAME(matrix)
+    NAME(place_of_grad_hessian)(void *workspace, int64_t classes, int number) {
+    char *places = (char *)workspace + NAME(grad_hessian_workspace_bytes)(classes) +
+                   NAME(turning_bytes)(classes);
+    return NAME(place_for_turned)(places + (size_t)number * NAME(bytes_of_turned)(classes),
+                                  classes);
 }
 
-/* Both derivatives of rows whose classes are contiguous wherever results go, and their losses; the logits may turn.  Row by
- * row, p comes to the gradient's place and is made to both while it is in the nearest cache. */
-static NEVER_INLINE void NAME(differentiate_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                                  const NAME(differentiated_rows) * rows, double *losses,
-                                                  void *workspace) {
+/* Both derivatives of rows whose classes are contiguous wherever results go, and their losses; the
+ * logits may turn.  Row by row, p comes to the gradient's place and is made to both while it is in
+ * the nearest cache. */
+static NEVER_INLINE void NAME(differentiate_rows)(const xent_batch *batch, int64_t first_row,
+                                                  int64_t row_count,
+                                                  const NAME(differentiated_rows) * rows,
+                                                  double *losses, void *workspace) {
     const int64_t classes = batch->classes;
     xent_batch part = xent_batch_from(batch, first_row, sizeof(REAL));
     part.rows = row_count;
@@ -197,20 +218,22 @@ static NEVER_INLINE void NAME(differentiate_rows)(const xent_batch *batch, int64
     part.lse = NULL;
     part.prediction = NULL;
     if (NAME(has_columns)(part.logits_class_stride)) {
-        NAME(turn)(NAME(matrix_of)(part.logits, part.logits_row_stride, part.logits_class_stride), rows->grad,
-                   row_count, classes);
+        NAME(turn)(NAME(matrix_of)(part.logits, part.logits_row_stride, part.logits_class_stride),
+                   rows->grad, row_count, classes);
         part.logits = rows->grad.data;
         part.logits_row_stride = rows->grad.row_stride;
         part.logits_class_stride = 0;
     }
-    NAME(many_long_rows)(&part, 0, row_count, rows->labels, losses, workspace, NAME(differentiate_long_row), rows,
-                         XENT_INDEX_TARGETS);
+    NAME(many_long_rows)(&part, 0, row_count, rows->labels, losses, workspace,
+                         NAME(differentiate_long_row), rows, XENT_INDEX_TARGETS);
     NAME(tell_losses)(&part, 0, row_count, losses);
 }
 
-/* Few classes: the diagonal is a second writer of their vectors of rows, the gradient that of the loss. */
-static NEVER_INLINE void NAME(grad_hessian_of_few_classes)(const xent_grad_hessian_batch *problem, int64_t first_row,
-                                                           int64_t row_count, double *losses) {
+/* Few classes: the diagonal is a second writer of their vectors of rows, the gradient that of the
+ * loss. */
+static NEVER_INLINE void NAME(grad_hessian_of_few_classes)(const xent_grad_hessian_batch *problem,
+                                                           int64_t first_row, int64_t row_count,
+                                                           double *losses) {
     xent_second_order_batch second = {problem->batch, NULL, 0, problem->mean_class_weight};
     int64_t labels[XENT_MAX_ROWS_PER_CALL + LANES] = {0};
     NAME(curvature_writer) writer;
@@ -219,22 +242,26 @@ static NEVER_INLINE void NAME(grad_hessian_of_few_classes)(const xent_grad_hessi
     second.batch.grad_row_stride = problem->hessian_row_stride;
     second.batch.grad_class_stride = problem->hessian_class_stride;
     xent_read_labels(&problem->batch.labels, first_row, row_count, labels);
-    NAME(begin_curvature)(&second, first_row, row_count, labels, (REAL)problem->min_hessian, &writer);
+    NAME(begin_curvature)(&second, first_row, row_count, labels, (REAL)problem->min_hessian,
+                          &writer);
     NAME(index_rows_and_curvature)(&problem->batch, first_row, row_count, labels, losses, &writer);
     NAME(tell_losses)(&problem->batch, first_row, row_count, losses);
 }
 
-KERNEL_INLINE void NAME(grad_hessian_of_indices)(const xent_grad_hessian_batch *problem, int64_t first_row,
-                                                 int64_t row_count, double *losses, void *workspace) {
+KERNEL_INLINE void NAME(grad_hessian_of_indices)(const xent_grad_hessian_batch *problem,
+                                                 int64_t first_row, int64_t row_count,
+                                                 double *losses, void *workspace) {
     const xent_batch *batch = &problem->batch;
     const int64_t classes = batch->classes;
     int64_t labels[XENT_MAX_ROWS_PER_CALL];
     xent_read_labels(&batch->labels, first_row, row_count, labels);
-    const NAME(matrix) grad = NAME(matrix_of)(batch->grad + first_row * batch->grad_row_stride, batch->grad_row_stride,
-                                              batch->grad_class_stride);
-    const NAME(matrix) hessian = NAME(matrix_of)(problem->hessian + first_row * problem->hessian_row_stride,
-                                                 problem->hessian_row_stride, problem->hessian_class_stride);
-    const int turns = NAME(has_columns)(batch->logits_class_stride) || NAME(has_columns)(grad.class_stride) ||
+    const NAME(matrix) grad = NAME(matrix_of)(batch->grad + first_row * batch->grad_row_stride,
+                                              batch->grad_row_stride, batch->grad_class_stride);
+    const NAME(matrix) hessian =
+        NAME(matrix_of)(problem->hessian + first_row * problem->hessian_row_stride,
+                        problem->hessian_row_stride, problem->hessian_class_stride);
+    const int turns = NAME(has_columns)(batch->logits_class_stride) ||
+                      NAME(has_columns)(grad.class_stride) ||
                       NAME(has_columns)(hessian.class_stride);
     const int64_t at_once = turns ? NAME(rows_per_turn)(classes) : NAME(rows_of_part)(classes);
     const NAME(matrix) grad_place = NAME(place_of_grad_hessian)(workspace, classes, 0);
@@ -267,9 +294,10 @@ KERNEL_INLINE void NAME(grad_hessian_of_indices)(const xent_grad_hessian_batch *
     }
 }
 
-/* --- targets with mass ---------------------------------------------------------------------------- */
+/* --- targets with mass ------------------------------------------------------------------------ */
 
-KERNEL_INLINE void NAME(raise_to_least)(NAME(matrix) hessian, int64_t row_count, int64_t classes, REAL least) {
+KERNEL_INLINE void NAME(raise_to_least)(NAME(matrix) hessian, int64_t row_count, int64_t classes,
+                                        REAL least) {
     for (int64_t k = 0; k < row_count; ++k) {
         REAL *row = (REAL *)(void *)(hessian.data + k * hessian.row_stride);
         for (int64_t c = 0; c < classes; ++c)
@@ -278,8 +306,9 @@ KERNEL_INLINE void NAME(raise_to_least)(NAME(matrix) hessian, int64_t row_count,
 }
 
 /* The diagonal of a batch whose rows are plain, to `hessian`. */
-KERNEL_INLINE void NAME(diagonal_of_plain_rows)(const xent_grad_hessian_batch *problem, const xent_batch *plain,
-                                                NAME(matrix) hessian, int64_t row_count, void *workspace) {
+KERNEL_INLINE void NAME(diagonal_of_plain_rows)(const xent_grad_hessian_batch *problem,
+                                                const xent_batch *plain, NAME(matrix) hessian,
+                                                int64_t row_count, void *workspace) {
     xent_second_order_batch second = {*plain, NULL, 0, problem->mean_class_weight};
     second.batch.weight_factor *= problem->factor;
     second.batch.grad = hessian.data;
@@ -289,13 +318,13 @@ KERNEL_INLINE void NAME(diagonal_of_plain_rows)(const xent_grad_hessian_batch *p
 }
 
 /* The diagonal first, since the gradient may take the logits' place. */
-KERNEL_INLINE void NAME(diagonal_of_masses)(const xent_grad_hessian_batch *problem, int64_t first_row,
-                                            int64_t row_count, void *workspace) {
+KERNEL_INLINE void NAME(diagonal_of_masses)(const xent_grad_hessian_batch *problem,
+                                            int64_t first_row, int64_t row_count, void *workspace) {
     const xent_batch batch = xent_batch_from(&problem->batch, first_row, sizeof(REAL));
     const int64_t classes = batch.classes;
     NAME(matrix)
-    hessian = NAME(matrix_of)(problem->hessian + first_row * problem->hessian_row_stride, problem->hessian_row_stride,
-                              problem->hessian_class_stride);
+    hessian = NAME(matrix_of)(problem->hessian + first_row * problem->hessian_row_stride,
+                              problem->hessian_row_stride, problem->hessian_class_stride);
     if (NAME(has_few_classes)(&batch)) {
         xent_second_order_batch second = {batch, NULL, 0, problem->mean_class_weight};
         second.batch.weight_factor *= problem->factor;
@@ -317,15 +346,16 @@ KERNEL_INLINE void NAME(diagonal_of_masses)(const xent_grad_hessian_batch *probl
     for (int64_t k = 0; k < row_count; k += at_once) {
         const int64_t count = row_count - k < at_once ? row_count - k : at_once;
         xent_batch plain = xent_batch_from(&batch, k, sizeof(REAL));
-        NAME(turn)(NAME(matrix_of)(plain.logits, plain.logits_row_stride, plain.logits_class_stride), logits_place,
-                   count, classes);
+        NAME(turn)(
+            NAME(matrix_of)(plain.logits, plain.logits_row_stride, plain.logits_class_stride),
+            logits_place, count, classes);
         plain.logits = logits_place.data;
         plain.logits_row_stride = logits_place.row_stride;
         plain.logits_class_stride = 0;
         if (plain.dense_targets) {
-            NAME(turn)(
-                NAME(matrix_of)(plain.dense_targets, plain.dense_targets_row_stride, plain.dense_targets_class_stride),
-                targets_place, count, classes);
+            NAME(turn)(NAME(matrix_of)(plain.dense_targets, plain.dense_targets_row_stride,
+                                       plain.dense_targets_class_stride),
+                       targets_place, count, classes);
             plain.dense_targets = targets_place.data;
             plain.dense_targets_row_stride = targets_place.row_stride;
             plain.dense_targets_class_stride = 0;
@@ -338,8 +368,8 @@ KERNEL_INLINE void NAME(diagonal_of_masses)(const xent_grad_hessian_batch *probl
 }
 
 /* Rows from `first_row` on, at most `most`, that are alike in whether their factors are large. */
-KERNEL_INLINE int64_t NAME(rows_alike)(const xent_grad_hessian_batch *problem, int64_t first_row, int64_t most,
-                                       int *are_large) {
+KERNEL_INLINE int64_t NAME(rows_alike)(const xent_grad_hessian_batch *problem, int64_t first_row,
+                                       int64_t most, int *are_large) {
     const xent_batch *batch = &problem->batch;
     const int64_t weighed = batch->sample_weight || batch->class_weight ? most : 1;
     int64_t labels[XENT_MAX_ROWS_PER_CALL];
@@ -356,24 +386,26 @@ KERNEL_INLINE int64_t NAME(rows_alike)(const xent_grad_hessian_batch *problem, i
 }
 
 /* Class indices of many classes.  Which way a row goes is a question of its own weight alone. */
-KERNEL_INLINE void NAME(grad_hessian_of_many_classes)(const xent_grad_hessian_batch *problem, int64_t first_row,
-                                                      int64_t row_count, double *losses, void *workspace) {
+KERNEL_INLINE void NAME(grad_hessian_of_many_classes)(const xent_grad_hessian_batch *problem,
+                                                      int64_t first_row, int64_t row_count,
+                                                      double *losses, void *workspace) {
     for (int64_t k = 0, count; k < row_count; k += count) {
         int are_large = 0;
         count = NAME(rows_alike)(problem, first_row + k, row_count - k, &are_large);
         if (are_large) {
             NAME(diagonal_of_masses)(problem, first_row + k, count, workspace);
-            NAME(rows_to)(&problem->batch, first_row + k, count, workspace, NAME(plain_index_rows), losses + k,
-                          XENT_INDEX_TARGETS);
+            NAME(rows_to)(&problem->batch, first_row + k, count, workspace, NAME(plain_index_rows),
+                          losses + k, XENT_INDEX_TARGETS);
         } else {
             NAME(grad_hessian_of_indices)(problem, first_row + k, count, losses + k, workspace);
         }
     }
 }
 
-/* --- functions of the contract -------------------------------------------------------------------- */
+/* --- functions of the contract ---------------------------------------------------------------- */
 
-static double NAME(grad_hessian_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace) {
+static double NAME(grad_hessian_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                      void *workspace) {
     const xent_grad_hessian_batch *problem = (const xent_grad_hessian_batch *)(const void *)batch;
     double losses[XENT_MAX_ROWS_PER_CALL];
     if (problem->target_kernels) {

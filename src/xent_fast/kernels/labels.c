@@ -22,7 +22,8 @@
     }                                                                  \
     break
 
-void xent_read_labels(const xent_labels *labels, int64_t first_row, int64_t count, int64_t *destination) {
+void xent_read_labels(const xent_labels *labels, int64_t first_row, int64_t count,
+                      int64_t *destination) {
     const ptrdiff_t stride = labels->stride;
     const char *source = labels->data + first_row * stride;
     switch (labels->type) {
@@ -57,7 +58,8 @@ void xent_read_labels(const xent_labels *labels, int64_t first_row, int64_t coun
 enum { ROWS_AT_ONCE = 256 };
 
 /* Position of the first bad label of a buffer, or -1. */
-static int64_t first_bad_label(const xent_labels *labels, const int64_t *buffer, int64_t count, int64_t classes) {
+static int64_t first_bad_label(const xent_labels *labels, const int64_t *buffer, int64_t count,
+                               int64_t classes) {
     for (int64_t row = 0; row < count; ++row) {
         int ignored = labels->has_ignore_index && buffer[row] == labels->ignore_index;
         if ((uint64_t)buffer[row] >= (uint64_t)classes && !ignored)
@@ -71,11 +73,13 @@ static double class_weight_at(const char *weights, xent_dtype dtype, int64_t lab
                                  : ((const double *)(const void *)weights)[label];
 }
 
-int64_t xent_check_labels(const xent_labels *labels, int64_t rows, int64_t classes, const double *sample_weight,
-                          const char *class_weight, xent_dtype dtype, int64_t *counted_rows, double *weight_sum) {
+int64_t xent_check_labels(const xent_labels *labels, int64_t rows, int64_t classes,
+                          const double *sample_weight, const char *class_weight, xent_dtype dtype,
+                          int64_t *counted_rows, double *weight_sum) {
     int64_t read[ROWS_AT_ONCE];
     const int64_t *buffer = read;
-    const int lie_as_read = labels->type == XENT_INT64 && labels->stride == (ptrdiff_t)sizeof(int64_t) &&
+    const int lie_as_read = labels->type == XENT_INT64 &&
+                            labels->stride == (ptrdiff_t)sizeof(int64_t) &&
                             (uintptr_t)labels->data % sizeof(int64_t) == 0;
     double products[ROWS_AT_ONCE];
     xent_running_sum total = {*weight_sum, 0};
@@ -88,7 +92,8 @@ int64_t xent_check_labels(const xent_labels *labels, int64_t rows, int64_t class
             xent_read_labels(labels, first, count, read);
         }
         int64_t ignored = 0;
-        uint64_t signs = 0; /* negative where a label, or what is left from it to the last class, is */
+        /* negative where a label, or what is left from it to the last class, is */
+        uint64_t signs = 0;
         for (int64_t row = 0; row < count; ++row)
             signs |= (uint64_t)buffer[row] | ((uint64_t)(classes - 1) - (uint64_t)buffer[row]);
         if (labels->has_ignore_index)
@@ -105,8 +110,9 @@ int64_t xent_check_labels(const xent_labels *labels, int64_t rows, int64_t class
         for (int64_t row = 0; row < count; ++row) {
             products[row] = 0;
             if (!(labels->has_ignore_index && buffer[row] == labels->ignore_index))
-                products[row] = (sample_weight ? sample_weight[first + row] : 1) *
-                                (class_weight ? class_weight_at(class_weight, dtype, buffer[row]) : 1);
+                products[row] =
+                    (sample_weight ? sample_weight[first + row] : 1) *
+                    (class_weight ? class_weight_at(class_weight, dtype, buffer[row]) : 1);
         }
         xent_add_to_sum(&total, xent_pairwise_sum(products, count));
     }

@@ -3,23 +3,27 @@
  * Knows: the reduction, the polynomial and the error.
  * Must not know: what r is.
  *
- *     1 + r = 2^k (1 + f)      -1/4 <= f < 1/2      f = r 2^-k + (2^-k - 1)      one rounding, since r 2^-k is exact
+ *     1 + r = 2^k (1 + f)      -1/4 <= f < 1/2      f = r 2^-k + (2^-k - 1)
+ *     one rounding, since r 2^-k is exact
  *     s = f / (2 + f)          z = s^2 <= 1/25      2 atanh(s) = 2 s + s z Q(z)
  *     log(1 + r) = k ln 2 + f - (f^2/2 - s (f^2/2 + z Q(z)))
  *
- * f stands alone in the sum, so that a small r comes back with its own relative accuracy; k ln 2 is taken in two
- * pieces, the first exact.  The error is that of f and of the correction, below 0.7 u relative (u: half a unit in the last
- * place at 1), and where the last sum is rounded u more.  r down to -u (a rounded 0) is allowed; NaN gives NaN.
+ * f stands alone in the sum, so that a small r comes back with its own relative accuracy; k ln 2 is
+ * taken in two pieces, the first exact.  The error is that of f and of the correction, below 0.7 u
+ * relative (u: half a unit in the last place at 1), and where the last sum is rounded u more.  r
+ * down to -u (a rounded 0) is allowed; NaN gives NaN.
  */
 
-/* log(1 + r) = large + (f + rest): large is 0 or larger than f, and the rest is small beside either. */
+/* log(1 + r) = large + (f + rest): large is 0 or larger than f, and the rest is small beside
+ * either. */
 typedef struct {
     vec f, rest, large;
 } NAME(log_terms);
 
 VECTOR_INLINE NAME(log_terms) NAME(log_terms_of)(vec r) {
     const REAL *c = REAL_CONSTANT(atanh_polynomial);
-    const vec one = v_splat(1), half = v_splat((REAL)0.5), magic = v_splat(ROUNDING_MAGIC + EXPONENT_BIAS);
+    const vec one = v_splat(1), half = v_splat((REAL)0.5),
+              magic = v_splat(ROUNDING_MAGIC + EXPONENT_BIAS);
     vec k = v_exponent(v_mul(v_add(r, one), v_splat((REAL)(4.0 / 3.0))));
     vec two_to_minus_k = v_bits_to_exponent(v_sub(magic, k));
     vec f = v_fma(r, two_to_minus_k, v_sub(two_to_minus_k, one));
@@ -34,7 +38,8 @@ VECTOR_INLINE NAME(log_terms) NAME(log_terms_of)(vec r) {
     vec q = v_fma(odd, z, even);
     vec half_square = v_mul(half, v_mul(f, f));
     vec correction = v_fma(s, v_fma(z, q, half_square), v_mul(k, v_splat(REAL_CONSTANT(ln_2_low))));
-    const NAME(log_terms) terms = {f, v_sub(correction, half_square), v_mul(k, v_splat(REAL_CONSTANT(ln_2_high)))};
+    const NAME(log_terms)
+        terms = {f, v_sub(correction, half_square), v_mul(k, v_splat(REAL_CONSTANT(ln_2_high)))};
     return terms;
 }
 

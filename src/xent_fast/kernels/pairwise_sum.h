@@ -3,8 +3,8 @@
  * Knows: how numbers of a column are added, in an order that their count alone decides.
  * Must not know: what they are.
  *
- * A run is added as a tree, halves onto halves: n numbers take log2(n) roundings each.  Runs are added with compensation
- * (Knuth's two-sum), which leaves one rounding for all of them.
+ * A run is added as a tree, halves onto halves: n numbers take log2(n) roundings each.  Runs are
+ * added with compensation (Knuth's two-sum), which leaves one rounding for all of them.
  */
 #ifndef XENT_FAST_PAIRWISE_SUM_H
 #define XENT_FAST_PAIRWISE_SUM_H

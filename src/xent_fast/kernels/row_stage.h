@@ -1,18 +1,25 @@
-/* The few numbers a row needs in double, whatever the dtype of its logits.  Include it once, while REAL_BITS is 64.
+/* The few numbers a row needs in double, whatever the dtype of its logits.  Include it once, while
+ * REAL_BITS is 64.
  *
- * Knows: loss and gradient factors of a row from its sums, several rows side by side; a row's weight and label.
+ * Knows: loss and gradient factors of a row from its sums, several rows side by side; a row's
+ * weight and label.
  * Must not know: how rows are cut or laid out.
  *
- * With T the sum of all exponentials but the pivot's e_p, all relative to one reference, and the row's weight a:
+ * With T the sum of all exponentials but the pivot's e_p, all relative to one reference, and the
+ * row's weight a:
  *
- *     index targets (the pivot is the target y)     loss = a log1p(T / e_y)      or, where e_y is next to nothing beside T,
- *                                                   loss = a ((m - x_y) + log1p(((T - e_m) + e_y) / e_m))
- *                                                   grad_y = -a T / (T + e_y)
- *     targets with mass q (the row's maximum)       loss = a (Q log1p(T / e_m) + sum of q (m - x))
- *                                                   grad_m = a ((Q - q_m) e_m - q_m T) / (T + e_m)
- *     factor of all other exponentials              a Q / (T + e_p)
+ *     index targets (the pivot is the target y)
+ *         loss = a log1p(T / e_y)      or, where e_y is next to nothing beside T,
+ *         loss = a ((m - x_y) + log1p(((T - e_m) + e_y) / e_m))
+ *         grad_y = -a T / (T + e_y)
+ *     targets with mass q (the row's maximum)
+ *         loss = a (Q log1p(T / e_m) + sum of q (m - x))
+ *         grad_m = a ((Q - q_m) e_m - q_m T) / (T + e_m)
+ *     factor of all other exponentials
+ *         a Q / (T + e_p)
  *
- * With z_loss, Q + 2 z lse takes the place of Q before e and in the factor. A temperature divides x, and a in the gradient.
+ * With z_loss, Q + 2 z lse takes the place of Q before e and in the factor. A temperature divides
+ * x, and a in the gradient.
  *
  * Leaving the pivot out of T keeps what small losses are made of.
  */
@@ -20,16 +27,19 @@
 /* Rows side by side, one a lane: what their forward sweeps left. */
 typedef struct {
     ALIGNED_64 double others[LANES], others_low[LANES]; /* T as a sum of two */
-    ALIGNED_64 double maximum[LANES], shift[LANES]; /* m; what the logits lost before their exponentials were taken */
-    ALIGNED_64 double reference[LANES];             /* of exponentials kept times 2^SCALE_UP of float64 */
-    ALIGNED_64 double weight[LANES], gradient_weight[LANES]; /* a, and what takes its place in the gradient */
+    ALIGNED_64 double maximum[LANES],
+        shift[LANES]; /* m; what the logits lost before their exponentials were taken */
+    ALIGNED_64 double reference[LANES]; /* of exponentials kept times 2^SCALE_UP of float64 */
+    ALIGNED_64 double weight[LANES],
+        gradient_weight[LANES]; /* a, and what takes its place in the gradient */
     /* class indices */
     ALIGNED_64 double target_logit[LANES];
-    /* the same, where lse is wanted: T without the maximum instead of the target, as a sum of two, and e of the maximum in
-     * exp_of_pivot */
+    /* the same, where lse is wanted: T without the maximum instead of the target, as a sum of two,
+     * and e of the maximum in exp_of_pivot */
     ALIGNED_64 double below[LANES], below_low[LANES];
     /* targets with mass; other_mass: Q - q of the pivot */
-    ALIGNED_64 double exp_of_pivot[LANES], target_mass[LANES], pivot_target[LANES], other_mass[LANES];
+    ALIGNED_64 double exp_of_pivot[LANES], target_mass[LANES], pivot_target[LANES],
+        other_mass[LANES];
     ALIGNED_64 double distance[LANES]; /* sum of q (m - x) times DISTANCE_UNIT */
 } row_sums;
 
@@ -57,14 +67,17 @@ typedef struct {
 static const double double_unit = EXPONENTIAL_UNIT;
 
 KERNEL_INLINE row_settings settings_of(const xent_batch *batch) {
-    const row_settings settings = {scale_for_f64(batch->temperature),        batch->temperature, batch->z_loss, 1,
-                                   batch->lse != NULL || batch->z_loss != 0, batch->output};
+    const row_settings settings = {
+        scale_for_f64(batch->temperature),        batch->temperature, batch->z_loss, 1,
+        batch->lse != NULL || batch->z_loss != 0, batch->output};
     return settings;
 }
 
 /* K 2^(x log2(e) / T - reference + SCALE_UP), all of float64 */
-KERNEL_INLINE double scaled_exponential_of(double x, double reference, const exponent_scale_f64 *scale) {
-    return v_first(NAME(scaled_exponential)(v_splat(x), NAME(reference_for)(v_splat(reference), scale)));
+KERNEL_INLINE double scaled_exponential_of(double x, double reference,
+                                           const exponent_scale_f64 *scale) {
+    return v_first(
+        NAME(scaled_exponential)(v_splat(x), NAME(reference_for)(v_splat(reference), scale)));
 }
 
 /* 2^n for integer n from -1022 to 0. */
@@ -84,10 +97,12 @@ KERNEL_INLINE double scalar_product_residual(double a, double b, double c) {
     return v_first(NAME(product_residual)(v_splat(a), v_splat(b), v_splat(c)));
 }
 
-/* exp(a / T + n ln 2) for an integer n below 2^31 and a sum below 1: a / T and n ln 2 may cancel, a / T be -inf. */
+/* exp(a / T + n ln 2) for an integer n below 2^31 and a sum below 1: a / T and n ln 2 may cancel, a
+ * / T be -inf. */
 KERNEL_INLINE double exponential_of_difference(double a, double n, double temperature) {
     const double product = n * ln_2_f64, quotient = a / temperature;
-    if (quotient + product < -1000) /* below half the smallest number; beyond it the residuals may be no numbers */
+    if (quotient + product <
+        -1000) /* below half the smallest number; beyond it the residuals may be no numbers */
         return 0;
     const exponent_scale_f64 unit = unit_scale_f64();
     double sum = 0, error = 0;
@@ -96,7 +111,8 @@ KERNEL_INLINE double exponential_of_difference(double a, double n, double temper
     compensated_add(&sum, &error, -scalar_product_residual(quotient, temperature, a) / temperature);
     compensated_add(&sum, &error, scalar_product_residual(n, ln_2_f64, product));
     compensated_add(&sum, &error, n * ln_2_tail_f64);
-    const double exponential = scaled_exponential_of(sum, 0, &unit) * power_of_two(-SCALE_UP) / double_unit;
+    const double exponential =
+        scaled_exponential_of(sum, 0, &unit) * power_of_two(-SCALE_UP) / double_unit;
     return exponential + exponential * error;
 }
 
@@ -108,7 +124,8 @@ KERNEL_INLINE vec log_of_ratio(vec numerator, NAME(pair) denominator) {
 
 /* lse - x_y, index targets. */
 KERNEL_INLINE vec index_losses(const row_sums *rows, vec others, vec exp_of_target,
-                               NAME(exponential_reference) reference, vec temperature, double unit) {
+                               NAME(exponential_reference) reference, vec temperature,
+                               double unit) {
     const vec zero = v_splat(0), target_logit = v_load(rows->target_logit);
     const NAME(pair) target = {exp_of_target, zero};
     const vec loss = log_of_ratio(others, target);
@@ -116,10 +133,12 @@ KERNEL_INLINE vec index_losses(const row_sums *rows, vec others, vec exp_of_targ
     if (v_mask_bits(is_distant) == 0)
         return loss;
     const vec maximum = v_load(rows->maximum);
-    const vec exp_of_maximum = NAME(scaled_exponential)(v_sub(maximum, v_load(rows->shift)), reference);
+    const vec exp_of_maximum =
+        NAME(scaled_exponential)(v_sub(maximum, v_load(rows->shift)), reference);
     const NAME(pair) top = {v_mul(exp_of_maximum, v_splat(unit)), zero};
     const vec rest = v_add(v_sub(others, top.high), exp_of_target);
-    const vec distance = v_div(v_sub(maximum, target_logit), temperature), log_sum = log_of_ratio(rest, top);
+    const vec distance = v_div(v_sub(maximum, target_logit), temperature),
+              log_sum = log_of_ratio(rest, top);
     return v_select(is_distant, v_add(distance, log_sum), loss);
 }
 
@@ -132,10 +151,13 @@ KERNEL_INLINE void repeat_first_lane(row_sums *rows, int count) {
 }
 
 /* Loss and gradient factors of rows side by side. */
-KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *settings, row_results *results, int kind) {
-    const vec zero = v_splat(0), weight = v_load(rows->weight), temperature = v_splat(settings->temperature);
+KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *settings,
+                               row_results *results, int kind) {
+    const vec zero = v_splat(0), weight = v_load(rows->weight),
+              temperature = v_splat(settings->temperature);
     const int is_softmax = settings->output == XENT_PROBABILITIES;
-    const vec gradient_weight = is_softmax ? v_splat(1) : v_div(v_load(rows->gradient_weight), temperature);
+    const vec gradient_weight =
+        is_softmax ? v_splat(1) : v_div(v_load(rows->gradient_weight), temperature);
     NAME(pair) sum = {v_load(rows->others), v_load(rows->others_low)};
     const vec others = v_add(sum.high, sum.low);
     vec exp_of_pivot, loss, lse = zero, down = others, mass = v_splat(1);
@@ -152,8 +174,10 @@ KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *setting
         down = v_sub(v_mul(pivot_target, others), v_mul(v_load(rows->other_mass), exp_of_pivot));
     } else {
         const vec target_logit = v_load(rows->target_logit);
-        const NAME(exponential_reference) reference = NAME(reference_for)(v_load(rows->reference), &settings->scale);
-        exp_of_pivot = NAME(scaled_exponential)(v_sub(target_logit, v_load(rows->shift)), reference);
+        const NAME(exponential_reference) reference =
+            NAME(reference_for)(v_load(rows->reference), &settings->scale);
+        exp_of_pivot =
+            NAME(scaled_exponential)(v_sub(target_logit, v_load(rows->shift)), reference);
         exp_of_pivot = v_mul(exp_of_pivot, v_splat(settings->unit));
         loss = index_losses(rows, others, exp_of_pivot, reference, temperature, settings->unit);
         if (settings->wants_lse) {
@@ -181,11 +205,12 @@ KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *setting
     vec weighted = v_mul(weight, loss);
     const vec_mask is_infinite = v_equal(loss, v_splat(INFINITY));
     if (settings->z_loss == 0 && v_mask_bits(is_infinite)) {
-        /* m - x may overflow on the way to a result that does not; beside it the logarithm does not show */
+        /* m - x may overflow on the way to a result that does not; beside it the logarithm does not
+         * show */
         const vec unit = v_splat(DISTANCE_UNIT);
-        const vec distance = HAS_MASS(kind)
-                                 ? v_load(rows->distance)
-                                 : v_sub(v_mul(v_load(rows->maximum), unit), v_mul(v_load(rows->target_logit), unit));
+        const vec distance = HAS_MASS(kind) ? v_load(rows->distance)
+                                            : v_sub(v_mul(v_load(rows->maximum), unit),
+                                                    v_mul(v_load(rows->target_logit), unit));
         const vec part = v_mul(weight, v_div(distance, temperature));
         weighted = v_select(is_infinite, v_mul(part, v_splat(1 / DISTANCE_UNIT)), weighted);
     }
@@ -208,6 +233,7 @@ KERNEL_INLINE int64_t clamped_label(int64_t label, int64_t classes) {
 /* Kind of the targets of a batch. */
 KERNEL_INLINE int kind_of_targets(const xent_batch *batch) {
     if (batch->dense_targets)
-        return batch->class_weight || batch->label_smoothing != 0 ? XENT_SHAPED_TARGETS : XENT_DENSE_TARGETS;
+        return batch->class_weight || batch->label_smoothing != 0 ? XENT_SHAPED_TARGETS
+                                                                  : XENT_DENSE_TARGETS;
     return batch->label_smoothing != 0 ? XENT_SMOOTHED_TARGETS : XENT_INDEX_TARGETS;
 }

@@ -6,10 +6,10 @@
  *     product      a/T^2 (A p (v - s) + 2 z p s)         s = sum p v      A = Q + 2 z lse
  *     diagonal     a/T^2 (A p (1 - p) + 2 z p^2)
  *
- * Both are taken relative to the likeliest class m, whose p may be near 1.  v - s is the same for v and v + constant:
- * with u = v - v_m it is u - sum p u, to which m itself adds nothing.  1 - p_m is the sum of the other probabilities.
- * Sums are wide (sums.h): what is left are the errors of p and four roundings.  Rows whose probabilities the lanes' type
- * cannot hold are left to double_rows.h.
+ * Both are taken relative to the likeliest class m, whose p may be near 1.  v - s is the same for v
+ * and v + constant: with u = v - v_m it is u - sum p u, to which m itself adds nothing.  1 - p_m is
+ * the sum of the other probabilities. Sums are wide (sums.h): what is left are the errors of p and
+ * four roundings.  Rows whose probabilities the lanes' type cannot hold are left to double_rows.h.
  */
 
 /* a A / T^2 and 2 a z / T^2 of one row. */
@@ -22,10 +22,12 @@ typedef struct {
 } NAME(curvature);
 
 /* Q = (1 - E) sum w t + E / C sum w */
-KERNEL_INLINE double NAME(mass_of_target)(const xent_second_order_batch *problem, int64_t row, int64_t label) {
+KERNEL_INLINE double NAME(mass_of_target)(const xent_second_order_batch *problem, int64_t row,
+                                          int64_t label) {
     const xent_batch *batch = &problem->batch;
     const REAL *weights = (const REAL *)(const void *)batch->class_weight;
-    const REAL *targets = (const REAL *)(const void *)(batch->dense_targets + row * batch->dense_targets_row_stride);
+    const REAL *targets =
+        (const REAL *)(const void *)(batch->dense_targets + row * batch->dense_targets_row_stride);
     double mass;
     if (!batch->dense_targets)
         mass = NAME(class_weight)(batch, clamped_label(label, batch->classes));
@@ -33,26 +35,28 @@ KERNEL_INLINE double NAME(mass_of_target)(const xent_second_order_batch *problem
         mass = NAME(wide_total)(NAME(sum_of_products)(targets, weights, batch->classes));
     else
         mass = NAME(wide_total)(NAME(sum_of)(targets, batch->classes));
-    return (1 - batch->label_smoothing) * mass + batch->label_smoothing * problem->mean_class_weight;
+    return (1 - batch->label_smoothing) * mass +
+           batch->label_smoothing * problem->mean_class_weight;
 }
 
 /* a / T^2 */
 KERNEL_INLINE double NAME(weight_over_square)(const xent_batch *batch, int64_t row) {
-    const double weight =
-        batch->sample_weight ? batch->weight_factor * batch->sample_weight[row] : batch->weight_factor;
+    const double weight = batch->sample_weight ? batch->weight_factor * batch->sample_weight[row]
+                                               : batch->weight_factor;
     return weight / batch->temperature / batch->temperature;
 }
 
-KERNEL_INLINE NAME(curvature)
-    NAME(curvature_of_row)(const xent_second_order_batch *problem, int64_t row, int64_t label, double lse) {
+KERNEL_INLINE NAME(curvature) NAME(curvature_of_row)(const xent_second_order_batch *problem,
+                                                     int64_t row, int64_t label, double lse) {
     const xent_batch *batch = &problem->batch;
     const double over_square = NAME(weight_over_square)(batch, row), slope = 2 * batch->z_loss;
     const int has_z = slope != 0;
     const double mass = NAME(mass_of_target)(problem, row, label) + (has_z ? slope * lse : 0);
     const double factor = over_square * mass, z = over_square * slope;
     const int third = NAME(third_of_exponent)(has_z && fabs(z) > fabs(factor) ? z : factor);
-    const NAME(curvature) result = {NAME(scaled_factor_of)(factor, third), has_z ? NAME(scaled_down)(z, third) : 0,
-                                    has_z, fmax(fabs(factor), fabs(z)), !has_z && third == 0};
+    const NAME(curvature)
+        result = {NAME(scaled_factor_of)(factor, third), has_z ? NAME(scaled_down)(z, third) : 0,
+                  has_z, fmax(fabs(factor), fabs(z)), !has_z && third == 0};
     return result;
 }
 
@@ -63,37 +67,42 @@ typedef struct {
     vec z_term;
 } NAME(product_frame);
 
-KERNEL_INLINE vec NAME(hessian_product)(vec p, vec v, const NAME(product_frame) * frame, const NAME(curvature) * c,
-                                        int is_simple) {
-    const vec above_mean = v_sub(v_sub(v_sub(v, frame->of_likeliest), frame->mean.high), frame->mean.low);
+KERNEL_INLINE vec NAME(hessian_product)(vec p, vec v, const NAME(product_frame) * frame,
+                                        const NAME(curvature) * c, int is_simple) {
+    const vec above_mean =
+        v_sub(v_sub(v_sub(v, frame->of_likeliest), frame->mean.high), frame->mean.low);
     if (is_simple)
         return v_mul(v_mul(p, c->factor.factor.high), above_mean);
-    return NAME(times_factor)(v_mul(p, above_mean), &c->factor, c->has_z ? v_mul(p, frame->z_term) : v_splat(0));
+    return NAME(times_factor)(v_mul(p, above_mean), &c->factor,
+                              c->has_z ? v_mul(p, frame->z_term) : v_splat(0));
 }
 
-KERNEL_INLINE void NAME(hessian_products)(const REAL *p, const REAL *v, REAL *product, int64_t count,
-                                          const NAME(product_frame) * frame, const NAME(curvature) * c, int is_simple) {
+KERNEL_INLINE void NAME(hessian_products)(const REAL *p, const REAL *v, REAL *product,
+                                          int64_t count, const NAME(product_frame) * frame,
+                                          const NAME(curvature) * c, int is_simple) {
     int64_t k = 0;
     for (; k + LANES <= count; k += LANES)
-        v_store(product + k, NAME(hessian_product)(v_load(p + k), v_load(v + k), frame, c, is_simple));
+        v_store(product + k,
+                NAME(hessian_product)(v_load(p + k), v_load(v + k), frame, c, is_simple));
     const int left = (int)(count - k);
     if (left)
-        v_store_first(
-            product + k, left,
-            NAME(hessian_product)(v_load_first(p + k, left, 0), v_load_first(v + k, left, 0), frame, c, is_simple));
+        v_store_first(product + k, left,
+                      NAME(hessian_product)(v_load_first(p + k, left, 0),
+                                            v_load_first(v + k, left, 0), frame, c, is_simple));
 }
 
 /* p0 u0 + p1 u1 + p2 u2 + p3 u3; `below` becomes positive where some p is below `limit`. */
-KERNEL_INLINE vec NAME(four_products)(const vec *p, const vec *v, vec of_likeliest, vec limit, vec *below) {
+KERNEL_INLINE vec NAME(four_products)(const vec *p, const vec *v, vec of_likeliest, vec limit,
+                                      vec *below) {
     vec u[4];
     EACH_OF(4, u[j] = v_sub(v[j], of_likeliest); below[j] = v_max(v_sub(limit, p[j]), below[j]));
     return v_fma(p[0], u[0], v_fma(p[1], u[1], v_fma(p[2], u[2], v_mul(p[3], u[3]))));
 }
 
-/* The sum of p u, as two doubles, by fours in the lanes' own type; returns whether some p may have been rounded to few digits,
- * or to 0. */
-KERNEL_INLINE int NAME(sum_products)(const REAL *p, const REAL *v, int64_t count, vec of_likeliest, double *total,
-                                     double *error) {
+/* The sum of p u, as two doubles, by fours in the lanes' own type; returns whether some p may have
+ * been rounded to few digits, or to 0. */
+KERNEL_INLINE int NAME(sum_products)(const REAL *p, const REAL *v, int64_t count, vec of_likeliest,
+                                     double *total, double *error) {
     const vec limit = v_splat(SMALLEST_EXACT), zero = v_splat(0);
     NAME(wide) sum = NAME(zero_wide)();
     vec x[4], y[4], below[4] = {zero, zero, zero, zero};
@@ -109,16 +118,19 @@ KERNEL_INLINE int NAME(sum_products)(const REAL *p, const REAL *v, int64_t count
                 y[j] = NAME(load_up_to)(v + k + j * LANES, left - j * LANES, 0));
         NAME(wide_add)(&sum, NAME(four_products)(x, y, of_likeliest, limit, no_class));
         for (int64_t at = k; at < count; at += LANES)
-            below[0] = v_max(v_sub(limit, NAME(load_up_to)(p + at, count - at < LANES ? (int)(count - at) : LANES, 1)),
-                             below[0]);
+            below[0] = v_max(
+                v_sub(limit,
+                      NAME(load_up_to)(p + at, count - at < LANES ? (int)(count - at) : LANES, 1)),
+                below[0]);
     }
     *total = NAME(wide_total_and_error)(sum, error);
     return v_largest(v_max(v_max(below[0], below[1]), v_max(below[2], below[3]))) > 0;
 }
 
 /* The frame of a row's product; returns what sum_products does. */
-KERNEL_INLINE int NAME(begin_product)(const REAL *p, const REAL *v, int64_t count, int64_t likeliest,
-                                      const NAME(curvature) * c, NAME(product_frame) * frame) {
+KERNEL_INLINE int NAME(begin_product)(const REAL *p, const REAL *v, int64_t count,
+                                      int64_t likeliest, const NAME(curvature) * c,
+                                      NAME(product_frame) * frame) {
     double total, error;
     frame->of_likeliest = v_splat(v[likeliest]);
     const int has_rounded = NAME(sum_products)(p, v, count, frame->of_likeliest, &total, &error);
@@ -127,15 +139,16 @@ KERNEL_INLINE int NAME(begin_product)(const REAL *p, const REAL *v, int64_t coun
     return has_rounded;
 }
 
-KERNEL_INLINE vec NAME(hessian_entry)(vec p, vec one_minus_p, const NAME(curvature) * c, int is_simple) {
+KERNEL_INLINE vec NAME(hessian_entry)(vec p, vec one_minus_p, const NAME(curvature) * c,
+                                      int is_simple) {
     if (is_simple)
         return v_mul(v_mul(p, c->factor.factor.high), one_minus_p);
     const vec z_term = c->has_z ? v_mul(v_splat((REAL)c->z), v_mul(p, p)) : v_splat(0);
     return NAME(times_factor)(v_mul(p, one_minus_p), &c->factor, z_term);
 }
 
-KERNEL_INLINE void NAME(hessian_entries)(const REAL *p, REAL *diagonal, int64_t count, const NAME(curvature) * c,
-                                         int is_simple) {
+KERNEL_INLINE void NAME(hessian_entries)(const REAL *p, REAL *diagonal, int64_t count,
+                                         const NAME(curvature) * c, int is_simple) {
     const vec one = v_splat(1);
     int64_t k = 0;
     for (; k + LANES <= count; k += LANES) {
@@ -144,12 +157,13 @@ KERNEL_INLINE void NAME(hessian_entries)(const REAL *p, REAL *diagonal, int64_t 
     }
     if (k < count) {
         const vec x = v_load_first(p + k, (int)(count - k), 0);
-        v_store_first(diagonal + k, (int)(count - k), NAME(hessian_entry)(x, v_sub(one, x), c, is_simple));
+        v_store_first(diagonal + k, (int)(count - k),
+                      NAME(hessian_entry)(x, v_sub(one, x), c, is_simple));
     }
 }
 
-KERNEL_INLINE void NAME(hessian_diagonal)(const REAL *p, REAL *diagonal, int64_t count, int64_t likeliest,
-                                          const NAME(curvature) * c) {
+KERNEL_INLINE void NAME(hessian_diagonal)(const REAL *p, REAL *diagonal, int64_t count,
+                                          int64_t likeliest, const NAME(curvature) * c) {
     const REAL largest = p[likeliest];
     if (c->is_simple)
         NAME(hessian_entries)(p, diagonal, count, c, 1);
@@ -157,13 +171,15 @@ KERNEL_INLINE void NAME(hessian_diagonal)(const REAL *p, REAL *diagonal, int64_t
         NAME(hessian_entries)(p, diagonal, count, c, 0);
     if (largest > (REAL)0.5) {
         const vec others = v_splat((REAL)NAME(sum_of_others)(p, count, likeliest));
-        const vec entry = c->is_simple ? v_mul(v_mul(others, c->factor.factor.high), v_splat(largest))
-                                       : NAME(hessian_entry)(v_splat(largest), others, c, 0);
+        const vec entry = c->is_simple
+                              ? v_mul(v_mul(others, c->factor.factor.high), v_splat(largest))
+                              : NAME(hessian_entry)(v_splat(largest), others, c, 0);
         diagonal[likeliest] = v_first(entry);
     }
 }
 
-/* Whether a vector of probabilities has one that the lanes' type may have rounded to few digits, or to 0. */
+/* Whether a vector of probabilities has one that the lanes' type may have rounded to few digits, or
+ * to 0. */
 KERNEL_INLINE int NAME(has_rounded)(const REAL *p, int64_t count) {
     const vec limit = v_splat(SMALLEST_EXACT), zero = v_splat(0);
     vec below[4] = {zero, zero, zero, zero};
@@ -171,16 +187,19 @@ KERNEL_INLINE int NAME(has_rounded)(const REAL *p, int64_t count) {
     for (; k + HALF_GROUP <= count; k += HALF_GROUP)
         EACH_OF(4, below[j] = v_max(v_sub(limit, v_load(p + k + j * LANES)), below[j]));
     for (; k < count; k += LANES)
-        below[0] =
-            v_max(v_sub(limit, NAME(load_up_to)(p + k, count - k < LANES ? (int)(count - k) : LANES, 1)), below[0]);
+        below[0] = v_max(
+            v_sub(limit, NAME(load_up_to)(p + k, count - k < LANES ? (int)(count - k) : LANES, 1)),
+            below[0]);
     return v_largest(v_max(v_max(below[0], below[1]), v_max(below[2], below[3]))) > 0;
 }
 
-/* Whether those show: beside a factor above 1, or where 1 - p of the likeliest class is made of nothing else.  A class does
- * not whose p times the factor and the number of classes stays below every number. */
-static NEVER_INLINE int NAME(rounded_show)(const xent_batch *batch, int64_t row, const REAL *p, const REAL *vector,
-                                           int64_t likeliest, double factor) {
-    const REAL *logits = (const REAL *)(const void *)(batch->logits + row * batch->logits_row_stride);
+/* Whether those show: beside a factor above 1, or where 1 - p of the likeliest class is made of
+ * nothing else.  A class does not whose p times the factor and the number of classes stays below
+ * every number. */
+static NEVER_INLINE int NAME(rounded_show)(const xent_batch *batch, int64_t row, const REAL *p,
+                                           const REAL *vector, int64_t likeliest, double factor) {
+    const REAL *logits =
+        (const REAL *)(const void *)(batch->logits + row * batch->logits_row_stride);
     double size = 1, others = 0, nearest = INFINITY;
     for (int64_t k = 0; k < batch->classes; ++k) {
         if (vector)
@@ -192,16 +211,17 @@ static NEVER_INLINE int NAME(rounded_show)(const xent_batch *batch, int64_t row,
             nearest = fmin(nearest, (double)logits[likeliest] - (double)logits[k]);
     }
     size *= factor;
-    if (!(nearest < INFINITY) || (size <= 1 && others >= (double)SMALLEST_EXACT * (double)batch->classes))
+    if (!(nearest < INFINITY) ||
+        (size <= 1 && others >= (double)SMALLEST_EXACT * (double)batch->classes))
         return 0;
-    const double steps =
-        EXPONENT_BIAS + SIGNIFICAND_SHIFT + 1 + far_of(fmax(size, 1) * (double)batch->classes).exponent;
+    const double steps = EXPONENT_BIAS + SIGNIFICAND_SHIFT + 1 +
+                         far_of(fmax(size, 1) * (double)batch->classes).exponent;
     return nearest / batch->temperature < steps * ln_2_f64;
 }
 
 /* Rows that share the workspace. */
-KERNEL_INLINE void NAME(second_order_part)(const xent_second_order_batch *problem, int64_t first_row, int64_t row_count,
-                                           void *workspace) {
+KERNEL_INLINE void NAME(second_order_part)(const xent_second_order_batch *problem,
+                                           int64_t first_row, int64_t row_count, void *workspace) {
     const xent_batch *batch = &problem->batch;
     const int64_t classes = batch->classes;
     const int has_labels = batch->dense_targets == NULL;
@@ -209,8 +229,9 @@ KERNEL_INLINE void NAME(second_order_part)(const xent_second_order_batch *proble
     int64_t labels[XENT_MAX_ROWS_PER_CALL] = {0}, likeliest[XENT_MAX_ROWS_PER_CALL];
     if (has_labels)
         xent_read_labels(&batch->labels, first_row, row_count, labels);
-    NAME(softmax_part)(batch->logits + first_row * batch->logits_row_stride, batch->logits_row_stride, row_count,
-                       classes, batch->temperature, probabilities, likeliest, lse, workspace);
+    NAME(softmax_part)(batch->logits + first_row * batch->logits_row_stride,
+                       batch->logits_row_stride, row_count, classes, batch->temperature,
+                       probabilities, likeliest, lse, workspace);
     for (int64_t k = 0; k < row_count; ++k) {
         const int64_t row = first_row + k;
         REAL *p = probabilities + k * (NAME(part_row_stride)(classes) / (ptrdiff_t)sizeof(REAL));
@@ -222,7 +243,9 @@ KERNEL_INLINE void NAME(second_order_part)(const xent_second_order_batch *proble
         }
         const NAME(curvature) c = NAME(curvature_of_row)(problem, row, labels[k], (double)lse[k]);
         const REAL *vector =
-            problem->vector ? (const REAL *)(const void *)(problem->vector + row * problem->vector_row_stride) : NULL;
+            problem->vector
+                ? (const REAL *)(const void *)(problem->vector + row * problem->vector_row_stride)
+                : NULL;
         NAME(product_frame) frame;
         int has_rounded;
         if (vector)
@@ -230,7 +253,8 @@ KERNEL_INLINE void NAME(second_order_part)(const xent_second_order_batch *proble
         else
             has_rounded = NAME(has_rounded)(p, classes);
         if (has_rounded && NAME(rounded_show)(batch, row, p, vector, likeliest[k], c.size))
-            NAME(curvature_of_far_row)(batch, row, labels[k], kind_of_targets(batch), vector, result);
+            NAME(curvature_of_far_row)(batch, row, labels[k], kind_of_targets(batch), vector,
+                                       result);
         else if (!vector)
             NAME(hessian_diagonal)(p, result, classes, likeliest[k], &c);
         else if (c.is_simple)
@@ -240,24 +264,27 @@ KERNEL_INLINE void NAME(second_order_part)(const xent_second_order_batch *proble
     }
 }
 
-/* --- few classes: lanes along rows ---------------------------------------------------------------- */
+/* --- few classes: lanes along rows ------------------------------------------------------------ */
 
 /* Sum of the masses of dense targets of a few classes, in whatever layout. */
-KERNEL_INLINE double NAME(mass_of_few_classes)(const xent_second_order_batch *problem, int64_t row) {
+KERNEL_INLINE double NAME(mass_of_few_classes)(const xent_second_order_batch *problem,
+                                               int64_t row) {
     const xent_batch *batch = &problem->batch;
     const REAL *weights = (const REAL *)(const void *)batch->class_weight;
     const char *targets = batch->dense_targets + row * batch->dense_targets_row_stride;
-    const ptrdiff_t step =
-        batch->dense_targets_class_stride ? batch->dense_targets_class_stride : (ptrdiff_t)sizeof(REAL);
+    const ptrdiff_t step = batch->dense_targets_class_stride ? batch->dense_targets_class_stride
+                                                             : (ptrdiff_t)sizeof(REAL);
     double mass = 0;
     for (int64_t k = 0; k < batch->classes; ++k)
         mass += (double)NAME(real_at)(targets, step, k) * (weights ? (double)weights[k] : 1);
-    return (1 - batch->label_smoothing) * mass + batch->label_smoothing * problem->mean_class_weight;
+    return (1 - batch->label_smoothing) * mass +
+           batch->label_smoothing * problem->mean_class_weight;
 }
 
 /* What writes the second derivatives of some rows of a few classes; without z_loss. */
-KERNEL_INLINE void NAME(begin_curvature)(const xent_second_order_batch *problem, int64_t first_row, int64_t row_count,
-                                         const int64_t *labels, REAL least, NAME(curvature_writer) * writer) {
+KERNEL_INLINE void NAME(begin_curvature)(const xent_second_order_batch *problem, int64_t first_row,
+                                         int64_t row_count, const int64_t *labels, REAL least,
+                                         NAME(curvature_writer) * writer) {
     const xent_batch *batch = &problem->batch;
     writer->batch = batch;
     writer->kind = kind_of_targets(batch);
@@ -272,8 +299,9 @@ KERNEL_INLINE void NAME(begin_curvature)(const xent_second_order_batch *problem,
     const int64_t count = writer->has_own_weights ? row_count : 1;
     REAL own = 0;
     for (int64_t k = 0; k < count; ++k) {
-        const double mass = batch->dense_targets ? NAME(mass_of_few_classes)(problem, first_row + k)
-                                                 : NAME(mass_of_target)(problem, first_row + k, labels[k]);
+        const double mass = batch->dense_targets
+                                ? NAME(mass_of_few_classes)(problem, first_row + k)
+                                : NAME(mass_of_target)(problem, first_row + k, labels[k]);
         own = batch->temperature < LARGEST_TEMPERATURE
                   ? NAME(curvature_weight)(NAME(weight_over_square)(batch, first_row + k) * mass)
                   : (REAL)INFINITY;
@@ -284,8 +312,9 @@ KERNEL_INLINE void NAME(begin_curvature)(const xent_second_order_batch *problem,
 }
 
 /* Rows of a few classes in any layout; `least` is what smaller numbers of the diagonal become. */
-static NEVER_INLINE void NAME(second_order_of_few_classes)(const xent_second_order_batch *problem, int64_t first_row,
-                                                           int64_t row_count, REAL least) {
+static NEVER_INLINE void NAME(second_order_of_few_classes)(const xent_second_order_batch *problem,
+                                                           int64_t first_row, int64_t row_count,
+                                                           REAL least) {
     xent_batch softmax = problem->batch;
     int64_t labels[XENT_MAX_ROWS_PER_CALL + LANES] = {0};
     double losses[XENT_MAX_ROWS_PER_CALL];
@@ -309,10 +338,11 @@ KERNEL_INLINE int NAME(has_few_classes)(const xent_batch *batch) {
 }
 
 /* Function of the contract. */
-static double NAME(second_order_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace) {
+static double NAME(second_order_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                      void *workspace) {
     if (NAME(has_few_classes)(batch)) {
-        NAME(second_order_of_few_classes)((const xent_second_order_batch *)(const void *)batch, first_row, row_count,
-                                          (REAL)-INFINITY);
+        NAME(second_order_of_few_classes)((const xent_second_order_batch *)(const void *)batch,
+                                          first_row, row_count, (REAL)-INFINITY);
         return 0;
     }
     const int64_t at_once = NAME(rows_of_part)(batch->classes);
@@ -322,4 +352,6 @@ static double NAME(second_order_rows)(const xent_batch *batch, int64_t first_row
     return 0;
 }
 
-static size_t NAME(second_order_workspace_bytes)(int64_t classes) { return NAME(workspace_with_matrices)(classes, 1); }
+static size_t NAME(second_order_workspace_bytes)(int64_t classes) {
+    return NAME(workspace_with_matrices)(classes, 1);
+}

@@ -3,12 +3,13 @@
  * Knows: the row kernels as functions of a batch, and what functions of the softmax have in common.
  * Must not know: instruction sets, threads, Python; what is made of the probabilities.
  *
- * A function of the softmax takes a chunk of rows in parts: the row kernels write a part's probabilities to the workspace,
- * and a second sweep over them, and over whatever else belongs to the same rows, writes the result.  Each matrix makes one trip
- * from memory.
+ * A function of the softmax takes a chunk of rows in parts: the row kernels write a part's
+ * probabilities to the workspace, and a second sweep over them, and over whatever else belongs to
+ * the same rows, writes the result.  Each matrix makes one trip from memory.
  */
 
-/* Rows of a part: few enough for the nearest caches, many enough for the kernels' vectors of rows. */
+/* Rows of a part: few enough for the nearest caches, many enough for the kernels' vectors of
+ * rows. */
 KERNEL_INLINE int64_t NAME(rows_of_part)(int64_t classes) {
     const int64_t rows = LOGITS_AT_ONCE / classes;
     if (rows >= XENT_MAX_ROWS_PER_CALL)
@@ -28,16 +29,18 @@ KERNEL_INLINE size_t NAME(part_bytes)(int64_t classes) {
 
 /* Matrices in the workspace stand after what the row kernels need there. */
 KERNEL_INLINE size_t NAME(workspace_with_matrices)(int64_t classes, int count) {
-    return (NAME(workspace_bytes)(classes) + 63) / 64 * 64 + (size_t)count * NAME(part_bytes)(classes);
+    return (NAME(workspace_bytes)(classes) + 63) / 64 * 64 +
+           (size_t)count * NAME(part_bytes)(classes);
 }
 KERNEL_INLINE REAL *NAME(part_matrix)(void *workspace, int64_t classes, int number) {
     return (REAL *)(void *)((char *)workspace + NAME(workspace_with_matrices)(classes, number));
 }
 
-/* The batch whose gradients are the softmax of `row_count` rows at a temperature.  The kernels see index targets, all of class 0,
- * which probabilities do not depend on, in rows without weight. */
-KERNEL_INLINE xent_batch NAME(softmax_batch)(const char *logits, ptrdiff_t row_stride, int64_t row_count,
-                                             int64_t classes, double temperature, REAL *probabilities) {
+/* The batch whose gradients are the softmax of `row_count` rows at a temperature.  The kernels see
+ * index targets, all of class 0, which probabilities do not depend on, in rows without weight. */
+KERNEL_INLINE xent_batch NAME(softmax_batch)(const char *logits, ptrdiff_t row_stride,
+                                             int64_t row_count, int64_t classes, double temperature,
+                                             REAL *probabilities) {
     static const int8_t first_class = 0;
     xent_batch part = {0};
     part.rows = row_count;
@@ -53,11 +56,13 @@ KERNEL_INLINE xent_batch NAME(softmax_batch)(const char *logits, ptrdiff_t row_s
     return part;
 }
 
-/* These to `probabilities`, and each row's first largest class, -1 where it has no softmax; `lse` may be NULL. */
-KERNEL_INLINE void NAME(softmax_part)(const char *logits, ptrdiff_t row_stride, int64_t row_count, int64_t classes,
-                                      double temperature, REAL *probabilities, int64_t *likeliest, REAL *lse,
-                                      void *workspace) {
-    xent_batch part = NAME(softmax_batch)(logits, row_stride, row_count, classes, temperature, probabilities);
+/* These to `probabilities`, and each row's first largest class, -1 where it has no softmax; `lse`
+ * may be NULL. */
+KERNEL_INLINE void NAME(softmax_part)(const char *logits, ptrdiff_t row_stride, int64_t row_count,
+                                      int64_t classes, double temperature, REAL *probabilities,
+                                      int64_t *likeliest, REAL *lse, void *workspace) {
+    xent_batch part =
+        NAME(softmax_batch)(logits, row_stride, row_count, classes, temperature, probabilities);
     part.weight_factor = 1;
     part.prediction = likeliest;
     part.lse = (char *)lse;
@@ -85,12 +90,13 @@ KERNEL_INLINE int NAME(third_of_exponent)(double factor) {
 /* factor 2^(-3 third) as a number of the dtype, its largest where it is beyond those. */
 KERNEL_INLINE double NAME(scaled_down)(double factor, int third) {
     const double scaled = third ? ldexp(factor, -3 * third) : factor;
-    return isfinite(factor) && fabs(scaled) > LARGEST_REAL ? copysign(LARGEST_REAL, scaled) : scaled;
+    return isfinite(factor) && fabs(scaled) > LARGEST_REAL ? copysign(LARGEST_REAL, scaled)
+                                                           : scaled;
 }
 
 KERNEL_INLINE NAME(scaled_factor) NAME(scaled_factor_of)(double factor, int third) {
-    const NAME(scaled_factor)
-        result = {NAME(splat_pair)(NAME(scaled_down)(factor, third), 0), v_splat((REAL)ldexp(1, third)), third != 0};
+    const NAME(scaled_factor) result = {NAME(splat_pair)(NAME(scaled_down)(factor, third), 0),
+                                        v_splat((REAL)ldexp(1, third)), third != 0};
     return result;
 }
 
@@ -102,7 +108,8 @@ KERNEL_INLINE vec NAME(times_factor)(vec value, const NAME(scaled_factor) * f, v
     return product;
 }
 
-/* Adds up all probabilities of a row but that of one class: 1 - p of the class where that is the small one. */
+/* Adds up all probabilities of a row but that of one class: 1 - p of the class where that is the
+ * small one. */
 KERNEL_INLINE double NAME(sum_of_others)(const REAL *p, int64_t count, int64_t likeliest) {
     NAME(wide) sum = NAME(zero_wide)();
     int64_t k = 0;
@@ -110,7 +117,9 @@ KERNEL_INLINE double NAME(sum_of_others)(const REAL *p, int64_t count, int64_t l
     for (; k + HALF_GROUP <= count; k += HALF_GROUP) {
         EACH_OF(4, x[j] = v_load(p + k + j * LANES));
         if (likeliest >= k && likeliest < k + HALF_GROUP)
-            EACH_OF(4, x[j] = v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(likeliest - k - j * LANES))), x[j]));
+            EACH_OF(4, x[j] = v_drop(
+                           v_equal(v_lane_numbers(), v_splat((REAL)(likeliest - k - j * LANES))),
+                           x[j]));
         NAME(add_four)(&sum, x);
     }
     for (; k < count; k += LANES) {

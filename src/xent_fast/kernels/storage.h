@@ -1,9 +1,12 @@
-/* How numbers lie in memory: as they are computed with or, for float32, in 16 bits.  A template over REAL_BITS.
+/* How numbers lie in memory: as they are computed with or, for float32, in 16 bits.  A template
+ * over REAL_BITS.
  *
- * Knows: the storage types, each a pair of load and store.  Must not know: what the numbers are, where they go.
+ * Knows: the storage types, each a pair of load and store.  Must not know: what the numbers are,
+ * where they go.
  *
- * Widening is exact.  Rounding is to nearest, ties to even, subnormal numbers included; what is beyond the largest number becomes
- * infinite, and NaN stays NaN.  `storage` is a constant where it matters.
+ * Widening is exact.  Rounding is to nearest, ties to even, subnormal numbers included; what is
+ * beyond the largest number becomes infinite, and NaN stays NaN.  `storage` is a constant where it
+ * matters.
  */
 #ifndef XENT_FAST_STORAGE_H
 #define XENT_FAST_STORAGE_H
@@ -47,8 +50,9 @@ VECTOR_INLINE int16_t smallest_integer(const int16_t *x, int64_t count) {
     return a;
 }
 
-/* The bits of the largest of `count` numbers of 16 bits, or those of a NaN where that takes a closer look: as integers the
- * positive ones are in order, those below 0 in the opposite one, and NaN is the largest of either. */
+/* The bits of the largest of `count` numbers of 16 bits, or those of a NaN where that takes a
+ * closer look: as integers the positive ones are in order, those below 0 in the opposite one, and
+ * NaN is the largest of either. */
 VECTOR_INLINE uint16_t largest_of_16_bits(const void *numbers, int64_t count) {
     const int16_t largest = largest_integer((const int16_t *)numbers, count);
     return (uint16_t)(largest < 0 ? smallest_integer((const int16_t *)numbers, count) : largest);
@@ -107,7 +111,8 @@ VECTOR_INLINE void NAME(store_stored)(char *numbers, int64_t at, vec a, int stor
 }
 
 /* The first `count` lanes of it, 1 to LANES; `fill` in the others. */
-VECTOR_INLINE vec NAME(load_first_stored)(const char *numbers, int64_t at, int count, REAL fill, int storage) {
+VECTOR_INLINE vec NAME(load_first_stored)(const char *numbers, int64_t at, int count, REAL fill,
+                                          int storage) {
     const void *place = NAME(stored_at)(numbers, at, storage);
     if (count >= LANES)
         return NAME(load_stored)(numbers, at, storage);
@@ -122,7 +127,8 @@ VECTOR_INLINE vec NAME(load_first_stored)(const char *numbers, int64_t at, int c
     return v_load_first((const REAL *)place, count, fill);
 }
 
-VECTOR_INLINE void NAME(store_first_stored)(char *numbers, int64_t at, int count, vec a, int storage) {
+VECTOR_INLINE void NAME(store_first_stored)(char *numbers, int64_t at, int count, vec a,
+                                            int storage) {
     void *place = numbers + at * NAME(stored_bytes)(storage);
     if (count >= LANES) {
         NAME(store_stored)(numbers, at, a, storage);
@@ -162,16 +168,18 @@ VECTOR_INLINE void NAME(narrow)(const REAL *source, int64_t count, char *numbers
     for (; k + LANES <= count; k += LANES)
         NAME(store_stored)(numbers, k, v_load(source + k), storage);
     if (k < count)
-        NAME(store_first_stored)(numbers, k, (int)(count - k), v_load_first(source + k, (int)(count - k), 0), storage);
+        NAME(store_first_stored)(numbers, k, (int)(count - k),
+                                 v_load_first(source + k, (int)(count - k), 0), storage);
 }
 
 #if REAL_BITS == 32
-/* Numbers that are widened between requests for those AHEAD of them, which come from memory while others are computed. */
+/* Numbers that are widened between requests for those AHEAD of them, which come from memory while
+ * others are computed. */
 enum { AT_ONCE = 512, AHEAD = BLOCK };
 
 /* `lines` lines of `count` numbers side by side; those of a matrix without gaps are one. */
-VECTOR_INLINE void load_lines(const char *stored, ptrdiff_t stored_step, int64_t lines, int64_t count, float *numbers,
-                              int64_t step, int storage) {
+VECTOR_INLINE void load_lines(const char *stored, ptrdiff_t stored_step, int64_t lines,
+                              int64_t count, float *numbers, int64_t step, int storage) {
     if (step == count && stored_step == (ptrdiff_t)(count * (int64_t)sizeof(uint16_t))) {
         count *= lines;
         lines = 1;
@@ -182,13 +190,14 @@ VECTOR_INLINE void load_lines(const char *stored, ptrdiff_t stored_step, int64_t
             const int64_t some = count - i < AT_ONCE ? count - i : AT_ONCE;
             for (int64_t k = 0; k < some; k += 64 / (int64_t)sizeof(uint16_t))
                 PREFETCH(source + (i + k + AHEAD) * (int64_t)sizeof(uint16_t));
-            NAME(widen)(NAME(stored_at)(source, i, storage), some, numbers + line * step + i, storage);
+            NAME(widen)(NAME(stored_at)(source, i, storage), some, numbers + line * step + i,
+                        storage);
         }
     }
 }
 
-VECTOR_INLINE void store_lines(const float *numbers, int64_t step, int64_t lines, int64_t count, char *stored,
-                               ptrdiff_t stored_step, int storage) {
+VECTOR_INLINE void store_lines(const float *numbers, int64_t step, int64_t lines, int64_t count,
+                               char *stored, ptrdiff_t stored_step, int storage) {
     if (step == count && stored_step == (ptrdiff_t)(count * (int64_t)sizeof(uint16_t))) {
         count *= lines;
         lines = 1;
@@ -197,14 +206,14 @@ VECTOR_INLINE void store_lines(const float *numbers, int64_t step, int64_t lines
         NAME(narrow)(numbers + line * step, count, stored + line * stored_step, storage);
 }
 
-#define STORAGE_KERNELS(type, storage)                                                                               \
-    static void load_##type(const char *stored, ptrdiff_t stored_step, int64_t lines, int64_t count, float *numbers, \
-                            int64_t step) {                                                                          \
-        load_lines(stored, stored_step, lines, count, numbers, step, storage);                                       \
-    }                                                                                                                \
-    static void store_##type(const float *numbers, int64_t step, int64_t lines, int64_t count, char *stored,         \
-                             ptrdiff_t stored_step) {                                                                \
-        store_lines(numbers, step, lines, count, stored, stored_step, storage);                                      \
+#define STORAGE_KERNELS(type, storage)                                                         \
+    static void load_##type(const char *stored, ptrdiff_t stored_step, int64_t lines,          \
+                            int64_t count, float *numbers, int64_t step) {                     \
+        load_lines(stored, stored_step, lines, count, numbers, step, storage);                 \
+    }                                                                                          \
+    static void store_##type(const float *numbers, int64_t step, int64_t lines, int64_t count, \
+                             char *stored, ptrdiff_t stored_step) {                            \
+        store_lines(numbers, step, lines, count, stored, stored_step, storage);                \
     }
 
 STORAGE_KERNELS(float16, XENT_FLOAT16)

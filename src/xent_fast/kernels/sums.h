@@ -3,9 +3,9 @@
  * Knows: how two numbers are added or multiplied without loss, how long sums are kept.
  * Must not know: what is summed.
  *
- * Short runs of additions are made in the lanes' own dtype, then folded into a `wide` sum: doubles for float32, sum and
- * error (Knuth's two-sum) for float64.  A run of n additions is off by at most n u of its own result, and folding adds
- * nothing that shows in the dtype.
+ * Short runs of additions are made in the lanes' own dtype, then folded into a `wide` sum: doubles
+ * for float32, sum and error (Knuth's two-sum) for float64.  A run of n additions is off by at most
+ * n u of its own result, and folding adds nothing that shows in the dtype.
  */
 
 /* a + b = sum + error, exactly, in any order of size. */
@@ -18,7 +18,9 @@ VECTOR_INLINE vec NAME(two_sum)(vec a, vec b, vec *error) {
 
 /* The sum of `count` vectors (1, 2 or 4) in a tree. */
 VECTOR_INLINE vec NAME(sum_of_some)(const vec *a, int count) {
-    return count == 4 ? v_add(v_add(a[0], a[1]), v_add(a[2], a[3])) : count == 2 ? v_add(a[0], a[1]) : a[0];
+    return count == 4   ? v_add(v_add(a[0], a[1]), v_add(a[2], a[3]))
+           : count == 2 ? v_add(a[0], a[1])
+                        : a[0];
 }
 
 /* That of their products a b, two by two without the second's own rounding. */
@@ -82,7 +84,8 @@ VECTOR_INLINE vec NAME(product_with_pair)(vec a, NAME(pair) f) {
 #if HAS_FMA
     return v_fma(a, f.high, v_mul(a, f.low));
 #else
-    const vec f_high = v_high_half(f.high), f_rest = v_add(v_sub(f.high, f_high), f.low), a_high = v_high_half(a);
+    const vec f_high = v_high_half(f.high), f_rest = v_add(v_sub(f.high, f_high), f.low),
+              a_high = v_high_half(a);
     return v_add(v_mul(a_high, f_high), v_add(v_mul(v_sub(a, a_high), f_high), v_mul(a, f_rest)));
 #endif
 }
@@ -96,15 +99,18 @@ VECTOR_INLINE vec NAME(product_with_pair_plus)(vec a, NAME(pair) f, vec b) {
 #endif
 }
 
-VECTOR_INLINE vec NAME(inverse_of)(NAME(pair) denominator) { return v_div(v_splat(1), denominator.high); }
+VECTOR_INLINE vec NAME(inverse_of)(NAME(pair) denominator) {
+    return v_div(v_splat(1), denominator.high);
+}
 
-/* numerator / denominator, both without their last roundings; `inverse` is 1 / denominator but for a few units in its last
- * place. */
+/* numerator / denominator, both without their last roundings; `inverse` is 1 / denominator but for
+ * a few units in its last place. */
 VECTOR_INLINE NAME(pair) NAME(quotient)(NAME(pair) numerator, NAME(pair) denominator, vec inverse) {
     NAME(pair) result;
     result.high = v_mul(numerator.high, inverse);
-    const vec residual = v_sub(v_sub(numerator.low, v_mul(result.high, denominator.low)),
-                               NAME(product_residual)(result.high, denominator.high, numerator.high));
+    const vec residual =
+        v_sub(v_sub(numerator.low, v_mul(result.high, denominator.low)),
+              NAME(product_residual)(result.high, denominator.high, numerator.high));
     result.low = v_mul(residual, inverse);
     return result;
 }

@@ -1,6 +1,8 @@
-/* The vocabulary for AVX2 with FMA: one vector is two registers.  A template over REAL_BITS (see ../dtype.h).
+/* The vocabulary for AVX2 with FMA: one vector is two registers.  A template over REAL_BITS (see
+ * ../dtype.h).
  *
- * Knows: intrinsics.  Must not know: what is computed with them.  README.md of the folder above says what each means.
+ * Knows: intrinsics.  Must not know: what is computed with them.  README.md of the folder above
+ * says what each means.
  */
 #undef REGISTER
 #undef INTRINSIC
@@ -29,7 +31,8 @@
     } while (0)
 
 /* -1 in the first `count` of 16 or 8 places */
-static const int32_t lane_mask_window_f32[32] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+static const int32_t lane_mask_window_f32[32] = {-1, -1, -1, -1, -1, -1, -1, -1,
+                                                 -1, -1, -1, -1, -1, -1, -1, -1};
 static const int64_t lane_mask_window_f64[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
 #endif
 
@@ -120,7 +123,8 @@ KERNEL_INLINE vec v_drop(vec_mask where, vec a) {
 }
 
 KERNEL_INLINE unsigned v_mask_bits(vec_mask a) {
-    return (unsigned)INTRINSIC(movemask)(a.part[0]) | (unsigned)INTRINSIC(movemask)(a.part[1]) << (LANES / 2);
+    return (unsigned)INTRINSIC(movemask)(a.part[0]) | (unsigned)INTRINSIC(movemask)(a.part[1])
+                                                          << (LANES / 2);
 }
 
 #if REAL_BITS == 32
@@ -143,17 +147,19 @@ KERNEL_INLINE REAL v_largest(vec a) {
 KERNEL_INLINE vec v_load_first(const REAL *source, int count, REAL fill) {
     vec r;
     EACH_REGISTER(
-        __m256i lanes =
-            _mm256_loadu_si256((const __m256i *)(const void *)(lane_mask_window_f32 + 16 - count + part * (LANES / 2)));
-        r.part[part] = _mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(source + part * (LANES / 2), lanes),
+        __m256i lanes = _mm256_loadu_si256((
+            const __m256i *)(const void *)(lane_mask_window_f32 + 16 - count + part * (LANES / 2)));
+        r.part[part] = _mm256_blendv_ps(_mm256_set1_ps(fill),
+                                        _mm256_maskload_ps(source + part * (LANES / 2), lanes),
                                         _mm256_castsi256_ps(lanes)));
     return r;
 }
 
 KERNEL_INLINE void v_store_first(REAL *destination, int count, vec a) {
-    EACH_REGISTER(__m256i lanes = _mm256_loadu_si256(
-                      (const __m256i *)(const void *)(lane_mask_window_f32 + 16 - count + part * (LANES / 2)));
-                  _mm256_maskstore_ps(destination + part * (LANES / 2), lanes, a.part[part]));
+    EACH_REGISTER(
+        __m256i lanes = _mm256_loadu_si256((
+            const __m256i *)(const void *)(lane_mask_window_f32 + 16 - count + part * (LANES / 2)));
+        _mm256_maskstore_ps(destination + part * (LANES / 2), lanes, a.part[part]));
 }
 
 KERNEL_INLINE vec_f64 v_low_half_as_f64(vec a) {
@@ -171,47 +177,56 @@ KERNEL_INLINE vec_f64 v_high_half_as_f64(vec a) {
 KERNEL_INLINE vec v_load_float16(const uint16_t *source) {
     vec r;
     EACH_REGISTER(const uint16_t *half = source + part * (LANES / 2);
-                  r.part[part] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)half)));
+                  r.part[part] =
+                      _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)half)));
     return r;
 }
 
 KERNEL_INLINE void v_store_float16(uint16_t *destination, vec a) {
     EACH_REGISTER(uint16_t *half = destination + part * (LANES / 2);
-                  _mm_storeu_si128((__m128i *)(void *)half, _mm256_cvtps_ph(a.part[part], _MM_FROUND_TO_NEAREST_INT)));
+                  _mm_storeu_si128((__m128i *)(void *)half,
+                                   _mm256_cvtps_ph(a.part[part], _MM_FROUND_TO_NEAREST_INT)));
 }
 
 KERNEL_INLINE vec v_load_bfloat16(const uint16_t *source) {
     vec r;
     EACH_REGISTER(const uint16_t *half = source + part * (LANES / 2);
-                  const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)half));
+                  const __m256i bits =
+                      _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)half));
                   r.part[part] = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16)));
     return r;
 }
 
-/* Half a unit, less one bit where the last place is even, carries where the rest rounds up; all ones are a NaN. */
+/* Half a unit, less one bit where the last place is even, carries where the rest rounds up; all
+ * ones are a NaN. */
 KERNEL_INLINE void v_store_bfloat16(uint16_t *destination, vec a) {
     __m256i rounded[2];
     EACH_REGISTER(const __m256i bits = _mm256_castps_si256(a.part[part]);
-                  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-                  const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
-                  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a.part[part], a.part[part], _CMP_UNORD_Q));
+                  const __m256i odd =
+                      _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+                  const __m256i sum =
+                      _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+                  const __m256i nan =
+                      _mm256_castps_si256(_mm256_cmp_ps(a.part[part], a.part[part], _CMP_UNORD_Q));
                   rounded[part] = _mm256_srli_epi32(_mm256_or_si256(sum, nan), 16));
-    const __m256i mixed = _mm256_packus_epi32(rounded[0], rounded[1]); /* 0 1 2 3 8 9 10 11 4 5 6 7 12 13 14 15 */
+    const __m256i mixed =
+        _mm256_packus_epi32(rounded[0], rounded[1]); /* 0 1 2 3 8 9 10 11 4 5 6 7 12 13 14 15 */
     _mm256_storeu_si256((__m256i *)(void *)destination, _mm256_permute4x64_epi64(mixed, 0xd8));
 }
 
 KERNEL_INLINE vec v_bits_to_exponent(vec a) {
-    EACH_REGISTER(a.part[part] =
-                      _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a.part[part]), SIGNIFICAND_SHIFT)));
+    EACH_REGISTER(a.part[part] = _mm256_castsi256_ps(
+                      _mm256_slli_epi32(_mm256_castps_si256(a.part[part]), SIGNIFICAND_SHIFT)));
     return a;
 }
 
 KERNEL_INLINE vec v_exponent(vec a) {
     /* the biased exponent in the low bits of 2^23 is the number 2^23 + exponent + bias */
     const __m256i two_to_23 = _mm256_castps_si256(_mm256_set1_ps(8388608.0f));
-    EACH_REGISTER(__m256i biased = _mm256_srli_epi32(_mm256_castps_si256(a.part[part]), SIGNIFICAND_SHIFT);
-                  a.part[part] = _mm256_sub_ps(_mm256_castsi256_ps(_mm256_or_si256(biased, two_to_23)),
-                                               _mm256_set1_ps(8388608.0f + EXPONENT_BIAS)));
+    EACH_REGISTER(
+        __m256i biased = _mm256_srli_epi32(_mm256_castps_si256(a.part[part]), SIGNIFICAND_SHIFT);
+        a.part[part] = _mm256_sub_ps(_mm256_castsi256_ps(_mm256_or_si256(biased, two_to_23)),
+                                     _mm256_set1_ps(8388608.0f + EXPONENT_BIAS)));
     return a;
 }
 
@@ -233,8 +248,8 @@ KERNEL_INLINE vec v_power_of_eighths(const BITS_TYPE *table, vec a) {
     const __m256i powers = _mm256_loadu_si256((const __m256i *)(const void *)table);
     EACH_REGISTER(const __m256i bits = _mm256_castps_si256(a.part[part]);
                   const __m256i power = _mm256_permutevar8x32_epi32(powers, bits);
-                  a.part[part] =
-                      _mm256_castsi256_ps(_mm256_add_epi32(power, _mm256_slli_epi32(bits, SIGNIFICAND_SHIFT - 3))));
+                  a.part[part] = _mm256_castsi256_ps(
+                      _mm256_add_epi32(power, _mm256_slli_epi32(bits, SIGNIFICAND_SHIFT - 3))));
     return a;
 }
 #else
@@ -256,54 +271,59 @@ KERNEL_INLINE REAL v_largest(vec a) {
 KERNEL_INLINE vec v_load_first(const REAL *source, int count, REAL fill) {
     vec r;
     EACH_REGISTER(
-        __m256i lanes =
-            _mm256_loadu_si256((const __m256i *)(const void *)(lane_mask_window_f64 + 8 - count + part * (LANES / 2)));
-        r.part[part] = _mm256_blendv_pd(_mm256_set1_pd(fill), _mm256_maskload_pd(source + part * (LANES / 2), lanes),
+        __m256i lanes = _mm256_loadu_si256(
+            (const __m256i *)(const void *)(lane_mask_window_f64 + 8 - count + part * (LANES / 2)));
+        r.part[part] = _mm256_blendv_pd(_mm256_set1_pd(fill),
+                                        _mm256_maskload_pd(source + part * (LANES / 2), lanes),
                                         _mm256_castsi256_pd(lanes)));
     return r;
 }
 
 KERNEL_INLINE void v_store_first(REAL *destination, int count, vec a) {
-    EACH_REGISTER(__m256i lanes = _mm256_loadu_si256(
-                      (const __m256i *)(const void *)(lane_mask_window_f64 + 8 - count + part * (LANES / 2)));
-                  _mm256_maskstore_pd(destination + part * (LANES / 2), lanes, a.part[part]));
+    EACH_REGISTER(
+        __m256i lanes = _mm256_loadu_si256(
+            (const __m256i *)(const void *)(lane_mask_window_f64 + 8 - count + part * (LANES / 2)));
+        _mm256_maskstore_pd(destination + part * (LANES / 2), lanes, a.part[part]));
 }
 
 KERNEL_INLINE vec v_bits_to_exponent(vec a) {
-    EACH_REGISTER(a.part[part] =
-                      _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(a.part[part]), SIGNIFICAND_SHIFT)));
+    EACH_REGISTER(a.part[part] = _mm256_castsi256_pd(
+                      _mm256_slli_epi64(_mm256_castpd_si256(a.part[part]), SIGNIFICAND_SHIFT)));
     return a;
 }
 
 KERNEL_INLINE vec v_exponent(vec a) {
     const __m256i two_to_52 = _mm256_castpd_si256(_mm256_set1_pd(4503599627370496.0));
-    EACH_REGISTER(__m256i biased = _mm256_srli_epi64(_mm256_castpd_si256(a.part[part]), SIGNIFICAND_SHIFT);
-                  a.part[part] = _mm256_sub_pd(_mm256_castsi256_pd(_mm256_or_si256(biased, two_to_52)),
-                                               _mm256_set1_pd(4503599627370496.0 + EXPONENT_BIAS)));
+    EACH_REGISTER(
+        __m256i biased = _mm256_srli_epi64(_mm256_castpd_si256(a.part[part]), SIGNIFICAND_SHIFT);
+        a.part[part] = _mm256_sub_pd(_mm256_castsi256_pd(_mm256_or_si256(biased, two_to_52)),
+                                     _mm256_set1_pd(4503599627370496.0 + EXPONENT_BIAS)));
     return a;
 }
 
 KERNEL_INLINE vec v_from_integers(const int64_t *source) {
     vec r;
     EACH_REGISTER(const int64_t *four = source + part * (LANES / 2);
-                  r.part[part] = _mm256_cvtepi32_pd(
-                      _mm_setr_epi32((int32_t)four[0], (int32_t)four[1], (int32_t)four[2], (int32_t)four[3])));
+                  r.part[part] = _mm256_cvtepi32_pd(_mm_setr_epi32(
+                      (int32_t)four[0], (int32_t)four[1], (int32_t)four[2], (int32_t)four[3])));
     return r;
 }
 
-/* Two permutations of four numbers each, whose halves are taken by the index 2 j and 2 j + 1; bit 2 of j chooses. */
+/* Two permutations of four numbers each, whose halves are taken by the index 2 j and 2 j + 1; bit 2
+ * of j chooses. */
 KERNEL_INLINE vec v_power_of_eighths(const BITS_TYPE *table, vec a) {
     const __m256i first = _mm256_loadu_si256((const __m256i *)(const void *)table);
     const __m256i last = _mm256_loadu_si256((const __m256i *)(const void *)(table + 4));
     const __m256i odd = _mm256_set1_epi64x(0x100000000);
-    EACH_REGISTER(
-        const __m256i bits = _mm256_castpd_si256(a.part[part]); const __m256i low = _mm256_shuffle_epi32(bits, 0xa0);
-        const __m256i halves = _mm256_or_si256(_mm256_add_epi32(low, low), odd);
-        const __m256d power = _mm256_blendv_pd(_mm256_castsi256_pd(_mm256_permutevar8x32_epi32(first, halves)),
-                                               _mm256_castsi256_pd(_mm256_permutevar8x32_epi32(last, halves)),
-                                               _mm256_castsi256_pd(_mm256_slli_epi64(bits, 61)));
-        a.part[part] = _mm256_castsi256_pd(
-            _mm256_add_epi64(_mm256_castpd_si256(power), _mm256_slli_epi64(bits, SIGNIFICAND_SHIFT - 3))));
+    EACH_REGISTER(const __m256i bits = _mm256_castpd_si256(a.part[part]);
+                  const __m256i low = _mm256_shuffle_epi32(bits, 0xa0);
+                  const __m256i halves = _mm256_or_si256(_mm256_add_epi32(low, low), odd);
+                  const __m256d power = _mm256_blendv_pd(
+                      _mm256_castsi256_pd(_mm256_permutevar8x32_epi32(first, halves)),
+                      _mm256_castsi256_pd(_mm256_permutevar8x32_epi32(last, halves)),
+                      _mm256_castsi256_pd(_mm256_slli_epi64(bits, 61)));
+                  a.part[part] = _mm256_castsi256_pd(_mm256_add_epi64(
+                      _mm256_castpd_si256(power), _mm256_slli_epi64(bits, SIGNIFICAND_SHIFT - 3))));
     return a;
 }
 #endif

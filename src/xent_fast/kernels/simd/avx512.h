@@ -1,6 +1,8 @@
-/* The vocabulary for AVX-512 F and DQ: one vector is one register.  A template over REAL_BITS (see ../dtype.h).
+/* The vocabulary for AVX-512 F and DQ: one vector is one register.  A template over REAL_BITS (see
+ * ../dtype.h).
  *
- * Knows: intrinsics.  Must not know: what is computed with them.  README.md of the folder above says what each means.
+ * Knows: intrinsics.  Must not know: what is computed with them.  README.md of the folder above
+ * says what each means.
  */
 #undef REGISTER
 #undef MASK
@@ -59,7 +61,9 @@ KERNEL_INLINE vec_mask v_greater(vec a, vec b) { return MASK_INTRINSIC(cmp)(a, b
 
 KERNEL_INLINE vec_mask v_equal(vec a, vec b) { return MASK_INTRINSIC(cmp)(a, b, _CMP_EQ_OQ); }
 
-KERNEL_INLINE vec v_select(vec_mask where, vec a, vec b) { return INTRINSIC(mask_blend)(where, b, a); }
+KERNEL_INLINE vec v_select(vec_mask where, vec a, vec b) {
+    return INTRINSIC(mask_blend)(where, b, a);
+}
 
 KERNEL_INLINE vec v_keep(vec_mask where, vec a) { return INTRINSIC(maskz_mov)(where, a); }
 
@@ -72,11 +76,17 @@ KERNEL_INLINE unsigned v_mask_bits(vec_mask a) { return a; }
 KERNEL_INLINE vec v_exponent(vec a) { return INTRINSIC(getexp)(a); }
 
 #if REAL_BITS == 32
-KERNEL_INLINE vec v_lane_numbers(void) { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
+KERNEL_INLINE vec v_lane_numbers(void) {
+    return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
 
-KERNEL_INLINE vec_f64 v_low_half_as_f64(vec a) { return _mm512_cvtps_pd(_mm512_castps512_ps256(a)); }
+KERNEL_INLINE vec_f64 v_low_half_as_f64(vec a) {
+    return _mm512_cvtps_pd(_mm512_castps512_ps256(a));
+}
 
-KERNEL_INLINE vec_f64 v_high_half_as_f64(vec a) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)); }
+KERNEL_INLINE vec_f64 v_high_half_as_f64(vec a) {
+    return _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1));
+}
 
 KERNEL_INLINE REAL v_first(vec a) { return _mm512_cvtss_f32(a); }
 
@@ -88,9 +98,11 @@ KERNEL_INLINE vec v_from_integers(const int64_t *source) {
 
 KERNEL_INLINE vec v_power_of_eighths(const BITS_TYPE *table, vec a) {
     const __m512i bits = _mm512_castps_si512(a);
-    const __m512i twice = _mm512_broadcast_i32x8(_mm256_loadu_si256((const __m256i *)(const void *)table));
+    const __m512i twice =
+        _mm512_broadcast_i32x8(_mm256_loadu_si256((const __m256i *)(const void *)table));
     const __m512i power = _mm512_permutexvar_epi32(bits, twice);
-    return _mm512_castsi512_ps(_mm512_add_epi32(power, _mm512_slli_epi32(bits, SIGNIFICAND_SHIFT - 3)));
+    return _mm512_castsi512_ps(
+        _mm512_add_epi32(power, _mm512_slli_epi32(bits, SIGNIFICAND_SHIFT - 3)));
 }
 
 KERNEL_INLINE vec v_load_float16(const uint16_t *source) {
@@ -98,20 +110,26 @@ KERNEL_INLINE vec v_load_float16(const uint16_t *source) {
 }
 
 KERNEL_INLINE void v_store_float16(uint16_t *destination, vec a) {
-    _mm256_storeu_si256((__m256i *)(void *)destination, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+    _mm256_storeu_si256((__m256i *)(void *)destination,
+                        _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
 }
 
 /* Where the upper halves of sixteen lanes come from, and where they are gathered from. */
-static const ALIGNED_64 uint16_t upper_places[32] = {0, 0, 0, 1, 0, 2,  0, 3,  0, 4,  0, 5,  0, 6,  0, 7,
-                                                     0, 8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15};
-static const ALIGNED_64 uint16_t upper_halves[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+static const ALIGNED_64 uint16_t upper_places[32] = {0, 0,  0, 1,  0, 2,  0, 3,  0, 4, 0,
+                                                     5, 0,  6, 0,  7, 0,  8, 0,  9, 0, 10,
+                                                     0, 11, 0, 12, 0, 13, 0, 14, 0, 15};
+static const ALIGNED_64 uint16_t upper_halves[32] = {1,  3,  5,  7,  9,  11, 13, 15,
+                                                     17, 19, 21, 23, 25, 27, 29, 31};
 
 KERNEL_INLINE vec v_load_bfloat16(const uint16_t *source) {
-    const __m512i bits = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)source));
-    return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, _mm512_load_si512(upper_places), bits));
+    const __m512i bits =
+        _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)source));
+    return _mm512_castsi512_ps(
+        _mm512_maskz_permutexvar_epi16(0xaaaaaaaa, _mm512_load_si512(upper_places), bits));
 }
 
-/* Half a unit, less one bit where the last place is even, carries where the rest rounds up; all ones are a NaN. */
+/* Half a unit, less one bit where the last place is even, carries where the rest rounds up; all
+ * ones are a NaN. */
 KERNEL_INLINE void v_store_bfloat16(uint16_t *destination, vec a) {
     const __m512i bits = _mm512_castps_si512(a);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -137,7 +155,8 @@ KERNEL_INLINE vec v_from_integers(const int64_t *source) {
 KERNEL_INLINE vec v_power_of_eighths(const BITS_TYPE *table, vec a) {
     const __m512i bits = _mm512_castpd_si512(a);
     const __m512i power = _mm512_permutexvar_epi64(bits, _mm512_loadu_si512(table));
-    return _mm512_castsi512_pd(_mm512_add_epi64(power, _mm512_slli_epi64(bits, SIGNIFICAND_SHIFT - 3)));
+    return _mm512_castsi512_pd(
+        _mm512_add_epi64(power, _mm512_slli_epi64(bits, SIGNIFICAND_SHIFT - 3)));
 }
 
 KERNEL_INLINE vec v_bits_to_exponent(vec a) {

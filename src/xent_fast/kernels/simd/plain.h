@@ -1,4 +1,5 @@
-/* Operations made of v_load and v_store, for vocabularies without masked loads and shuffles.  A template over REAL_BITS.
+/* Operations made of v_load and v_store, for vocabularies without masked loads and shuffles.  A
+ * template over REAL_BITS.
  *
  * Knows: the C language.  Must not know: what the numbers are.
  */
@@ -46,7 +47,8 @@ VECTOR_INLINE REAL v_largest(vec a) {
 #undef TRANSPOSE_WIDTH
 #define TRANSPOSE_WIDTH 4
 
-VECTOR_INLINE void v_load_transposed(const char *source, ptrdiff_t row_stride, int count, REAL (*columns)[LANES]) {
+VECTOR_INLINE void v_load_transposed(const char *source, ptrdiff_t row_stride, int count,
+                                     REAL (*columns)[LANES]) {
     for (int row = 0; row < LANES; ++row) {
         const REAL *values = (const REAL *)(const void *)(source + row * row_stride);
         for (int k = 0; k < count; ++k)
@@ -54,7 +56,8 @@ VECTOR_INLINE void v_load_transposed(const char *source, ptrdiff_t row_stride, i
     }
 }
 
-VECTOR_INLINE void v_store_transposed(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride, int count) {
+VECTOR_INLINE void v_store_transposed(REAL (*columns)[LANES], char *destination,
+                                      ptrdiff_t row_stride, int count) {
     for (int row = 0; row < LANES; ++row) {
         REAL *values = (REAL *)(void *)(destination + row * row_stride);
         for (int k = 0; k < count; ++k)

@@ -1,6 +1,8 @@
-/* The vocabulary for any processor, without fused multiply-add.  A template over REAL_BITS (see ../dtype.h).
+/* The vocabulary for any processor, without fused multiply-add.  A template over REAL_BITS (see
+ * ../dtype.h).
  *
- * Knows: the C language; where the compiler has vector extensions, parts of 16 bytes, else parts of one number.
+ * Knows: the C language; where the compiler has vector extensions, parts of 16 bytes, else parts of
+ * one number.
  * Must not know: what is computed.  README.md of the folder above says what each operation means.
  */
 #undef PART_LANES
@@ -176,11 +178,12 @@ VECTOR_INLINE vec v_bits_to_exponent(vec a) {
 }
 
 VECTOR_INLINE vec v_exponent(vec a) {
-    /* the biased exponent in the low bits of 2^SIGNIFICAND_SHIFT is that number plus the exponent and its bias */
+    /* the biased exponent in the low bits of 2^SIGNIFICAND_SHIFT is that number plus the exponent
+     * and its bias */
     const vec offset = v_splat((REAL)((BITS_TYPE)1 << SIGNIFICAND_SHIFT));
     EACH_PART(part_bits biased = part_as_bits(a.part[part]) >> SIGNIFICAND_SHIFT;
-              a.part[part] =
-                  part_as_real(biased | part_as_bits(offset.part[part])) - (offset.part[part] + (REAL)EXPONENT_BIAS));
+              a.part[part] = part_as_real(biased | part_as_bits(offset.part[part])) -
+                             (offset.part[part] + (REAL)EXPONENT_BIAS));
     return a;
 }
 
@@ -209,7 +212,8 @@ VECTOR_INLINE vec v_load_float16(const uint16_t *source) {
     return v_load(lanes);
 }
 
-/* Below 2^-14 the unit is that of 1/2, to which the addition rounds; from there on half a unit carries. */
+/* Below 2^-14 the unit is that of 1/2, to which the addition rounds; from there on half a unit
+ * carries. */
 VECTOR_INLINE void v_store_float16(uint16_t *destination, vec a) {
     ALIGNED_64 float lanes[LANES];
     v_store(lanes, a);
@@ -224,7 +228,8 @@ VECTOR_INLINE void v_store_float16(uint16_t *destination, vec a) {
         const uint32_t normal = (size - 0x38000000 + 0xfff + (size >> 13 & 1)) >> 13;
         const uint32_t finite = size < 0x38800000 ? subnormal - 0x3f000000 : normal;
         const uint32_t not_finite = size > 0x7f800000 ? 0x7e00 : 0x7c00;
-        destination[lane] = (uint16_t)((bits >> 16 & 0x8000) | (size < 0x47800000 ? finite : not_finite));
+        destination[lane] =
+            (uint16_t)((bits >> 16 & 0x8000) | (size < 0x47800000 ? finite : not_finite));
     }
 }
 
@@ -237,7 +242,8 @@ VECTOR_INLINE vec v_load_bfloat16(const uint16_t *source) {
     return v_load(lanes);
 }
 
-/* Half a unit, less one bit where the last place is even, carries where the rest rounds up; all ones are a NaN. */
+/* Half a unit, less one bit where the last place is even, carries where the rest rounds up; all
+ * ones are a NaN. */
 VECTOR_INLINE void v_store_bfloat16(uint16_t *destination, vec a) {
     ALIGNED_64 float lanes[LANES];
     v_store(lanes, a);

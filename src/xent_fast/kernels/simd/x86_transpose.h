@@ -1,4 +1,5 @@
-/* Squares of rows and columns turned over in registers, for every x86 vocabulary.  A template over REAL_BITS.
+/* Squares of rows and columns turned over in registers, for every x86 vocabulary.  A template over
+ * REAL_BITS.
  *
  * Knows: shuffles.  Must not know: what the numbers are.
  */
@@ -25,7 +26,8 @@ KERNEL_INLINE void NAME(transpose_square)(__m256 r[8]) {
     }
 }
 
-/* Both ways: register k holds the first four numbers of row k and of row k + 4, then column k of eight rows. */
+/* Both ways: register k holds the first four numbers of row k and of row k + 4, then column k of
+ * eight rows. */
 KERNEL_INLINE void NAME(transpose_halves)(__m256 r[4]) {
     const __m256 low[2] = {_mm256_unpacklo_ps(r[0], r[1]), _mm256_unpacklo_ps(r[2], r[3])};
     const __m256 high[2] = {_mm256_unpackhi_ps(r[0], r[1]), _mm256_unpackhi_ps(r[2], r[3])};
@@ -66,7 +68,8 @@ KERNEL_INLINE void NAME(transpose_square)(__m256d r[4]) {
     r[3] = _mm256_permute2f128_pd(high[0], high[1], 0x31);
 }
 
-/* Both ways: register k holds the first two numbers of row k and of row k + 2, then column k of four rows. */
+/* Both ways: register k holds the first two numbers of row k and of row k + 2, then column k of
+ * four rows. */
 KERNEL_INLINE void NAME(transpose_halves)(__m256d r[2]) {
     const __m256d low = _mm256_unpacklo_pd(r[0], r[1]);
     r[1] = _mm256_unpackhi_pd(r[0], r[1]);
@@ -95,8 +98,8 @@ KERNEL_INLINE __m128d NAME(high_half_row)(__m256d a) { return _mm256_extractf128
 #endif
 
 #if HAS_WIDE_SQUARES
-/* Halves of a wide register hold two squares, whose rows are TRANSPOSE_WIDTH apart.  Each operation works within quarters,
- * but for the last, which brings quarters of the same half together. */
+/* Halves of a wide register hold two squares, whose rows are TRANSPOSE_WIDTH apart.  Each operation
+ * works within quarters, but for the last, which brings quarters of the same half together. */
 #if REAL_BITS == 32
 #define WIDE_ROW __m512
 #define WIDE_INTRINSIC(operation) _mm512_##operation##_ps
@@ -146,11 +149,13 @@ KERNEL_INLINE void NAME(transpose_wide)(WIDE_ROW r[TRANSPOSE_WIDTH]) {
         NAME(swap_quarters)(&r[k], &r[k + HALF_WIDTH]);
 }
 
-KERNEL_INLINE void NAME(load_squares)(const char *source, ptrdiff_t row_stride, REAL (*columns)[LANES]) {
+KERNEL_INLINE void NAME(load_squares)(const char *source, ptrdiff_t row_stride,
+                                      REAL (*columns)[LANES]) {
     WIDE_ROW square[TRANSPOSE_WIDTH];
     for (int k = 0; k < TRANSPOSE_WIDTH; ++k) {
         const REAL *low = (const REAL *)(const void *)(source + k * row_stride);
-        const REAL *high = (const REAL *)(const void *)(source + (k + TRANSPOSE_WIDTH) * row_stride);
+        const REAL *high =
+            (const REAL *)(const void *)(source + (k + TRANSPOSE_WIDTH) * row_stride);
         square[k] = JOIN_SQUARE_ROWS(SQUARE_INTRINSIC(loadu)(low), SQUARE_INTRINSIC(loadu)(high));
     }
     NAME(transpose_wide)(square);
@@ -158,59 +163,71 @@ KERNEL_INLINE void NAME(load_squares)(const char *source, ptrdiff_t row_stride, 
         WIDE_INTRINSIC(store)(columns[k], square[k]);
 }
 
-KERNEL_INLINE void NAME(store_squares)(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride) {
+KERNEL_INLINE void NAME(store_squares)(REAL (*columns)[LANES], char *destination,
+                                       ptrdiff_t row_stride) {
     WIDE_ROW square[TRANSPOSE_WIDTH];
     for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
         square[k] = WIDE_INTRINSIC(load)(columns[k]);
     NAME(transpose_wide)(square);
     for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
-        SQUARE_INTRINSIC(storeu)((REAL *)(void *)(destination + k * row_stride), LOW_SQUARE_ROW(square[k]));
+        SQUARE_INTRINSIC(storeu)((REAL *)(void *)(destination + k * row_stride),
+                                 LOW_SQUARE_ROW(square[k]));
     for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
         SQUARE_INTRINSIC(storeu)
-    ((REAL *)(void *)(destination + (k + TRANSPOSE_WIDTH) * row_stride), HIGH_SQUARE_ROW(square[k]));
+    ((REAL *)(void *)(destination + (k + TRANSPOSE_WIDTH) * row_stride),
+     HIGH_SQUARE_ROW(square[k]));
 }
 #else
-KERNEL_INLINE void NAME(load_squares)(const char *source, ptrdiff_t row_stride, REAL (*columns)[LANES]) {
+KERNEL_INLINE void NAME(load_squares)(const char *source, ptrdiff_t row_stride,
+                                      REAL (*columns)[LANES]) {
     for (int first = 0; first < LANES; first += TRANSPOSE_WIDTH) {
         SQUARE_ROW square[TRANSPOSE_WIDTH];
         for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
-            square[k] = SQUARE_INTRINSIC(loadu)((const REAL *)(const void *)(source + (first + k) * row_stride));
+            square[k] = SQUARE_INTRINSIC(loadu)(
+                (const REAL *)(const void *)(source + (first + k) * row_stride));
         NAME(transpose_square)(square);
         for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
             SQUARE_INTRINSIC(store)(columns[k] + first, square[k]);
     }
 }
 
-KERNEL_INLINE void NAME(store_squares)(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride) {
+KERNEL_INLINE void NAME(store_squares)(REAL (*columns)[LANES], char *destination,
+                                       ptrdiff_t row_stride) {
     for (int first = 0; first < LANES; first += TRANSPOSE_WIDTH) {
         SQUARE_ROW square[TRANSPOSE_WIDTH];
         for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
             square[k] = SQUARE_INTRINSIC(load)(columns[k] + first);
         NAME(transpose_square)(square);
         for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
-            SQUARE_INTRINSIC(storeu)((REAL *)(void *)(destination + (first + k) * row_stride), square[k]);
+            SQUARE_INTRINSIC(storeu)((REAL *)(void *)(destination + (first + k) * row_stride),
+                                     square[k]);
     }
 }
 #endif
 
-/* Whether half a square's width from row `row` on lies within a vector of rows of `count` numbers. */
+/* Whether half a square's width from row `row` on lies within a vector of rows of `count`
+ * numbers. */
 KERNEL_INLINE int NAME(has_half_row)(ptrdiff_t row_stride, int row, int count) {
     const int follow_one_another = row_stride == count * (ptrdiff_t)sizeof(REAL);
     const int rows_left = LANES - row;
-    return count == HALF_WIDTH || (follow_one_another && (rows_left >= HALF_WIDTH || rows_left * count >= HALF_WIDTH));
+    return count == HALF_WIDTH ||
+           (follow_one_another && (rows_left >= HALF_WIDTH || rows_left * count >= HALF_WIDTH));
 }
 
-/* Row `row` of a vector of rows that have `count` numbers: half a square's width of it, beyond the count only what belongs
- * to the next of these rows. */
-KERNEL_INLINE HALF_ROW NAME(load_half_row)(const char *source, ptrdiff_t row_stride, int row, int count) {
+/* Row `row` of a vector of rows that have `count` numbers: half a square's width of it, beyond the
+ * count only what belongs to the next of these rows. */
+KERNEL_INLINE HALF_ROW NAME(load_half_row)(const char *source, ptrdiff_t row_stride, int row,
+                                           int count) {
     const REAL *values = (const REAL *)(const void *)(source + row * row_stride);
     if (NAME(has_half_row)(row_stride, row, count))
         return HALF_INTRINSIC(loadu)(values);
     return NAME(load_first_of_half)(values, count);
 }
 
-/* The same for storing: where rows follow one another the next rows, stored after this one, mend what this one spoils. */
-KERNEL_INLINE void NAME(store_half_row)(char *destination, ptrdiff_t row_stride, int row, int count, HALF_ROW a) {
+/* The same for storing: where rows follow one another the next rows, stored after this one, mend
+ * what this one spoils. */
+KERNEL_INLINE void NAME(store_half_row)(char *destination, ptrdiff_t row_stride, int row, int count,
+                                        HALF_ROW a) {
     REAL *values = (REAL *)(void *)(destination + row * row_stride);
     if (NAME(has_half_row)(row_stride, row, count))
         HALF_INTRINSIC(storeu)(values, a);
@@ -220,30 +237,33 @@ KERNEL_INLINE void NAME(store_half_row)(char *destination, ptrdiff_t row_stride,
 
 #if HAS_WIDE_SQUARES
 /* Quarter q of register k holds row k + HALF_WIDTH q. */
-KERNEL_INLINE void NAME(load_halves)(const char *source, ptrdiff_t row_stride, int count, REAL (*columns)[LANES]) {
+KERNEL_INLINE void NAME(load_halves)(const char *source, ptrdiff_t row_stride, int count,
+                                     REAL (*columns)[LANES]) {
     WIDE_ROW rows[HALF_WIDTH];
     for (int k = 0; k < HALF_WIDTH; ++k) {
         HALF_ROW quarters[4];
         for (int q = 0; q < 4; ++q)
             quarters[q] = NAME(load_half_row)(source, row_stride, k + HALF_WIDTH * q, count);
-        rows[k] =
-            JOIN_SQUARE_ROWS(NAME(join_halves)(quarters[0], quarters[1]), NAME(join_halves)(quarters[2], quarters[3]));
+        rows[k] = JOIN_SQUARE_ROWS(NAME(join_halves)(quarters[0], quarters[1]),
+                                   NAME(join_halves)(quarters[2], quarters[3]));
     }
     NAME(transpose_quarters)(rows);
     for (int k = 0; k < HALF_WIDTH; ++k)
         WIDE_INTRINSIC(store)(columns[k], rows[k]);
 }
 
-KERNEL_INLINE void NAME(store_halves)(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride, int count) {
+KERNEL_INLINE void NAME(store_halves)(REAL (*columns)[LANES], char *destination,
+                                      ptrdiff_t row_stride, int count) {
     WIDE_ROW rows[HALF_WIDTH];
     for (int k = 0; k < HALF_WIDTH; ++k)
         rows[k] = WIDE_INTRINSIC(load)(columns[k]);
     NAME(transpose_quarters)(rows);
     for (int row = 0; row < LANES; ++row) {
-        const SQUARE_ROW both =
-            row < LANES / 2 ? LOW_SQUARE_ROW(rows[row % HALF_WIDTH]) : HIGH_SQUARE_ROW(rows[row % HALF_WIDTH]);
+        const SQUARE_ROW both = row < LANES / 2 ? LOW_SQUARE_ROW(rows[row % HALF_WIDTH])
+                                                : HIGH_SQUARE_ROW(rows[row % HALF_WIDTH]);
         NAME(store_half_row)(destination, row_stride, row, count,
-                             row % TRANSPOSE_WIDTH < HALF_WIDTH ? NAME(low_half_row)(both) : NAME(high_half_row)(both));
+                             row % TRANSPOSE_WIDTH < HALF_WIDTH ? NAME(low_half_row)(both)
+                                                                : NAME(high_half_row)(both));
     }
 }
 #undef WIDE_ROW
@@ -254,12 +274,14 @@ KERNEL_INLINE void NAME(store_halves)(REAL (*columns)[LANES], char *destination,
 #undef HIGH_SQUARE_ROW
 #undef LOW_SQUARE_ROW
 #else
-KERNEL_INLINE void NAME(load_halves)(const char *source, ptrdiff_t row_stride, int count, REAL (*columns)[LANES]) {
+KERNEL_INLINE void NAME(load_halves)(const char *source, ptrdiff_t row_stride, int count,
+                                     REAL (*columns)[LANES]) {
     for (int first = 0; first < LANES; first += TRANSPOSE_WIDTH) {
         SQUARE_ROW halves[HALF_WIDTH];
         for (int k = 0; k < HALF_WIDTH; ++k) {
             const HALF_ROW low = NAME(load_half_row)(source, row_stride, first + k, count);
-            const HALF_ROW high = NAME(load_half_row)(source, row_stride, first + k + HALF_WIDTH, count);
+            const HALF_ROW high =
+                NAME(load_half_row)(source, row_stride, first + k + HALF_WIDTH, count);
             halves[k] = NAME(join_halves)(low, high);
         }
         NAME(transpose_halves)(halves);
@@ -268,7 +290,8 @@ KERNEL_INLINE void NAME(load_halves)(const char *source, ptrdiff_t row_stride, i
     }
 }
 
-KERNEL_INLINE void NAME(store_halves)(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride, int count) {
+KERNEL_INLINE void NAME(store_halves)(REAL (*columns)[LANES], char *destination,
+                                      ptrdiff_t row_stride, int count) {
     for (int first = 0; first < LANES; first += TRANSPOSE_WIDTH) {
         SQUARE_ROW halves[HALF_WIDTH];
         for (int k = 0; k < HALF_WIDTH; ++k)
@@ -277,20 +300,24 @@ KERNEL_INLINE void NAME(store_halves)(REAL (*columns)[LANES], char *destination,
         for (int row = 0; row < TRANSPOSE_WIDTH; ++row) {
             const SQUARE_ROW both = halves[row % HALF_WIDTH];
             NAME(store_half_row)(destination, row_stride, first + row, count,
-                                 row < HALF_WIDTH ? NAME(low_half_row)(both) : NAME(high_half_row)(both));
+                                 row < HALF_WIDTH ? NAME(low_half_row)(both)
+                                                  : NAME(high_half_row)(both));
         }
     }
 }
 #endif
 
-/* Two classes of rows that follow one another, in registers: the first and the second number of each pair. */
+/* Two classes of rows that follow one another, in registers: the first and the second number of
+ * each pair. */
 KERNEL_INLINE void NAME(load_pairs)(const char *source, REAL (*columns)[LANES]) {
     const REAL *values = (const REAL *)(const void *)source;
 #if HAS_WIDE_SQUARES
     const vec low = v_load(values), high = v_load(values + LANES);
 #if REAL_BITS == 32
-    const __m512i firsts = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    const __m512i seconds = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    const __m512i firsts =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i seconds =
+        _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 #else
     const __m512i firsts = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
     const __m512i seconds = _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15);
@@ -307,8 +334,10 @@ KERNEL_INLINE void NAME(load_pairs)(const char *source, REAL (*columns)[LANES]) 
         _mm256_store_ps(columns[0] + first, _mm256_castpd_ps(_mm256_permute4x64_pd(firsts, 0xd8)));
         _mm256_store_ps(columns[1] + first, _mm256_castpd_ps(_mm256_permute4x64_pd(seconds, 0xd8)));
 #else
-        _mm256_store_pd(columns[0] + first, _mm256_permute4x64_pd(_mm256_unpacklo_pd(low, high), 0xd8));
-        _mm256_store_pd(columns[1] + first, _mm256_permute4x64_pd(_mm256_unpackhi_pd(low, high), 0xd8));
+        _mm256_store_pd(columns[0] + first,
+                        _mm256_permute4x64_pd(_mm256_unpacklo_pd(low, high), 0xd8));
+        _mm256_store_pd(columns[1] + first,
+                        _mm256_permute4x64_pd(_mm256_unpackhi_pd(low, high), 0xd8));
 #endif
     }
 #endif
@@ -320,7 +349,8 @@ KERNEL_INLINE void NAME(store_pairs)(REAL (*columns)[LANES], char *destination) 
     const vec first = v_load(columns[0]), second = v_load(columns[1]);
 #if REAL_BITS == 32
     const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    const __m512i high =
+        _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 #else
     const __m512i low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
     const __m512i high = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
@@ -334,12 +364,14 @@ KERNEL_INLINE void NAME(store_pairs)(REAL (*columns)[LANES], char *destination) 
         const SQUARE_ROW low = SQUARE_INTRINSIC(unpacklo)(firsts, seconds);
         const SQUARE_ROW high = SQUARE_INTRINSIC(unpackhi)(firsts, seconds);
         SQUARE_INTRINSIC(storeu)(values, SQUARE_INTRINSIC(permute2f128)(low, high, 0x20));
-        SQUARE_INTRINSIC(storeu)(values + TRANSPOSE_WIDTH, SQUARE_INTRINSIC(permute2f128)(low, high, 0x31));
+        SQUARE_INTRINSIC(storeu)(values + TRANSPOSE_WIDTH,
+                                 SQUARE_INTRINSIC(permute2f128)(low, high, 0x31));
     }
 #endif
 }
 
-KERNEL_INLINE void v_load_transposed(const char *source, ptrdiff_t row_stride, int count, REAL (*columns)[LANES]) {
+KERNEL_INLINE void v_load_transposed(const char *source, ptrdiff_t row_stride, int count,
+                                     REAL (*columns)[LANES]) {
     if (count == TRANSPOSE_WIDTH)
         NAME(load_squares)(source, row_stride, columns);
     else if (count == 2 && row_stride == 2 * (ptrdiff_t)sizeof(REAL))
@@ -350,7 +382,8 @@ KERNEL_INLINE void v_load_transposed(const char *source, ptrdiff_t row_stride, i
         NAME(load_halves)(source, row_stride, count, columns);
 }
 
-KERNEL_INLINE void v_store_transposed(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride, int count) {
+KERNEL_INLINE void v_store_transposed(REAL (*columns)[LANES], char *destination,
+                                      ptrdiff_t row_stride, int count) {
     if (count == TRANSPOSE_WIDTH)
         NAME(store_squares)(columns, destination, row_stride);
     else if (count == 2 && row_stride == 2 * (ptrdiff_t)sizeof(REAL))
