@@ -256,10 +256,11 @@ def readme_step(results: dict) -> str:
         return f"{microseconds(ours)} µs instead of {microseconds(numpy)}"
 
     return (
-        "In training the matrix products take time as well. A whole step of a last layer, beside "
-        f"one with NumPy's loss:\n{gain(few)} for {steps.SHAPES[1].label} (rows x inputs → "
-        f"classes), {gain(many)} for {steps.SHAPES[2].label}\n"
-        "([more steps](docs/benchmarks.md#in-a-step-of-training))."
+        "A whole step of training gains less, since its matrix products take as long as before. "
+        "Of a last layer alone:\n"
+        f"{gain(few)} with NumPy's loss for {steps.SHAPES[1].label} (rows x inputs → classes), "
+        f"{gain(many)} for\n{steps.SHAPES[2].label}. Where the loss is a small part of a step you "
+        "will hardly notice ([more steps](docs/benchmarks.md#in-a-step-of-training))."
     )
 
 
@@ -314,7 +315,7 @@ def readme_block(results: dict) -> str:
         "![How many times as long NumPy, PyTorch and the fastest other library take, for six "
         "batches](docs/images/benchmark.png)\n\n"
         f"Measured in one run on an {machine['processor']} with {machine['isa']['active']}: "
-        f"float32, the gradient in place, {machine['threads']} threads\n(NumPy uses 1)"
+        f"float32, `out=logits`, up to {machine['threads']} threads\n(NumPy uses 1)"
         f"{', without ' + ', '.join(missing) if missing else ''}. "
         "[Benchmarks](docs/benchmarks.md) has every batch and library, xent_fast\non 1 thread, and "
         "where it gains least."
