@@ -500,6 +500,40 @@ def test_layer_of_16_bits_with_its_loss(calls: list[Any], dtype: Any, reduction:
     assert not calls
 
 
+@pytest.mark.parametrize("with_layer", [False, True])
+def test_loss_scale_keeps_small_gradients_of_float16(calls: list[Any], with_layer: bool) -> None:
+    """What comes from above multiplies gradients before they are rounded."""
+    torch.manual_seed(0)
+    hidden = (0.01 * torch.randn(512, 8)).half().requires_grad_()
+    weight = (0.1 * torch.randn(4096, 8)).half().requires_grad_()
+    targets = torch.randint(0, 64, (512,))
+    logits = (hidden @ weight.T).detach().requires_grad_()
+    parts = (hidden, weight) if with_layer else (logits,)
+
+    if with_layer:
+        loss = linear_cross_entropy(hidden, weight, targets)
+    else:
+        loss = cross_entropy(logits, targets)
+    got = torch.autograd.grad(loss, parts, torch.tensor(4096.0).half())
+    assert not calls
+    wide = tuple(part.detach().float().requires_grad_() for part in parts)
+    logits_of_wide = wide[0] @ wide[1].T if with_layer else wide[0]
+    want = torch.autograd.grad(4096.0 * functional.cross_entropy(logits_of_wide, targets), wide)
+    for one, other in zip(got, want, strict=True):
+        error = (one.float() - other).abs() / other.abs().clamp(min=2.0**-14)
+        assert error.max() < 2.0**-10
+
+
+@pytest.mark.filterwarnings("error")
+def test_layer_of_float16_whose_gradients_are_too_large() -> None:
+    """They become infinite without a word, which those who change a loss scale look for."""
+    hidden = torch.full((4, 4), 300.0).half().requires_grad_()
+    weight = torch.randn(3, 4).half().requires_grad_()
+    loss = linear_cross_entropy(hidden, weight, torch.tensor([0, 1, 2, 0]), reduction="sum")
+    _, grad = torch.autograd.grad(loss, (hidden, weight), torch.tensor(60000.0).half())
+    assert grad.isinf().any()
+
+
 def test_layer_with_its_loss_where_logits_are_made() -> None:
     """The compiler and transforms; and what PyTorch refuses."""
     hidden, weight, bias = layer()

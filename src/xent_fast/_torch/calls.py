@@ -16,10 +16,10 @@ except ModuleNotFoundError:  # PyTorch does without it
     _bfloat16 = None
 
 REDUCTIONS = ("mean", "sum", "none")
-_HALF_PRECISION = (torch.bfloat16, torch.float16)
+HALF_PRECISION = (torch.bfloat16, torch.float16)
 # What the core reads as it lies, and writes.
-COMPUTED = (torch.float32, torch.float64, *_HALF_PRECISION[_bfloat16 is None :])
-_FLOATS = (torch.float32, torch.float64, *_HALF_PRECISION)
+COMPUTED = (torch.float32, torch.float64, *HALF_PRECISION[_bfloat16 is None :])
+_FLOATS = (torch.float32, torch.float64, *HALF_PRECISION)
 
 # Below so many logits PyTorch's own function takes less time, forward and backward: a call from
 # here into autograd costs 20 µs more than one of its own. Its speed drops where rows are shorter
@@ -115,7 +115,7 @@ def without_classes(input: torch.Tensor) -> tuple[int, ...]:
 
 def as_in_autocast(tensor: torch.Tensor | None) -> torch.Tensor | None:
     """Autocast computes this loss in float32."""
-    return tensor.float() if tensor is not None and tensor.dtype in _HALF_PRECISION else tensor
+    return tensor.float() if tensor is not None and tensor.dtype in HALF_PRECISION else tensor
 
 
 # --- tensors to arrays and back -------------------------------------------------------------------
@@ -131,13 +131,6 @@ def array_of(tensor: torch.Tensor | None) -> Any:
     if _bfloat16 is None:
         return tensor.float().numpy()
     return tensor.view(torch.int16).numpy().view(_bfloat16)
-
-
-def tensor_of(array: Any) -> torch.Tensor:
-    """An array of the core as a tensor: the same memory."""
-    if _bfloat16 is None or array.dtype != _bfloat16:
-        return torch.from_numpy(array)
-    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
 
 
 def write_into(result: torch.Tensor, function: Any, *arguments: Any, **options: Any) -> Any:

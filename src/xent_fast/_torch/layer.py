@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from xent_fast._linear import linear_softmax_cross_entropy, linear_softmax_cross_entropy_grad
 from xent_fast._torch.calls import (
     COMPUTED,
+    HALF_PRECISION,
     REDUCTIONS,
     array_of,
     has_negative_means,
@@ -19,7 +21,6 @@ from xent_fast._torch.calls import (
     is_plain,
     is_transformed,
     loss_tensor,
-    tensor_of,
 )
 
 
@@ -101,6 +102,19 @@ def linear_loss(
     return loss_tensor(loss, layer[0])
 
 
+def loss_and_gradients(parts: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, ...]:
+    """The loss and the gradients of the layer's parts, which the target follows.
+
+    Those of 16 bits stay in float32, since what comes from above, such as a loss scale, multiplies
+    them before they are rounded.
+    """
+    if parts[0].dtype in HALF_PRECISION:
+        for name, part in zip(("hidden", "weight", "bias"), parts, strict=False):
+            if part is not None:
+                options[f"grad_{name}_out"] = np.empty(part.shape, np.float32)
+    return linear_softmax_cross_entropy_grad(*map(array_of, parts), **options)
+
+
 class LinearLoss(torch.autograd.Function):
     """One sweep for the loss and all gradients; with one loss a row, one more when they are known.
 
@@ -120,12 +134,11 @@ class LinearLoss(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(input, linear_weight, bias, target, weight)
         ctx.options, ctx.grads = options, None
-        arrays: Any = [array_of(part) for part in (input, linear_weight, bias, target)]
-        given = linear_options(target, weight, *options)
+        layer = (input, linear_weight, bias)
         if options[0] == "none":
-            loss = linear_softmax_cross_entropy(*arrays, **given)
-        else:
-            loss, *ctx.grads = linear_softmax_cross_entropy_grad(*arrays, **given)
+            return linear_loss(layer, target, weight, options)
+        given = linear_options(target, weight, *options)
+        loss, *ctx.grads = loss_and_gradients((*layer, target), given)
         return loss_tensor(loss, input)
 
     @staticmethod
@@ -136,19 +149,21 @@ class LinearLoss(torch.autograd.Function):
                 *[None] * 3,
             )
         grads, ctx.grads = ctx.grads, None
+        *parts, weight = ctx.saved_tensors
         if grads is None:
-            *parts, weight = ctx.saved_tensors
             given = linear_options(parts[-1], weight, *ctx.options)
             if ctx.options[0] == "none":
                 given["sample_weight"] = array_of(grad_output)
             else:
                 given["scale"] = grad_output.item()
-            _, *grads = linear_softmax_cross_entropy_grad(*map(array_of, parts), **given)
-        elif not is_one(grad_output):
-            for grad in grads:
-                if grad is not None:
-                    grad *= grad_output.item()
-        results = [None if grad is None else tensor_of(grad) for grad in grads]
+            _, *grads = loss_and_gradients(tuple(parts), given)
+            grad_output = torch.ones(())
+        results: list[torch.Tensor | None] = []
+        for grad, part in zip(grads, parts, strict=False):
+            result = None if grad is None else torch.from_numpy(grad)
+            if result is not None and not is_one(grad_output):
+                result *= grad_output.item()
+            results.append(None if result is None else result.to(part.dtype))
         return (*results, None, None, None)
 
 

@@ -72,9 +72,11 @@ class LossWithGradient(torch.autograd.Function):
                 "cross_entropy(..., inplace=True) keeps no logits: one backward pass, and no "
                 "create_graph=True. Take inplace=False"
             )
-        if grad is None:
+        is_whole = is_one(grad_output)
+        if grad is None or (grad.dtype == torch.float16 and not is_whole and not ctx.inplace):
+            # float16 rounds to 0 what a loss scale would have kept
             grad = backward_op(grad_output, *ctx.saved_tensors, *ctx.options)
-        elif not is_one(grad_output):
+        elif not is_whole:
             axis = class_axis(grad)
             grad.mul_(grad_output.unsqueeze(axis) if grad_output.dim() else grad_output)
         return (grad, *[None] * 4)
