@@ -603,3 +603,22 @@ def exact_distillation(
         )
         grad = [float(t * (b - a)) for a, b in zip(p, q, strict=True)]
         return float(loss), np.array(grad)
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64])
+@pytest.mark.parametrize("temperature", [1.0, 300.0])
+def test_sign_of_a_loss_of_zero_is_the_rows_own(dtype: type, temperature: float) -> None:
+    """A weight of -0 times a loss is -0, whether or not another row of the batch has no loss."""
+    logits = np.random.default_rng(0).standard_normal((32, 11)).astype(dtype)
+    options: dict = {
+        "sample_weight": np.full(32, -1.0),
+        "scale": 0.0,
+        "temperature": temperature,
+        "reduction": "none",
+    }
+    alone = softmax_cross_entropy(logits, np.zeros(32, int), **options)
+    logits[5] = np.nan
+    beside = softmax_cross_entropy(logits, np.zeros(32, int), **options)
+    others = np.arange(32) != 5
+    np.testing.assert_array_equal(np.signbit(beside[others]), np.signbit(alone[others]))
+    assert np.isnan(beside[5])

@@ -262,7 +262,8 @@ static NEVER_INLINE void NAME(mend_losses)(const NAME(index_sums) * sums, vec lo
         double number = (double)numbers[lane];
         if (has_tiny && number < (double)TINY_LOSS && others[lane] > 0)
             number = (double)others[lane] / (double)exp_of_label[lane];
-        losses[lane] = weight[lane] == 0 && number == number ? 0 : weight[lane] * number;
+        /* no 0 * inf; a zero keeps the sign that weigh_plain_losses would give it */
+        losses[lane] = weight[lane] == 0 && number == number ? weight[lane] : weight[lane] * number;
     }
 }
 
