@@ -17,7 +17,6 @@ from xent_fast._torch.calls import (
     REDUCTIONS,
     array_of,
     has_negative_means,
-    is_one,
     is_plain,
     is_transformed,
     loss_tensor,
@@ -150,6 +149,7 @@ class LinearLoss(torch.autograd.Function):
             )
         grads, ctx.grads = ctx.grads, None
         *parts, weight = ctx.saved_tensors
+        factor = 1.0
         if grads is None:
             given = linear_options(parts[-1], weight, *ctx.options)
             if ctx.options[0] == "none":
@@ -157,13 +157,17 @@ class LinearLoss(torch.autograd.Function):
             else:
                 given["scale"] = grad_output.item()
             _, *grads = loss_and_gradients(tuple(parts), given)
-            grad_output = torch.ones(())
+        else:
+            factor = grad_output.item()
         results: list[torch.Tensor | None] = []
         for grad, part in zip(grads, parts, strict=False):
-            result = None if grad is None else torch.from_numpy(grad)
-            if result is not None and not is_one(grad_output):
-                result *= grad_output.item()
-            results.append(None if result is None else result.to(part.dtype))
+            if grad is None:
+                results.append(None)
+                continue
+            result = torch.from_numpy(grad)
+            if factor != 1:
+                result *= factor
+            results.append(result.to(part.dtype))
         return (*results, None, None, None)
 
 
