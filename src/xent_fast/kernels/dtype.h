@@ -138,7 +138,7 @@
 #define PREFETCH_LATER(address) ((void)0)
 #endif
 
-/* Classes of a group and of a block: see lanes_along_classes.h. */
+/* Classes of a group and of a block: see forward_sweep.h. */
 #define HALF_GROUP (4 * LANES)
 #define GROUP (2 * HALF_GROUP)
 #define BLOCK (16 * GROUP)

@@ -1,0 +1,135 @@
+/* Distillation of a few classes: as many rows side by side as a vector has lanes.  A template over
+ * REAL_BITS.
+ *
+ * Knows: how a vector of rows is mixed with the loss of its targets; which of them leave the lanes.
+ * Must not know: the divergence's formulas (divergence.h), instruction sets, threads, Python.
+ */
+#include "distillation_long_rows.h"
+
+/* Weights of `row_count` rows from `first_row`, as doubles too; which of them the lanes' type
+ * cannot hold. */
+KERNEL_INLINE unsigned NAME(divergence_weights_of)(const xent_distillation_batch *problem,
+                                                   int64_t first_row, int row_count, double *weight,
+                                                   NAME(divergence_weights) * weights) {
+    ALIGNED_64 double slope_weight[LANES];
+    const double temperature = problem->temperature;
+    unsigned leaving = 0;
+    for (int lane = 0; lane < LANES; ++lane) {
+        const int64_t row = first_row + (lane < row_count ? lane : 0);
+        weight[lane] = NAME(divergence_weight)(problem, row);
+        slope_weight[lane] = weight[lane] * temperature;
+        const double size = fabs(weight[lane]), slope = fabs(slope_weight[lane]);
+        const int is_held = size < LARGEST_FACTOR && slope < LARGEST_FACTOR &&
+                            size >= SMALL_WEIGHT && slope >= SMALL_WEIGHT &&
+                            temperature < RESCALE && temperature > 1 / RESCALE;
+        leaving |= (unsigned)(!is_held && size != 0) << lane;
+    }
+    weights->weight = NAME(pairs_of)(weight).high;
+    weights->slope_weight = NAME(pairs_of)(slope_weight).high;
+    weights->temperature = temperature;
+    return leaving;
+}
+
+/* A row that leaves the lanes, by itself: its loss, and the gradient to `grad`. */
+static NEVER_INLINE double NAME(distil_leaving_row)(const xent_distillation_batch *problem,
+                                                    int64_t row, REAL *grad, void *workspace) {
+    xent_distillation_batch alone = *problem;
+    double loss;
+    alone.batch = xent_batch_from(&problem->batch, row, sizeof(REAL));
+    alone.batch.grad = (char *)grad;
+    alone.teacher += row * problem->teacher_row_stride;
+    NAME(distil_one_by_one)(&alone, 0, 1, &loss, workspace);
+    return loss;
+}
+
+/* Rows [first_row, first_row + row_count), at most a vector of them. `labels` has a whole vector;
+ * `targets` is where their own loss and gradient are, or NULL. */
+KERNEL_INLINE void NAME(distil_vector_of_rows)(const xent_distillation_batch *problem,
+                                               int64_t first_row, int row_count,
+                                               const int64_t *labels,
+                                               const NAME(exponent_scale) * scale,
+                                               const REAL *target_loss, const REAL *grad_of_targets,
+                                               double *losses, void *workspace) {
+    const xent_batch *batch = &problem->batch;
+    const int classes = (int)batch->classes;
+    const unsigned all = (1u << LANES) - 1;
+    NAME(softmax_lanes) teacher, student;
+    NAME(divergence_weights) weights;
+    ALIGNED_64 double weight[LANES], divergence[LANES];
+    ALIGNED_64 REAL columns[MOST_CLASSES_ALONG_ROWS][LANES];
+    NAME(load_columns)(teacher.logits, problem->teacher + first_row * problem->teacher_row_stride,
+                       problem->teacher_row_stride, 0, row_count, classes);
+    NAME(load_columns)(student.logits, batch->logits + first_row * batch->logits_row_stride,
+                       batch->logits_row_stride, 0, row_count, classes);
+    unsigned leaving = NAME(divergence_weights_of)(problem, first_row, row_count, weight, &weights);
+    const vec counted = NAME(lane_labels)(&batch->labels, labels, row_count);
+    const vec_mask counts = v_not_less(counted, v_splat(0));
+    NAME(softmax_of_columns)(&teacher, classes, scale);
+    NAME(softmax_of_columns)(&student, classes, scale);
+    const vec_mask teaches = teacher.is_number, learns = student.is_number;
+    const NAME(divergence_results) results = NAME(diverge)(&teacher, &student, classes, &weights);
+    if (grad_of_targets)
+        NAME(load_columns)(columns, (const char *)grad_of_targets,
+                           classes * (ptrdiff_t)sizeof(REAL), 0, row_count, classes);
+    for (int k = 0; k < classes; ++k) {
+        const vec slope = v_select(v_equal(results.likeliest, v_splat((REAL)k)),
+                                   results.slope_of_likeliest, v_load(student.exponentials[k]));
+        v_store(columns[k], grad_of_targets ? v_fma(slope, results.factor, v_load(columns[k]))
+                                            : v_mul(slope, results.factor));
+    }
+    const unsigned numbers = v_mask_bits(teaches) & v_mask_bits(learns),
+                   counting = v_mask_bits(counts);
+    if ((numbers & counting) != all)
+        for (int k = 0; k < classes; ++k) {
+            const vec grad =
+                v_select(teaches, v_select(learns, v_load(columns[k]), v_splat(NAN)), v_splat(NAN));
+            v_store(columns[k], v_keep(counts, grad));
+        }
+    for (int j = 0; j < LANES / 8; ++j)
+        v_store_f64(divergence + 8 * j,
+                    NAME(weighted_losses)(results.divergence[j], weight + 8 * j));
+    for (int lane = 0; lane < row_count; ++lane)
+        losses[lane] = !(counting >> lane & 1) ? 0
+                       : !(numbers >> lane & 1)
+                           ? (double)NAN
+                           : divergence[lane] + (target_loss ? (double)target_loss[lane] : 0);
+    leaving &= numbers & counting;
+    for (int lane = 0; leaving && lane < row_count; ++lane) {
+        REAL grad[MOST_CLASSES_ALONG_ROWS];
+        if (!(leaving >> lane & 1))
+            continue;
+        losses[lane] = NAME(distil_leaving_row)(problem, first_row + lane, grad, workspace);
+        for (int k = 0; k < classes; ++k)
+            columns[k][lane] = grad[k];
+    }
+    NAME(store_columns)(columns, batch->grad + first_row * batch->grad_row_stride,
+                        batch->grad_row_stride, 0, row_count, classes);
+}
+
+/* Rows of a few classes; losses to `losses`. */
+static NEVER_INLINE void NAME(distil_few_classes)(const xent_distillation_batch *problem,
+                                                  int64_t first_row, int64_t row_count,
+                                                  double *losses, void *workspace) {
+    const xent_batch *batch = &problem->batch;
+    const NAME(exponent_scale) scale = NAME(scale_for)(problem->temperature);
+    REAL target_loss[XENT_MAX_ROWS_PER_CALL];
+    int64_t labels[XENT_MAX_ROWS_PER_CALL + LANES] = {0};
+    REAL *grad = problem->target_kernels ? NAME(part_matrix)(workspace, batch->classes, 3) : NULL;
+    xent_distillation_batch rows = *problem;
+    if (batch->dense_targets)
+        rows.batch.labels.has_ignore_index = 0;
+    else
+        xent_read_labels(&batch->labels, first_row, row_count, labels);
+    if (grad) {
+        xent_batch part = NAME(batch_of_targets)(batch, first_row, row_count, grad, target_loss);
+        part.grad_row_stride = batch->classes * (ptrdiff_t)sizeof(REAL);
+        part.grad_class_stride = 0;
+        problem->target_kernels->process_rows(&part, 0, row_count, workspace);
+    }
+    for (int64_t k = 0; k < row_count; k += LANES) {
+        const int count = row_count - k < LANES ? (int)(row_count - k) : LANES;
+        NAME(distil_vector_of_rows)(&rows, first_row + k, count, labels + k, &scale,
+                                    grad ? target_loss + k : NULL,
+                                    grad ? grad + k * batch->classes : NULL, losses + k, workspace);
+    }
+}

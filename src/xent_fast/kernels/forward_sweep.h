@@ -1,0 +1,439 @@
+/* The forward sweep of one block of a long row: its maximum, exponentials and sums.  A template over
+ * REAL_BITS.
+ *
+ * Knows: the order of every sum; where one class is left out; how memory is asked ahead.
+ * Must not know: what other blocks have found, instruction sets, threads, Python.
+ *
+ * lanes_along_classes.h says what these are for.
+ */
+#include "masses.h"
+
+/* What the forward sweep of one block leaves for the row. */
+typedef struct {
+    double sum_of_others; /* times 2^-SCALE_UP, relative to the block's reference */
+    double maximum;
+    double shift;     /* subtracted from the logits first: 0, or the maximum where it is huge */
+    double reference; /* c_b, an integer */
+    double weight;    /* of this block relative to the row's reference */
+    /* targets with mass q; smoothed ones: the same of w instead of q */
+    double target_mass; /* sum of q */
+    double distance; /* DISTANCE_UNIT times the sum of q (base - x), base: the maximum, or 0 where
+                        that is infinite */
+    double exp_of_pivot; /* e of the class left out, in the units of sum_of_others */
+    int64_t pivot;       /* class left out, from the row's start */
+    /* index targets, where lse is wanted: pivot is the block's first maximum, and sum_below that of
+     * all others */
+    double sum_below;
+} NAME(block_summary);
+
+/* Largest of `count` logits; NaN is passed over, so that it is -inf where there is no number. */
+KERNEL_INLINE REAL NAME(block_maximum)(const char *logits, int64_t count, int storage) {
+    const vec lowest = v_splat(-INFINITY);
+#if REAL_BITS == 32
+    if (storage != XENT_AS_COMPUTED) {
+        ALIGNED_64 uint16_t largest[LANES] = {0};
+        largest[0] = largest_of_16_bits(logits, count);
+        const REAL maximum = v_first(v_load_16_bits(largest, storage));
+        if (maximum == maximum)
+            return maximum;
+    }
+#endif
+    vec a = lowest, b = lowest, c = lowest, d = lowest;
+    int64_t k = 0;
+    for (; k + HALF_GROUP <= count; k += HALF_GROUP) {
+        a = v_max(NAME(load_stored)(logits, k, storage), a);
+        b = v_max(NAME(load_stored)(logits, k + LANES, storage), b);
+        c = v_max(NAME(load_stored)(logits, k + 2 * LANES, storage), c);
+        d = v_max(NAME(load_stored)(logits, k + 3 * LANES, storage), d);
+    }
+    for (; k + LANES <= count; k += LANES)
+        a = v_max(NAME(load_stored)(logits, k, storage), a);
+    if (k < count)
+        b = v_max(NAME(load_first_stored)(logits, k, (int)(count - k), -INFINITY, storage), b);
+    return v_largest(v_max(v_max(a, b), v_max(c, d)));
+}
+
+/* First position among `count` logits of their largest, or -1; where one of them is NaN any of the
+ * two. */
+KERNEL_INLINE int64_t NAME(first_position_of)(REAL value, const char *logits, int64_t count,
+                                              int storage) {
+    int64_t k = 0;
+    for (; k + HALF_GROUP <= count; k += HALF_GROUP) {
+        const vec a = v_max(NAME(load_stored)(logits, k, storage),
+                            NAME(load_stored)(logits, k + LANES, storage));
+        const vec b = v_max(NAME(load_stored)(logits, k + 2 * LANES, storage),
+                            NAME(load_stored)(logits, k + 3 * LANES, storage));
+        if (v_mask_bits(v_equal(v_max(a, b), v_splat(value))))
+            break;
+    }
+    for (; k < count; k += LANES) {
+        const vec x = NAME(load_stored_up_to)(logits, k, count - k, NAN, storage);
+        unsigned found = v_mask_bits(v_equal(x, v_splat(value)));
+        for (int64_t lane = 0; found; ++lane, found >>= 1)
+            if (found & 1u)
+                return k + lane;
+    }
+    return -1;
+}
+
+typedef struct {
+    NAME(wide) exponentials, target_mass, distance;
+} NAME(block_sums);
+
+/* What a sweep asks memory for on its way, far ahead: from where, and how many bytes further with
+ * every vector. */
+typedef struct {
+    int is_asked;
+    uintptr_t logits, logits_step;
+    uintptr_t targets, targets_step;
+} NAME(ahead);
+
+/* On the way past `vectors` vectors from class `at`. */
+VECTOR_INLINE void NAME(ask_ahead)(const NAME(ahead) * ahead, int64_t at, int vectors, int kind) {
+    if (!ahead->is_asked)
+        return;
+    for (int j = 0; j < vectors; ++j) {
+        const uintptr_t passed = (uintptr_t)at / LANES + (uintptr_t)j;
+        PREFETCH_LATER(ahead->logits + passed * ahead->logits_step);
+        if (HAS_OWN_MASSES(kind))
+            PREFETCH_LATER(ahead->targets + passed * ahead->targets_step);
+    }
+}
+
+/* What every group of a block shares. */
+typedef struct {
+    NAME(exponential_reference) reference;
+    vec shift; /* subtracted from the logits first */
+    vec base;  /* of the distances, times their unit in lanes */
+    NAME(ahead) ahead;
+} NAME(block_frame);
+
+/* Adds the mass of half a group; its distance is returned. */
+VECTOR_INLINE vec NAME(add_masses)(const vec *x, const vec *masses, vec base,
+                                   NAME(block_sums) * sums) {
+    vec distances[4];
+    /* 0 * inf = 0: a class without mass adds nothing, whatever its logit */
+    EACH_OF(4,
+            distances[j] = v_drop(v_equal(masses[j], v_splat(0)), NAME(distance_from)(base, x[j])));
+    NAME(add_four)(&sums->target_mass, masses);
+    return NAME(sum_of_some_products)(masses, distances, 4);
+}
+
+/* Whether a block's huge maximum is taken from a copy of its logits, not from every vector on the
+ * way.  Distances want them as they are: x - m may overflow. */
+#ifndef SHIFTS_A_COPY
+#define SHIFTS_A_COPY(kind, storage) ((storage) == XENT_AS_COMPUTED && !HAS_OWN_MASSES(kind))
+#endif
+
+/* Exponentials of half a group. */
+VECTOR_INLINE void NAME(four_exponentials)(const vec *x, const NAME(block_frame) * frame, vec *e,
+                                           int kind, int storage) {
+    vec shifted[4];
+    EACH_OF(4, shifted[j] = SHIFTS_A_COPY(kind, storage) ? x[j] : v_sub(x[j], frame->shift));
+    for (int k = 0; k < 4; k += INTERLEAVED)
+        NAME(scaled_exponentials)(shifted + k, INTERLEAVED, frame->reference, e + k, NULL);
+}
+
+/* Half of a whole group, from class `at`: exponentials to `e`, their sum is returned.  `excluded`,
+ * a lane counted from its start (a constant below 0 where there is none), is left out of the sum.
+ * `distance` is set where there are masses.  Meanwhile the same classes of the next block come
+ * nearer: without that the maximum's sweep would wait for them. */
+VECTOR_INLINE vec NAME(forward_half)(const char *logits, const NAME(masses) * masses, int64_t at,
+                                     REAL *e, int excluded, const NAME(block_frame) * frame,
+                                     NAME(block_sums) * sums, vec *distance, int kind,
+                                     int storage) {
+    vec x[4], exponentials[4], mass[4];
+    for (int line = 0; line < HALF_GROUP; line += LANES) {
+        if (line * NAME(stored_bytes)(storage) % 64 == 0)
+            PREFETCH(NAME(stored_at)(logits, BLOCK + line, storage));
+        if (HAS_OWN_MASSES(kind))
+            PREFETCH(masses->targets + at + BLOCK + line);
+    }
+    NAME(ask_ahead)(&frame->ahead, at, 4, kind);
+    EACH_OF(4, x[j] = NAME(load_stored)(logits, j * LANES, storage));
+    if (HAS_OWN_MASSES(kind)) {
+        EACH_OF(4, mass[j] = NAME(mass_of_vector)(masses, at + j * LANES, kind));
+        *distance = NAME(add_masses)(x, mass, frame->base, sums);
+    }
+    NAME(four_exponentials)(x, frame, exponentials, kind, storage);
+    EACH_OF(4, v_store(e + j * LANES, exponentials[j]));
+    if (excluded > -GROUP)
+        EACH_OF(4, exponentials[j] =
+                       v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(excluded - j * LANES))),
+                              exponentials[j]));
+    return NAME(sum_of_four)(exponentials);
+}
+
+/* One whole group; `excluded` counts from its start, or is -GROUP, a constant. */
+VECTOR_INLINE void NAME(forward_group)(const char *logits, const NAME(masses) * masses, int64_t at,
+                                       REAL *e, int excluded, const NAME(block_frame) * frame,
+                                       NAME(block_sums) * sums, int kind, int storage) {
+    const char *upper = NAME(stored_at)(logits, HALF_GROUP, storage);
+    vec distance = v_splat(0), more = distance;
+    const vec first =
+        NAME(forward_half)(logits, masses, at, e, excluded, frame, sums, &distance, kind, storage);
+    const vec second = NAME(forward_half)(upper, masses, at + HALF_GROUP, e + HALF_GROUP,
+                                          excluded > -GROUP ? excluded - HALF_GROUP : excluded,
+                                          frame, sums, &more, kind, storage);
+    NAME(wide_add)(&sums->exponentials, v_add(first, second));
+    if (HAS_OWN_MASSES(kind))
+        NAME(wide_add)(&sums->distance, v_add(distance, more));
+}
+
+KERNEL_INLINE void NAME(store_up_to)(REAL *destination, int count, vec a) {
+    if (count >= LANES)
+        v_store(destination, a);
+    else if (count > 0)
+        v_store_first(destination, count, a);
+}
+
+/* Half of a group that is cut short: the classes that are not there have the logit -inf and no
+ * target. */
+KERNEL_INLINE vec NAME(forward_last_half)(const char *logits, const NAME(masses) * masses,
+                                          int64_t at, REAL *e, int count, int excluded,
+                                          const NAME(block_frame) * frame, NAME(block_sums) * sums,
+                                          vec *distance, int kind, int storage) {
+    vec x[4], exponentials[4], mass[4];
+    EACH_OF(4, x[j] = NAME(load_stored_up_to)(logits, j * LANES, count - j * LANES, -INFINITY,
+                                              storage));
+    if (HAS_OWN_MASSES(kind)) {
+        EACH_OF(4, mass[j] = NAME(mass_of_some)(masses, at + j * LANES, count - j * LANES, kind));
+        *distance = NAME(add_masses)(x, mass, frame->base, sums);
+    }
+    NAME(four_exponentials)(x, frame, exponentials, kind, storage);
+    EACH_OF(4, NAME(store_up_to)(e + j * LANES, count - j * LANES, exponentials[j]));
+    EACH_OF(4, exponentials[j] =
+                   v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(excluded - j * LANES))),
+                          exponentials[j]));
+    return NAME(sum_of_four)(exponentials);
+}
+
+KERNEL_INLINE void NAME(forward_last_group)(const char *logits, const NAME(masses) * masses,
+                                            int64_t at, REAL *e, int count, int excluded,
+                                            const NAME(block_frame) * frame,
+                                            NAME(block_sums) * sums, int kind, int storage) {
+    const char *upper = NAME(stored_at)(logits, HALF_GROUP, storage);
+    vec distance, more;
+    vec sum = NAME(forward_last_half)(logits, masses, at, e, count, excluded, frame, sums,
+                                      &distance, kind, storage);
+    if (count > HALF_GROUP) {
+        sum = v_add(sum, NAME(forward_last_half)(upper, masses, at + HALF_GROUP, e + HALF_GROUP,
+                                                 count - HALF_GROUP, excluded - HALF_GROUP, frame,
+                                                 sums, &more, kind, storage));
+        if (HAS_OWN_MASSES(kind))
+            distance = v_add(distance, more);
+    }
+    NAME(wide_add)(&sums->exponentials, sum);
+    if (HAS_OWN_MASSES(kind))
+        NAME(wide_add)(&sums->distance, distance);
+}
+
+/* The reference of a block by its maximum, which may be infinite or absent (-inf): then 0, and NaN,
+ * if there is one, shows in the sum. */
+KERNEL_INLINE NAME(block_frame)
+    NAME(frame_of_block)(REAL maximum, const NAME(exponent_scale) * scale, NAME(ahead) ahead,
+                         NAME(block_summary) * summary) {
+    NAME(block_frame) frame;
+    const int is_finite = maximum > -INFINITY && maximum < INFINITY;
+    const REAL base = is_finite ? maximum : 0;
+    const int is_huge = base >= scale->huge_logit || base <= -scale->huge_logit;
+    const REAL scaled = (is_huge ? 0 : base) * scale->log2_e;
+    const REAL reference = (scaled + ROUNDING_MAGIC) - ROUNDING_MAGIC;
+    frame.ahead = ahead;
+    frame.shift = v_splat(is_huge ? base : 0);
+    frame.base = v_splat(base * LANES_DISTANCE_UNIT);
+    frame.reference = NAME(reference_for)(v_splat(reference), scale);
+    summary->maximum = maximum;
+    summary->shift = is_huge ? base : 0;
+    summary->reference = reference;
+    return frame;
+}
+
+/* All groups of a block, the excluded class (or -1) left out of the sum.  Exponentials go to `e`,
+ * or to one place again and again where it is NULL. */
+KERNEL_INLINE void NAME(forward_groups)(const char *logits, const NAME(masses) * masses,
+                                        int64_t first, REAL *e, int64_t count, int64_t excluded,
+                                        const NAME(block_frame) * frame, NAME(block_sums) * sums,
+                                        int kind, int storage) {
+    ALIGNED_64 REAL nowhere[GROUP];
+    REAL *place = e ? e : nowhere;
+    const int64_t step = e ? GROUP : 0, whole = count - count % GROUP;
+    const int64_t special = excluded < 0 || excluded >= whole ? whole : excluded - excluded % GROUP;
+    int64_t k = 0;
+    for (; k < special; k += GROUP, place += step)
+        NAME(forward_group)(NAME(stored_at)(logits, k, storage), masses, first + k, place, -GROUP,
+                            frame, sums, kind, storage);
+    if (k < whole) {
+        NAME(forward_group)(NAME(stored_at)(logits, k, storage), masses, first + k, place,
+                            (int)(excluded - k), frame, sums, kind, storage);
+        k += GROUP, place += step;
+    }
+    for (; k < whole; k += GROUP, place += step)
+        NAME(forward_group)(NAME(stored_at)(logits, k, storage), masses, first + k, place, -GROUP,
+                            frame, sums, kind, storage);
+    if (k < count)
+        NAME(forward_last_group)(NAME(stored_at)(logits, k, storage), masses, first + k, place,
+                                 (int)(count - k), (int)(excluded - k), frame, sums, kind, storage);
+}
+
+/* Mass and distance of a block of smoothed targets, over E / C. */
+KERNEL_INLINE void NAME(smoothed_block)(const char *logits, const NAME(masses) * masses,
+                                        int64_t first, int64_t count, vec base,
+                                        NAME(block_summary) * summary, int storage) {
+    summary->target_mass =
+        masses->class_weight ? masses->weight_sums[first / BLOCK] : (double)count;
+    summary->distance = 0;
+    if (masses->smoothing == 0)
+        return;
+    if (masses->class_weight) {
+        const REAL *class_weight = masses->class_weight + first;
+        summary->distance =
+            NAME(sum_of_distances)(logits, class_weight, count, base, 1, 0, storage);
+        /* 0 * inf = 0, which is rare enough for another sweep */
+        if (summary->distance != summary->distance)
+            summary->distance =
+                NAME(sum_of_distances)(logits, class_weight, count, base, 1, 1, storage);
+    } else {
+        summary->distance = NAME(sum_of_distances)(logits, NULL, count, base, 0, 0, storage);
+    }
+}
+
+/* What all rows of a call have in common. */
+typedef struct {
+    NAME(exponent_scale) scale;
+    row_settings row;
+    int wants_prediction;
+    int all_leave; /* no row can be taken in the lanes' own type: see double_rows.h */
+} NAME(settings);
+
+KERNEL_INLINE NAME(settings) NAME(settings_of)(const xent_batch *batch) {
+    NAME(settings)
+    settings = {NAME(scale_for)(batch->temperature), settings_of(batch), batch->prediction != NULL,
+                0};
+    settings.row.unit = EXPONENTIAL_UNIT / double_unit;
+    settings.all_leave = batch->temperature >= LARGEST_TEMPERATURE ||
+                         (batch->z_loss != 0 && (fabs(batch->z_loss) < 1 / LARGEST_FACTOR ||
+                                                 fabs(batch->z_loss) >= LARGEST_FACTOR));
+    return settings;
+}
+
+/* Exponentials of the group at `at` in a block, to `e`: from where the sweep has left them or, if
+ * nowhere, again. */
+KERNEL_INLINE void NAME(load_group)(const char *logits, const REAL *left, int64_t at, int64_t count,
+                                    const NAME(block_frame) * frame, vec *e, int storage) {
+    vec x[4];
+    for (int half = 0; half < GROUP; half += HALF_GROUP) {
+        const int64_t first = at + half;
+        const int some = count - first < HALF_GROUP ? (int)(count - first) : HALF_GROUP;
+        vec *place = e + half / LANES;
+        if (left) {
+            EACH_OF(4, place[j] = NAME(load_up_to)(left + first + j * LANES, some - j * LANES, 0));
+        } else {
+            EACH_OF(4, x[j] = NAME(load_stored_up_to)(logits, first + j * LANES, some - j * LANES,
+                                                      -INFINITY, storage));
+            NAME(four_exponentials)(x, frame, place, XENT_INDEX_TARGETS, storage);
+        }
+    }
+}
+
+/* Sum of a group but for the lane `excluded`, in the order of the sweep. */
+KERNEL_INLINE vec NAME(sum_of_group)(const vec *e, int64_t excluded) {
+    vec counted[8];
+    for (int j = 0; j < 8; ++j)
+        counted[j] = v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(excluded - j * LANES))), e[j]);
+    return v_add(NAME(sum_of_four)(counted), NAME(sum_of_four)(counted + 4));
+}
+
+/* Sum of a block without its first maximum, from `sum`, which lacks the target (-1: it is in
+ * another block).  It is the same whatever the target is, but for roundings of the wide sum. */
+static NEVER_INLINE double NAME(sum_below_maximum)(NAME(wide) sum, const char *logits,
+                                                   const REAL *left, int64_t count, int64_t target,
+                                                   int64_t maximum, const NAME(block_frame) * frame,
+                                                   int storage) {
+    const vec zero = v_splat(0);
+    const int64_t positions[2] = {maximum, target};
+    for (int k = 0; k < 2; ++k) {
+        const int64_t at = positions[k] - (positions[k] < 0 ? 0 : positions[k] % GROUP);
+        vec e[8];
+        if (positions[k] < 0 || (k == 1 && maximum >= 0 && maximum / GROUP == target / GROUP))
+            continue;
+        NAME(load_group)(logits, left, at, count, frame, e, storage);
+        NAME(wide_add)(&sum, NAME(sum_of_group)(e, k == 0 ? maximum - at : -GROUP));
+        const int64_t lacking = target >= at && target < at + GROUP ? target - at : -GROUP;
+        NAME(wide_add)(&sum, v_sub(zero, NAME(sum_of_group)(e, lacking)));
+    }
+    return NAME(wide_total)(sum);
+}
+
+/* The logits of a block whose maximum is huge, less that, at `place`, which may be theirs: few
+ * blocks have such, so that the sweep does without a subtraction. */
+static NEVER_INLINE const char *NAME(shift_block)(const char *logits, int64_t count, REAL shift,
+                                                  REAL *place) {
+    const REAL *x = (const REAL *)(const void *)logits;
+    for (int64_t k = 0; k < count; ++k)
+        place[k] = x[k] - shift;
+    return (const char *)place;
+}
+
+/* Forward sweep of a block that begins at class `first`; `excluded` counts from there (index
+ * targets). */
+KERNEL_INLINE void NAME(forward_block)(const char *logits, const NAME(masses) * masses, REAL *e,
+                                       int64_t count, int64_t first, int64_t excluded,
+                                       NAME(ahead) ahead, const NAME(settings) * settings,
+                                       NAME(block_summary) * summary, int kind, int storage) {
+    const REAL maximum = NAME(block_maximum)(logits, count, storage);
+    const NAME(block_frame) frame = NAME(frame_of_block)(maximum, &settings->scale, ahead, summary);
+    ALIGNED_64 REAL place[BLOCK];
+    NAME(block_sums) sums = {NAME(zero_wide)(), NAME(zero_wide)(), NAME(zero_wide)()};
+    int64_t position = -1;
+    if (HAS_MASS(kind) || settings->wants_prediction || settings->row.wants_lse) {
+        position = NAME(first_position_of)(maximum, logits, count, storage);
+        summary->pivot = position < 0 ? -1 : first + position;
+        if (HAS_MASS(kind))
+            excluded = position;
+    }
+    if (HAS_MASS(kind) || settings->row.wants_lse)
+        summary->exp_of_pivot =
+            position < 0
+                ? 0
+                : settings->row.unit *
+                      scaled_exponential_of((double)maximum - summary->shift,
+                                            summary->reference + (FLOAT64_SCALE_UP - SCALE_UP),
+                                            &settings->row.scale);
+    if (kind == XENT_SMOOTHED_TARGETS)
+        NAME(smoothed_block)(logits, masses, first, count, frame.base, summary, storage);
+    if (SHIFTS_A_COPY(kind, storage) && summary->shift != 0)
+        logits = NAME(shift_block)(logits, count, maximum, e ? e : place);
+    NAME(forward_groups)(logits, masses, first, e, count, excluded, &frame, &sums, kind, storage);
+    summary->sum_of_others = NAME(wide_total)(sums.exponentials);
+    if (!HAS_MASS(kind) && settings->row.wants_lse)
+        summary->sum_below = NAME(sum_below_maximum)(sums.exponentials, logits, e, count, excluded,
+                                                     position, &frame, storage);
+    if (HAS_OWN_MASSES(kind)) {
+        summary->target_mass = NAME(wide_total)(sums.target_mass);
+        summary->distance = NAME(distance_total)(sums.distance);
+    }
+}
+
+/* Weighs the blocks relative to the one that holds the row's maximum, which is returned.  Two
+ * references differ by an integer power of two; only where a huge block meets another does an
+ * exponential come in. */
+KERNEL_INLINE const NAME(block_summary) *
+    NAME(weigh_blocks)(NAME(block_summary) * blocks, int64_t count, double temperature) {
+    const NAME(block_summary) *highest = blocks;
+    for (int64_t b = 1; b < count; ++b)
+        if (blocks[b].maximum > highest->maximum)
+            highest = blocks + b;
+    for (int64_t b = 0; b < count; ++b) {
+        const double steps = blocks[b].reference - highest->reference;
+        const double shift = blocks[b].shift - highest->shift;
+        /* no class that counts: its shift and reference mean nothing */
+        if (blocks[b].maximum == -INFINITY)
+            blocks[b].weight = 0;
+        else if (shift == 0)
+            blocks[b].weight = power_of_two(steps < 0 ? steps : 0);
+        else
+            blocks[b].weight = exponential_of_difference(shift, steps, temperature);
+    }
+    return highest;
+}

@@ -1,0 +1,130 @@
+/* Targets with mass of one row, a vector of classes at a time.  A template over REAL_BITS.
+ *
+ * Knows: dense, shaped and smoothed targets; vectors of which only some numbers are there.
+ * Must not know: logits' sums, blocks, instruction sets, threads, Python.
+ */
+
+/* A vector of which only `count` numbers may be there, or none. */
+VECTOR_INLINE vec NAME(load_up_to)(const REAL *source, int count, REAL fill) {
+    return count >= LANES ? v_load(source)
+           : count > 0    ? v_load_first(source, count, fill)
+                          : v_splat(fill);
+}
+
+VECTOR_INLINE vec NAME(load_stored_up_to)(const char *source, int64_t at, int64_t count, REAL fill,
+                                          int storage) {
+    return count >= LANES ? NAME(load_stored)(source, at, storage)
+           : count > 0    ? NAME(load_first_stored)(source, at, (int)count, fill, storage)
+                          : v_splat(fill);
+}
+
+/* Where a row's masses come from: q = w ((1 - E) t + E / C), or q = E / C w and (1 - E) w_y more at
+ * its class index. */
+typedef struct {
+    const REAL *targets;          /* t; NULL for class indices */
+    const REAL *class_weight;     /* w; NULL for 1 */
+    REAL share, floor;            /* 1 - E and E / C, dense targets */
+    double label_mass, smoothing; /* (1 - E) w_y and E / C, class indices */
+    const double *weight_sums;    /* sum of w over each block; NULL where w is */
+} NAME(masses);
+
+/* Masses of a vector of dense targets, whose class weights are given (or not used). */
+VECTOR_INLINE vec NAME(shaped_mass)(const NAME(masses) * masses, vec target, vec class_weight) {
+    const vec mass = v_fma(target, v_splat(masses->share), v_splat(masses->floor));
+    return masses->class_weight ? v_mul(mass, class_weight) : mass;
+}
+
+VECTOR_INLINE vec NAME(mass_of_vector)(const NAME(masses) * masses, int64_t at, int kind) {
+    const vec target = v_load(masses->targets + at);
+    if (kind == XENT_DENSE_TARGETS)
+        return target;
+    return NAME(shaped_mass)(masses, target,
+                             masses->class_weight ? v_load(masses->class_weight + at) : v_splat(0));
+}
+
+/* The same where only `count` classes are left: 0 beyond them. */
+VECTOR_INLINE vec NAME(mass_of_some)(const NAME(masses) * masses, int64_t at, int count, int kind) {
+    const vec zero = v_splat(0);
+    if (count <= 0)
+        return zero;
+    if (count >= LANES)
+        return NAME(mass_of_vector)(masses, at, kind);
+    const vec target = v_load_first(masses->targets + at, count, 0);
+    if (kind == XENT_DENSE_TARGETS)
+        return target;
+    const vec weight =
+        masses->class_weight ? v_load_first(masses->class_weight + at, count, 0) : zero;
+    const vec_mask is_class = v_greater(v_splat((REAL)count), v_lane_numbers());
+    return v_keep(is_class, NAME(shaped_mass)(masses, target, weight));
+}
+
+/* Mass of one class, dense targets. */
+KERNEL_INLINE double NAME(mass_of_class)(const NAME(masses) * masses, int64_t at, int kind) {
+    return (double)v_first(NAME(mass_of_some)(masses, at, 1, kind));
+}
+
+/* Four vectors in a tree. */
+VECTOR_INLINE vec NAME(sum_of_four)(const vec *summands) { return NAME(sum_of_some)(summands, 4); }
+
+/* Adds four vectors in a tree, then to the wide sum. */
+VECTOR_INLINE void NAME(add_four)(NAME(wide) * sum, const vec *summands) {
+    NAME(wide_add)(sum, NAME(sum_of_four)(summands));
+}
+
+/* LANES_DISTANCE_UNIT times base - x, rounded once; `base` has the unit already. */
+VECTOR_INLINE vec NAME(distance_from)(vec base, vec x) {
+    return v_fma(x, v_splat(-LANES_DISTANCE_UNIT), base);
+}
+
+/* Such distances' sum, in units of DISTANCE_UNIT. */
+KERNEL_INLINE double NAME(distance_total)(NAME(wide) sum) {
+    return NAME(wide_total)(sum) * (DISTANCE_UNIT / (double)LANES_DISTANCE_UNIT);
+}
+
+/* LANES_DISTANCE_UNIT times w (base - x); with `drops_zeros` 0 where w is, whatever the logit. */
+KERNEL_INLINE vec NAME(weighted_distance)(vec x, vec class_weight, vec base, int is_weighted,
+                                          int drops_zeros) {
+    const vec distance = NAME(distance_from)(base, x);
+    if (!is_weighted)
+        return distance;
+    const vec product = v_mul(class_weight, distance);
+    return drops_zeros ? v_drop(v_equal(class_weight, v_splat(0)), product) : product;
+}
+
+/* The distances of smoothed targets in a block, the sum of weighted_distance: a sweep of their own,
+ * since the exponentials need the registers.  Eight vectors in a tree, then in the wide sum. */
+KERNEL_INLINE double NAME(sum_of_distances)(const char *logits, const REAL *class_weight,
+                                            int64_t count, vec base, int is_weighted,
+                                            int drops_zeros, int storage) {
+    NAME(wide) sum = NAME(zero_wide)();
+    const REAL nearest = v_first(base) / LANES_DISTANCE_UNIT;
+    vec near[4], far[4], weight[4] = {base, base, base, base};
+    int64_t k = 0;
+    for (; k + GROUP <= count; k += GROUP) {
+        if (is_weighted)
+            EACH_OF(4, weight[j] = v_load(class_weight + k + j * LANES));
+        EACH_OF(4,
+                near[j] = NAME(weighted_distance)(NAME(load_stored)(logits, k + j * LANES, storage),
+                                                  weight[j], base, is_weighted, drops_zeros));
+        if (is_weighted)
+            EACH_OF(4, weight[j] = v_load(class_weight + k + HALF_GROUP + j * LANES));
+        EACH_OF(4, far[j] = NAME(weighted_distance)(
+                       NAME(load_stored)(logits, k + HALF_GROUP + j * LANES, storage), weight[j],
+                       base, is_weighted, drops_zeros);
+                near[j] = v_add(near[j], far[j]));
+        NAME(add_four)(&sum, near);
+    }
+    for (; k < count; k += HALF_GROUP) {
+        const int left = count - k < HALF_GROUP ? (int)(count - k) : HALF_GROUP;
+        if (is_weighted)
+            EACH_OF(4, weight[j] =
+                           NAME(load_up_to)(class_weight + k + j * LANES, left - j * LANES, 0));
+        /* classes that are not there are no distance away */
+        EACH_OF(4, near[j] = NAME(weighted_distance)(NAME(load_stored_up_to)(logits, k + j * LANES,
+                                                                             left - j * LANES,
+                                                                             nearest, storage),
+                                                     weight[j], base, is_weighted, drops_zeros));
+        NAME(add_four)(&sum, near);
+    }
+    return NAME(distance_total)(sum);
+}
