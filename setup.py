@@ -27,9 +27,9 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError, PlatformError
 
 PACKAGE = Path("src/xent_fast")
-# The kernels belong to the engine; everything else reaches them through it.
-ENGINE = [
-    "_binding/engine.pyx",
+# The kernels belong to one module; everything else reaches them through it.
+INSTRUCTION_SETS = [
+    "_binding/instruction_sets.pyx",
     "kernels/dispatch.c",
     "kernels/labels.c",
     "kernels/isa_portable.c",
@@ -42,6 +42,7 @@ BINDING = [
     "arrays",
     "batch",
     "class_calls",
+    "engine",
     "loss_calls",
     "options",
     "second_order_calls",
@@ -201,7 +202,7 @@ def extension(sources):
 setup(
     cmdclass={"build_ext": BuildExtension},
     ext_modules=[
-        extension(ENGINE),
+        extension(INSTRUCTION_SETS),
         *(extension([f"_binding/{name}.pyx"]) for name in BINDING),
         extension(["_loss.pyx"]),
         extension(["c_api.pyx"]),

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 
 import xent_fast
 from xent_fast import reference
-from xent_fast._binding import engine
+from xent_fast._binding import instruction_sets
 
 # Modules with the same functions, both held to other people's values.
 IMPLEMENTATIONS = {"reference": reference, "xent_fast": xent_fast}
@@ -41,12 +41,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.fixture(params=engine.available_isas())
+@pytest.fixture(params=instruction_sets.available_isas())
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every instruction set this machine can run, in force for one test."""
-    previous = engine.use_isa(request.param)
+    previous = instruction_sets.use_isa(request.param)
     yield request.param
-    engine.use_isa(previous)
+    instruction_sets.use_isa(previous)
 
 
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import combinations_with_replacement
 
-from xent_fast._binding import engine
+from xent_fast._binding import instruction_sets
 
-AVAILABLE = tuple(engine.available_isas())
+AVAILABLE = tuple(instruction_sets.available_isas())
 FMA_ISAS = tuple(name for name in AVAILABLE if name != "portable")
 # A pair of an instruction set with itself: two calls agree.
 SAME_BITS_PAIRS = tuple(combinations_with_replacement(FMA_ISAS, 2)) or (("portable", "portable"),)
@@ -20,8 +20,8 @@ SAME_BITS_PAIRS = tuple(combinations_with_replacement(FMA_ISAS, 2)) or (("portab
 @contextmanager
 def forced(name: str) -> Iterator[None]:
     """Run with one instruction set."""
-    previous = engine.use_isa(name)
+    previous = instruction_sets.use_isa(name)
     try:
         yield
     finally:
-        engine.use_isa(previous)
+        instruction_sets.use_isa(previous)

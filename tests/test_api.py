@@ -35,7 +35,7 @@ from xent_fast import (
     softmax_cross_entropy_grad,
     softmax_loss,
 )
-from xent_fast._binding import engine
+from xent_fast._binding import instruction_sets
 
 LOSSES = ["softmax_cross_entropy", "softmax_cross_entropy_grad", "softmax_loss"]
 FUNCTIONS = [
@@ -579,7 +579,7 @@ def test_show_config_returns_a_dict() -> None:
     config = show_config("dicts")
     assert config["version"] == xent_fast.__version__
     assert config["isa"]["active"] in config["isa"]["supported"]
-    assert tuple(config["isa"]["supported"]) == engine.available_isas()
+    assert tuple(config["isa"]["supported"]) == instruction_sets.available_isas()
     assert config["isa"]["supported"][-1] == "portable"
     assert config["threads"]["default"] >= 1
     assert config["numpy"] == np.__version__
@@ -599,13 +599,13 @@ def test_show_config_refuses_another_mode() -> None:
 PRINT_ISA = "import xent_fast; print(xent_fast.show_config('dicts')['isa']['active'])"
 
 
-@pytest.mark.parametrize("name", engine.available_isas())
+@pytest.mark.parametrize("name", instruction_sets.available_isas())
 def test_environment_forces_an_isa(name: str) -> None:
     assert run_python(PRINT_ISA, XENT_FAST_ISA=name).stdout.strip() == name
 
 
 def test_best_isa_is_the_default() -> None:
-    assert run_python(PRINT_ISA, XENT_FAST_ISA="").stdout.strip() == engine.available_isas()[0]
+    assert run_python(PRINT_ISA, XENT_FAST_ISA="").stdout.strip() == instruction_sets.available_isas()[0]
 
 
 @pytest.mark.parametrize(
@@ -616,7 +616,7 @@ def test_best_isa_is_the_default() -> None:
         " ",
         "neon,avx2",
         "\udcff",
-        *sorted({"avx2", "neon"} - {*engine.available_isas()}),
+        *sorted({"avx2", "neon"} - {*instruction_sets.available_isas()}),
     ],
 )
 def test_environment_with_an_unusable_isa(name: str) -> None:
@@ -625,16 +625,16 @@ def test_environment_with_an_unusable_isa(name: str) -> None:
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith(f"ValueError: XENT_FAST_ISA: {name!r} cannot be used")
     assert "valid names are avx512, avx2, neon, portable" in message
-    assert message.endswith(f"support {', '.join(engine.available_isas())}")
+    assert message.endswith(f"support {', '.join(instruction_sets.available_isas())}")
 
 
 def test_use_isa_returns_the_one_before() -> None:
     before = show_config("dicts")["isa"]["active"]
-    assert engine.use_isa("portable") == before
+    assert instruction_sets.use_isa("portable") == before
     assert show_config("dicts")["isa"]["active"] == "portable"
-    assert engine.use_isa(before) == "portable"
+    assert instruction_sets.use_isa(before) == "portable"
     with pytest.raises(ValueError, match="valid names are"):
-        engine.use_isa("sse9")
+        instruction_sets.use_isa("sse9")
 
 
 # --- threads ---

@@ -20,7 +20,7 @@ import pytest
 from helpers import GuardedArray
 
 from xent_fast import reference, softmax_cross_entropy, softmax_cross_entropy_grad
-from xent_fast._binding import engine
+from xent_fast._binding import instruction_sets
 
 ROWS, CLASSES = 6, 4
 PATTERN = 0xA5
@@ -827,7 +827,7 @@ def test_interrupt_waits_for_the_end_of_the_call() -> None:
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    previous = engine.use_isa("portable")
+    previous = instruction_sets.use_isa("portable")
     # A shell starts commands in the background with this signal ignored.
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     switch_interval = sys.getswitchinterval()
@@ -841,7 +841,7 @@ def test_interrupt_waits_for_the_end_of_the_call() -> None:
     finally:
         sys.setswitchinterval(switch_interval)
         signal.signal(signal.SIGINT, handler)
-        engine.use_isa(previous)
+        instruction_sets.use_isa(previous)
         thread.join()
     np.testing.assert_allclose(out, want, rtol=1e-4, atol=1e-12)
 

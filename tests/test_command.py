@@ -17,7 +17,7 @@ import pytest
 import xent_fast
 from xent_fast import _bits
 from xent_fast.__main__ import main
-from xent_fast._binding import engine
+from xent_fast._binding import instruction_sets
 from xent_fast._command import bench, check, info, peers
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -62,14 +62,14 @@ def test_every_instruction_set_of_the_processor_is_found() -> None:
     want = {"portable"}
     if has >= {"avx2", "fma", "f16c"}:
         want |= {"avx2"} | ({"avx512"} if has >= {"avx512f", "avx512dq", "avx512bw"} else set())
-    assert set(engine.available_isas()) == want
+    assert set(instruction_sets.available_isas()) == want
 
 
 @pytest.mark.smoke
 def test_check_passes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """On the instruction set in use; tests/test_digests.py has the bits of every one."""
     active = xent_fast.show_config("dicts")["isa"]["active"]
-    monkeypatch.setattr(engine, "available_isas", lambda: [active])
+    monkeypatch.setattr(instruction_sets, "available_isas", lambda: [active])
     assert main(["check"]) == 0
     assert f"All {len(check.CHECKS)} checks passed" in capsys.readouterr().out
 

@@ -10,7 +10,7 @@ import pytest
 import worst_rows
 from worst_rows import Cell, Rows, exact_error, load, path_of, quick_judge, recorded
 
-from xent_fast._binding import engine
+from xent_fast._binding import instruction_sets
 
 RECORD = load()
 ROWS = recorded(RECORD)
@@ -55,4 +55,4 @@ def test_the_judge_notices_a_result_that_is_off(monkeypatch: pytest.MonkeyPatch)
         lambda logits, **_: np.nextafter(np.full(logits.shape, 0.25, np.float32), np.float32(1)),
     )
     assert exact_error(cell, row) == pytest.approx(1.0)
-    assert engine.available_isas()
+    assert instruction_sets.available_isas()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.workloads import DENSE, IN_PLACE, INDEX, INTO_OUT, LOSS_ONLY, NEW, Case, Workload
-from xent_fast._binding import engine
+from xent_fast._binding import engine, instruction_sets
 
 Step = Callable[[Any], tuple[Any, Any]]
 CONFIGURATION = engine.configuration()
@@ -78,11 +78,11 @@ class Implementation:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        previous = engine.use_isa(self.isa)
+        previous = instruction_sets.use_isa(self.isa)
         try:
             yield
         finally:
-            engine.use_isa(previous)
+            instruction_sets.use_isa(previous)
 
 
 def _is_installed(distribution: str) -> bool:

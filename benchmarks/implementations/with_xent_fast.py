@@ -16,7 +16,7 @@ from benchmarks.implementations.contract import (
     Step,
 )
 from benchmarks.workloads import INTO_OUT, Case
-from xent_fast._binding import engine
+from xent_fast._binding import instruction_sets
 
 RUNTIME = Runtime("xent_fast")
 TOLERANCE = 8
@@ -42,7 +42,7 @@ def xent_fast_on(num_threads: int | None) -> Callable[[Case], Step]:
 
 
 def implementations() -> Iterator[Implementation]:
-    others = [isa for isa in engine.available_isas() if isa != DEFAULT_ISA]
+    others = [isa for isa in instruction_sets.available_isas() if isa != DEFAULT_ISA]
     for isa in [DEFAULT_ISA, *others]:
         name = "xent_fast" if isa == DEFAULT_ISA else f"xent_fast, {isa}"
         for suffix, threads in (("", None), (", 1 thread", 1)):

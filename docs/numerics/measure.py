@@ -38,7 +38,7 @@ from tables import (
 from tqdm import tqdm
 
 import xent_fast
-from xent_fast._binding import engine
+from xent_fast._binding import instruction_sets
 
 PAGE = Path(__file__).parent.parent / "numerics.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -53,11 +53,11 @@ ORACLE_ERROR = {"float32": 2.0**-16, "float64": 2.0**-7}
 
 @contextmanager
 def forced_isa(name: str) -> Iterator[None]:
-    previous = engine.use_isa(name)
+    previous = instruction_sets.use_isa(name)
     try:
         yield
     finally:
-        engine.use_isa(previous)
+        instruction_sets.use_isa(previous)
 
 
 def library_on(isa: str) -> Peer:
@@ -171,7 +171,7 @@ def description(oracle_errors: dict[str, float], left_out: list[str]) -> str:
     )
     return (
         f"Machine: {processor_name()} ({platform.system()} {platform.machine()}), instruction sets "
-        f"{', '.join(engine.available_isas())}. Python {platform.python_version()}, {versions}.\n"
+        f"{', '.join(instruction_sets.available_isas())}. Python {platform.python_version()}, {versions}.\n"
         f"Oracle against mpmath at 2400 bits, largest error on a sample of every distribution: "
         f"{oracle}.\n"
         f"Left out because not installed: {', '.join(left_out) or 'nothing'}.\n"
@@ -208,9 +208,9 @@ def main() -> None:
         parser.error("--quick is too short a measurement for the page")
 
     oracle_errors = {dtype: check_oracle(dtype) for dtype in ENTRIES}
-    libraries = {f"xent_fast, {isa}": library_on(isa) for isa in engine.available_isas()}
+    libraries = {f"xent_fast, {isa}": library_on(isa) for isa in instruction_sets.available_isas()}
     peers, left_out = installed_peers()
-    all_functions = {f"xent_fast, {isa}": functions_on(isa) for isa in engine.available_isas()}
+    all_functions = {f"xent_fast, {isa}": functions_on(isa) for isa in instruction_sets.available_isas()}
     all_functions[f"SciPy {importlib.metadata.version('scipy')}"] = scipy_functions
     measurement = Measurement(libraries, peers, all_functions)
     entries = QUICK_ENTRIES if arguments.quick else ENTRIES

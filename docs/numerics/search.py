@@ -38,7 +38,7 @@ from worst_rows import (
     save,
 )
 
-from xent_fast._binding import engine
+from xent_fast._binding import instruction_sets
 
 PAGE = Path(__file__).parents[1] / "numerics.md"
 BEGIN, END = "<!-- search: begin -->\n", "<!-- search: end -->\n"
@@ -203,11 +203,11 @@ def cells_of(isas: dict[str, str]) -> list[Cell]:
 def worst_of(cell: Cell, row: Rows) -> float:
     """The error by mpmath: on each instruction set of the cell's path, the largest."""
     errors = []
-    for isa in engine.available_isas():
+    for isa in instruction_sets.available_isas():
         if path_of(isa) == cell.path:
-            before = engine.use_isa(isa)
+            before = instruction_sets.use_isa(isa)
             errors.append(exact_error(cell, row))
-            engine.use_isa(before)
+            instruction_sets.use_isa(before)
     return max(errors)
 
 
@@ -215,13 +215,13 @@ def find(
     minutes: float, seed: int, is_quick: bool, known: dict[Cell, tuple[Rows, float]]
 ) -> tuple[dict[Cell, tuple[Rows, float]], int]:
     """Each cell's worst row, judged by mpmath, and how many rows were judged."""
-    isas = {path_of(isa): isa for isa in reversed(engine.available_isas())}
+    isas = {path_of(isa): isa for isa in reversed(instruction_sets.available_isas())}
     cells = cells_of(isas)
     seconds = math.inf if is_quick else minutes * 60 / len(cells)
     results, judged = {}, 0
     for number, cell in enumerate(cells):
         rng = np.random.default_rng((seed, number))
-        before = engine.use_isa(isas[cell.path])
+        before = instruction_sets.use_isa(isas[cell.path])
         began, found = time.monotonic(), Found()
         old = known[cell][0] if cell in known else None
         widths = list(rng.permutation(WIDTHS)[:WIDTHS_A_CELL])
@@ -233,7 +233,7 @@ def find(
             generations = GENERATIONS_OF_QUICK if is_quick else sys.maxsize
             begin = old if k == 0 else None
             search(cell, int(classes), rng, found, share, generations, begin)
-        engine.use_isa(before)
+        instruction_sets.use_isa(before)
         candidates = [row for row in (found.row, old) if row is not None]
         judged += found.judged
         results[cell] = max(
@@ -323,7 +323,7 @@ def main() -> int:
             "minutes": arguments.minutes,
             "seed": arguments.seed,
             "rows": judged,
-            "isas": ", ".join(engine.available_isas()),
+            "isas": ", ".join(instruction_sets.available_isas()),
             "machine": machine(),
         }
         runs = [] if arguments.afresh else record["runs"]

@@ -14,17 +14,14 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from xent_fast._binding.engine cimport (
-    Groups,
     Plan,
-    check_labels,
-    kernels_for,
     process_chunks,
     share_out,
-    sum_of,
     xent_float_mode,
     xent_restore_mode,
     xent_use_default_mode,
 )
+from xent_fast._binding.instruction_sets cimport check_labels, kernels_for, sum_of
 from xent_fast._binding.kernels cimport (
     XENT_AS_COMPUTED,
     XENT_BFLOAT16,
@@ -38,7 +35,7 @@ from xent_fast._binding.kernels cimport (
     xent_dtype,
     xent_storage,
 )
-from xent_fast._binding.stored cimport StoredMatrices, StoredMatrix, begin_stored, note_matrix
+from xent_fast._binding.stored cimport Groups, StoredMatrices, describe_stored
 
 __all__ = ["CALL_DTYPE"]
 
@@ -156,6 +153,7 @@ cdef int compute(xent_fast_call *call) noexcept nogil:
     cdef xent_batch batch
     cdef Groups groups
     cdef StoredMatrices stored
+    cdef xent_storage storage
     cdef Plan plan
     cdef double denominator = 0.0
     cdef int status = check_arguments(call)
@@ -175,11 +173,12 @@ cdef int compute(xent_fast_call *call) noexcept nogil:
             write_void(call)
             return XENT_FAST_OK
         batch.weight_factor = call.scale / denominator
-    describe_stored(call, &batch, &stored)
     groups.real_bytes = bytes_of_real(call)
     groups.count = 1
     groups.rows = batch.rows
     groups.logits_stride = groups.grad_stride = groups.targets_stride = 0
+    storage = storage_of(call)  # of all matrices alike
+    describe_stored(&stored, &batch, sizeof(batch), &groups, storage, storage, storage)
     if share_out(
         &plan, &batch, &groups, &stored if stored.are_needed else NULL,
         kernels_for(&batch, dtype_of(call)), call.num_threads
@@ -236,30 +235,6 @@ cdef void describe(const xent_fast_call *call, xent_batch *batch) noexcept nogil
     batch.z_loss = call.z_loss
     batch.output = XENT_GRADIENT
     batch.row_loss = <char *>call.row_loss
-
-
-cdef void describe_stored(
-    const xent_fast_call *call, const xent_batch *batch, StoredMatrices *stored
-) noexcept nogil:
-    """How the matrices lie in memory: all alike."""
-    cdef xent_storage storage = storage_of(call)
-    cdef StoredMatrix *matrix
-    begin_stored(stored, sizeof(xent_batch))
-    note_matrix(
-        stored, batch, &batch.logits, &batch.logits_row_stride, &batch.logits_class_stride, storage,
-        bytes_of_real(call)
-    ).is_read = True
-    if batch.grad != NULL:
-        matrix = note_matrix(
-            stored, batch, &batch.grad, &batch.grad_row_stride, &batch.grad_class_stride, storage,
-            bytes_of_real(call)
-        )
-        matrix.is_written = matrix.takes_first_place = True
-    if batch.dense_targets != NULL:
-        note_matrix(
-            stored, batch, &batch.dense_targets, &batch.dense_targets_row_stride,
-            &batch.dense_targets_class_stride, storage, bytes_of_real(call)
-        ).is_read = True
 
 
 cdef int settle_denominator(

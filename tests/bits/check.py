@@ -21,7 +21,7 @@ from pathlib import Path
 from checking import ROOT, Outcome
 
 from xent_fast import _bits
-from xent_fast._binding import engine
+from xent_fast._binding import instruction_sets
 
 INSTALLED = Path(_bits.__file__).parent
 CHECKOUT = ROOT / "src" / "xent_fast" / "_bits"
@@ -40,7 +40,7 @@ def faults_of(isa: str) -> tuple[int, list[str]]:
 
 def update(isas: tuple[str, ...]) -> None:
     for isa in isas:
-        engine.use_isa(isa)
+        instruction_sets.use_isa(isa)
         _bits.write(isa, ((case, _bits.digest_of(case)) for case in _bits.all_cases()))
     if INSTALLED.resolve() != CHECKOUT:
         for record in INSTALLED.glob("*.txt"):
@@ -52,14 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(options: argparse.Namespace) -> Outcome:
-    isas = engine.available_isas()
+    isas = instruction_sets.available_isas()
     if options.update:  # sets that share a record are compared with what the last one wrote
         update(isas)
     isas = isas[:1] if options.quick else isas
     figures: dict[str, int | str] = {"instruction sets": ", ".join(isas), "runs": 0}
     different = right = 0
     for isa in isas:
-        engine.use_isa(isa)
+        instruction_sets.use_isa(isa)
         count, faults = faults_of(isa)
         runs = count * (1 + len(_bits.CIRCUMSTANCES))
         figures |= {"runs": figures["runs"] + runs, "cases": count}

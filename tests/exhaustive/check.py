@@ -28,7 +28,7 @@ from pathlib import Path
 
 from checking import ARM_COMPILER, KERNELS, ROOT, Outcome, compiler, run, with_avx512_emulated
 
-from xent_fast._binding import engine
+from xent_fast._binding import instruction_sets
 
 ROOM = ROOT / "tests" / "exhaustive"
 RECORD = ROOM / "worst.json"
@@ -173,7 +173,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(options: argparse.Namespace) -> Outcome:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        native = {isa: build(compiler(), isa, directory) for isa in engine.available_isas()}
+        native = {isa: build(compiler(), isa, directory) for isa in instruction_sets.available_isas()}
         found = sweep_all(native, QUICK_STRIDE if options.quick else 1)
         same = check_digests(native, not options.quick, directory)
     if options.update:

@@ -31,7 +31,7 @@ sys.path.insert(0, str(HERE))
 import calls  # noqa: E402
 import pages  # noqa: E402
 
-from xent_fast._binding import engine  # noqa: E402
+from xent_fast._binding import instruction_sets  # noqa: E402
 from xent_fast._bits.functions import DTYPES, is_half  # noqa: E402
 
 # One to four vectors of 16 float32 or 8 float64 lanes, each +- 1; then the blocks of 1024 and 2048.
@@ -110,7 +110,7 @@ def agree(call: calls.Call, got: list[np.ndarray], want: list[np.ndarray]) -> bo
 
 def run(quick: bool, isa: str, dtype: type, progress: Path) -> int:
     """The number of calls made; the name of the one under way stands in `progress`."""
-    engine.use_isa(isa)
+    instruction_sets.use_isa(isa)
     arena, count = pages.Arena(), 0
     with progress.open("r+b") as file, mmap.mmap(file.fileno(), 0) as name_of_case:
         for name, call, side in cases(quick, isa, dtype):
@@ -151,7 +151,7 @@ def main() -> None:
         print(run(arguments.quick, isa, np.dtype(dtype).type, Path(progress)))
         return
     dtypes = [np.dtype(dtype).name for dtype in DTYPES]
-    isas = engine.available_isas()[: 1 if arguments.one_isa else None]
+    isas = instruction_sets.available_isas()[: 1 if arguments.one_isa else None]
     runs = [(isa, dtype) for isa in isas for dtype in dtypes]
     counts = [run_in_a_process(arguments.quick, *each) for each in runs]
     faults = counts.count(0)

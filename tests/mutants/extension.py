@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = "xent_fast"
 ISAS = ("avx512", "avx2", "portable")
 BINDING = "_binding"
-ENGINE = "engine.pyx"  # the module that holds the kernels
+WITH_KERNELS = "instruction_sets.pyx"  # the module that holds the kernels
 
 # What setup.py gives the extension, but for the optimisation.
 FLAGS = ("-ffp-contract=off", "-fvisibility=hidden", "-fPIC", "-fopenmp")
@@ -109,7 +109,7 @@ class Extension:
             self.compile(source)
         kernels = [str(path.with_suffix(".o")) for path in self.sources() if path.suffix == ".c"]
         for module in self.cython_sources():
-            objects = [str(module.with_suffix(".o")), *(kernels if module.name == ENGINE else [])]
+            objects = [str(module.with_suffix(".o")), *(kernels if module.name == WITH_KERNELS else [])]
             library = str(module.with_suffix(importlib.machinery.EXTENSION_SUFFIXES[0]))
             self.run(["cc", "-shared", *self.flags, *FLAGS, *objects, "-o", library, "-lm"])
 

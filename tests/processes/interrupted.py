@@ -20,7 +20,7 @@ from collections import Counter
 import numpy as np
 
 from xent_fast import softmax_cross_entropy_grad
-from xent_fast._binding import engine
+from xent_fast._binding import instruction_sets
 
 ROWS, CLASSES = 30_000, 300
 
@@ -45,7 +45,7 @@ def interrupted_once(logits: np.ndarray, labels: np.ndarray, want: np.ndarray) -
 
 def child(rounds: int) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    engine.use_isa("portable")
+    instruction_sets.use_isa("portable")
     row = np.random.default_rng(0).standard_normal((1, CLASSES)).astype(np.float32)
     labels = np.zeros(ROWS, np.int64)
     logits = np.broadcast_to(row, (ROWS, CLASSES))

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from xent_fast import softmax_cross_entropy_grad
-from xent_fast._binding import engine
+from xent_fast._binding import instruction_sets
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PROT_NONE = 0
@@ -144,8 +144,8 @@ def check_case(
 def check(calls: int, quick: bool) -> Figures:
     total = Figures()
     sys.setswitchinterval(1e-5)
-    for isa in engine.available_isas()[: 1 if quick else None]:
-        engine.use_isa(isa)
+    for isa in instruction_sets.available_isas()[: 1 if quick else None]:
+        instruction_sets.use_isa(isa)
         for shape, label_type, at_end, options in itertools.product(
             SHAPES, LABEL_TYPES[: 1 if quick else None], (True, False), OPTIONS.values()
         ):

@@ -21,7 +21,7 @@ from typing import Any
 import checking
 from checking import ROOT, Outcome, run
 
-from xent_fast._binding import engine
+from xent_fast._binding import instruction_sets
 
 ROOM = ROOT / "tests" / "threads"
 TIME_LIMIT = 3600
@@ -95,7 +95,7 @@ class Sanitizer:
 
     def _build(self) -> None:
         compiler = self.directory / "cc"
-        compiler.write_text(COMPILER.format(isa=engine.available_isas()[0]), encoding="utf-8")
+        compiler.write_text(COMPILER.format(isa=instruction_sets.available_isas()[0]), encoding="utf-8")
         compiler.chmod(0o755)
         environment = {
             "CC": str(compiler),

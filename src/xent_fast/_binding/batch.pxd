@@ -8,7 +8,6 @@ from cpython.object cimport PyTypeObject
 from libc.stdint cimport int64_t
 
 from xent_fast._binding.arrays cimport Layout, storage_of
-from xent_fast._binding.engine cimport Groups
 from xent_fast._binding.kernels cimport (
     XENT_AS_COMPUTED,
     xent_batch,
@@ -16,7 +15,7 @@ from xent_fast._binding.kernels cimport (
     xent_row_kernels,
 )
 from xent_fast._binding.options cimport Options
-from xent_fast._binding.stored cimport StoredMatrices, StoredMatrix
+from xent_fast._binding.stored cimport Groups, StoredMatrices, StoredMatrix
 
 
 cdef extern from "Python.h":
@@ -75,22 +74,14 @@ cdef inline bint any_in_16_bits(
     )
 
 
-cdef void describe_stored(
+cdef void describe_stored_arrays(
     StoredMatrices *stored,
     const xent_batch *batch,
     size_t batch_bytes,
+    const Groups *groups,
     cnp.ndarray source,
     cnp.ndarray working,
     cnp.ndarray targets,
-) noexcept
-cdef void add_result(
-    StoredMatrices *stored,
-    const void *batch,
-    const void *address,
-    const Py_ssize_t *row_stride,
-    const Py_ssize_t *class_stride,
-    cnp.ndarray array,
-    bint takes_first_place,
 ) noexcept
 cdef StoredMatrix *add_matrix(
     StoredMatrices *stored,

@@ -28,15 +28,8 @@ from xent_fast._binding.arrays cimport (
     row_stride_of,
     storage_of,
 )
-from xent_fast._binding.engine cimport (
-    UNLOCKED_LOGITS,
-    Groups,
-    Plan,
-    check_labels,
-    make_plan,
-    process_rows,
-    sum_of,
-)
+from xent_fast._binding.engine cimport UNLOCKED_LOGITS, Plan, make_plan, process_rows
+from xent_fast._binding.instruction_sets cimport check_labels, sum_of
 from xent_fast._binding.kernels cimport (
     XENT_AS_COMPUTED,
     XENT_FLOAT32,
@@ -55,12 +48,14 @@ from xent_fast._binding.kernels cimport (
     xent_label_type,
     xent_labels,
     xent_row_kernels,
+    xent_storage,
 )
 from xent_fast._binding.options cimport MEAN, NONE, Options, as_integer
 from xent_fast._binding.stored cimport (
+    Groups,
     StoredMatrices,
     StoredMatrix,
-    begin_stored,
+    describe_stored,
     lay_apart,
     lay_side_by_side,
     note_matrix,
@@ -342,48 +337,24 @@ cdef void describe_groups(
         groups.targets_stride = cnp.PyArray_STRIDE(targets, 0)
 
 
-cdef void describe_stored(
+cdef void describe_stored_arrays(
     StoredMatrices *stored,
     const xent_batch *batch,
     size_t batch_bytes,
+    const Groups *groups,
     cnp.ndarray source,
     cnp.ndarray working,
     cnp.ndarray targets,
 ) noexcept:
-    """How the matrices of a batch lie in memory, of a function's batch those that all begin with.
-
-    `targets` count only if they are dense; without `batch.grad` nothing is written to `working`.
+    """`targets` count only if they are dense; without `batch.grad` nothing is written to `working`.
     """
-    begin_stored(stored, batch_bytes)
-    add_matrix(
-        stored, batch, &batch.logits, &batch.logits_row_stride, &batch.logits_class_stride, source
-    ).is_read = True
+    cdef xent_storage grad = XENT_AS_COMPUTED
+    cdef xent_storage dense = XENT_AS_COMPUTED
     if batch.grad != NULL:
-        add_result(
-            stored, batch, &batch.grad, &batch.grad_row_stride, &batch.grad_class_stride, working,
-            True
-        )
+        grad = storage_of(working)
     if batch.dense_targets != NULL:
-        add_matrix(
-            stored, batch, &batch.dense_targets, &batch.dense_targets_row_stride,
-            &batch.dense_targets_class_stride, targets
-        ).is_read = True
-
-
-cdef void add_result(
-    StoredMatrices *stored,
-    const void *batch,
-    const void *address,
-    const Py_ssize_t *row_stride,
-    const Py_ssize_t *class_stride,
-    cnp.ndarray array,
-    bint takes_first_place,
-) noexcept:
-    cdef StoredMatrix *matrix = add_matrix(
-        stored, batch, address, row_stride, class_stride, array
-    )
-    matrix.is_written = True
-    matrix.takes_first_place = takes_first_place
+        dense = storage_of(targets)
+    describe_stored(stored, batch, batch_bytes, groups, storage_of(source), grad, dense)
 
 
 cdef StoredMatrix *add_matrix(
@@ -484,7 +455,7 @@ cdef int run_side_by_side(
     logits, targets, working, other = matrices
     point_batch_at(batch, logits, working, row_loss)
     describe_groups(&groups, logits, working, targets)
-    describe_stored(&stored, batch, batch_bytes, logits, working, targets)
+    describe_stored_arrays(&stored, batch, batch_bytes, &groups, logits, working, targets)
     lay_side_by_side(&stored, batch, groups.count > 1)
     if other is not None:
         other_address[0] = cnp.PyArray_BYTES(other)

@@ -12,14 +12,21 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from xent_fast._binding.arrays cimport dtype_of
-from xent_fast._binding.batch cimport describe_labels, describe_stored, if_needed
+from xent_fast._binding.batch cimport (
+    describe_groups,
+    describe_labels,
+    describe_stored_arrays,
+    if_needed,
+)
 from xent_fast._binding.engine cimport (
-    shard_kernels_of,
-    storage_kernels,
+    Plan,
+    make_plan,
+    process_chunks,
     xent_float_mode,
     xent_restore_mode,
     xent_use_default_mode,
 )
+from xent_fast._binding.instruction_sets cimport ShardBatch, kernels_of_shard, shard_kernels_of
 from xent_fast._binding.kernels cimport (
     XENT_BLOCK_STATISTICS,
     XENT_DENSE_TARGETS,
@@ -36,27 +43,15 @@ from xent_fast._binding.kernels cimport (
     XENT_TARGET_LOGIT,
     XENT_TARGET_WEIGHT,
     XENT_WRITE,
-    xent_batch_from,
+    xent_batch,
     xent_dtype,
+    xent_row_kernels,
     xent_shard,
-    xent_shard_kernels,
     xent_target_kind,
 )
-from xent_fast._binding.stored cimport (
-    LOAD,
-    STORE,
-    StoredMatrices,
-    move_rows,
-    own_bytes,
-    place_rows,
-)
+from xent_fast._binding.stored cimport Groups, StoredMatrices
 
 cnp.import_array()
-
-
-cdef enum:
-    # Numbers of 16 bits are widened so many at a time, or a row.
-    WIDENED_AT_ONCE = 16384
 
 
 ROW_STATISTICS = XENT_ROW_STATISTICS
@@ -90,9 +85,11 @@ def measure_classes(
     Without `z_loss` they are less than `settle_classes` needs with one. With `exponentials`, which
     may be the logits but never lie in 16 bits, these go there, for `write_classes`.
     """
-    cdef xent_shard shard
+    cdef ShardBatch problem
+    cdef xent_shard *shard = &problem.shard
     cdef StoredMatrices stored
-    describe_shard(&shard, logits, targets, weight, ignore_index, kind, values)
+    cdef Groups groups
+    describe_shard(shard, logits, targets, weight, ignore_index, kind, values)
     shard.batch.label_smoothing = label_smoothing
     shard.batch.temperature = temperature
     shard.batch.z_loss = z_loss
@@ -101,8 +98,8 @@ def measure_classes(
     if exponentials is not None:
         shard.batch.grad = cnp.PyArray_BYTES(exponentials)
         shard.batch.grad_row_stride = cnp.PyArray_STRIDE(exponentials, 0)
-    describe_stored(&stored, &shard.batch, sizeof(shard), logits, exponentials, targets)
-    work_on_shard(&shard, if_needed(&stored), dtype_of(logits), XENT_MEASURE)
+    describe_matrices(&stored, &groups, &problem, logits, exponentials, targets)
+    work_on_shard(&problem, &stored, &groups, dtype_of(logits), XENT_MEASURE)
 
 
 def settle_classes(
@@ -111,17 +108,21 @@ def settle_classes(
     double factor, int64_t num_classes, int64_t whole_blocks,
 ):
     """Write each row's loss, from the statistics of all ranges."""
-    cdef xent_shard shard
-    memset(&shard, 0, sizeof(shard))
+    cdef ShardBatch problem
+    cdef xent_shard *shard = &problem.shard
+    cdef Groups groups
+    memset(shard, 0, sizeof(shard[0]))
     shard.batch.rows = cnp.PyArray_DIM(values, 0)
     shard.batch.row_loss = cnp.PyArray_BYTES(row_loss)
     shard.kind = <xent_target_kind>kind
     shard.batch.label_smoothing = label_smoothing
     shard.batch.temperature = temperature
     settle_shard(
-        &shard, values, sample_weight, has_class_weight, z_loss, factor, num_classes, whole_blocks
+        shard, values, sample_weight, has_class_weight, z_loss, factor, num_classes, whole_blocks
     )
-    work_on_shard(&shard, NULL, dtype_of(row_loss), XENT_SETTLE)
+    describe_groups(&groups, values, None, row_loss)
+    groups.real_bytes = cnp.PyArray_ITEMSIZE(row_loss)
+    work_on_shard(&problem, NULL, &groups, dtype_of(row_loss), XENT_SETTLE)
 
 
 def write_classes(
@@ -135,9 +136,11 @@ def write_classes(
 
     Where `out` has the exponentials already, the logits are not read.
     """
-    cdef xent_shard shard
+    cdef ShardBatch problem
+    cdef xent_shard *shard = &problem.shard
     cdef StoredMatrices stored
-    describe_shard(&shard, logits, targets, weight, None, kind, values)
+    cdef Groups groups
+    describe_shard(shard, logits, targets, weight, None, kind, values)
     shard.batch.grad = cnp.PyArray_BYTES(out)
     shard.batch.grad_row_stride = cnp.PyArray_STRIDE(out, 0)
     shard.batch.label_smoothing = label_smoothing
@@ -146,10 +149,10 @@ def write_classes(
     shard.first_block = first_block
     shard.has_exponentials = has_exponentials
     settle_shard(
-        &shard, values, sample_weight, has_class_weight, z_loss, factor, num_classes, whole_blocks
+        shard, values, sample_weight, has_class_weight, z_loss, factor, num_classes, whole_blocks
     )
-    describe_stored(&stored, &shard.batch, sizeof(shard), logits, out, targets)
-    work_on_shard(&shard, if_needed(&stored), dtype_of(logits), XENT_WRITE)
+    describe_matrices(&stored, &groups, &problem, logits, out, targets)
+    work_on_shard(&problem, &stored, &groups, dtype_of(logits), XENT_WRITE)
 
 
 cdef int describe_shard(
@@ -175,6 +178,20 @@ cdef int describe_shard(
     return 0
 
 
+cdef void describe_matrices(
+    StoredMatrices *stored, Groups *groups, ShardBatch *problem, cnp.ndarray logits,
+    cnp.ndarray grad, cnp.ndarray targets,
+) noexcept:
+    """Each row has its statistics besides."""
+    cdef const char *batch = <const char *>problem
+    describe_groups(groups, logits, grad, targets)
+    describe_stored_arrays(
+        stored, &problem.shard.batch, sizeof(problem[0]), groups, logits, grad, targets
+    )
+    stored.row_factor = <const char *>&problem.shard.values - batch
+    stored.row_factor_step = <const char *>&problem.shard.row_step - batch
+
+
 cdef int settle_shard(
     xent_shard *shard, cnp.ndarray values, cnp.ndarray sample_weight, bint has_class_weight,
     double z_loss, double factor, int64_t num_classes, int64_t whole_blocks,
@@ -193,55 +210,26 @@ cdef int settle_shard(
 
 
 cdef int work_on_shard(
-    xent_shard *shard, const StoredMatrices *stored, xent_dtype dtype, int work
+    ShardBatch *problem, const StoredMatrices *stored, const Groups *groups, xent_dtype dtype,
+    int work
 ) except -1:
-    """On the calling thread, without the interpreter's lock.
-
-    `stored` is NULL where no matrix lies in 16 bits.
-    """
-    cdef const xent_shard_kernels *kernels = shard_kernels_of(dtype)
-    cdef int64_t rows = shard.batch.rows, classes = shard.batch.classes
-    cdef int64_t chunk_rows = max(rows, <int64_t>1)
-    cdef size_t workspace_bytes = (
-        kernels.workspace_bytes(shard.whole_blocks, classes) + 63
-    ) // 64 * 64
-    cdef size_t bytes = workspace_bytes
-    if stored != NULL:
-        chunk_rows = max(WIDENED_AT_ONCE // max(classes, <int64_t>1), <int64_t>1)
-        bytes += own_bytes(stored, shard, chunk_rows, classes)
+    """On the calling thread, without the interpreter's lock."""
+    cdef const xent_row_kernels *kernels = kernels_of_shard(problem, dtype, work)
+    cdef const xent_batch *batch = &problem.shard.batch
+    cdef size_t bytes = problem.kernels.workspace_bytes(problem.shard.whole_blocks, batch.classes)
     cdef void *memory = malloc(bytes + 64)
+    cdef Plan plan
+    cdef xent_float_mode mode
     if memory == NULL:
         raise MemoryError(f"cannot allocate {bytes} bytes of workspace")
-    cdef char *workspace = <char *>((<uintptr_t>memory + 63) // 64 * 64)
-    cdef xent_float_mode mode
-    cdef int64_t first_row = 0
-    with nogil:
-        mode = xent_use_default_mode()
-        if stored == NULL:
-            kernels.work(shard, rows, workspace, work)
-        else:
-            while first_row < rows:
-                work_on_stored_rows(
-                    shard, stored, kernels, first_row, chunk_rows, workspace,
-                    workspace + workspace_bytes, work
-                )
-                first_row += chunk_rows
-        xent_restore_mode(mode)
+    problem.workspace = <void *>((<uintptr_t>memory + 63) // 64 * 64)
+    try:
+        make_plan(&plan, batch, groups, if_needed(stored), kernels, 1)
+        with nogil:
+            mode = xent_use_default_mode()
+            process_chunks(&plan)
+            xent_restore_mode(mode)
+        free(plan.memory)
+    finally:
         free(memory)
     return 0
-
-
-cdef void work_on_stored_rows(
-    const xent_shard *shard, const StoredMatrices *stored, const xent_shard_kernels *kernels,
-    int64_t first_row, int64_t chunk_rows, void *workspace, char *widened, int work,
-) noexcept nogil:
-    """At most `chunk_rows` rows from that one on, their 16 bits through float32."""
-    cdef int64_t classes = shard.batch.classes
-    cdef int64_t row_count = min(chunk_rows, shard.batch.rows - first_row)
-    cdef xent_shard some = shard[0]
-    some.batch = xent_batch_from(&shard.batch, first_row, sizeof(float))
-    some.values += first_row * shard.row_step
-    place_rows(stored, shard, &some, 0, first_row, chunk_rows, classes, widened)
-    move_rows(stored, shard, &some, LOAD, storage_kernels(), 0, first_row, row_count, classes)
-    kernels.work(&some, row_count, workspace, work)
-    move_rows(stored, shard, &some, STORE, storage_kernels(), 0, first_row, row_count, classes)

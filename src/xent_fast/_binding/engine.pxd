@@ -5,18 +5,8 @@ Knows: names and types. Must not know: how rows are shared out.
 
 from libc.stdint cimport int64_t
 
-from xent_fast._binding.kernels cimport (
-    xent_batch,
-    xent_dtype,
-    xent_labels,
-    xent_row_kernels,
-    xent_shard_kernels,
-    xent_softmax_function,
-    xent_storage_kernels,
-    xent_target_kind,
-    xent_vjp_batch,
-)
-from xent_fast._binding.stored cimport StoredMatrices
+from xent_fast._binding.kernels cimport xent_batch, xent_row_kernels
+from xent_fast._binding.stored cimport Groups, StoredMatrices
 
 
 cdef extern from "_binding/float_mode.h" nogil:
@@ -34,27 +24,6 @@ cdef extern from "_binding/threads.h" nogil:
 cdef enum:
     # Fewer logits than these are not worth giving up the GIL.
     UNLOCKED_LOGITS = 2048
-
-# Rows that are not all one stride apart: `count` groups of `rows` rows each, the bytes of one
-# number, and those from one group of a matrix to the next.
-cdef struct Groups:
-    size_t real_bytes
-    int64_t count
-    int64_t rows
-    Py_ssize_t logits_stride
-    Py_ssize_t grad_stride
-    Py_ssize_t targets_stride
-
-ctypedef void (*vjp_rows)(
-    const xent_vjp_batch *batch, int64_t first_row, int64_t row_count
-) noexcept nogil
-
-# A backward pass. In `batch` the logits stand for what the products are of: p or log p.
-cdef struct VjpBatch:
-    xent_batch batch
-    const char *slopes
-    Py_ssize_t slopes_row_stride
-    vjp_rows process
 
 # How the rows of one batch are shared out, and the memory that takes.
 cdef struct Plan:
@@ -95,27 +64,3 @@ cdef size_t share_out(
 ) noexcept nogil
 cdef double process_rows(const Plan *plan) noexcept
 cdef double process_chunks(const Plan *plan) noexcept nogil
-cdef const xent_row_kernels *kernels_for(const xent_batch *batch, xent_dtype dtype) noexcept nogil
-cdef const xent_row_kernels *kernels_of_kind(
-    xent_dtype dtype, xent_target_kind kind
-) noexcept nogil
-cdef const xent_row_kernels *kernels_of_vjp(
-    VjpBatch *batch, xent_dtype dtype, bint of_logarithm
-) noexcept nogil
-cdef const xent_shard_kernels *shard_kernels_of(xent_dtype dtype) noexcept nogil
-cdef const xent_storage_kernels *storage_kernels() noexcept nogil
-cdef const xent_row_kernels *softmax_kernels_of(
-    xent_dtype dtype, xent_softmax_function function
-) noexcept nogil
-
-cdef void read_labels(
-    const xent_labels *labels, int64_t first_row, int64_t count, int64_t *destination
-) noexcept nogil
-cdef int64_t check_labels(
-    const xent_batch *batch,
-    const char *class_weight,
-    xent_dtype dtype,
-    int64_t *counted_rows,
-    double *weight_sum,
-) noexcept nogil
-cdef double sum_of(const double *values, int64_t count) noexcept nogil

@@ -2,8 +2,8 @@
 
 The only module with OpenMP; everything that computes comes here.
 
-Knows: the kernels' contract, threads, fork, the float mode, which instruction sets there are.
-Must not know: NumPy, Python's arguments, the mathematics.
+Knows: the kernels' contract, threads, fork, the float mode.
+Must not know: NumPy, Python's arguments, instruction sets, the mathematics.
 """
 
 import os
@@ -11,46 +11,29 @@ import os
 from cython.parallel cimport parallel, prange, threadid
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
+from xent_fast._binding.instruction_sets import active_isa_name, available_isas
+
+from xent_fast._binding.instruction_sets cimport ShardBatch, VjpBatch, storage_kernels
 from xent_fast._binding.kernels cimport (
-    XENT_DENSE_TARGETS,
-    XENT_INDEX_TARGETS,
     XENT_MAX_ROWS_PER_CALL,
     XENT_ROW_GRANULARITY,
-    XENT_SHAPED_TARGETS,
-    XENT_SMOOTHED_TARGETS,
     xent_add_to_sum,
     xent_batch,
     xent_batch_from,
-    xent_best_isa,
-    xent_check_labels,
     xent_distillation_batch,
-    xent_dtype,
     xent_entropy_batch,
     xent_grad_hessian_batch,
-    xent_isa,
-    xent_isa_at,
-    xent_isa_count,
-    xent_isa_named,
-    xent_known_isa_names,
-    xent_labels,
-    xent_read_labels,
     xent_row_kernels,
     xent_running_sum,
     xent_second_order_batch,
-    xent_shard_kernels,
-    xent_softmax_function,
-    xent_storage_kernels,
-    xent_sum_of,
     xent_sum_total,
-    xent_target_kind,
-    xent_vjp_batch,
-    xent_vjp_kernels,
 )
 from xent_fast._binding.stored cimport (
     LOAD,
     STORE,
+    Groups,
     StoredMatrices,
     StoredMatrix,
     advance_factors,
@@ -225,7 +208,7 @@ cdef inline size_t round_up(size_t bytes) noexcept nogil:
 
 cdef inline int64_t rows_per_chunk(int64_t rows, int64_t classes, bint turned) noexcept nogil:
     """As many rows as make CHUNK_LOGITS or, so that the chunks are even, fewer."""
-    cdef int64_t most = (TURNED_CHUNK_LOGITS if turned else CHUNK_LOGITS) // classes
+    cdef int64_t most = (TURNED_CHUNK_LOGITS if turned else CHUNK_LOGITS) // max(classes, 1)
     most = min(most, <int64_t>XENT_MAX_ROWS_PER_CALL)
     if turned:
         most = max(most, <int64_t>XENT_ROW_GRANULARITY)
@@ -393,6 +376,7 @@ cdef union AnyBatch:
     xent_grad_hessian_batch grad_hessian
     xent_entropy_batch entropy
     VjpBatch vjp
+    ShardBatch shard
 
 
 cdef double process_stored_rows(
@@ -411,12 +395,12 @@ cdef double process_stored_rows(
         workspace + plan.kernel_bytes
     )
     move_rows(
-        stored, plan.batch, &copy, LOAD, active_isa.storage_kernels, group, first_row, row_count,
+        stored, plan.batch, &copy, LOAD, storage_kernels(), group, first_row, row_count,
         plan.batch.classes
     )
     loss = plan.kernels.process_rows(&copy.rows, 0, row_count, workspace)
     move_rows(
-        stored, plan.batch, &copy, STORE, active_isa.storage_kernels, group, first_row, row_count,
+        stored, plan.batch, &copy, STORE, storage_kernels(), group, first_row, row_count,
         plan.batch.classes
     )
     return loss
@@ -450,151 +434,14 @@ def set_waiting(how, harmful):
     spins_freely = harmful
 
 
-# --- backward passes ------------------------------------------------------------------------------
-
-
-cdef double process_vjp_rows(
-    const xent_batch *batch, int64_t first_row, int64_t row_count, void *workspace
-) noexcept nogil:
-    """A kernel of the contract, made of one for backward passes."""
-    cdef const VjpBatch *problem = <const VjpBatch *>batch
-    cdef xent_vjp_batch rows
-    rows.rows = batch.rows
-    rows.classes = batch.classes
-    rows.values = batch.logits
-    rows.values_row_stride = batch.logits_row_stride
-    rows.slopes = problem.slopes
-    rows.slopes_row_stride = problem.slopes_row_stride
-    rows.grad = batch.grad
-    rows.grad_row_stride = batch.grad_row_stride
-    rows.grad_output = batch.grad_output
-    rows.grad_output_step = batch.grad_output_step
-    problem.process(&rows, first_row, row_count)
-    return 0.0
-
-
-cdef size_t no_bytes(int64_t classes) noexcept nogil:
-    return 0
-
-
-cdef xent_row_kernels vjp_row_kernels
-memset(&vjp_row_kernels, 0, sizeof(vjp_row_kernels))
-vjp_row_kernels.process_rows = process_vjp_rows
-vjp_row_kernels.workspace_bytes = no_bytes
-
-
-cdef const xent_row_kernels *kernels_of_vjp(
-    VjpBatch *batch, xent_dtype dtype, bint of_logarithm
-) noexcept nogil:
-    """What writes every row's product: of log_softmax, or of softmax."""
-    cdef const xent_vjp_kernels *kernels = &active_isa.vjp_kernels[<int>dtype]
-    batch.process = kernels.log_softmax_rows if of_logarithm else kernels.softmax_rows
-    return &vjp_row_kernels
-
-
-# --- labels ---------------------------------------------------------------------------------------
-
-
-cdef void read_labels(
-    const xent_labels *labels, int64_t first_row, int64_t count, int64_t *destination
-) noexcept nogil:
-    """Class indices of some rows, of whatever integer type they are."""
-    xent_read_labels(labels, first_row, count, destination)
-
-
-cdef int64_t check_labels(
-    const xent_batch *batch,
-    const char *class_weight,
-    xent_dtype dtype,
-    int64_t *counted_rows,
-    double *weight_sum,
-) noexcept nogil:
-    """Row of the first label out of bounds, or -1; adds up the rows that count and their weights.
-
-    `class_weight` is NULL or of that dtype.
-    """
-    return xent_check_labels(
-        &batch.labels, batch.rows, batch.classes, batch.sample_weight, class_weight, dtype,
-        counted_rows, weight_sum
-    )
-
-
-cdef double sum_of(const double *values, int64_t count) noexcept nogil:
-    return xent_sum_of(values, count)
-
-
-# --- instruction sets and configuration -----------------------------------------------------------
-
-
-# Written by use_isa alone, which only a program's start and tests call: never while others compute.
-cdef const xent_isa *active_isa = xent_best_isa()
-
-
-cdef const xent_shard_kernels *shard_kernels_of(xent_dtype dtype) noexcept nogil:
-    return &active_isa.shard_kernels[<int>dtype]
-
-
-cdef const xent_storage_kernels *storage_kernels() noexcept nogil:
-    """What widens and rounds, by storage."""
-    return active_isa.storage_kernels
-
-
-cdef const xent_row_kernels *kernels_for(const xent_batch *batch, xent_dtype dtype) noexcept nogil:
-    """The kernels of the loss that the targets and options of a batch need."""
-    cdef xent_target_kind kind = XENT_INDEX_TARGETS
-    if batch.dense_targets != NULL:
-        kind = XENT_DENSE_TARGETS
-        if batch.label_smoothing != 0 or batch.class_weight != NULL:
-            kind = XENT_SHAPED_TARGETS
-    elif batch.label_smoothing != 0 or (batch.z_loss != 0 and batch.class_weight != NULL):
-        # The z-loss of a row carries no class weight, so that the weight belongs to the mass.
-        kind = XENT_SMOOTHED_TARGETS
-    return kernels_of_kind(dtype, kind)
-
-
-cdef const xent_row_kernels *kernels_of_kind(
-    xent_dtype dtype, xent_target_kind kind
-) noexcept nogil:
-    """The kernels of the loss for this dtype and kind of targets."""
-    return &active_isa.kernels[<int>dtype][<int>kind]
-
-
-cdef const xent_row_kernels *softmax_kernels_of(
-    xent_dtype dtype, xent_softmax_function function
-) noexcept nogil:
-    """The kernels of what else is made of the rows' softmax."""
-    return &active_isa.softmax_functions[<int>dtype][<int>function]
-
-
-def available_isas():
-    """Return the names of the instruction sets in this build that run here, best first."""
-    return tuple([
-        xent_isa_at(position).name.decode()
-        for position in range(xent_isa_count())
-        if xent_isa_at(position).is_supported()
-    ])
-
-
-def use_isa(name):
-    """Compute with the instruction set of that name from now on; return the one before."""
-    global active_isa
-    cdef const xent_isa *isa = xent_isa_named(name.encode(errors="replace"))
-    if isa == NULL or not isa.is_supported():
-        raise ValueError(
-            f"XENT_FAST_ISA: {name!r} cannot be used; "
-            f"valid names are {xent_known_isa_names().decode()}, "
-            f"and this machine and build support {', '.join(available_isas())}"
-        )
-    previous = active_isa.name.decode()
-    active_isa = isa
-    return previous
+# --- configuration --------------------------------------------------------------------------------
 
 
 def configuration():
     """Return what this build is and what the next call would use, as a dict of plain values."""
     return {
         "version": XENT_FAST_VERSION.decode(),
-        "isa": {"active": active_isa.name.decode(), "supported": list(available_isas())},
+        "isa": {"active": active_isa_name(), "supported": list(available_isas())},
         "threads": {
             "openmp": XENT_OPENMP_VERSION or None,
             "default": default_threads(),
@@ -603,7 +450,3 @@ def configuration():
         },
         "compiler": XENT_COMPILER.decode(),
     }
-
-
-if os.environ.get("XENT_FAST_ISA"):
-    use_isa(os.environ["XENT_FAST_ISA"])

@@ -34,7 +34,7 @@ from xent_fast._binding.batch cimport (
     any_in_16_bits,
     describe_groups,
     describe_plain_labels,
-    describe_stored,
+    describe_stored_arrays,
     loss_of_rows,
     point_at_factors,
     point_batch_at,
@@ -42,10 +42,10 @@ from xent_fast._binding.batch cimport (
     settle_rows,
     xent_new_pair,
 )
-from xent_fast._binding.engine cimport Groups, kernels_for, read_labels
+from xent_fast._binding.instruction_sets cimport kernels_for, read_labels
 from xent_fast._binding.kernels cimport xent_batch, xent_labels
 from xent_fast._binding.options cimport NONE, Options, read_options
-from xent_fast._binding.stored cimport StoredMatrices
+from xent_fast._binding.stored cimport Groups, StoredMatrices
 
 cnp.import_array()
 
@@ -177,7 +177,9 @@ cdef object compute_rows(
         batch.prediction = <int64_t *>cnp.PyArray_DATA(judgement.prediction)
     describe_groups(&groups, logits, working, targets)
     if any_in_16_bits(logits, working, targets):
-        describe_stored(&stored, &batch, sizeof(batch), logits, working, targets)
+        describe_stored_arrays(
+            &stored, &batch, sizeof(batch), &groups, logits, working, targets
+        )
         if_stored = &stored
     to_fill = None
     if is_void:

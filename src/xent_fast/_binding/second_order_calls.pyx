@@ -30,9 +30,9 @@ from xent_fast._binding.arrays cimport (
     shares_memory,
 )
 from xent_fast._binding.batch cimport (
-    add_result,
+    add_matrix,
     describe_groups,
-    describe_stored,
+    describe_stored_arrays,
     loss_of_rows,
     mean_class_weight,
     point_batch_at,
@@ -42,13 +42,11 @@ from xent_fast._binding.batch cimport (
     xent_new_pair,
 )
 from xent_fast._binding.engine cimport (
-    Groups,
-    kernels_for,
-    softmax_kernels_of,
     xent_float_mode,
     xent_restore_mode,
     xent_use_default_mode,
 )
+from xent_fast._binding.instruction_sets cimport kernels_for, softmax_kernels_of
 from xent_fast._binding.kernels cimport (
     XENT_DISTILLATION,
     XENT_GRAD_HESSIAN,
@@ -59,7 +57,7 @@ from xent_fast._binding.kernels cimport (
     xent_second_order_batch,
 )
 from xent_fast._binding.options cimport NONE, Options, as_real, as_temperature, read_options
-from xent_fast._binding.stored cimport StoredMatrices, lay_side_by_side
+from xent_fast._binding.stored cimport Groups, StoredMatrices, lay_side_by_side
 
 cnp.import_array()
 
@@ -332,11 +330,13 @@ cdef object both_derivatives(
     )
     point_batch_at(batch, rows, grad_rows, row_loss)
     describe_groups(&groups, rows, grad_rows, labels)
-    describe_stored(&stored, batch, sizeof(problem[0]), rows, grad_rows, labels)
-    add_result(
-        &stored, batch, &problem.hessian, &problem.hessian_row_stride,
-        &problem.hessian_class_stride, hessian_rows, False
+    describe_stored_arrays(
+        &stored, batch, sizeof(problem[0]), &groups, rows, grad_rows, labels
     )
+    add_matrix(
+        &stored, batch, &problem.hessian, &problem.hessian_row_stride,
+        &problem.hessian_class_stride, hessian_rows
+    ).is_written = True
     stored.are_needed = stored.are_needed or groups.count > 1
     if class_stride_of(rows) == 0 and class_stride_of(grad_rows) == 0:
         lay_side_by_side(&stored, batch, False)  # the plan looks at these two

@@ -31,7 +31,7 @@ from xent_fast._binding.arrays cimport (
 from xent_fast._binding.batch cimport (
     describe_groups,
     describe_rows,
-    describe_stored,
+    describe_stored_arrays,
     loss_of_rows,
     point_at_factors,
     point_batch_at,
@@ -40,14 +40,15 @@ from xent_fast._binding.batch cimport (
     settle_rows,
 )
 from xent_fast._binding.engine cimport (
-    Groups,
+    xent_float_mode,
+    xent_restore_mode,
+    xent_use_default_mode,
+)
+from xent_fast._binding.instruction_sets cimport (
     VjpBatch,
     kernels_of_kind,
     kernels_of_vjp,
     softmax_kernels_of,
-    xent_float_mode,
-    xent_restore_mode,
-    xent_use_default_mode,
 )
 from xent_fast._binding.kernels cimport (
     XENT_ENTROPY,
@@ -59,7 +60,7 @@ from xent_fast._binding.kernels cimport (
     xent_output,
 )
 from xent_fast._binding.options cimport NONE, Options, as_temperature, as_thread_count, read_options
-from xent_fast._binding.stored cimport StoredMatrices, lay_side_by_side
+from xent_fast._binding.stored cimport Groups, StoredMatrices, lay_side_by_side
 
 cnp.import_array()
 
@@ -175,7 +176,7 @@ cdef object compute_softmax(
     point_batch_at(&batch, rows, out, None)
     batch.lse = cnp.PyArray_BYTES(lse)
     describe_groups(&groups, rows, out, first_class)
-    describe_stored(&stored, &batch, sizeof(batch), rows, out, first_class)
+    describe_stored_arrays(&stored, &batch, sizeof(batch), &groups, rows, out, first_class)
     run(
         &batch, &groups, &stored, kernels_of_kind(dtype_of(rows), XENT_SMOOTHED_TARGETS), &options,
         None, layout, None
@@ -322,7 +323,7 @@ cdef object any_entropy(
             to_fill.append((working, 0))
     point_batch_at(batch, rows, working, row_entropy)
     describe_groups(&groups, rows, working, no_labels)
-    describe_stored(&stored, batch, sizeof(problem), rows, working, no_labels)
+    describe_stored_arrays(&stored, batch, sizeof(problem), &groups, rows, working, no_labels)
     lay_side_by_side(&stored, batch, groups.count > 1)
     stored.row_factor = <const char *>&problem.grad_output - <const char *>batch
     stored.row_factor_step = <const char *>&problem.grad_output_step - <const char *>batch

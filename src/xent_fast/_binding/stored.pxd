@@ -35,12 +35,30 @@ cdef struct StoredMatrices:
     size_t row_factor_step  # and where their step
     StoredMatrix matrices[MOST_MATRICES]
 
+# Rows that are not all one stride apart: `count` groups of `rows` rows each, the bytes of one
+# number, and those from one group of a matrix to the next.
+cdef struct Groups:
+    size_t real_bytes
+    int64_t count
+    int64_t rows
+    Py_ssize_t logits_stride
+    Py_ssize_t grad_stride
+    Py_ssize_t targets_stride
+
 cdef enum Direction:
     LOAD
     STORE
 
 
-cdef void begin_stored(StoredMatrices *stored, size_t batch_bytes) noexcept nogil
+cdef void describe_stored(
+    StoredMatrices *stored,
+    const xent_batch *batch,
+    size_t batch_bytes,
+    const Groups *groups,
+    xent_storage logits,
+    xent_storage grad,
+    xent_storage targets,
+) noexcept nogil
 cdef StoredMatrix *note_matrix(
     StoredMatrices *stored,
     const void *batch,

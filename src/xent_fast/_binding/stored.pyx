@@ -26,14 +26,46 @@ ctypedef fused real:
     double
 
 
-cdef void begin_stored(StoredMatrices *stored, size_t batch_bytes) noexcept nogil:
-    """Of a batch without factors of its rows, until they are noted."""
+cdef void describe_stored(
+    StoredMatrices *stored,
+    const xent_batch *batch,
+    size_t batch_bytes,
+    const Groups *groups,
+    xent_storage logits,
+    xent_storage grad,
+    xent_storage targets,
+) noexcept nogil:
+    """How the matrices of a batch lie in memory, of a function's batch those that all begin with.
+
+    Such a batch has no factors of its rows, until they are noted.
+    """
+    cdef StoredMatrix *matrix
     stored.batch_bytes = batch_bytes
     stored.count = 0
     stored.are_needed = False
     stored.are_turned = False
     stored.row_factor = 0
     stored.row_factor_step = 0
+    matrix = note_matrix(
+        stored, batch, &batch.logits, &batch.logits_row_stride, &batch.logits_class_stride, logits,
+        groups.real_bytes
+    )
+    matrix.group_stride = groups.logits_stride
+    matrix.is_read = True
+    if batch.grad != NULL:
+        matrix = note_matrix(
+            stored, batch, &batch.grad, &batch.grad_row_stride, &batch.grad_class_stride, grad,
+            groups.real_bytes
+        )
+        matrix.group_stride = groups.grad_stride
+        matrix.is_written = matrix.takes_first_place = True
+    if batch.dense_targets != NULL:
+        matrix = note_matrix(
+            stored, batch, &batch.dense_targets, &batch.dense_targets_row_stride,
+            &batch.dense_targets_class_stride, targets, groups.real_bytes
+        )
+        matrix.group_stride = groups.targets_stride
+        matrix.is_read = True
 
 
 cdef StoredMatrix *note_matrix(

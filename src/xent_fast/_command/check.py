@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 import xent_fast
 from xent_fast import _bits
-from xent_fast._binding import engine
+from xent_fast._binding import instruction_sets
 
 # Of class indices without options, what docs/numerics.md says of loss and gradient.
 MOST_ULPS: dict[type[Any], float] = {np.float32: 5.5, np.float64: 6.5}
@@ -32,7 +32,7 @@ Array = NDArray[Any]
 def check() -> int:
     """Run every check and say what failed; 0 if nothing did."""
     started, failures = time.perf_counter(), 0
-    print(f"xent_fast {xent_fast.__version__}, {', '.join(engine.available_isas())}")
+    print(f"xent_fast {xent_fast.__version__}, {', '.join(instruction_sets.available_isas())}")
     for name, test in CHECKS.items():
         faults, remark = test()
         print(f"{'FAILED' if faults else 'ok':<7}{name}: {'; '.join(faults) or remark}", flush=True)
@@ -54,12 +54,12 @@ Outcome = tuple[list[str], str]  # faults, and what to say if there are none
 def on_every_isa(test: Callable[[str], list[str]]) -> list[str]:
     """The faults of each instruction set in turn; the one in use comes back afterwards."""
     faults = []
-    for isa in engine.available_isas():
-        previous = engine.use_isa(isa)
+    for isa in instruction_sets.available_isas():
+        previous = instruction_sets.use_isa(isa)
         try:
             faults += [f"{isa}: {fault}" for fault in test(isa)]
         finally:
-            engine.use_isa(previous)
+            instruction_sets.use_isa(previous)
     return faults
 
 
