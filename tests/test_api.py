@@ -605,7 +605,10 @@ def test_environment_forces_an_isa(name: str) -> None:
 
 
 def test_best_isa_is_the_default() -> None:
-    assert run_python(PRINT_ISA, XENT_FAST_ISA="").stdout.strip() == instruction_sets.available_isas()[0]
+    assert (
+        run_python(PRINT_ISA, XENT_FAST_ISA="").stdout.strip()
+        == instruction_sets.available_isas()[0]
+    )
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,8 @@ def description(oracle_errors: dict[str, float], left_out: list[str]) -> str:
     )
     return (
         f"Machine: {processor_name()} ({platform.system()} {platform.machine()}), instruction sets "
-        f"{', '.join(instruction_sets.available_isas())}. Python {platform.python_version()}, {versions}.\n"
+        f"{', '.join(instruction_sets.available_isas())}. "
+        f"Python {platform.python_version()}, {versions}.\n"
         f"Oracle against mpmath at 2400 bits, largest error on a sample of every distribution: "
         f"{oracle}.\n"
         f"Left out because not installed: {', '.join(left_out) or 'nothing'}.\n"
@@ -210,7 +211,9 @@ def main() -> None:
     oracle_errors = {dtype: check_oracle(dtype) for dtype in ENTRIES}
     libraries = {f"xent_fast, {isa}": library_on(isa) for isa in instruction_sets.available_isas()}
     peers, left_out = installed_peers()
-    all_functions = {f"xent_fast, {isa}": functions_on(isa) for isa in instruction_sets.available_isas()}
+    all_functions = {
+        f"xent_fast, {isa}": functions_on(isa) for isa in instruction_sets.available_isas()
+    }
     all_functions[f"SciPy {importlib.metadata.version('scipy')}"] = scipy_functions
     measurement = Measurement(libraries, peers, all_functions)
     entries = QUICK_ENTRIES if arguments.quick else ENTRIES

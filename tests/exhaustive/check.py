@@ -173,7 +173,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(options: argparse.Namespace) -> Outcome:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        native = {isa: build(compiler(), isa, directory) for isa in instruction_sets.available_isas()}
+        native = {
+            isa: build(compiler(), isa, directory) for isa in instruction_sets.available_isas()
+        }
         found = sweep_all(native, QUICK_STRIDE if options.quick else 1)
         same = check_digests(native, not options.quick, directory)
     if options.update:

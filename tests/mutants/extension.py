@@ -109,7 +109,10 @@ class Extension:
             self.compile(source)
         kernels = [str(path.with_suffix(".o")) for path in self.sources() if path.suffix == ".c"]
         for module in self.cython_sources():
-            objects = [str(module.with_suffix(".o")), *(kernels if module.name == WITH_KERNELS else [])]
+            objects = [
+                str(module.with_suffix(".o")),
+                *(kernels if module.name == WITH_KERNELS else []),
+            ]
             library = str(module.with_suffix(importlib.machinery.EXTENSION_SUFFIXES[0]))
             self.run(["cc", "-shared", *self.flags, *FLAGS, *objects, "-o", library, "-lm"])
 

@@ -95,7 +95,9 @@ class Sanitizer:
 
     def _build(self) -> None:
         compiler = self.directory / "cc"
-        compiler.write_text(COMPILER.format(isa=instruction_sets.available_isas()[0]), encoding="utf-8")
+        compiler.write_text(
+            COMPILER.format(isa=instruction_sets.available_isas()[0]), encoding="utf-8"
+        )
         compiler.chmod(0o755)
         environment = {
             "CC": str(compiler),
