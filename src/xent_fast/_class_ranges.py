@@ -195,7 +195,7 @@ def described(
         counted = True if ignore_index is None else rows.targets != ignore_index
         _check_labels(rows.targets, counted, total)
     options = Options(
-        class_calls.target_kind(rows.is_dense, label_smoothing != 0 or rows.weight is not None),
+        class_calls.target_kind(rows.is_dense, label_smoothing, rows.weight is not None),
         np.dtype(arguments.computed_dtype(rows.logits)).itemsize,
         temperature,
         label_smoothing,
@@ -483,8 +483,8 @@ def _checked_bounds(
     if len(rows.logits) != statistics.rows:
         raise ValueError(f"logits have {len(rows.logits)} rows, the statistics {statistics.rows}")
     options = options_of(statistics)
-    is_shaped = options.label_smoothing != 0 or rows.weight is not None
-    if options.kind != class_calls.target_kind(rows.is_dense, is_shaped):
+    has_weight = rows.weight is not None
+    if options.kind != class_calls.target_kind(rows.is_dense, options.label_smoothing, has_weight):
         raise ValueError("targets and weight must be those that class_statistics was given")
     if not rows.is_dense:
         values = values_of(statistics)

@@ -122,8 +122,9 @@ def has_negative_weight(statistics: ClassStatistics) -> bool:
 
 def has_class_indices(statistics: ClassStatistics) -> bool:
     """Whether targets were class indices."""
-    kinds = [class_calls.target_kind(False, is_shaped) for is_shaped in (False, True)]
-    return options_of(statistics).kind in kinds
+    options = options_of(statistics)
+    smoothing, has_weight = options.label_smoothing, options.has_class_weight
+    return options.kind == class_calls.target_kind(False, smoothing, has_weight)
 
 
 def values_of(statistics: ClassStatistics) -> Float64Array:

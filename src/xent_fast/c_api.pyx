@@ -230,9 +230,9 @@ cdef void describe(const xent_fast_call *call, xent_batch *batch) noexcept nogil
     batch.dense_targets_row_stride = target_rows(call).stride
     batch.sample_weight = call.sample_weight
     batch.class_weight = <const char *>call.class_weight
-    batch.label_smoothing = call.label_smoothing
-    batch.temperature = call.temperature
-    batch.z_loss = call.z_loss
+    batch.options.label_smoothing = call.label_smoothing
+    batch.options.temperature = call.temperature
+    batch.options.z_loss = call.z_loss
     batch.output = XENT_GRADIENT
     batch.row_loss = <char *>call.row_loss
 

@@ -121,9 +121,9 @@ static xent_batch describe(const problem *p, const layout *l, arrays *a) {
             p->has_sample_weight ? (const double *)(void *)a->at[SAMPLE_WEIGHT].first : NULL,
         .weight_factor = p->weight_factor,
         .class_weight = p->has_class_weight ? a->at[CLASS_WEIGHT].first : NULL,
-        .label_smoothing = p->label_smoothing,
-        .temperature = p->temperature,
-        .z_loss = p->z_loss,
+        .options.label_smoothing = p->label_smoothing,
+        .options.temperature = p->temperature,
+        .options.z_loss = p->z_loss,
         .output = p->output,
     };
     if (p->has_labels)

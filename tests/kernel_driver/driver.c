@@ -165,9 +165,9 @@ static uint64_t run_case(const xent_isa *isa, xent_target_kind kind, buffers *b,
         .sample_weight = b->weights,
         .weight_factor = 0.37,
         .class_weight = has_class_weight ? b->targets : NULL,
-        .label_smoothing = has_options ? 0.125 : 0,
-        .temperature = has_options ? 1.7 : 1,
-        .z_loss = has_options ? 0.01 : 0,
+        .options.label_smoothing = has_options ? 0.125 : 0,
+        .options.temperature = has_options ? 1.7 : 1,
+        .options.z_loss = has_options ? 0.01 : 0,
         .row_loss = b->loss,
     };
     void *workspace = allocate(kernels->workspace_bytes(classes));
@@ -222,8 +222,8 @@ static uint64_t run_softmax_function_case(const xent_isa *isa, int function, buf
         .labels = {(const char *)b->labels, sizeof(int64_t), XENT_INT64, 1, -1},
         .sample_weight = b->weights,
         .weight_factor = 0.37,
-        .temperature = is_distillation ? 1 : 1.7,
-        .z_loss = is_distillation ? 0 : 0.01,
+        .options.temperature = is_distillation ? 1 : 1.7,
+        .options.z_loss = is_distillation ? 0 : 0.01,
         .row_loss = is_distillation ? b->loss : NULL,
     };
     const xent_second_order_batch second_order = {
@@ -406,9 +406,9 @@ static int compute_request(const xent_isa *isa, batch_request request) {
         .dense_targets = is_dense ? b.targets : NULL,
         .dense_targets_row_stride = is_dense ? row_bytes : 0,
         .class_weight = request.is_weighted ? b.targets : NULL,
-        .label_smoothing = request.kind == XENT_SMOOTHED_TARGETS ? 0.1 : 0,
+        .options.label_smoothing = request.kind == XENT_SMOOTHED_TARGETS ? 0.1 : 0,
         .weight_factor = 1.0 / (double)request.rows,
-        .temperature = 1,
+        .options.temperature = 1,
     };
     void *workspace = allocate(kernels->workspace_bytes(request.classes));
     printf("loss %.9g\n", compute_batch(kernels, &batch, workspace));

@@ -268,9 +268,9 @@ static xent_batch make_batch(request r) {
         .grad_row_stride = r.place == LOSS_ONLY ? 0 : grad.row_stride,
         .grad_class_stride = r.place == LOSS_ONLY ? 0 : grad.class_stride,
         .weight_factor = is_gradient ? 0.5 : 0,
-        .label_smoothing = is_gradient && has_smoothing ? 0.1 : 0,
-        .temperature = r.has_options ? 1.5 : 1,
-        .z_loss = r.has_options ? 0.01 : 0,
+        .options.label_smoothing = is_gradient && has_smoothing ? 0.1 : 0,
+        .options.temperature = r.has_options ? 1.5 : 1,
+        .options.z_loss = r.has_options ? 0.01 : 0,
         .output = r.output,
     };
     point_at_targets(&batch, r);

@@ -119,9 +119,7 @@ cdef int describe_rows(
     cdef int last = cnp.PyArray_NDIM(logits) - 1
     batch.rows = row_count_of(logits)
     batch.classes = cnp.PyArray_DIM(logits, last)
-    batch.label_smoothing = options.label_smoothing
-    batch.temperature = options.temperature
-    batch.z_loss = options.z_loss
+    batch.options = options.of_rows
     batch.output = XENT_GRADIENT
     batch.logits_storage = XENT_AS_COMPUTED
     batch.grad_storage = XENT_AS_COMPUTED
@@ -271,7 +269,7 @@ cdef cnp.ndarray rescaled(cnp.ndarray weights):
 
 cdef cnp.ndarray rescaled_classes(const xent_batch *batch, cnp.ndarray weight):
     """Class weights, where the mean divides by them too and nothing is free of them."""
-    if batch.dense_targets != NULL or batch.z_loss != 0:
+    if batch.dense_targets != NULL or batch.options.z_loss != 0:
         return weight
     return rescaled(weight)
 

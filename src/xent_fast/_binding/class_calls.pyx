@@ -29,15 +29,11 @@ from xent_fast._binding.engine cimport (
 from xent_fast._binding.instruction_sets cimport ShardBatch, kernels_of_shard, shard_kernels_of
 from xent_fast._binding.kernels cimport (
     XENT_BLOCK_STATISTICS,
-    XENT_DENSE_TARGETS,
     XENT_FLOAT32,
     XENT_FLOAT64,
-    XENT_INDEX_TARGETS,
     XENT_MEASURE,
     XENT_ROW_STATISTICS,
     XENT_SETTLE,
-    XENT_SHAPED_TARGETS,
-    XENT_SMOOTHED_TARGETS,
     XENT_TARGETS_HERE,
     XENT_TARGET_CLASS,
     XENT_TARGET_LOGIT,
@@ -45,6 +41,7 @@ from xent_fast._binding.kernels cimport (
     XENT_WRITE,
     xent_batch,
     xent_dtype,
+    xent_kind_of_targets,
     xent_row_kernels,
     xent_shard,
     xent_target_kind,
@@ -68,11 +65,17 @@ def class_block_count(dtype, int64_t classes):
     ).block_count(classes)
 
 
-def target_kind(bint is_dense, bint is_shaped):
-    """Return how the kernels take such targets: 'shaped' is smoothed or with class weights."""
+def target_kind(bint is_dense, double label_smoothing, bint has_class_weight):
+    """Return how the kernels take such targets, whose rows may have a z_loss."""
+    cdef xent_batch batch
+    memset(&batch, 0, sizeof(batch))
     if is_dense:
-        return <int>(XENT_SHAPED_TARGETS if is_shaped else XENT_DENSE_TARGETS)
-    return <int>(XENT_SMOOTHED_TARGETS if is_shaped else XENT_INDEX_TARGETS)
+        batch.dense_targets = b""
+    if has_class_weight:
+        batch.class_weight = b""
+    batch.options.label_smoothing = label_smoothing
+    batch.options.z_loss = 1.0
+    return <int>xent_kind_of_targets(&batch)
 
 
 def measure_classes(
@@ -90,9 +93,9 @@ def measure_classes(
     cdef StoredMatrices stored
     cdef Groups groups
     describe_shard(shard, logits, targets, weight, ignore_index, kind, values)
-    shard.batch.label_smoothing = label_smoothing
-    shard.batch.temperature = temperature
-    shard.batch.z_loss = z_loss
+    shard.batch.options.label_smoothing = label_smoothing
+    shard.batch.options.temperature = temperature
+    shard.batch.options.z_loss = z_loss
     shard.first_class = first_class
     shard.num_classes = num_classes
     if exponentials is not None:
@@ -115,8 +118,8 @@ def settle_classes(
     shard.batch.rows = cnp.PyArray_DIM(values, 0)
     shard.batch.row_loss = cnp.PyArray_BYTES(row_loss)
     shard.kind = <xent_target_kind>kind
-    shard.batch.label_smoothing = label_smoothing
-    shard.batch.temperature = temperature
+    shard.batch.options.label_smoothing = label_smoothing
+    shard.batch.options.temperature = temperature
     settle_shard(
         shard, values, sample_weight, has_class_weight, z_loss, factor, num_classes, whole_blocks
     )
@@ -143,8 +146,8 @@ def write_classes(
     describe_shard(shard, logits, targets, weight, None, kind, values)
     shard.batch.grad = cnp.PyArray_BYTES(out)
     shard.batch.grad_row_stride = cnp.PyArray_STRIDE(out, 0)
-    shard.batch.label_smoothing = label_smoothing
-    shard.batch.temperature = temperature
+    shard.batch.options.label_smoothing = label_smoothing
+    shard.batch.options.temperature = temperature
     shard.first_class = first_class
     shard.first_block = first_block
     shard.has_exponentials = has_exponentials
@@ -200,7 +203,7 @@ cdef int settle_shard(
     shard.values = <double *>cnp.PyArray_DATA(values)
     shard.row_step = cnp.PyArray_STRIDE(values, 0) // <Py_ssize_t>sizeof(double)
     shard.has_class_weight = has_class_weight
-    shard.batch.z_loss = z_loss
+    shard.batch.options.z_loss = z_loss
     shard.batch.weight_factor = factor
     if sample_weight is not None:
         shard.batch.sample_weight = <const double *>cnp.PyArray_DATA(sample_weight)

@@ -23,7 +23,6 @@ from xent_fast._binding.kernels cimport (
     xent_batch,
     xent_batch_from,
     xent_distillation_batch,
-    xent_entropy_batch,
     xent_grad_hessian_batch,
     xent_row_kernels,
     xent_running_sum,
@@ -374,7 +373,6 @@ cdef union AnyBatch:
     xent_second_order_batch second_order
     xent_distillation_batch distillation
     xent_grad_hessian_batch grad_hessian
-    xent_entropy_batch entropy
     VjpBatch vjp
     ShardBatch shard
 

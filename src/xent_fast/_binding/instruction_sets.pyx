@@ -12,11 +12,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from xent_fast._binding.kernels cimport (
-    XENT_DENSE_TARGETS,
     XENT_FLOAT64,
-    XENT_INDEX_TARGETS,
-    XENT_SHAPED_TARGETS,
-    XENT_SMOOTHED_TARGETS,
     xent_batch,
     xent_batch_from,
     xent_best_isa,
@@ -26,6 +22,7 @@ from xent_fast._binding.kernels cimport (
     xent_isa_at,
     xent_isa_count,
     xent_isa_named,
+    xent_kind_of_targets,
     xent_known_isa_names,
     xent_labels,
     xent_read_labels,
@@ -56,15 +53,7 @@ cdef const xent_storage_kernels *storage_kernels() noexcept nogil:
 
 cdef const xent_row_kernels *kernels_for(const xent_batch *batch, xent_dtype dtype) noexcept nogil:
     """The kernels of the loss that the targets and options of a batch need."""
-    cdef xent_target_kind kind = XENT_INDEX_TARGETS
-    if batch.dense_targets != NULL:
-        kind = XENT_DENSE_TARGETS
-        if batch.label_smoothing != 0 or batch.class_weight != NULL:
-            kind = XENT_SHAPED_TARGETS
-    elif batch.label_smoothing != 0 or (batch.z_loss != 0 and batch.class_weight != NULL):
-        # The z-loss of a row carries no class weight, so that the weight belongs to the mass.
-        kind = XENT_SMOOTHED_TARGETS
-    return kernels_of_kind(dtype, kind)
+    return kernels_of_kind(dtype, xent_kind_of_targets(batch))
 
 
 cdef const xent_row_kernels *kernels_of_kind(

@@ -16,10 +16,8 @@ cdef extern from "kernels/contract.h" nogil:
         XENT_BFLOAT16
 
     ctypedef enum xent_target_kind:
-        XENT_INDEX_TARGETS
-        XENT_DENSE_TARGETS
-        XENT_SHAPED_TARGETS
         XENT_SMOOTHED_TARGETS
+        XENT_TARGET_KIND_COUNT
 
     ctypedef enum xent_output:
         XENT_GRADIENT
@@ -43,6 +41,11 @@ cdef extern from "kernels/contract.h" nogil:
         bint has_ignore_index
         int64_t ignore_index
 
+    ctypedef struct xent_options:
+        double label_smoothing
+        double temperature
+        double z_loss
+
     ctypedef struct xent_batch:
         int64_t rows
         int64_t classes
@@ -63,15 +66,14 @@ cdef extern from "kernels/contract.h" nogil:
         const double *grad_output
         int64_t grad_output_step
         const char *class_weight
-        double label_smoothing
-        double temperature
-        double z_loss
+        xent_options options
         xent_output output
         char *row_loss
         char *lse
         int64_t *prediction
 
     xent_batch xent_batch_from(const xent_batch *batch, int64_t row, size_t real_bytes)
+    xent_target_kind xent_kind_of_targets(const xent_batch *batch)
 
     enum:
         XENT_MAX_ROWS_PER_CALL
@@ -143,11 +145,6 @@ cdef extern from "kernels/contract.h" nogil:
         double min_hessian
         double mean_class_weight
 
-    ctypedef struct xent_entropy_batch:
-        xent_batch batch
-        const double *grad_output
-        int64_t grad_output_step
-
     enum:
         XENT_TARGETS_HERE
         XENT_TARGET_LOGIT
@@ -191,7 +188,7 @@ cdef extern from "kernels/contract.h" nogil:
     ctypedef struct xent_isa:
         const char *name
         bint (*is_supported)() noexcept nogil
-        xent_row_kernels kernels[2][4]
+        xent_row_kernels kernels[2][XENT_TARGET_KIND_COUNT]
         xent_vjp_kernels vjp_kernels[2]
         xent_row_kernels softmax_functions[2][4]
         xent_shard_kernels shard_kernels[2]

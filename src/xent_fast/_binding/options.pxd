@@ -1,7 +1,9 @@
 """The options of a call, checked; meanings stand in `options.pyx`.
 
-Knows: names and types. Must not know: arrays, kernels.
+Knows: names and types. Must not know: arrays, what kernels make of the numbers.
 """
+
+from xent_fast._binding.kernels cimport xent_options
 
 
 cdef enum Reduction:
@@ -12,9 +14,7 @@ cdef enum Reduction:
 
 # What a call asks for besides its arrays.
 cdef struct Options:
-    double label_smoothing
-    double temperature
-    double z_loss
+    xent_options of_rows  # as the kernels take them
     double scale
     Reduction reduction
     bint with_grad
@@ -34,6 +34,7 @@ cdef int read_options(
 ) except -1
 cdef Reduction as_reduction(object given) except UNKNOWN_REDUCTION
 cdef double as_real(object given, str name) except? -1.0
+cdef double as_number(object given, str name) except? -1.0
 cdef double as_temperature(object given) except? -1.0
 cdef int as_thread_count(object given) except -1
 cdef object as_integer(object given, str name)

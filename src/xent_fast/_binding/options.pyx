@@ -1,7 +1,7 @@
 """The options of a call, each checked and as the kernels take it.
 
 Knows: what a caller may hand over, and the words of every complaint.
-Must not know: arrays, kernels, threads.
+Must not know: arrays, what kernels make of the numbers, threads.
 """
 
 import numbers
@@ -15,6 +15,7 @@ from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from libc.limits cimport INT_MAX
 from libc.math cimport INFINITY
+from libc.string cimport memset
 
 from xent_fast._binding.engine cimport XENT_OPENMP_VERSION
 
@@ -29,9 +30,11 @@ cdef int read_options(
     object return_statistics,
     object num_threads,
 ) except -1:
-    options.label_smoothing = as_label_smoothing(label_smoothing)
-    options.temperature = as_temperature(temperature)
-    options.z_loss = as_z_loss(z_loss)
+    """What all functions have; other options are 0 until they are set."""
+    memset(&options.of_rows, 0, sizeof(options.of_rows))
+    options.of_rows.label_smoothing = as_label_smoothing(label_smoothing)
+    options.of_rows.temperature = as_temperature(temperature)
+    options.of_rows.z_loss = as_number(z_loss, "z_loss")
     options.reduction = as_reduction(reduction)
     options.scale = as_real(scale, "scale")
     options.with_statistics = return_statistics
@@ -65,10 +68,11 @@ cdef double as_temperature(object given) except? -1.0:
     return value
 
 
-cdef double as_z_loss(object given) except? -1.0:
-    cdef double value = as_real(given, "z_loss")
+cdef double as_number(object given, str name) except? -1.0:
+    """A real number that is not NaN."""
+    cdef double value = as_real(given, name)
     if value != value:
-        raise ValueError("z_loss must not be NaN")
+        raise ValueError(f"{name} must not be NaN")
     return value
 
 
@@ -157,8 +161,8 @@ def checked_options(
     """Return the numbers as floats, all five having been checked."""
     as_reduction(reduction)
     return (
-        as_label_smoothing(label_smoothing), as_temperature(temperature), as_z_loss(z_loss),
-        as_real(scale, "scale"),
+        as_label_smoothing(label_smoothing), as_temperature(temperature),
+        as_number(z_loss, "z_loss"), as_real(scale, "scale"),
     )
 
 

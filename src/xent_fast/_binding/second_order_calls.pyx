@@ -146,7 +146,7 @@ def distillation(
         if targets is None:
             if ignore_index is not None:
                 raise ValueError("ignore_index needs targets that are class indices")
-            options.label_smoothing = 0.0
+            options.of_rows.label_smoothing = 0.0
         return distilled(
             &options, student_logits, teacher_logits, targets, as_temperature(temperature),
             as_share(alpha), axis, weight, sample_weight, ignore_index, out
@@ -313,7 +313,7 @@ cdef object both_derivatives(
     )
     problem.mean_class_weight = mean_class_weight(given.weight, weights)
     problem.target_kernels = NULL
-    if given.dense is not None or batch.label_smoothing != 0 or batch.z_loss != 0:
+    if given.dense is not None or batch.options.label_smoothing != 0 or batch.options.z_loss != 0:
         problem.target_kernels = kernels_for(batch, dtype_of(rows))
     problem.hessian = cnp.PyArray_BYTES(hessian_rows)
     problem.hessian_row_stride = row_stride_of(hessian_rows)

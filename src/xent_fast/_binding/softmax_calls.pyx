@@ -56,7 +56,6 @@ from xent_fast._binding.kernels cimport (
     XENT_PROBABILITIES,
     XENT_SMOOTHED_TARGETS,
     xent_batch,
-    xent_entropy_batch,
     xent_output,
 )
 from xent_fast._binding.options cimport NONE, Options, as_temperature, as_thread_count, read_options
@@ -289,8 +288,7 @@ cdef object any_entropy(
     object out,
 ):
     """Check everything, allocate everything, then write."""
-    cdef xent_entropy_batch problem
-    cdef xent_batch *batch = &problem.batch
+    cdef xent_batch batch
     cdef Groups groups
     cdef StoredMatrices stored
     cdef cnp.ndarray row_entropy = None
@@ -307,9 +305,9 @@ cdef object any_entropy(
     rows = matrices[0]
     no_labels = class_0_of_rows(rows)
     _kept = settle_rows(
-        batch, options, rows, no_labels, None, given.sample_weight, None, given.layout, &is_void
+        &batch, options, rows, no_labels, None, given.sample_weight, None, given.layout, &is_void
     )
-    point_at_factors(&problem.grad_output, &problem.grad_output_step, grad_output)
+    point_at_factors(&batch.grad_output, &batch.grad_output_step, grad_output)
 
     # Every allocation that is left.
     if options.reduction == NONE:
@@ -321,14 +319,12 @@ cdef object any_entropy(
         result = EntropyAndGrad(entropies, outputs[0] if out is None else out)
         if is_void:
             to_fill.append((working, 0))
-    point_batch_at(batch, rows, working, row_entropy)
+    point_batch_at(&batch, rows, working, row_entropy)
     describe_groups(&groups, rows, working, no_labels)
-    describe_stored_arrays(&stored, batch, sizeof(problem), &groups, rows, working, no_labels)
-    lay_side_by_side(&stored, batch, groups.count > 1)
-    stored.row_factor = <const char *>&problem.grad_output - <const char *>batch
-    stored.row_factor_step = <const char *>&problem.grad_output_step - <const char *>batch
+    describe_stored_arrays(&stored, &batch, sizeof(batch), &groups, rows, working, no_labels)
+    lay_side_by_side(&stored, &batch, groups.count > 1)
     run(
-        batch, &groups, &stored, softmax_kernels_of(dtype_of(rows), XENT_ENTROPY), options,
+        &batch, &groups, &stored, softmax_kernels_of(dtype_of(rows), XENT_ENTROPY), options,
         entropies, given.layout, to_fill
     )
     return result

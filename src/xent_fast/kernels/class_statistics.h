@@ -46,10 +46,11 @@ KERNEL_INLINE NAME(long_row) NAME(row_of_shard)(const xent_shard *shard, int64_t
     const xent_batch *batch = &shard->batch;
     NAME(long_row) r = NAME(long_row_at)(batch, row, local, w->local, w->weight_sums, NULL, kind);
     r.label = (uint64_t)local < (uint64_t)batch->classes ? local : -1;
-    r.masses.smoothing =
-        kind == XENT_SMOOTHED_TARGETS ? batch->label_smoothing / (double)shard->num_classes : 0;
+    r.masses.smoothing = kind == XENT_SMOOTHED_TARGETS
+                             ? batch->options.label_smoothing / (double)shard->num_classes
+                             : 0;
     if (kind == XENT_SHAPED_TARGETS)
-        r.masses.floor = (REAL)(batch->label_smoothing / (double)shard->num_classes);
+        r.masses.floor = (REAL)(batch->options.label_smoothing / (double)shard->num_classes);
     return r;
 }
 
@@ -134,11 +135,11 @@ KERNEL_INLINE NAME(long_row)
     }
     r.masses.share = 1;
     if (kind == XENT_SMOOTHED_TARGETS) {
-        r.masses.label_mass = (1 - batch->label_smoothing) * values[XENT_TARGET_WEIGHT];
-        r.masses.smoothing = batch->label_smoothing / (double)shard->num_classes;
+        r.masses.label_mass = (1 - batch->options.label_smoothing) * values[XENT_TARGET_WEIGHT];
+        r.masses.smoothing = batch->options.label_smoothing / (double)shard->num_classes;
     } else if (kind == XENT_SHAPED_TARGETS) {
-        r.masses.share = (REAL)(1 - batch->label_smoothing);
-        r.masses.floor = (REAL)(batch->label_smoothing / (double)shard->num_classes);
+        r.masses.share = (REAL)(1 - batch->options.label_smoothing);
+        r.masses.floor = (REAL)(batch->options.label_smoothing / (double)shard->num_classes);
     }
     if (HAS_OWN_MASSES(kind))
         r.masses.targets = w->targets;
@@ -211,14 +212,11 @@ KERNEL_INLINE void NAME(work_on_rows)(const xent_shard *shard, int64_t row_count
 
 static void NAME(work_on_shard)(const xent_shard *shard, int64_t row_count, void *workspace,
                                 int work) {
-    if (shard->kind == XENT_INDEX_TARGETS)
-        NAME(work_on_rows)(shard, row_count, workspace, work, XENT_INDEX_TARGETS);
-    else if (shard->kind == XENT_DENSE_TARGETS)
-        NAME(work_on_rows)(shard, row_count, workspace, work, XENT_DENSE_TARGETS);
-    else if (shard->kind == XENT_SHAPED_TARGETS)
-        NAME(work_on_rows)(shard, row_count, workspace, work, XENT_SHAPED_TARGETS);
-    else
-        NAME(work_on_rows)(shard, row_count, workspace, work, XENT_SMOOTHED_TARGETS);
+#define WORK_ON_KIND(name, number, storages) \
+    if (shard->kind == number)               \
+        NAME(work_on_rows)(shard, row_count, workspace, work, number);
+    EACH_TARGET_KIND(WORK_ON_KIND)
+#undef WORK_ON_KIND
 }
 
 static int64_t NAME(shard_block_count)(int64_t classes) { return NAME(block_count)(classes); }

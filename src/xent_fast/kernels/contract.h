@@ -73,6 +73,13 @@ typedef struct {
     int64_t ignore_index;
 } xent_labels;
 
+/* The numbers of the formula above. */
+typedef struct {
+    double label_smoothing; /* E */
+    double temperature;     /* T */
+    double z_loss;          /* z */
+} xent_options;
+
 /* One batch.  Strides are in bytes and of any sign, numbers aligned to their own size.  Of each
  * matrix either the classes of one row are contiguous (class stride 0 says so) or its rows are:
  * then the row stride is the size of one number. The caller has checked that every label is in [0,
@@ -98,10 +105,8 @@ typedef struct {
                                     `grad_output_step`, or NULL for 1 */
     int64_t grad_output_step;    /* from one row's to the next: 1, or 0 for the same */
     const char *class_weight;    /* w: one number a class, of the logits' dtype, or NULL for 1 */
-    double label_smoothing;      /* E */
-    double temperature;          /* T */
-    double z_loss;               /* z */
-    xent_output output;          /* what goes to grad */
+    xent_options options;
+    xent_output output; /* what goes to grad */
     char
         *row_loss; /* `rows` numbers of the logits' dtype, or NULL where only their sum is wanted */
     char *lse;     /* the same; NaN for rows that have none or do not count */
@@ -127,6 +132,18 @@ static inline xent_batch xent_batch_from(const xent_batch *batch, int64_t row, s
     rest.lse = batch->lse ? batch->lse + first_byte : NULL;
     rest.prediction = batch->prediction ? batch->prediction + first : NULL;
     return rest;
+}
+
+/* The kind of a batch's targets: the one place where it is decided. */
+static inline xent_target_kind xent_kind_of_targets(const xent_batch *batch) {
+    const int is_smoothed = batch->options.label_smoothing != 0,
+              is_weighted = batch->class_weight != NULL;
+    if (batch->dense_targets)
+        return is_smoothed || is_weighted ? XENT_SHAPED_TARGETS : XENT_DENSE_TARGETS;
+    /* The z-loss of a row carries no class weight, so that the weight belongs to the mass. */
+    if (is_smoothed || (is_weighted && batch->options.z_loss != 0))
+        return XENT_SMOOTHED_TARGETS;
+    return XENT_INDEX_TARGETS;
 }
 
 /* Rows a call of `process_rows` may be given at most, and the multiple its first row should be
@@ -166,7 +183,11 @@ typedef struct {
 
 /* What is made of the rows' softmax besides the loss.  These batches begin with one of the loss,
  * whose `grad` takes the result: their `process_rows` is given its address.  The other matrix has
- * the logits' dtype, with rows as theirs; `grad` may be it with the same stride, or disjoint. */
+ * the logits' dtype, with rows as theirs; `grad` may be it with the same stride, or disjoint.
+ *
+ * Of entropies there is no other matrix: they take the losses' place, times the row's weight, and
+ * their gradient that of the loss, which may be NULL.  Labels, class weights, label_smoothing,
+ * z_loss, lse and prediction are not used. */
 typedef enum {
     XENT_SECOND_ORDER = 0,
     XENT_DISTILLATION = 1,
@@ -206,14 +227,6 @@ typedef struct {
     double min_hessian;       /* what smaller numbers of the diagonal become */
     double mean_class_weight; /* 1 where there are none */
 } xent_grad_hessian_batch;
-
-/* Entropies take the losses' place, times the row's weight, and their gradient that of the loss,
- * which may be NULL.  Labels, class weights, label_smoothing and z_loss are not used. */
-typedef struct {
-    xent_batch batch;          /* lse and prediction are not used */
-    const double *grad_output; /* multiplies the gradient alone; NULL for 1 */
-    int64_t grad_output_step;  /* numbers from one row's to the next; 0: one for all */
-} xent_entropy_batch;
 
 /* One batch of a backward pass, a row at a time.  All three matrices have the same dtype, `classes`
  * contiguous numbers a row aligned to their own size, and strides in bytes of any sign. */

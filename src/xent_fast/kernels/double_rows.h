@@ -94,9 +94,10 @@ KERNEL_INLINE NAME(far_row)
     row.classes = batch->classes;
     row.label = label;
     row.kind = kind;
-    row.over_temperature = far_quotient(far_of(1), far_of(batch->temperature));
-    row.share = far_of(1 - batch->label_smoothing);
-    row.floor = far_quotient(far_of(batch->label_smoothing), far_of((double)batch->classes));
+    row.over_temperature = far_quotient(far_of(1), far_of(batch->options.temperature));
+    row.share = far_of(1 - batch->options.label_smoothing);
+    row.floor =
+        far_quotient(far_of(batch->options.label_smoothing), far_of((double)batch->classes));
     row.pivot = 0;
     row.maximum = NAME(real_at)(row.logits, row.logit_step, 0);
     for (int64_t k = 1; k < row.classes; ++k) {
@@ -138,10 +139,10 @@ static NEVER_INLINE double NAME(loss_of_far_row)(const xent_batch *batch, int64_
     const far mass = far_sum(row.other_mass, row.pivot_mass);
     const far lse =
         far_sum(far_product(far_of((double)row.maximum), row.over_temperature), log_sum);
-    const far z = far_of(batch->z_loss), slope = far_product(far_sum(z, z), lse);
+    const far_lse_terms terms = far_lse_terms_of(&batch->options, lse);
     far loss = far_sum(far_product(mass, log_sum), row.distance);
-    if (z.high != 0)
-        loss = far_sum(loss, far_product(far_product(z, lse), lse));
+    if (lse_counts(&batch->options))
+        loss = far_sum(loss, terms.loss);
     if (batch->lse)
         ((REAL *)(void *)batch->lse)[at] = (REAL)far_value(lse);
     if (batch->prediction)
@@ -158,11 +159,11 @@ static NEVER_INLINE double NAME(loss_of_far_row)(const xent_batch *batch, int64_
             value = far_sum(below, far_minus(log_sum));
         } else if (batch->output == XENT_GRADIENT) {
             if (k == row.pivot)
-                value = far_quotient(far_sum(far_sum(row.other_mass, slope),
+                value = far_quotient(far_sum(far_sum(row.other_mass, terms.slope),
                                              far_minus(far_product(own, row.others))),
                                      total);
             else
-                value = far_sum(far_product(far_sum(mass, slope), value), far_minus(own));
+                value = far_sum(far_product(far_sum(mass, terms.slope), value), far_minus(own));
             value = far_product(steepness, value);
         }
         output[k * step] = (REAL)far_value(value);
@@ -181,8 +182,8 @@ static NEVER_INLINE void NAME(curvature_of_far_row)(const xent_batch *batch, int
     const far total = far_sum(far_of(1), row.others), log_sum = far_log_of_1_plus(row.others);
     const far lse =
         far_sum(far_product(far_of((double)row.maximum), row.over_temperature), log_sum);
-    const far slope = far_of(2 * batch->z_loss);
-    const far mass = far_sum(far_sum(row.other_mass, row.pivot_mass), far_product(slope, lse));
+    const far_lse_terms terms = far_lse_terms_of(&batch->options, lse);
+    const far mass = far_sum(far_sum(row.other_mass, row.pivot_mass), terms.slope);
     far weight = far_product(far_of(batch->weight_factor),
                              far_product(row.over_temperature, row.over_temperature));
     if (batch->sample_weight)
@@ -206,7 +207,7 @@ static NEVER_INLINE void NAME(curvature_of_far_row)(const xent_batch *batch, int
             first = far_quotient(k == row.pivot ? row.others : far_sum(total, far_minus(e)), total);
         }
         const far value =
-            far_product(p, far_sum(far_product(mass, first), far_product(slope, second)));
+            far_product(p, far_sum(far_product(mass, first), far_product(terms.curvature, second)));
         result[k] = (REAL)far_value(far_product(weight, value));
     }
 }

@@ -150,6 +150,15 @@
  * overflows. */
 #define DISTANCE_UNIT 0x1p-40
 
+/* Each target kind's name, number and storages that the sweeps of long rows know. */
+/* clang-format off */
+#define EACH_TARGET_KIND(each)                           \
+    each(index, XENT_INDEX_TARGETS, EACH_STORAGE)        \
+    each(dense, XENT_DENSE_TARGETS, AS_COMPUTED_ALONE)   \
+    each(shaped, XENT_SHAPED_TARGETS, AS_COMPUTED_ALONE) \
+    each(smoothed, XENT_SMOOTHED_TARGETS, EACH_STORAGE)
+/* clang-format on */
+
 /* Whether targets of that kind have mass at every class; the class left out of the sum is then the
  * row's maximum. */
 #define HAS_MASS(kind) ((kind) != XENT_INDEX_TARGETS)

@@ -166,7 +166,6 @@ KERNEL_INLINE double NAME(entropy_row)(const REAL *logits, REAL *grad, int64_t c
 /* Function of the contract. */
 static double NAME(entropy_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
                                  void *workspace) {
-    const xent_entropy_batch *problem = (const xent_entropy_batch *)(const void *)batch;
     double entropies[XENT_MAX_ROWS_PER_CALL];
     (void)workspace;
     for (int64_t k = 0; k < row_count; ++k) {
@@ -175,14 +174,14 @@ static double NAME(entropy_rows)(const xent_batch *batch, int64_t first_row, int
                                   ? batch->weight_factor * batch->sample_weight[row]
                                   : batch->weight_factor;
         const double upstream =
-            problem->grad_output ? problem->grad_output[row * problem->grad_output_step] : 1;
+            batch->grad_output ? batch->grad_output[row * batch->grad_output_step] : 1;
         REAL *grad =
             batch->grad ? (REAL *)(void *)(batch->grad + row * batch->grad_row_stride) : NULL;
         entropies[k] =
-            weight *
-            NAME(entropy_row)(
-                (const REAL *)(const void *)(batch->logits + row * batch->logits_row_stride), grad,
-                batch->classes, batch->temperature, weight * upstream / batch->temperature);
+            weight * NAME(entropy_row)((const REAL *)(const void *)(batch->logits +
+                                                                    row * batch->logits_row_stride),
+                                       grad, batch->classes, batch->options.temperature,
+                                       weight * upstream / batch->options.temperature);
     }
     NAME(tell_losses)(batch, first_row, row_count, entropies);
     return xent_pairwise_sum(entropies, row_count);

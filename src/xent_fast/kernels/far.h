@@ -1,7 +1,8 @@
 /* Numbers that a double's exponent cannot hold, with twice its digits.  Include it once, while
  * REAL_BITS is 64.
  *
- * Knows: scalar arithmetic on (high + low) 2^exponent; exponential and logarithm of such numbers.
+ * Knows: scalar arithmetic on (high + low) 2^exponent; exponential and logarithm of such numbers;
+ * what the lanes' exponential and exact products give for one double.
  * Must not know: rows, blocks, lanes of different contents.
  *
  * 1/2 <= |high| < 1, |low| at most half a unit of high's last place; 0, infinities and NaN have
@@ -10,6 +11,20 @@
  * Powers of two by frexp and ldexp are exact; no other function of the C library is used, since
  * their last bits differ between machines.
  */
+static const double double_unit = EXPONENTIAL_UNIT;
+
+/* K 2^(x log2(e) / T - reference + SCALE_UP), all of float64 */
+KERNEL_INLINE double scaled_exponential_of(double x, double reference,
+                                           const exponent_scale_f64 *scale) {
+    return v_first(
+        NAME(scaled_exponential)(v_splat(x), NAME(reference_for)(v_splat(reference), scale)));
+}
+
+/* a b - c, the product exact. */
+KERNEL_INLINE double scalar_product_residual(double a, double b, double c) {
+    return v_first(NAME(product_residual)(v_splat(a), v_splat(b), v_splat(c)));
+}
+
 typedef struct {
     double high, low;
     int64_t exponent;

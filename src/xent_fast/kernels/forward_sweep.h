@@ -308,12 +308,11 @@ typedef struct {
 
 KERNEL_INLINE NAME(settings) NAME(settings_of)(const xent_batch *batch) {
     NAME(settings)
-    settings = {NAME(scale_for)(batch->temperature), settings_of(batch), batch->prediction != NULL,
-                0};
+    settings = {NAME(scale_for)(batch->options.temperature), settings_of(batch),
+                batch->prediction != NULL, 0};
     settings.row.unit = EXPONENTIAL_UNIT / double_unit;
-    settings.all_leave = batch->temperature >= LARGEST_TEMPERATURE ||
-                         (batch->z_loss != 0 && (fabs(batch->z_loss) < 1 / LARGEST_FACTOR ||
-                                                 fabs(batch->z_loss) >= LARGEST_FACTOR));
+    settings.all_leave = batch->options.temperature >= LARGEST_TEMPERATURE ||
+                         NAME(lse_terms_leave_lanes)(&batch->options);
     return settings;
 }
 

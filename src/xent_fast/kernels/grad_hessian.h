@@ -35,8 +35,9 @@ KERNEL_INLINE NAME(row_factors)
     const xent_batch *batch = &problem->batch;
     const double weight =
         NAME(weight_of_row)(batch, row, clamped_label(label, batch->classes), XENT_INDEX_TARGETS);
-    const double gradient = weight / batch->temperature;
-    const NAME(row_factors) factors = {gradient, problem->factor * (gradient / batch->temperature)};
+    const double gradient = weight / batch->options.temperature;
+    const NAME(row_factors)
+        factors = {gradient, problem->factor * (gradient / batch->options.temperature)};
     return factors;
 }
 

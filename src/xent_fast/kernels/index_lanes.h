@@ -21,8 +21,8 @@
  * own rounding included: a few operations for a whole vector of rows.  Two or three classes need
  * none of that.
  *
- * With z_loss and h = 2 z lse: loss + z lse^2, (1 + h) F in place of F, grad_y = (h e_y - O) F, and
- * lse = m / T + log1p of the others over the first maximum.
+ * With terms of lse (lse_terms.h) of the slope h: (1 + h) F in place of F, grad_y = (h e_y - O) F,
+ * and lse = m / T + log1p of the others over the first maximum.
  */
 
 /* Columns of a vector of rows: class k of all of them lies `step` bytes after class k - 1. */

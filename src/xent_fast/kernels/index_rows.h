@@ -82,13 +82,14 @@ KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows,
     if (settings->row.wants_lse)
         lse = v_add(NAME(over_temperature)(sums.maximum, settings->row.temperature),
                     NAME(log_of_columns)(place, classes, first_maximum, sums.exp_of_maximum.high));
-    if (settings->row.z_loss != 0) {
-        const vec z = v_splat((REAL)settings->row.z_loss), slope = v_mul(v_add(z, z), lse);
-        loss = v_fma(v_mul(z, lse), lse, loss);
-        factors.of_label =
-            v_fma(v_mul(slope, sums.exp_of_label.high), factors.of_exponentials, factors.of_label);
-        factors.of_exponentials = v_fma(slope, factors.of_exponentials, factors.of_exponentials);
-        weight.high = v_fma(slope, weight.high, weight.high);
+    if (settings->row.has_lse_terms) {
+        const NAME(lse_terms) terms = NAME(lse_terms_of)(&settings->row.options, lse);
+        loss = v_fma(terms.left, terms.right, loss);
+        factors.of_label = v_fma(v_mul(terms.slope, sums.exp_of_label.high),
+                                 factors.of_exponentials, factors.of_label);
+        factors.of_exponentials =
+            v_fma(terms.slope, factors.of_exponentials, factors.of_exponentials);
+        weight.high = v_fma(terms.slope, weight.high, weight.high);
     }
     if (is_softmax)
         factors.of_label = v_mul(sums.exp_of_label.high, factors.of_exponentials);
@@ -101,7 +102,7 @@ KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows,
             v_keep(v_equal(base, sums.maximum), v_add(sums.others.high, sums.exp_of_label.high)),
             v_splat(0));
         ALIGNED_64 double losses[LANES];
-        NAME(mend_losses)(&sums, loss, is_number, REAL_BITS == 32 && settings->row.z_loss == 0,
+        NAME(mend_losses)(&sums, loss, is_number, REAL_BITS == 32 && !settings->row.has_lse_terms,
                           weights->of_loss, losses);
         for (int row = 0; row < rows->row_count; ++row)
             row_loss[row] = rows->counts >> row & 1 ? losses[row] : 0;
@@ -183,8 +184,8 @@ KERNEL_INLINE int NAME(is_plain_batch)(const xent_batch *batch,
     if (curvature &&
         (curvature->vector || has_columns != NAME(has_columns)(curvature->result_class_stride)))
         return 0;
-    return batch->output == XENT_GRADIENT && batch->temperature == 1 && batch->z_loss == 0 &&
-           !batch->lse && !batch->prediction &&
+    return batch->output == XENT_GRADIENT && batch->options.temperature == 1 &&
+           !lse_counts(&batch->options) && !batch->lse && !batch->prediction &&
            (!batch->grad || has_columns == NAME(has_columns)(batch->grad_class_stride));
 }
 

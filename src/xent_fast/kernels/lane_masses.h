@@ -47,8 +47,8 @@ KERNEL_INLINE void NAME(columns_maximum)(REAL (*columns)[LANES], int classes,
 /* Masses of shaped targets in place of dense ones: w ((1 - E) t + E / C). */
 KERNEL_INLINE void NAME(shape_masses)(NAME(tile) * tile, const xent_batch *batch) {
     const REAL *class_weight = (const REAL *)(const void *)batch->class_weight;
-    const vec share = v_splat((REAL)(1 - batch->label_smoothing));
-    const vec floor = v_splat((REAL)(batch->label_smoothing / (double)batch->classes));
+    const vec share = v_splat((REAL)(1 - batch->options.label_smoothing));
+    const vec floor = v_splat((REAL)(batch->options.label_smoothing / (double)batch->classes));
     for (int k = 0; k < (int)batch->classes; ++k) {
         const vec mass = v_fma(v_load(tile->masses[k]), share, floor);
         v_store(tile->masses[k], class_weight ? v_mul(mass, v_splat(class_weight[k])) : mass);
@@ -76,8 +76,8 @@ KERNEL_INLINE NAME(smoothed_masses) NAME(smoothed_masses_of)(const xent_batch *b
         for (int k = 0; k < (int)batch->classes; ++k)
             weight_sum += (double)masses.class_weight[k];
     }
-    masses.share = NAME(pair_of)(1 - batch->label_smoothing);
-    masses.smoothing = NAME(pair_of)(batch->label_smoothing / (double)batch->classes);
+    masses.share = NAME(pair_of)(1 - batch->options.label_smoothing);
+    masses.smoothing = NAME(pair_of)(batch->options.label_smoothing / (double)batch->classes);
     masses.weight_sum = NAME(pair_of)(weight_sum);
     NAME(weigh_labels)(&masses, v_splat(1));
     return masses;

@@ -91,12 +91,6 @@ static NEVER_INLINE unsigned NAME(lanes_out_of_reach)(REAL (*columns)[LANES], in
     return leaving;
 }
 
-/* A class's weight. */
-KERNEL_INLINE double NAME(class_weight)(const xent_batch *batch, int64_t label) {
-    return batch->class_weight ? (double)((const REAL *)(const void *)batch->class_weight)[label]
-                               : 1;
-}
-
 /* A vector of numbers, each as two of the dtype. */
 KERNEL_INLINE NAME(pair) NAME(pairs_of)(const double *numbers) {
     ALIGNED_64 REAL high[LANES], low[LANES];
@@ -162,7 +156,7 @@ static NEVER_INLINE void NAME(weigh_gradients)(const xent_batch *batch, int64_t 
                                                int row_count, double *weight, int *may_leave) {
     for (int row = 0; row < row_count; ++row) {
         weight[row] *= batch->grad_output[(first_row + row) * batch->grad_output_step];
-        *may_leave |= !(fabs(weight[row] / batch->temperature) < (double)VISIBLE_FACTOR);
+        *may_leave |= !(fabs(weight[row] / batch->options.temperature) < (double)VISIBLE_FACTOR);
     }
 }
 
@@ -179,7 +173,8 @@ KERNEL_INLINE void NAME(weights_of_rows)(const xent_batch *batch, int64_t first_
     memcpy(weights->of_loss, weight, sizeof weight);
     weights->may_leave = 0;
     for (int row = 0; row < LANES; ++row)
-        weights->may_leave |= !(fabs(weight[row] / batch->temperature) < (double)VISIBLE_FACTOR);
+        weights->may_leave |=
+            !(fabs(weight[row] / batch->options.temperature) < (double)VISIBLE_FACTOR);
     if (batch->grad_output)
         NAME(weigh_gradients)(batch, first_row, row_count, weight, &weights->may_leave);
     weights->is_rescaled = NAME(has_small_weight)(weight);
@@ -187,9 +182,9 @@ KERNEL_INLINE void NAME(weights_of_rows)(const xent_batch *batch, int64_t first_
     if (weights->is_rescaled)
         NAME(rescale_weights)(weight, weights);
     weights->gradient_weight = NAME(pairs_of)(weight);
-    if (batch->temperature != 1) {
+    if (batch->options.temperature != 1) {
         for (int row = 0; row < LANES; ++row)
-            weight[row] /= batch->temperature;
+            weight[row] /= batch->options.temperature;
         weights->gradient_weight = NAME(pairs_of)(weight);
     }
 }

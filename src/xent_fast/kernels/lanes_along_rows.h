@@ -54,17 +54,12 @@ KERNEL_INLINE NAME(pair) NAME(log_of_ratio)(NAME(pair) rest, NAME(pair) top) {
     return NAME(log_of_1_plus)(NAME(pair_total)(NAME(quotient)(rest, top, NAME(inverse_of)(top))));
 }
 
-/* Adds z lse^2 to the losses; leaves lse and the slope of that for the gradient. */
-KERNEL_INLINE void NAME(add_z_loss)(NAME(lane_sums) * sums, NAME(pair) * loss, REAL z_loss) {
-    sums->slope = v_mul(v_splat(2 * z_loss), sums->lse);
-    NAME(pair_add)(loss, v_mul(v_mul(v_splat(z_loss), sums->lse), sums->lse));
-}
-
 KERNEL_INLINE vec NAME(over_temperature)(vec a, double temperature) {
     return temperature == 1 ? a : v_div(a, v_splat((REAL)temperature));
 }
 
-/* Losses for a weight of 1: mass * log1p(T / e_m) + distance; z_loss added. */
+/* Losses for a weight of 1: mass * log1p(T / e_m) + distance; terms of lse added, whose slope is left for
+ * the gradient. */
 KERNEL_INLINE NAME(pair)
     NAME(lane_losses)(NAME(lane_sums) * sums, const NAME(settings) * settings) {
     const double temperature = settings->row.temperature;
@@ -76,8 +71,11 @@ KERNEL_INLINE NAME(pair)
         sums->lse = v_add(NAME(over_temperature)(sums->maximum, temperature), sums->log_of_sum);
     loss = NAME(pair_product)(sums->target_mass, loss);
     NAME(pair_add)(&loss, NAME(over_temperature)(sums->distance, temperature));
-    if (settings->row.z_loss != 0)
-        NAME(add_z_loss)(sums, &loss, (REAL)settings->row.z_loss);
+    if (settings->row.has_lse_terms) {
+        const NAME(lse_terms) terms = NAME(lse_terms_of)(&settings->row.options, sums->lse);
+        sums->slope = terms.slope;
+        NAME(pair_add)(&loss, v_mul(terms.left, terms.right));
+    }
     return loss;
 }
 
@@ -159,7 +157,7 @@ KERNEL_INLINE void NAME(gradient_of_tile)(NAME(tile) * tile, int classes,
                                           vec_mask is_number, const row_settings *settings,
                                           int kind) {
     const vec not_a_number = v_splat(NAN);
-    const int has_slope = settings->z_loss != 0;
+    const int has_slope = settings->has_lse_terms;
     NAME(pair) mass = sums->target_mass, sum = sums->sum_of_others;
     if (has_slope)
         NAME(pair_add)(&mass, sums->slope);
@@ -201,7 +199,7 @@ KERNEL_INLINE unsigned NAME(tiny_losses)(const NAME(pair) * loss, const NAME(lan
     unsigned tiny = v_mask_bits(v_greater(limit, magnitude)) &
                     v_mask_bits(v_greater(sums->sum_of_others.high, zero));
     tiny &= v_mask_bits(v_equal(sums->distance, zero));
-    return settings->row.z_loss != 0 ? 0 : tiny;
+    return settings->row.has_lse_terms ? 0 : tiny;
 }
 
 /* What the rows of a tile have to tell, one a lane. */

@@ -31,30 +31,6 @@ KERNEL_INLINE int64_t NAME(scratch_step)(int64_t classes) {
     return (classes + LANES - 1) / LANES * LANES;
 }
 
-/* Masses of row `row`, whose class index is `label` if it has one; `weight_sums`, of the class
- * weights of each block. */
-KERNEL_INLINE NAME(masses) NAME(masses_of_row)(const xent_batch *batch, int64_t row, int64_t label,
-                                               const double *weight_sums, int kind) {
-    NAME(masses) masses = {NULL, NULL, 1, 0, 0, 0, NULL};
-    if (!HAS_MASS(kind))
-        return masses;
-    if (kind != XENT_DENSE_TARGETS)
-        masses.class_weight = (const REAL *)(const void *)batch->class_weight;
-    if (kind == XENT_SMOOTHED_TARGETS) {
-        masses.label_mass = (1 - batch->label_smoothing) * NAME(class_weight)(batch, label);
-        masses.smoothing = batch->label_smoothing / (double)batch->classes;
-        masses.weight_sums = masses.class_weight ? weight_sums : NULL;
-        return masses;
-    }
-    masses.targets =
-        (const REAL *)(const void *)(batch->dense_targets + row * batch->dense_targets_row_stride);
-    if (kind == XENT_SHAPED_TARGETS) {
-        masses.share = (REAL)(1 - batch->label_smoothing);
-        masses.floor = (REAL)(batch->label_smoothing / (double)batch->classes);
-    }
-    return masses;
-}
-
 /* A row's weight: that of its class, too, where no mass carries it. */
 KERNEL_INLINE double NAME(weight_of_row)(const xent_batch *batch, int64_t row, int64_t label,
                                          int kind) {
@@ -124,21 +100,19 @@ typedef void (*NAME(backward_sweep))(const NAME(long_row) * row, int64_t b, doub
         NAME(forward_##name##_sweeps)[XENT_STORAGE_COUNT] = {each(FORWARD_SWEEP, name, kind)}; \
     static const NAME(backward_sweep)                                                          \
         NAME(backward_##name##_sweeps)[XENT_STORAGE_COUNT] = {each(BACKWARD_SWEEP, name, kind)};
+#define FORWARD_TABLE(name, kind, each) [kind] = NAME(forward_##name##_sweeps),
+#define BACKWARD_TABLE(name, kind, each) [kind] = NAME(backward_##name##_sweeps),
 #define AS_COMPUTED_ALONE(each, ...) each(as_computed, XENT_AS_COMPUTED, __VA_ARGS__)
 #endif
-SWEEP_TABLES(index, XENT_INDEX_TARGETS, EACH_STORAGE)
-SWEEP_TABLES(dense, XENT_DENSE_TARGETS, AS_COMPUTED_ALONE)
-SWEEP_TABLES(shaped, XENT_SHAPED_TARGETS, AS_COMPUTED_ALONE)
-SWEEP_TABLES(smoothed, XENT_SMOOTHED_TARGETS, EACH_STORAGE)
+EACH_TARGET_KIND(SWEEP_TABLES)
+static const NAME(forward_sweep) *const NAME(forward_sweeps)[] = {EACH_TARGET_KIND(FORWARD_TABLE)};
+static const NAME(backward_sweep) *const
+    NAME(backward_sweeps)[] = {EACH_TARGET_KIND(BACKWARD_TABLE)};
 
 KERNEL_INLINE void NAME(forward_some_blocks)(const NAME(long_row) * row, int64_t first,
                                              int64_t count, const NAME(settings) * settings,
                                              int kind) {
-    const NAME(forward_sweep) *sweeps = kind == XENT_INDEX_TARGETS   ? NAME(forward_index_sweeps)
-                                        : kind == XENT_DENSE_TARGETS ? NAME(forward_dense_sweeps)
-                                        : kind == XENT_SHAPED_TARGETS
-                                            ? NAME(forward_shaped_sweeps)
-                                            : NAME(forward_smoothed_sweeps);
+    const NAME(forward_sweep) *sweeps = NAME(forward_sweeps)[kind];
     for (int64_t b = first; b < first + count; ++b)
         sweeps[row->logits_storage](row, b, settings);
 }
@@ -146,11 +120,7 @@ KERNEL_INLINE void NAME(forward_some_blocks)(const NAME(long_row) * row, int64_t
 KERNEL_INLINE void NAME(backward_some_blocks)(const NAME(long_row) * row, int64_t first,
                                               int64_t count, double temperature,
                                               const row_results *results, int k, int kind) {
-    const NAME(backward_sweep) *sweeps = kind == XENT_INDEX_TARGETS   ? NAME(backward_index_sweeps)
-                                         : kind == XENT_DENSE_TARGETS ? NAME(backward_dense_sweeps)
-                                         : kind == XENT_SHAPED_TARGETS
-                                             ? NAME(backward_shaped_sweeps)
-                                             : NAME(backward_smoothed_sweeps);
+    const NAME(backward_sweep) *sweeps = NAME(backward_sweeps)[kind];
     for (int64_t b = first; b < first + count; ++b)
         sweeps[row->grad_storage](row, b, temperature, results, k);
 }

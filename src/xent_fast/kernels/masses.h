@@ -28,6 +28,36 @@ typedef struct {
     const double *weight_sums;    /* sum of w over each block; NULL where w is */
 } NAME(masses);
 
+/* A class's weight. */
+KERNEL_INLINE double NAME(class_weight)(const xent_batch *batch, int64_t label) {
+    return batch->class_weight ? (double)((const REAL *)(const void *)batch->class_weight)[label]
+                               : 1;
+}
+
+/* Masses of row `row`, whose class index is `label` if it has one; `weight_sums`, of the class
+ * weights of each block. */
+KERNEL_INLINE NAME(masses) NAME(masses_of_row)(const xent_batch *batch, int64_t row, int64_t label,
+                                               const double *weight_sums, int kind) {
+    NAME(masses) masses = {NULL, NULL, 1, 0, 0, 0, NULL};
+    if (!HAS_MASS(kind))
+        return masses;
+    if (kind != XENT_DENSE_TARGETS)
+        masses.class_weight = (const REAL *)(const void *)batch->class_weight;
+    if (kind == XENT_SMOOTHED_TARGETS) {
+        masses.label_mass = (1 - batch->options.label_smoothing) * NAME(class_weight)(batch, label);
+        masses.smoothing = batch->options.label_smoothing / (double)batch->classes;
+        masses.weight_sums = masses.class_weight ? weight_sums : NULL;
+        return masses;
+    }
+    masses.targets =
+        (const REAL *)(const void *)(batch->dense_targets + row * batch->dense_targets_row_stride);
+    if (kind == XENT_SHAPED_TARGETS) {
+        masses.share = (REAL)(1 - batch->options.label_smoothing);
+        masses.floor = (REAL)(batch->options.label_smoothing / (double)batch->classes);
+    }
+    return masses;
+}
+
 /* Masses of a vector of dense targets, whose class weights are given (or not used). */
 VECTOR_INLINE vec NAME(shaped_mass)(const NAME(masses) * masses, vec target, vec class_weight) {
     const vec mass = v_fma(target, v_splat(masses->share), v_splat(masses->floor));

@@ -18,8 +18,8 @@
  *     factor of all other exponentials
  *         a Q / (T + e_p)
  *
- * With z_loss, Q + 2 z lse takes the place of Q before e and in the factor. A temperature divides
- * x, and a in the gradient.
+ * With terms of lse (lse_terms.h), Q plus their slope takes the place of Q before e and in the
+ * factor. A temperature divides x, and a in the gradient.
  *
  * Leaving the pivot out of T keeps what small losses are made of.
  */
@@ -58,26 +58,23 @@ enum { ROWS_AT_ONCE = LANES, FLOAT64_SCALE_UP = SCALE_UP };
 /* What is the same for all rows of a call. */
 typedef struct {
     exponent_scale_f64 scale;
-    double temperature, z_loss;
+    double temperature;
+    xent_options options;
     double unit; /* of the row's exponentials, over that of float64's */
-    int wants_lse;
+    int wants_lse, has_lse_terms;
     xent_output output;
 } row_settings;
 
-static const double double_unit = EXPONENTIAL_UNIT;
-
 KERNEL_INLINE row_settings settings_of(const xent_batch *batch) {
-    const row_settings settings = {
-        scale_for_f64(batch->temperature),        batch->temperature, batch->z_loss, 1,
-        batch->lse != NULL || batch->z_loss != 0, batch->output};
+    const int has_lse_terms = lse_counts(&batch->options);
+    const row_settings settings = {scale_for_f64(batch->options.temperature),
+                                   batch->options.temperature,
+                                   batch->options,
+                                   1,
+                                   batch->lse != NULL || has_lse_terms,
+                                   has_lse_terms,
+                                   batch->output};
     return settings;
-}
-
-/* K 2^(x log2(e) / T - reference + SCALE_UP), all of float64 */
-KERNEL_INLINE double scaled_exponential_of(double x, double reference,
-                                           const exponent_scale_f64 *scale) {
-    return v_first(
-        NAME(scaled_exponential)(v_splat(x), NAME(reference_for)(v_splat(reference), scale)));
 }
 
 /* 2^n for integer n from -1022 to 0. */
@@ -90,11 +87,6 @@ KERNEL_INLINE double power_of_two(double n) {
     if (n < -1022)
         return n < -1074 ? 0 : 0x1p-1022 * power_of_normal_two(n + 1022);
     return power_of_normal_two(n);
-}
-
-/* a b - c, the product exact. */
-KERNEL_INLINE double scalar_product_residual(double a, double b, double c) {
-    return v_first(NAME(product_residual)(v_splat(a), v_splat(b), v_splat(c)));
 }
 
 /* exp(a / T + n ln 2) for an integer n below 2^31 and a sum below 1: a / T and n ln 2 may cancel, a
@@ -187,11 +179,11 @@ KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *setting
             lse = v_add(v_div(v_load(rows->maximum), temperature), log_of_ratio(below, top));
         }
     }
-    if (settings->z_loss != 0) {
-        const vec slope = v_mul(v_splat(2 * settings->z_loss), lse);
-        loss = v_add(loss, v_mul(v_mul(v_splat(settings->z_loss), lse), lse));
-        mass = v_add(mass, slope);
-        down = v_sub(down, v_mul(slope, exp_of_pivot));
+    if (settings->has_lse_terms) {
+        const NAME(lse_terms) terms = NAME(lse_terms_of)(&settings->options, lse);
+        loss = v_add(loss, v_mul(terms.left, terms.right));
+        mass = v_add(mass, terms.slope);
+        down = v_sub(down, v_mul(terms.slope, exp_of_pivot));
     }
     NAME(pair_add)(&sum, exp_of_pivot);
     const vec inverse = NAME(inverse_of)(sum);
@@ -204,7 +196,7 @@ KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *setting
     const vec ratio = NAME(pair_total)(NAME(quotient)(whole_down, sum, inverse));
     vec weighted = v_mul(weight, loss);
     const vec_mask is_infinite = v_equal(loss, v_splat(INFINITY));
-    if (settings->z_loss == 0 && v_mask_bits(is_infinite)) {
+    if (!settings->has_lse_terms && v_mask_bits(is_infinite)) {
         /* m - x may overflow on the way to a result that does not; beside it the logarithm does not
          * show */
         const vec unit = v_splat(DISTANCE_UNIT);
@@ -228,12 +220,4 @@ KERNEL_INLINE int is_ignored(const xent_labels *labels, int64_t label) {
 /* A label that another thread has spoilt since it was checked must not lead out of the row. */
 KERNEL_INLINE int64_t clamped_label(int64_t label, int64_t classes) {
     return (uint64_t)label < (uint64_t)classes ? label : 0;
-}
-
-/* Kind of the targets of a batch. */
-KERNEL_INLINE int kind_of_targets(const xent_batch *batch) {
-    if (batch->dense_targets)
-        return batch->class_weight || batch->label_smoothing != 0 ? XENT_SHAPED_TARGETS
-                                                                  : XENT_DENSE_TARGETS;
-    return batch->label_smoothing != 0 ? XENT_SMOOTHED_TARGETS : XENT_INDEX_TARGETS;
 }

@@ -272,7 +272,7 @@ KERNEL_INLINE void NAME(backward_shared)(int64_t first_block, int64_t count, voi
 
 /* The functions of the contract for one target kind. */
 #ifndef ROW_KERNELS
-#define ROW_KERNELS(name, kind)                                                                    \
+#define ROW_KERNELS(name, kind, storages)                                                          \
     static NEVER_INLINE void NAME(plain_##name##_rows)(const xent_batch *batch, int64_t first_row, \
                                                        int64_t row_count, const int64_t *labels,   \
                                                        double *row_loss, void *workspace) {        \
@@ -306,7 +306,4 @@ KERNEL_INLINE void NAME(backward_shared)(int64_t first_block, int64_t count, voi
      PASTE_NAMES(turning_bytes, dtype),       scratch_bytes}
 #endif
 
-ROW_KERNELS(index, XENT_INDEX_TARGETS)
-ROW_KERNELS(dense, XENT_DENSE_TARGETS)
-ROW_KERNELS(shaped, XENT_SHAPED_TARGETS)
-ROW_KERNELS(smoothed, XENT_SMOOTHED_TARGETS)
+EACH_TARGET_KIND(ROW_KERNELS)

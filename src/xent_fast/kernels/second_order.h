@@ -35,24 +35,26 @@ KERNEL_INLINE double NAME(mass_of_target)(const xent_second_order_batch *problem
         mass = NAME(wide_total)(NAME(sum_of_products)(targets, weights, batch->classes));
     else
         mass = NAME(wide_total)(NAME(sum_of)(targets, batch->classes));
-    return (1 - batch->label_smoothing) * mass +
-           batch->label_smoothing * problem->mean_class_weight;
+    return (1 - batch->options.label_smoothing) * mass +
+           batch->options.label_smoothing * problem->mean_class_weight;
 }
 
 /* a / T^2 */
 KERNEL_INLINE double NAME(weight_over_square)(const xent_batch *batch, int64_t row) {
     const double weight = batch->sample_weight ? batch->weight_factor * batch->sample_weight[row]
                                                : batch->weight_factor;
-    return weight / batch->temperature / batch->temperature;
+    return weight / batch->options.temperature / batch->options.temperature;
 }
 
 KERNEL_INLINE NAME(curvature) NAME(curvature_of_row)(const xent_second_order_batch *problem,
                                                      int64_t row, int64_t label, double lse) {
     const xent_batch *batch = &problem->batch;
-    const double over_square = NAME(weight_over_square)(batch, row), slope = 2 * batch->z_loss;
-    const int has_z = slope != 0;
-    const double mass = NAME(mass_of_target)(problem, row, label) + (has_z ? slope * lse : 0);
-    const double factor = over_square * mass, z = over_square * slope;
+    const double over_square = NAME(weight_over_square)(batch, row),
+                 curvature = curvature_of_lse(&batch->options);
+    const int has_z = lse_counts(&batch->options);
+    const double mass = NAME(mass_of_target)(problem, row, label) +
+                        (has_z ? slope_of_lse(&batch->options, lse) : 0);
+    const double factor = over_square * mass, z = over_square * curvature;
     const int third = NAME(third_of_exponent)(has_z && fabs(z) > fabs(factor) ? z : factor);
     const NAME(curvature)
         result = {NAME(scaled_factor_of)(factor, third), has_z ? NAME(scaled_down)(z, third) : 0,
@@ -216,7 +218,7 @@ static NEVER_INLINE int NAME(rounded_show)(const xent_batch *batch, int64_t row,
         return 0;
     const double steps = EXPONENT_BIAS + SIGNIFICAND_SHIFT + 1 +
                          far_of(fmax(size, 1) * (double)batch->classes).exponent;
-    return nearest / batch->temperature < steps * ln_2_f64;
+    return nearest / batch->options.temperature < steps * ln_2_f64;
 }
 
 /* Rows that share the workspace. */
@@ -230,7 +232,7 @@ KERNEL_INLINE void NAME(second_order_part)(const xent_second_order_batch *proble
     if (has_labels)
         xent_read_labels(&batch->labels, first_row, row_count, labels);
     NAME(softmax_part)(batch->logits + first_row * batch->logits_row_stride,
-                       batch->logits_row_stride, row_count, classes, batch->temperature,
+                       batch->logits_row_stride, row_count, classes, batch->options.temperature,
                        probabilities, likeliest, lse, workspace);
     for (int64_t k = 0; k < row_count; ++k) {
         const int64_t row = first_row + k;
@@ -253,7 +255,7 @@ KERNEL_INLINE void NAME(second_order_part)(const xent_second_order_batch *proble
         else
             has_rounded = NAME(has_rounded)(p, classes);
         if (has_rounded && NAME(rounded_show)(batch, row, p, vector, likeliest[k], c.size))
-            NAME(curvature_of_far_row)(batch, row, labels[k], kind_of_targets(batch), vector,
+            NAME(curvature_of_far_row)(batch, row, labels[k], xent_kind_of_targets(batch), vector,
                                        result);
         else if (!vector)
             NAME(hessian_diagonal)(p, result, classes, likeliest[k], &c);
@@ -277,8 +279,8 @@ KERNEL_INLINE double NAME(mass_of_few_classes)(const xent_second_order_batch *pr
     double mass = 0;
     for (int64_t k = 0; k < batch->classes; ++k)
         mass += (double)NAME(real_at)(targets, step, k) * (weights ? (double)weights[k] : 1);
-    return (1 - batch->label_smoothing) * mass +
-           batch->label_smoothing * problem->mean_class_weight;
+    return (1 - batch->options.label_smoothing) * mass +
+           batch->options.label_smoothing * problem->mean_class_weight;
 }
 
 /* What writes the second derivatives of some rows of a few classes; without z_loss. */
@@ -287,7 +289,7 @@ KERNEL_INLINE void NAME(begin_curvature)(const xent_second_order_batch *problem,
                                          NAME(curvature_writer) * writer) {
     const xent_batch *batch = &problem->batch;
     writer->batch = batch;
-    writer->kind = kind_of_targets(batch);
+    writer->kind = xent_kind_of_targets(batch);
     writer->first_row = first_row;
     writer->has_own_weights = batch->sample_weight || batch->class_weight || batch->dense_targets;
     writer->vector = problem->vector;
@@ -302,7 +304,7 @@ KERNEL_INLINE void NAME(begin_curvature)(const xent_second_order_batch *problem,
         const double mass = batch->dense_targets
                                 ? NAME(mass_of_few_classes)(problem, first_row + k)
                                 : NAME(mass_of_target)(problem, first_row + k, labels[k]);
-        own = batch->temperature < LARGEST_TEMPERATURE
+        own = batch->options.temperature < LARGEST_TEMPERATURE
                   ? NAME(curvature_weight)(NAME(weight_over_square)(batch, first_row + k) * mass)
                   : (REAL)INFINITY;
         writer->weights[k] = own;
@@ -334,7 +336,7 @@ static NEVER_INLINE void NAME(second_order_of_few_classes)(const xent_second_ord
 }
 
 KERNEL_INLINE int NAME(has_few_classes)(const xent_batch *batch) {
-    return batch->classes <= MOST_CLASSES_ALONG_ROWS && batch->z_loss == 0;
+    return batch->classes <= MOST_CLASSES_ALONG_ROWS && !lse_counts(&batch->options);
 }
 
 /* Function of the contract. */

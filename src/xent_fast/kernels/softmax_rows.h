@@ -51,7 +51,7 @@ KERNEL_INLINE xent_batch NAME(softmax_batch)(const char *logits, ptrdiff_t row_s
     part.grad_row_stride = NAME(part_row_stride)(classes);
     part.labels.data = (const char *)&first_class;
     part.labels.type = XENT_INT8;
-    part.temperature = temperature;
+    part.options.temperature = temperature;
     part.output = XENT_PROBABILITIES;
     return part;
 }
