@@ -155,7 +155,7 @@ cdef object compute_softmax(
     double temperature,
     Layout layout,
 ):
-    """Write probabilities or their logarithms to `out`, unless it is None; return every lse.
+    """Write probabilities or their logarithms to `out`; where it is None, return every lse.
 
     The kernels see smoothed targets of no weight, all of class 0: they leave the largest
     exponential out of the sum, which keeps small differences.
@@ -168,12 +168,14 @@ cdef object compute_softmax(
     read_options(&options, 0.0, temperature, 0.0, "sum", 1.0, False, None)
     options.num_threads = threads
     describe_rows(&batch, &options, rows, first_class, None, None, None)
-    cdef cnp.ndarray lse = empty_rows(batch.rows, computed_type_number(rows))
+    cdef cnp.ndarray lse = None
     batch.labels.stride = 0
     batch.weight_factor = 0.0
     batch.output = output
     point_batch_at(&batch, rows, out, None)
-    batch.lse = cnp.PyArray_BYTES(lse)
+    if out is None:
+        lse = empty_rows(batch.rows, computed_type_number(rows))
+        batch.lse = cnp.PyArray_BYTES(lse)
     describe_groups(&groups, rows, out, first_class)
     describe_stored_arrays(&stored, &batch, sizeof(batch), &groups, rows, out, first_class)
     run(

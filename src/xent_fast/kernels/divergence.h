@@ -132,19 +132,18 @@ typedef struct {
 KERNEL_INLINE void NAME(softmax_of_columns)(NAME(softmax_lanes) * rows, int classes,
                                             const NAME(exponent_scale) * scale) {
     const NAME(lane_columns) columns = {(const char *)rows->logits, sizeof rows->logits[0]};
-    NAME(index_sums) sums;
+    NAME(lane_sums) sums;
     sums.maximum = NAME(maximum_of_columns)(columns, classes);
     const vec base = NAME(finite_maximum)(sums.maximum);
-    sums.top =
+    rows->largest =
         v_sub(base, NAME(shift_huge_columns)(rows->logits, classes, base, scale->huge_logit));
-    rows->largest = sums.top;
-    rows->likeliest = NAME(first_of_columns)(columns, classes, sums.top);
-    NAME(sum_columns)(columns, classes, rows->likeliest, scale, rows->exponentials, &sums, 0);
-    const vec others = v_add(sums.others.high, sums.others.low);
-    rows->exp_of_largest = sums.exp_of_label.high;
+    NAME(sum_softmax)(columns, rows->exponentials, classes, rows->largest, scale, &sums, 0);
+    const vec others = v_add(sums.sum_of_others.high, sums.sum_of_others.low);
+    rows->likeliest = sums.pivot;
+    rows->exp_of_largest = sums.exp_of_pivot.high;
     rows->total = v_add(others, rows->exp_of_largest);
     rows->log_of_total = NAME(log_of_1_plus_rounded)(v_div(others, rows->exp_of_largest));
-    rows->is_number = v_greater(v_keep(v_equal(base, sums.maximum), rows->total), v_splat(0));
+    rows->is_number = NAME(has_softmax)(&sums, base);
 }
 
 /* What the divergence of a vector of rows is made of; the teacher's total is 1. */

@@ -25,34 +25,12 @@
  * and lse = m / T + log1p of the others over the first maximum.
  */
 
-/* Columns of a vector of rows: class k of all of them lies `step` bytes after class k - 1. */
-typedef struct {
-    const char *first;
-    ptrdiff_t step;
-} NAME(lane_columns);
-
-KERNEL_INLINE vec NAME(load_column)(NAME(lane_columns) columns, int k) {
-    return v_load((const REAL *)(const void *)(columns.first + k * columns.step));
-}
-
 /* What the sweeps find of each lane: the maximum as it is, and with the label's logit less what is
  * taken from huge ones. */
 typedef struct {
     vec maximum, top, label_logit;
     NAME(pair) others, exp_of_label, exp_of_maximum;
 } NAME(index_sums);
-
-KERNEL_INLINE vec NAME(maximum_of_columns)(NAME(lane_columns) columns, int classes) {
-    vec maximum = v_splat(-INFINITY), another = v_splat(-INFINITY);
-    int k = 0;
-    for (; k + 2 <= classes; k += 2) {
-        maximum = v_max(NAME(load_column)(columns, k), maximum);
-        another = v_max(NAME(load_column)(columns, k + 1), another);
-    }
-    if (k < classes)
-        maximum = v_max(NAME(load_column)(columns, k), maximum);
-    return v_max(maximum, another);
-}
 
 /* Exponentials of `count` columns (1, 2 or 4) from `k` to `place`; `labels` count from there.
  * Returns the sum of all but the labels'.  The label's and the largest are found here unless their
@@ -105,14 +83,6 @@ KERNEL_INLINE void NAME(sum_columns)(NAME(lane_columns) columns, int classes, ve
     sums->exp_of_label.low = dropped[0];
     sums->exp_of_maximum.high = exponentials[1];
     sums->exp_of_maximum.low = dropped[1];
-}
-
-/* First class that has the maximum. */
-KERNEL_INLINE vec NAME(first_of_columns)(NAME(lane_columns) columns, int classes, vec maximum) {
-    vec first = v_splat(-1);
-    for (int k = classes - 1; k >= 0; --k)
-        first = v_select(v_equal(NAME(load_column)(columns, k), maximum), v_splat((REAL)k), first);
-    return first;
 }
 
 /* log of the sum of all exponentials over the maximum's: the same whatever the label is. */

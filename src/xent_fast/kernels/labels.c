@@ -26,6 +26,12 @@ void xent_read_labels(const xent_labels *labels, int64_t first_row, int64_t coun
                       int64_t *destination) {
     const ptrdiff_t stride = labels->stride;
     const char *source = labels->data + first_row * stride;
+    if (stride == 0 && count > 1) {
+        xent_read_labels(labels, first_row, 1, destination);
+        for (int64_t row = 1; row < count; ++row)
+            destination[row] = destination[0];
+        return;
+    }
     switch (labels->type) {
     case XENT_INT8:
         READ_AS(int8_t);

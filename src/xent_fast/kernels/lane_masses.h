@@ -183,9 +183,3 @@ KERNEL_INLINE void NAME(columns_masses)(const NAME(tile) * tile, int classes,
     sums->distance = NAME(pair_total)(found.distance);
     sums->pivot_target = found.pivot_mass;
 }
-
-/* Targets of no mass, for probabilities. */
-KERNEL_INLINE void NAME(forget_masses)(NAME(lane_sums) * sums) {
-    sums->target_mass = sums->other_mass = NAME(zero_pair)();
-    sums->distance = sums->pivot_target = v_splat(0);
-}

@@ -47,6 +47,36 @@ typedef struct {
     int may_leave;              /* whether some weight reaches VISIBLE_FACTOR */
 } NAME(lane_weights);
 
+/* Columns of a vector of rows: class k of all of them lies `step` bytes after class k - 1. */
+typedef struct {
+    const char *first;
+    ptrdiff_t step;
+} NAME(lane_columns);
+
+KERNEL_INLINE vec NAME(load_column)(NAME(lane_columns) columns, int k) {
+    return v_load((const REAL *)(const void *)(columns.first + k * columns.step));
+}
+
+KERNEL_INLINE vec NAME(maximum_of_columns)(NAME(lane_columns) columns, int classes) {
+    vec maximum = v_splat(-INFINITY), another = v_splat(-INFINITY);
+    int k = 0;
+    for (; k + 2 <= classes; k += 2) {
+        maximum = v_max(NAME(load_column)(columns, k), maximum);
+        another = v_max(NAME(load_column)(columns, k + 1), another);
+    }
+    if (k < classes)
+        maximum = v_max(NAME(load_column)(columns, k), maximum);
+    return v_max(maximum, another);
+}
+
+/* First class that has the maximum. */
+KERNEL_INLINE vec NAME(first_of_columns)(NAME(lane_columns) columns, int classes, vec maximum) {
+    vec first = v_splat(-1);
+    for (int k = classes - 1; k >= 0; --k)
+        first = v_select(v_equal(NAME(load_column)(columns, k), maximum), v_splat((REAL)k), first);
+    return first;
+}
+
 /* The maximum where it is a finite number, else 0. */
 KERNEL_INLINE vec NAME(finite_maximum)(vec maximum) {
     const vec largest = v_splat(LARGEST_REAL);
@@ -216,19 +246,22 @@ KERNEL_INLINE vec NAME(lane_labels)(const xent_labels *labels, const int64_t *va
 
 /* Statistics of rows, of those that are not ignored. */
 KERNEL_INLINE void NAME(tell_lanes)(const xent_batch *batch, int64_t first_row, int row_count,
-                                    vec labels, vec row_lse, vec row_prediction, int has_labels) {
-    ALIGNED_64 REAL numbers[LANES], lse[LANES], prediction[LANES];
-    v_store(numbers, labels);
-    v_store(lse, row_lse);
+                                    vec labels, vec lse, vec row_prediction, int has_labels) {
+    ALIGNED_64 REAL some[LANES], prediction[LANES];
+    if (has_labels) {
+        const vec_mask counts = v_not_less(labels, v_splat(0));
+        lse = v_select(counts, lse, v_splat(NAN));
+        row_prediction = v_select(counts, row_prediction, v_splat(-1));
+    }
+    v_store(some, lse);
     v_store(prediction, row_prediction);
-    if (batch->lse)
-        for (int row = 0; row < row_count; ++row)
-            ((REAL *)(void *)batch->lse)[first_row + row] =
-                has_labels && numbers[row] < 0 ? (REAL)NAN : lse[row];
+    if (batch->lse && row_count == LANES)
+        v_store((REAL *)(void *)batch->lse + first_row, lse);
+    else if (batch->lse)
+        NAME(copy_some)((REAL *)(void *)batch->lse + first_row, some, row_count);
     if (batch->prediction)
         for (int row = 0; row < row_count; ++row)
-            batch->prediction[first_row + row] =
-                has_labels && numbers[row] < 0 ? -1 : (int64_t)prediction[row];
+            batch->prediction[first_row + row] = (int64_t)prediction[row];
 }
 
 /* Each lane's sum of two as a double. */

@@ -9,20 +9,21 @@
  */
 #include "lane_masses.h"
 
-/* Exponentials of `count` columns (1, 2 or 4) from `k` in place of their logits, added to the sums
- * in a tree but for the pivot's; `pivot` counts from there.  What their last roundings dropped
- * counts for smoothed targets. */
-KERNEL_INLINE void NAME(some_exponentials)(REAL (*columns)[LANES], int k, int count, vec pivot,
+/* Exponentials of `count` columns (1, 2 or 4) from `k` to `place`, unless that is NULL; they are
+ * added to the sums in a tree but for the pivot's, which counts from `k`.  `has_dropped`: what their
+ * last roundings dropped counts, too. */
+KERNEL_INLINE void NAME(some_exponentials)(NAME(lane_columns) columns, REAL (*place)[LANES], int k,
+                                           int count, vec pivot,
                                            const NAME(exponential_reference) * reference,
-                                           NAME(lane_sums) * sums, int kind) {
-    const int step = count > INTERLEAVED ? INTERLEAVED : count,
-              has_dropped = kind == XENT_SMOOTHED_TARGETS;
+                                           NAME(lane_sums) * sums, int has_dropped) {
+    const int step = count > INTERLEAVED ? INTERLEAVED : count;
     vec x[4], e[4], dropped[4];
-    EACH_OF(count, x[j] = v_load(columns[k + j]));
+    EACH_OF(count, x[j] = NAME(load_column)(columns, k + j));
     for (int first = 0; first < count; first += step)
         NAME(scaled_exponentials)(x + first, step, *reference, e + first,
                                   has_dropped ? dropped + first : NULL);
-    EACH_OF(count, v_store(columns[k + j], e[j]));
+    if (place)
+        EACH_OF(count, v_store(place[k + j], e[j]));
     EACH_OF(count, const vec_mask is_pivot = v_equal(pivot, v_splat(j));
             e[j] = v_drop(is_pivot, e[j]);
             if (has_dropped) dropped[j] = v_drop(is_pivot, dropped[j]));
@@ -31,14 +32,18 @@ KERNEL_INLINE void NAME(some_exponentials)(REAL (*columns)[LANES], int k, int co
         sums->dropped = v_add(sums->dropped, NAME(sum_of_some)(dropped, count));
 }
 
-/* Exponentials in place of the logits, and the sum of all but the pivot's. */
-KERNEL_INLINE void NAME(columns_exponentials)(REAL (*columns)[LANES], int classes, vec pivot_logit,
-                                              NAME(exponential_reference) reference,
-                                              NAME(lane_sums) * sums, int kind) {
+/* All of them, and the sum of all but the pivot's. */
+KERNEL_INLINE void NAME(columns_exponentials)(NAME(lane_columns) columns, REAL (*place)[LANES],
+                                              int classes, vec pivot_logit,
+                                              const NAME(exponent_scale) * scale,
+                                              NAME(lane_sums) * sums, int has_dropped) {
+    const NAME(exponential_reference) reference =
+        NAME(reference_for)(NAME(reference_exponent)(pivot_logit, scale), scale);
     sums->sum_of_others = NAME(zero_pair)();
     sums->dropped = v_splat(0);
-    EACH_CLASS(classes, sums->pivot,
-               NAME(some_exponentials)(columns, k, count, from_k, &reference, sums, kind));
+    EACH_CLASS(
+        classes, sums->pivot,
+        NAME(some_exponentials)(columns, place, k, count, from_k, &reference, sums, has_dropped));
     sums->exp_of_pivot = NAME(scaled_exponential_pair)(pivot_logit, reference);
 }
 
@@ -166,11 +171,6 @@ KERNEL_INLINE void NAME(gradient_of_tile)(NAME(tile) * tile, int classes,
     const vec inverse = NAME(inverse_of)(sum);
     NAME(pair) factor = NAME(quotient)(numerator, sum, inverse);
     vec pivot_gradient = NAME(gradient_of_pivot)(sums, weight, inverse, has_slope);
-    if (settings->output == XENT_PROBABILITIES) {
-        const NAME(pair) one = {v_splat(1), v_splat(0)};
-        factor = NAME(quotient)(one, sum, inverse);
-        pivot_gradient = NAME(product_with_pair)(sums->exp_of_pivot.high, factor);
-    }
     if (v_mask_bits(is_number) != (1u << LANES) - 1) {
         /* one NaN everywhere: which of two an operation passes on differs between processors */
         factor.high = v_select(is_number, factor.high, not_a_number);
@@ -185,7 +185,7 @@ KERNEL_INLINE void NAME(gradient_of_tile)(NAME(tile) * tile, int classes,
     else
         NAME(columns_gradient)(tile, classes, sums->pivot, factor, pivot_gradient, weight, smoothed,
                                0, kind);
-    if (weights->is_rescaled && settings->output == XENT_GRADIENT)
+    if (weights->is_rescaled)
         for (int k = 0; k < classes; ++k)
             v_store(tile->columns[k], v_mul(v_load(tile->columns[k]), weights->last_factor));
 }
@@ -211,8 +211,6 @@ typedef struct {
                          the row */
     unsigned is_tiny; /* bit k for lane k: such a loss is mass others / exp_of_pivot */
     vec lse, prediction;
-    vec maximum, log_of_sum; /* lse = maximum / T + log_of_sum, targets with mass; NaN where there
-                                is no number */
 } NAME(lane_results);
 
 /* Lanes that must leave the lanes' type (double_rows.h), as far as that is known before the
@@ -224,8 +222,6 @@ KERNEL_INLINE unsigned NAME(leaving_lanes)(REAL (*columns)[LANES], int classes,
     const unsigned all = (1u << LANES) - 1;
     if (settings->all_leave)
         return all;
-    if (settings->row.output != XENT_GRADIENT)
-        return 0;
     const vec weight = v_mul(NAME(magnitude)(gradient_weight), weights->last_factor);
     const vec mass =
         v_max(NAME(magnitude)(sums->target_mass.high), NAME(magnitude)(sums->pivot_target));
@@ -258,9 +254,7 @@ KERNEL_INLINE void NAME(sum_tile)(NAME(short_rows) * rows, int classes,
     sums.slope = v_splat(0);
     NAME(columns_maximum)(tile->columns, classes, &sums);
     const vec base = NAME(finite_maximum)(sums.maximum);
-    if (kind == XENT_SMOOTHED_TARGETS && settings->row.output != XENT_GRADIENT)
-        NAME(forget_masses)(&sums);
-    else if (kind == XENT_SMOOTHED_TARGETS && rows->smoothed->class_weight)
+    if (kind == XENT_SMOOTHED_TARGETS && rows->smoothed->class_weight)
         NAME(columns_masses)(tile, classes, rows->smoothed, base, &sums, 1, kind);
     else
         NAME(columns_masses)(tile, classes, rows->smoothed, base, &sums, 0, kind);
@@ -268,10 +262,9 @@ KERNEL_INLINE void NAME(sum_tile)(NAME(short_rows) * rows, int classes,
         tile->columns, classes, &sums, rows->gradient_weight.high, rows->weights, settings);
     const vec shift =
         NAME(shift_huge_columns)(tile->columns, classes, base, settings->scale.huge_logit);
-    const vec shifted_maximum = v_sub(base, shift);
-    const NAME(exponential_reference) reference = NAME(reference_for)(
-        NAME(reference_exponent)(shifted_maximum, &settings->scale), &settings->scale);
-    NAME(columns_exponentials)(tile->columns, classes, shifted_maximum, reference, &sums, kind);
+    const NAME(lane_columns) columns = {(const char *)tile->columns, sizeof tile->columns[0]};
+    NAME(columns_exponentials)(columns, tile->columns, classes, v_sub(base, shift),
+                               &settings->scale, &sums, kind == XENT_SMOOTHED_TARGETS);
     rows->base = base;
     rows->sums = sums;
 }
@@ -293,29 +286,13 @@ KERNEL_INLINE void NAME(settle_tile)(NAME(short_rows) * rows, int classes,
     results.others = NAME(accurate_others)(&sums);
     results.exp_of_pivot = sums.exp_of_pivot;
     results.mass = sums.target_mass;
-    if (settings->row.output == XENT_GRADIENT)
-        results.leaving |= ~v_mask_bits(v_equal(v_sub(results.loss.high, results.loss.high), zero));
+    results.leaving |= ~v_mask_bits(v_equal(v_sub(results.loss.high, results.loss.high), zero));
     results.leaving &= v_mask_bits(is_number);
     results.is_tiny &= v_mask_bits(is_number);
     results.loss.high = v_select(is_number, results.loss.high, v_splat(NAN));
     results.lse = v_select(is_number, sums.lse, v_splat(NAN));
-    results.maximum = v_select(is_number, sums.maximum, v_splat(NAN));
-    results.log_of_sum = sums.log_of_sum;
     results.prediction = v_select(is_number, sums.pivot, v_splat(-1));
     rows->results = results;
-}
-
-/* log p = (x - m) / T - log of the sum, in place of the logits. */
-KERNEL_INLINE void NAME(columns_log_probabilities)(REAL (*columns)[LANES], int classes,
-                                                   const NAME(lane_results) * results,
-                                                   REAL temperature) {
-    const vec_mask is_number = v_equal(results->maximum, results->maximum);
-    for (int k = 0; k < classes; ++k) {
-        const vec distance =
-            v_div(v_sub(v_load(columns[k]), results->maximum), v_splat(temperature));
-        const vec logarithm = v_sub(distance, results->log_of_sum);
-        v_store(columns[k], v_select(is_number, logarithm, v_splat(NAN)));
-    }
 }
 
 static NEVER_INLINE void NAME(replace_tiny_losses)(const NAME(lane_results) * results,
@@ -408,13 +385,6 @@ KERNEL_INLINE void NAME(write_short_rows)(NAME(short_rows) * rows, const xent_ba
     const NAME(lane_results) *results = &rows->results;
     const int classes = (int)batch->classes, row_count = (int)rows->row_count,
               has_grad = batch->grad != NULL;
-    if (has_grad && settings->row.output == XENT_LOG_PROBABILITIES) {
-        NAME(load_columns)(tile->columns, batch->logits + first_row * batch->logits_row_stride,
-                           batch->logits_row_stride, batch->logits_class_stride, row_count,
-                           classes);
-        NAME(columns_log_probabilities)(tile->columns, classes, results,
-                                        (REAL)settings->row.temperature);
-    }
     NAME(weigh_losses)(results, rows->weights->of_loss, row_count, row_loss);
     if (HAS_LABELS(kind) && batch->labels.has_ignore_index)
         for (int row = 0; row < row_count; ++row)
@@ -440,7 +410,6 @@ KERNEL_INLINE void NAME(many_short_rows)(const xent_batch *batch, int64_t first_
                                          int kind) {
     const int has_own_weights = NAME(has_own_weights)(batch),
               most = HAS_OWN_MASSES(kind) ? VECTORS_AT_ONCE : 1;
-    const int has_gradient = batch->grad != NULL && batch->output != XENT_LOG_PROBABILITIES;
     const NAME(settings) settings = NAME(settings_of)(batch);
     NAME(lane_weights) weights[VECTORS_AT_ONCE];
     NAME(smoothed_masses) smoothed;
@@ -467,7 +436,7 @@ KERNEL_INLINE void NAME(many_short_rows)(const xent_batch *batch, int64_t first_
                                   kind);
         }
         for (int j = 0; j < vectors; ++j)
-            NAME(settle_tile)(&some[j], (int)batch->classes, &settings, has_gradient, kind);
+            NAME(settle_tile)(&some[j], (int)batch->classes, &settings, batch->grad != NULL, kind);
         for (int j = 0; j < vectors; ++j)
             NAME(write_short_rows)(&some[j], batch, first_row + some[j].first,
                                    labels + some[j].first, row_loss + some[j].first, &settings,

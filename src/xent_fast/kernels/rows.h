@@ -8,7 +8,7 @@
 #include "storage.h"
 #include "lanes_along_classes.h"
 #include "double_rows.h"
-#include "lanes_along_rows.h"
+#include "softmax_lanes.h"
 #include "curvature_lanes.h"
 #include "index_rows.h"
 #include "long_rows.h"
@@ -91,6 +91,8 @@ KERNEL_INLINE void NAME(plain_rows)(const xent_batch *batch, int64_t first_row, 
     if (batch->classes > MOST_CLASSES_ALONG_ROWS)
         NAME(many_long_rows)(batch, first_row, row_count, labels, row_loss, workspace, NULL, NULL,
                              kind);
+    else if (kind == XENT_SMOOTHED_TARGETS && batch->output != XENT_GRADIENT)
+        NAME(many_softmax_rows)(batch, first_row, row_count, labels, row_loss);
     else if (kind == XENT_INDEX_TARGETS)
         NAME(many_index_rows)(batch, first_row, row_count, labels, row_loss);
     else
