@@ -31,9 +31,7 @@ KERNEL_INLINE REAL NAME(block_maximum)(const char *logits, int64_t count, int st
     const vec lowest = v_splat(-INFINITY);
 #if REAL_BITS == 32
     if (storage != XENT_AS_COMPUTED) {
-        ALIGNED_64 uint16_t largest[LANES] = {0};
-        largest[0] = largest_of_16_bits(logits, count);
-        const REAL maximum = v_first(v_load_16_bits(largest, storage));
+        const REAL maximum = widened(largest_of_16_bits(logits, count), storage);
         if (maximum == maximum)
             return maximum;
     }
@@ -122,14 +120,14 @@ VECTOR_INLINE vec NAME(add_masses)(const vec *x, const vec *masses, vec base,
 /* Whether a block's huge maximum is taken from a copy of its logits, not from every vector on the
  * way.  Distances want them as they are: x - m may overflow. */
 #ifndef SHIFTS_A_COPY
-#define SHIFTS_A_COPY(kind, storage) ((storage) == XENT_AS_COMPUTED && !HAS_OWN_MASSES(kind))
+#define SHIFTS_A_COPY(kind) (!HAS_OWN_MASSES(kind))
 #endif
 
 /* Exponentials of half a group. */
 VECTOR_INLINE void NAME(four_exponentials)(const vec *x, const NAME(block_frame) * frame, vec *e,
                                            int kind, int storage) {
     vec shifted[4];
-    EACH_OF(4, shifted[j] = SHIFTS_A_COPY(kind, storage) ? x[j] : v_sub(x[j], frame->shift));
+    EACH_OF(4, shifted[j] = SHIFTS_A_COPY(kind) ? x[j] : v_sub(x[j], frame->shift));
     for (int k = 0; k < 4; k += INTERLEAVED)
         NAME(scaled_exponentials)(shifted + k, INTERLEAVED, frame->reference, e + k, NULL);
 }
@@ -375,16 +373,18 @@ static NEVER_INLINE const char *NAME(shift_block)(const char *logits, int64_t co
 }
 
 /* Forward sweep of a block that begins at class `first`; `excluded` counts from there (index
- * targets). */
-KERNEL_INLINE void NAME(forward_block)(const char *logits, const NAME(masses) * masses, REAL *e,
-                                       int64_t count, int64_t first, int64_t excluded,
-                                       NAME(ahead) ahead, const NAME(settings) * settings,
-                                       NAME(block_summary) * summary, int kind, int storage) {
+ * targets).  Returns 0 where 16 bits must be widened first: the maximum is huge. */
+KERNEL_INLINE int NAME(forward_block)(const char *logits, const NAME(masses) * masses, REAL *e,
+                                      int64_t count, int64_t first, int64_t excluded,
+                                      NAME(ahead) ahead, const NAME(settings) * settings,
+                                      NAME(block_summary) * summary, int kind, int storage) {
     const REAL maximum = NAME(block_maximum)(logits, count, storage);
     const NAME(block_frame) frame = NAME(frame_of_block)(maximum, &settings->scale, ahead, summary);
     ALIGNED_64 REAL place[BLOCK];
     NAME(block_sums) sums = {NAME(zero_wide)(), NAME(zero_wide)(), NAME(zero_wide)()};
     int64_t position = -1;
+    if (storage != XENT_AS_COMPUTED && summary->shift != 0)
+        return 0;
     if (HAS_MASS(kind) || settings->wants_prediction || settings->row.wants_lse) {
         position = NAME(first_position_of)(maximum, logits, count, storage);
         summary->pivot = position < 0 ? -1 : first + position;
@@ -401,7 +401,7 @@ KERNEL_INLINE void NAME(forward_block)(const char *logits, const NAME(masses) * 
                                             &settings->row.scale);
     if (kind == XENT_SMOOTHED_TARGETS)
         NAME(smoothed_block)(logits, masses, first, count, frame.base, summary, storage);
-    if (SHIFTS_A_COPY(kind, storage) && summary->shift != 0)
+    if (SHIFTS_A_COPY(kind) && summary->shift != 0)
         logits = NAME(shift_block)(logits, count, maximum, e ? e : place);
     NAME(forward_groups)(logits, masses, first, e, count, excluded, &frame, &sums, kind, storage);
     summary->sum_of_others = NAME(wide_total)(sums.exponentials);
@@ -412,6 +412,7 @@ KERNEL_INLINE void NAME(forward_block)(const char *logits, const NAME(masses) * 
         summary->target_mass = NAME(wide_total)(sums.target_mass);
         summary->distance = NAME(distance_total)(sums.distance);
     }
+    return 1;
 }
 
 /* Weighs the blocks relative to the one that holds the row's maximum, which is returned.  Two

@@ -213,12 +213,18 @@ KERNEL_INLINE void NAME(backward_vectors)(const REAL *e, char *grad, const NAME(
     int64_t k = 0;
     for (; k + 2 * LANES <= count; k += 2 * LANES) {
         NAME(ask_ahead)(&frame->ahead, first + k, 2, kind);
-        for (int j = 0; j < 2 * LANES; j += LANES) {
+        vec some[2];
+        for (int j = 0; j < 2; ++j) {
+            const int64_t at = k + j * LANES;
             const vec mass =
-                NAME(backward_mass)(masses, first + k + j, LANES, frame, is_weighted, kind);
-            NAME(store_stored)(
-                grad, k + j,
-                NAME(backward_vector)(v_load(e + k + j), mass, frame, in_two_steps, kind), storage);
+                NAME(backward_mass)(masses, first + at, LANES, frame, is_weighted, kind);
+            some[j] = NAME(backward_vector)(v_load(e + at), mass, frame, in_two_steps, kind);
+        }
+        if (HAS_MASS(kind) || in_two_steps) {
+            NAME(store_stored)(grad, k, some[0], storage);
+            NAME(store_stored)(grad, k + LANES, some[1], storage);
+        } else {
+            NAME(store_two_stored)(grad, k, some[0], some[1], storage);
         }
     }
     for (; k < count; k += LANES) {
@@ -232,7 +238,8 @@ KERNEL_INLINE void NAME(backward_vectors)(const REAL *e, char *grad, const NAME(
 
 /* Backward sweep of one block: grad = e * factor * block weight (- weight * t).  `label` counts
  * from its first class.  Where the factors would leave the normal numbers they are RESCALE times
- * larger, and that is taken back last. */
+ * larger, and that is taken back last.  Products of exponentials are no NaN but where the factor is
+ * infinite or one. */
 KERNEL_INLINE void NAME(backward_block)(const NAME(long_row) * row, int64_t first, int64_t count,
                                         double row_factor, double block_weight, double weight,
                                         int kind, int storage) {
@@ -243,10 +250,11 @@ KERNEL_INLINE void NAME(backward_block)(const NAME(long_row) * row, int64_t firs
     const int is_smoothed = kind == XENT_SMOOTHED_TARGETS,
               has_label = is_smoothed && label >= 0 && label < count;
     const REAL exp_of_label = has_label ? e[label] : 0;
-    const int in_two_steps = fabs(row_factor * block_weight) < SMALL_FACTOR;
-    const REAL factor = (REAL)(row_factor * (in_two_steps ? RESCALE : 1) * block_weight);
+    const int is_small = fabs(row_factor * block_weight) < SMALL_FACTOR;
+    const REAL factor = (REAL)(row_factor * (is_small ? RESCALE : 1) * block_weight);
+    const int in_two_steps = is_small || !(fabs((double)factor) <= (double)LARGEST_REAL);
     const NAME(backward_frame)
-        frame = {v_splat(factor), v_splat((REAL)(1 / RESCALE)),
+        frame = {v_splat(factor), v_splat((REAL)(is_small ? 1 / RESCALE : 1)),
                  v_splat(-(REAL)(is_smoothed ? weight * masses->smoothing : weight)),
                  NAME(ahead_of_backward)(row)};
     const int is_weighted = is_smoothed && masses->class_weight != NULL;
@@ -283,16 +291,16 @@ KERNEL_INLINE void NAME(fill_gradient)(const NAME(long_row) * row, int64_t first
             NAME(store_number)(row->grad, k, value, row->grad_storage);
 }
 
-/* Forward sweep of block `b`. */
-KERNEL_INLINE void NAME(forward_block_of)(const NAME(long_row) * row, int64_t b,
-                                          const NAME(settings) * settings, int kind, int storage) {
+/* Forward sweep of block `b`; returns 0 where it must be widened first. */
+KERNEL_INLINE int NAME(forward_block_of)(const NAME(long_row) * row, int64_t b,
+                                         const NAME(settings) * settings, int kind, int storage) {
     const int64_t first = b * BLOCK, count = NAME(block_length)(row->classes, first),
                   in_block = row->label - first;
     const int64_t excluded = !HAS_MASS(kind) && in_block >= 0 && in_block < count ? in_block : -1;
-    NAME(forward_block)(NAME(stored_at)(row->logits, first, storage), &row->masses,
-                        row->exponentials ? row->exponentials + first : NULL, count, first,
-                        excluded, NAME(ahead_of_forward)(row), settings, row->blocks + b, kind,
-                        storage);
+    return NAME(forward_block)(NAME(stored_at)(row->logits, first, storage), &row->masses,
+                               row->exponentials ? row->exponentials + first : NULL, count, first,
+                               excluded, NAME(ahead_of_forward)(row), settings, row->blocks + b,
+                               kind, storage);
 }
 
 /* log p = (x - m) / T - log of the sum, of `count` classes from class `first`. */

@@ -79,13 +79,27 @@ typedef void (*NAME(forward_sweep))(const NAME(long_row) * row, int64_t b,
 typedef void (*NAME(backward_sweep))(const NAME(long_row) * row, int64_t b, double temperature,
                                      const row_results *results, int k);
 
+/* Forward sweep of a block of 16 bits as one of the lanes' own type, by `sweep`. */
+MAYBE_UNUSED static NEVER_INLINE void NAME(forward_widened)(const NAME(long_row) * row, int64_t b,
+                                                            const NAME(settings) * settings,
+                                                            NAME(forward_sweep) sweep) {
+    const int64_t first = b * BLOCK, count = NAME(block_length)(row->classes, first);
+    NAME(long_row) widened = *row;
+    NAME(widen)(NAME(stored_at)(row->logits, first, row->logits_storage), count,
+                row->scratch + first, row->logits_storage);
+    widened.logits = (const char *)row->scratch;
+    widened.logits_storage = XENT_AS_COMPUTED;
+    sweep(&widened, b, settings);
+}
+
 /* The two sweeps over a block are functions of their own, one for each storage: one copy of each
  * serves rows and parts of rows. */
 #ifndef BLOCK_SWEEPS
 #define BLOCK_SWEEPS(type, storage, name, kind)                                                \
     static void NAME(forward_##name##_##type)(const NAME(long_row) * row, int64_t b,           \
                                               const NAME(settings) * settings) {               \
-        NAME(forward_block_of)(row, b, settings, kind, storage);                               \
+        if (!NAME(forward_block_of)(row, b, settings, kind, storage))                          \
+            NAME(forward_widened)(row, b, settings, NAME(forward_##name##_as_computed));       \
     }                                                                                          \
     static void NAME(backward_##name##_##type)(const NAME(long_row) * row, int64_t b,          \
                                                double temperature, const row_results *results, \

@@ -70,11 +70,28 @@ VECTOR_INLINE vec v_load_16_bits(const uint16_t *source, int storage) {
     return storage == XENT_FLOAT16 ? v_load_float16(source) : v_load_bfloat16(source);
 }
 
+/* One number; all lanes alike are written in one piece, which can be read without waiting. */
+VECTOR_INLINE float widened(uint16_t number, int storage) {
+    ALIGNED_64 uint16_t lanes[LANES];
+    for (int lane = 0; lane < LANES; ++lane)
+        lanes[lane] = number;
+    return v_first(v_load_16_bits(lanes, storage));
+}
+
 VECTOR_INLINE void v_store_16_bits(uint16_t *destination, vec a, int storage) {
     if (storage == XENT_FLOAT16)
         v_store_float16(destination, a);
     else
         v_store_bfloat16(destination, a);
+}
+
+VECTOR_INLINE void v_store_two_of_16_bits(uint16_t *destination, vec a, vec b, int storage) {
+    if (storage == XENT_BFLOAT16) {
+        v_store_two_bfloat16(destination, a, b);
+        return;
+    }
+    v_store_float16(destination, a);
+    v_store_float16(destination + LANES, b);
 }
 #else
 #define EACH_STORAGE(each, ...) each(as_computed, XENT_AS_COMPUTED, __VA_ARGS__)
@@ -108,6 +125,19 @@ VECTOR_INLINE void NAME(store_stored)(char *numbers, int64_t at, vec a, int stor
     }
 #endif
     v_store((REAL *)place, a);
+}
+
+/* Two vectors, whose lanes hold no NaN. */
+VECTOR_INLINE void NAME(store_two_stored)(char *numbers, int64_t at, vec a, vec b, int storage) {
+#if REAL_BITS == 32
+    if (storage != XENT_AS_COMPUTED) {
+        void *place = numbers + at * NAME(stored_bytes)(storage);
+        v_store_two_of_16_bits((uint16_t *)place, a, b, storage);
+        return;
+    }
+#endif
+    NAME(store_stored)(numbers, at, a, storage);
+    NAME(store_stored)(numbers, at + LANES, b, storage);
 }
 
 /* The first `count` lanes of it, 1 to LANES; `fill` in the others. */
@@ -147,7 +177,12 @@ VECTOR_INLINE void NAME(store_first_stored)(char *numbers, int64_t at, int count
 
 /* The same for one number. */
 VECTOR_INLINE REAL NAME(load_number)(const char *numbers, int64_t at, int storage) {
-    return v_first(NAME(load_first_stored)(numbers, at, 1, 0, storage));
+    const void *place = NAME(stored_at)(numbers, at, storage);
+#if REAL_BITS == 32
+    if (storage != XENT_AS_COMPUTED)
+        return widened(*(const uint16_t *)place, storage);
+#endif
+    return *(const REAL *)place;
 }
 
 VECTOR_INLINE void NAME(store_number)(char *numbers, int64_t at, REAL number, int storage) {

@@ -224,6 +224,11 @@ KERNEL_INLINE void v_store_bfloat16(uint16_t *destination, vec a) {
                       destination + part * (LANES / 4), vshrn_n_u32(vornq_u32(sum, number), 16)));
 }
 
+KERNEL_INLINE void v_store_two_bfloat16(uint16_t *destination, vec a, vec b) {
+    v_store_bfloat16(destination, a);
+    v_store_bfloat16(destination + LANES, b);
+}
+
 KERNEL_INLINE vec_f64 v_low_half_as_f64(vec a) {
     vec_f64 r;
     r.part[0] = vcvt_f64_f32(vget_low_f32(a.part[0]));

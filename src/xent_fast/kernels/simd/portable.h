@@ -256,6 +256,11 @@ VECTOR_INLINE void v_store_bfloat16(uint16_t *destination, vec a) {
     }
 }
 
+VECTOR_INLINE void v_store_two_bfloat16(uint16_t *destination, vec a, vec b) {
+    v_store_bfloat16(destination, a);
+    v_store_bfloat16(destination + LANES, b);
+}
+
 VECTOR_INLINE vec_f64 v_low_half_as_f64(vec a) {
     ALIGNED_64 float lanes[16];
     ALIGNED_64 double wide[8];
