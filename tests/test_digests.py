@@ -29,6 +29,8 @@ def test_a_difference_is_named() -> None:
     turned = next(k for k, (case, _) in enumerate(results) if case.layout != layout)
     results[turned] = (results[turned][0], "----")
     assert any(it.startswith(results[turned][0].name) for it in differences("portable", results))
+    left_out = differences("portable", [(case, None) for case, _ in results])
+    assert all("without a case" in it for it in left_out)
     new = (cases.Case("another function", 3, layout, results[0][0].run), "----")
     assert differences("portable", [new])[0] == (
         "another function, 3 classes, contiguous: ----, recorded nothing"

@@ -3,11 +3,19 @@
 Knows the parts. Must not know who compares: the tests, tests/bits, or a user.
 """
 
-from xent_fast._bits.cases import CIRCUMSTANCES, Case, all_cases, circumstances_that_show, digest_of
+from xent_fast._bits.cases import (
+    CIRCUMSTANCES,
+    CONTIGUOUS,
+    Case,
+    all_cases,
+    circumstances_that_show,
+    digest_of,
+)
 from xent_fast._bits.record import differences, read, write
 
 __all__ = [
     "CIRCUMSTANCES",
+    "CONTIGUOUS",
     "Case",
     "all_cases",
     "circumstances_that_show",

@@ -258,7 +258,9 @@ def canonical(array: Array) -> bytes:
     Which of them an operation gives is the processor's own business.
     """
     if array.dtype.kind in "fV":
-        array = np.where(np.isnan(array), np.asarray(np.nan, array.dtype), array)
+        unknown = np.isnan(array)
+        if unknown.any():
+            array = np.where(unknown, np.asarray(np.nan, array.dtype), array)
     if array.dtype.kind == "i":
         array = array.astype(np.int64)
     return np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes()

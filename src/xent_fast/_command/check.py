@@ -24,6 +24,7 @@ from xent_fast._binding import instruction_sets
 # Of class indices without options, what docs/numerics.md says of loss and gradient.
 MOST_ULPS: dict[type[Any], float] = {np.float32: 5.5, np.float64: 6.5}
 ROWS_AND_CLASSES = ((20_000, 2), (4000, 10), (400, 100), (40, 1000), (4, 10_000))
+LONG_ROW = 5000
 FORK_SECONDS = 30.0
 
 Array = NDArray[Any]
@@ -64,14 +65,26 @@ def on_every_isa(test: Callable[[str], list[str]]) -> list[str]:
 
 
 def same_bits() -> Outcome:
-    """Of every compiled function, on every instruction set."""
+    """Of every compiled function: all on the instructions in use, most on every other set."""
+    in_use, compared = engine.configuration()["isa"]["active"], 0
     cases = list(_bits.all_cases())
 
     def test(isa: str) -> list[str]:
-        faults = _bits.differences(isa, ((case, _bits.digest_of(case)) for case in cases))
+        nonlocal compared
+        asked = [isa == in_use or is_quick(case) for case in cases]
+        compared += sum(asked)
+        digests = [
+            _bits.digest_of(case) if ask else None for case, ask in zip(cases, asked, strict=True)
+        ]
+        faults = _bits.differences(isa, zip(cases, digests, strict=True))
         return [*faults[:3], *([f"{len(faults) - 3} more"] if len(faults) > 3 else [])]
 
-    return on_every_isa(test), f"{len(cases)} results have the recorded bits"
+    return on_every_isa(test), f"{compared} results have the recorded bits"
+
+
+def is_quick(case: _bits.Case) -> bool:
+    """How rows lie and how long rows are cut up is the same on every instruction set."""
+    return case.layout == _bits.CONTIGUOUS and case.classes <= LONG_ROW
 
 
 # --- accuracy -------------------------------------------------------------------------------------
