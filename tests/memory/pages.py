@@ -29,13 +29,8 @@ class Region:
             address = ctypes.c_void_p(self.memory.ctypes.data + page * PAGE)
             if protect(address, ctypes.c_size_t(PAGE), _PROT_NONE):
                 raise OSError(ctypes.get_errno(), "mprotect")
-        self.runs = [
-            self.memory[first * PAGE : (first + run) * PAGE] for first in range(1, pages, run + 1)
-        ]
-
-    def fill(self) -> None:
-        for run in self.runs:
-            run.fill(FILLING)
+        each = self.memory[PAGE:].reshape(runs, (run + 1) * PAGE)
+        self.runs = each[:, : run * PAGE]
 
 
 class Arena:
@@ -44,7 +39,7 @@ class Arena:
     def __init__(self) -> None:
         self._regions: dict[tuple[int, int], list[Region]] = {}
         self._taken: dict[tuple[int, int], int] = {}
-        self._placed: list[tuple[Region, np.ndarray, list[np.ndarray]]] = []
+        self._placed: list[tuple[Region, np.ndarray, np.ndarray]] = []
 
     def reset(self) -> None:
         self._taken.clear()
@@ -61,8 +56,7 @@ class Arena:
         else:
             array, region = self._in_one_run(values, side)
         array[...] = values
-        gaps = [run.copy() for run in region.runs]
-        self._placed.append((region, array, gaps))
+        self._placed.append((region, array, region.runs.copy()))
         return array
 
     def assert_nothing_else_written(self) -> None:
@@ -70,12 +64,11 @@ class Arena:
         for region, array, before in self._placed:
             now = array.copy()
             array.view(np.ndarray)[...] = 0
-            after = [run.copy() for run in region.runs]
+            after = region.runs.copy()
             # The array's own bytes are made equal, so that only those around it can differ.
-            for run, old in zip(region.runs, before, strict=True):
-                run[:] = old
+            region.runs[...] = before
             array[...] = 0
-            same = all(map(np.array_equal, after, region.runs))
+            same = np.array_equal(after, region.runs)
             array[...] = now
             assert same, "written next to an array"
 
@@ -86,7 +79,7 @@ class Arena:
         if position == len(regions):
             regions.append(Region(runs, run))
         self._taken[key] = position + 1
-        regions[position].fill()
+        regions[position].runs.fill(FILLING)
         return regions[position]
 
     def _in_one_run(self, values: np.ndarray, side: str) -> tuple[np.ndarray, Region]:

@@ -2,7 +2,7 @@
 
     python tests/memory/references.py [--quick]
 
-Counts, before and after 10,000 calls (--quick: 200 of every 11th kind): the references to each
+Counts, before and after 10,000 calls (--quick: 100 of every 11th kind): the references to each
 argument, to the singletons, types and dtypes that results and messages hold; Python's blocks in
 use; and, on glibc, the bytes that the C library has given out, which is where workspaces and arrays
 come from.
@@ -249,9 +249,9 @@ def sweep(times: int, step: int) -> dict[str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="200 calls, not 10,000, of every 11th")
+    parser.add_argument("--quick", action="store_true", help="100 calls, not 10,000, of every 11th")
     arguments = parser.parse_args()
-    figures = sweep(200, 11) if arguments.quick else sweep(10_000, 1)
+    figures = sweep(100, 11) if arguments.quick else sweep(10_000, 1)
     print(json.dumps(figures))
     sys.exit(bool(figures["faults"]))
 

@@ -66,7 +66,7 @@ def on_every_isa(test: Callable[[str], list[str]]) -> list[str]:
 
 def same_bits() -> Outcome:
     """Of every compiled function: all on the instructions in use, most on every other set."""
-    in_use, compared = engine.configuration()["isa"]["active"], 0
+    in_use, compared = instruction_sets.active_isa_name(), 0
     cases = list(_bits.all_cases())
 
     def test(isa: str) -> list[str]:
