@@ -34,17 +34,19 @@ from xent_fast.reference._linear import (
     linear_softmax_cross_entropy,
     linear_softmax_cross_entropy_grad,
 )
-from xent_fast.reference._logits import (
+from xent_fast.reference._loss import (
     softmax_cross_entropy,
     softmax_cross_entropy_grad,
-    softmax_cross_entropy_grad_hessian,
     softmax_cross_entropy_grad_targets,
-    softmax_cross_entropy_hessian_diagonal,
-    softmax_cross_entropy_hvp,
     softmax_loss,
 )
 from xent_fast.reference._probabilities import cross_entropy, cross_entropy_grad
 from xent_fast.reference._sampled import sampled_softmax_loss_grad
+from xent_fast.reference._second_order import (
+    softmax_cross_entropy_grad_hessian,
+    softmax_cross_entropy_hessian_diagonal,
+    softmax_cross_entropy_hvp,
+)
 from xent_fast.reference._softmax import (
     log_softmax,
     log_softmax_vjp,

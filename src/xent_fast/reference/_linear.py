@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._result import LinearLossAndGrad
-from xent_fast.reference._logits import softmax_cross_entropy, softmax_cross_entropy_grad
+from xent_fast.reference._loss import softmax_cross_entropy, softmax_cross_entropy_grad
 from xent_fast.reference._rows import Float64Array
 
 

@@ -1,4 +1,4 @@
-"""The loss of logits: its gradient and its second order.
+"""The loss of logits and its gradient.
 
 Knows: how mass, weight and softmax become each of them. Must not know: how those are made.
 """
@@ -19,7 +19,6 @@ from xent_fast._result import (
     LossAndGrad,
     LossAndStatistics,
     LossGradAndChosenStatistics,
-    LossGradAndHessian,
     LossGradAndStatistics,
     RowStatistics,
 )
@@ -27,7 +26,6 @@ from xent_fast.reference._entropy import entropies
 from xent_fast.reference._rows import (
     Float64Array,
     Place,
-    alike,
     rows_of,
     written,
 )
@@ -87,7 +85,7 @@ def softmax_cross_entropy(
         If a class index is out of bounds, shapes do not fit together or an option is outside its
         domain.
     """
-    problem = _problem_of_logits(
+    problem = problem_of_logits(
         logits,
         targets,
         axis,
@@ -100,7 +98,7 @@ def softmax_cross_entropy(
         reduction,
         scale,
     )
-    loss, _ = _loss_and_grad(problem)
+    loss, _ = loss_and_grad_of(problem)
     if not return_statistics:
         return loss
     statistics = _statistics(problem, return_statistics)
@@ -155,7 +153,7 @@ def softmax_cross_entropy_grad(
     IndexError, ValueError
         As for `softmax_cross_entropy`.
     """
-    problem = _problem_of_logits(
+    problem = problem_of_logits(
         logits,
         targets,
         axis,
@@ -168,7 +166,7 @@ def softmax_cross_entropy_grad(
         reduction,
         scale,
     )
-    loss, grad = _loss_and_grad(problem, upstream(problem.place, grad_output, reduction))
+    loss, grad = loss_and_grad_of(problem, upstream(problem.place, grad_output, reduction))
     result = LossAndGrad[Any, Any](loss, written(grad, out))
     if not return_statistics:
         return result
@@ -199,198 +197,6 @@ def softmax_loss(x: ArrayLike, y: ArrayLike) -> LossAndGrad[float, Any]:
         As for `softmax_cross_entropy`.
     """
     return cast(LossAndGrad[float, Any], softmax_cross_entropy_grad(x, y))
-
-
-def softmax_cross_entropy_hvp(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    vector: ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
-    reduction: str = "mean",
-    scale: float = 1.0,
-    out: NDArray[np.floating[Any]] | None = None,
-    num_threads: SupportsIndex | None = None,
-) -> NDArray[np.floating[Any]]:
-    """`xent_fast.softmax_cross_entropy_hvp` in float64: the loss's Hessian times a vector.
-
-    With A = Q + 2 a z lse, (A p (v - p.v) + 2 a z p (p.v)) / T^2 in every row.
-
-    Parameters
-    ----------
-    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature, \
-    z_loss, reduction, scale
-        As for `softmax_cross_entropy_grad`.
-    vector : array_like of the logits' shape
-        What the Hessian is multiplied with.
-    num_threads
-        Not used.
-    out : ndarray of the logits' shape, optional
-        Takes the product, rounded to its dtype.
-
-    Returns
-    -------
-    ndarray of the logits' shape
-        A new float64 array, or `out`.
-
-    Raises
-    ------
-    IndexError, ValueError
-        As for `softmax_cross_entropy`; also if `vector` has another shape than the logits.
-    """
-    problem = _problem_of_logits(
-        logits,
-        targets,
-        axis,
-        weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        temperature,
-        z_loss,
-        reduction,
-        scale,
-    )
-    v = alike(vector, problem.place, "vector", "logits")
-    with np.errstate(all="ignore"):
-        rows, z = problem.softmax, 2 * z_loss
-        # v - p.v is the same for v and v + constant: it is taken from the likeliest class's entry,
-        # whose probability may be near 1, so that p.v does not round the others' shares away.
-        v_of_largest = np.take_along_axis(v, rows.largest, axis=1)
-        from_largest = v - v_of_largest
-        mean_from_largest = (rows.p * from_largest).sum(axis=1, keepdims=True)
-        product = _curvature(problem) * rows.p * (from_largest - mean_from_largest)
-        product += z * rows.p * (v_of_largest + mean_from_largest)
-    return written(_second_order(problem, product), out)
-
-
-def softmax_cross_entropy_hessian_diagonal(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
-    reduction: str = "mean",
-    scale: float = 1.0,
-    out: NDArray[np.floating[Any]] | None = None,
-    num_threads: SupportsIndex | None = None,
-) -> NDArray[np.floating[Any]]:
-    """`xent_fast.softmax_cross_entropy_hessian_diagonal` in float64.
-
-    With A = Q + 2 a z lse, (A p (1 - p) + 2 a z p^2) / T^2 in every row.
-
-    Parameters
-    ----------
-    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature, \
-    z_loss, reduction, scale
-        As for `softmax_cross_entropy_grad`.
-    num_threads
-        Not used.
-    out : ndarray of the logits' shape, optional
-        Takes the diagonal, rounded to its dtype.
-
-    Returns
-    -------
-    ndarray of the logits' shape
-        A new float64 array, or `out`.
-
-    Raises
-    ------
-    IndexError, ValueError
-        As for `softmax_cross_entropy`.
-    """
-    problem = _problem_of_logits(
-        logits,
-        targets,
-        axis,
-        weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        temperature,
-        z_loss,
-        reduction,
-        scale,
-    )
-    return written(_second_order(problem, _diagonal(problem)), out)
-
-
-def softmax_cross_entropy_grad_hessian(
-    logits: ArrayLike,
-    targets: ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
-    factor: float = 1.0,
-    min_hessian: float = 0.0,
-    reduction: str = "sum",
-    scale: float = 1.0,
-    grad_out: NDArray[np.floating[Any]] | None = None,
-    hessian_out: NDArray[np.floating[Any]] | None = None,
-    num_threads: SupportsIndex | None = None,
-) -> LossGradAndHessian[Any, Any]:
-    """`xent_fast.softmax_cross_entropy_grad_hessian` in float64.
-
-    The diagonal is max(min_hessian, factor * that of `softmax_cross_entropy_hessian_diagonal`).
-
-    Parameters
-    ----------
-    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature, \
-    z_loss, reduction, scale
-        As for `softmax_cross_entropy_grad`.
-    factor, min_hessian
-        Of the diagonal.
-    num_threads
-        Not used.
-    grad_out, hessian_out : ndarray of the logits' shape, optional
-        Take the results, rounded to their dtype.
-
-    Returns
-    -------
-    LossGradAndHessian
-        The loss, and two new float64 arrays or the outputs.
-
-    Raises
-    ------
-    IndexError, ValueError
-        As for `softmax_cross_entropy`; also if `min_hessian` is NaN or plus infinity.
-    """
-    if not min_hessian < math.inf:
-        raise ValueError(f"min_hessian must be a number below inf, not {min_hessian}")
-    problem = _problem_of_logits(
-        logits,
-        targets,
-        axis,
-        weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        temperature,
-        z_loss,
-        reduction,
-        scale,
-    )
-    loss, grad = _loss_and_grad(problem)
-    diagonal = _second_order(problem, _diagonal(problem))
-    with np.errstate(all="ignore"):
-        hessian = np.maximum(factor * diagonal, min_hessian)
-    return LossGradAndHessian(loss, written(grad, grad_out), written(hessian, hessian_out))
 
 
 def softmax_cross_entropy_grad_targets(
@@ -443,7 +249,7 @@ def softmax_cross_entropy_grad_targets(
 
 
 @dataclass(frozen=True)
-class _Problem:
+class Problem:
     """The softmax of every row, and all that weighs it."""
 
     place: Place
@@ -453,7 +259,7 @@ class _Problem:
     z_loss: float
 
 
-def _problem_of_logits(
+def problem_of_logits(
     logits: ArrayLike,
     targets: ArrayLike,
     axis: SupportsIndex,
@@ -465,7 +271,8 @@ def _problem_of_logits(
     z_loss: float,
     reduction: str,
     scale: float,
-) -> _Problem:
+) -> Problem:
+    """A batch, its arguments checked."""
     x, place = rows_of(logits, axis, "logits")
     temperature, z_loss = temperature_of(temperature), number(z_loss, "z_loss")
     if math.isnan(z_loss):
@@ -475,12 +282,13 @@ def _problem_of_logits(
     )
     with np.errstate(all="ignore"):
         softmax = softmax_of(x, masses.counted, temperature)
-    return _Problem(place, softmax, masses, temperature, z_loss)
+    return Problem(place, softmax, masses, temperature, z_loss)
 
 
-def _loss_and_grad(
-    problem: _Problem, grad_output: Float64Array | float = 1.0
+def loss_and_grad_of(
+    problem: Problem, grad_output: Float64Array | float = 1.0
 ) -> tuple[float | Float64Array, Float64Array]:
+    """Both, of a batch's rows."""
     rows, masses, z = problem.softmax, problem.targets, problem.z_loss
     with np.errstate(all="ignore"):
         row_loss = sum_of_products(masses.mass, rows.lse_minus_x) + weighted(z, rows.lse**2)
@@ -491,31 +299,8 @@ def _loss_and_grad(
     return loss, problem.place.restored(masses.finished(grad, rows.is_defined))
 
 
-def _curvature(problem: _Problem) -> Float64Array:
-    """Q + 2 z lse of every row, for the row weight 1."""
-    total_mass: Float64Array = problem.targets.mass.sum(axis=1)
-    return (total_mass + weighted(2 * problem.z_loss, problem.softmax.lse))[:, np.newaxis]
-
-
-def _diagonal(problem: _Problem) -> Float64Array:
-    """The Hessian's, for T = 1 and the row weight 1."""
-    rows, z = problem.softmax, problem.z_loss
-    with np.errstate(all="ignore"):
-        return _curvature(problem) * rows.p * rows.one_minus_p + 2 * z * rows.p**2
-
-
-def _second_order(problem: _Problem, values: Float64Array) -> Float64Array:
-    """What was computed for T = 1 and the row weight 1, weighted and in its place."""
-    with np.errstate(all="ignore"):
-        squared = (
-            problem.temperature * problem.temperature
-        )  # a float's ** would raise where it is inf
-        values *= problem.targets.row_weight[:, np.newaxis] / squared
-    return problem.place.restored(problem.targets.finished(values, problem.softmax.is_defined))
-
-
 def _statistics(
-    problem: _Problem, asked: bool | Collection[str]
+    problem: Problem, asked: bool | Collection[str]
 ) -> RowStatistics[Any] | ChosenStatistics[Any]:
     """lse, prediction and whether it is right, of rows that count and have a softmax; or others."""
     rows, masses = problem.softmax, problem.targets
