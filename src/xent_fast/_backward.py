@@ -5,15 +5,14 @@ Knows: what a caller may ask for. Must not know: mathematics, memory layouts, th
 
 from __future__ import annotations
 
-from typing import Any, Literal, SupportsIndex, overload
+from typing import Any, Literal, SupportsIndex, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import arguments, loss_calls, softmax_calls
+from xent_fast._options import FloatArray, ProductOptions, TargetGradOptions
 from xent_fast._result import FloatT
-
-FloatArray = NDArray[np.floating[Any]]
 
 # Numbers of 16 bits are taken so many at a time, in float32: enough for all threads.
 _NUMBERS_AT_ONCE = 1 << 20
@@ -23,21 +22,13 @@ _NUMBERS_AT_ONCE = 1 << 20
 def softmax_vjp(
     probabilities: NDArray[FloatT],
     grad_probabilities: ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    grad_output: ArrayLike | None = None,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[ProductOptions],
 ) -> NDArray[FloatT]: ...
 @overload
 def softmax_vjp(
     probabilities: ArrayLike,
     grad_probabilities: ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    grad_output: ArrayLike | None = None,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[ProductOptions],
 ) -> FloatArray: ...
 def softmax_vjp(
     probabilities: ArrayLike,
@@ -136,21 +127,13 @@ def softmax_vjp(
 def log_softmax_vjp(
     log_probabilities: NDArray[FloatT],
     grad_log_probabilities: ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    grad_output: ArrayLike | None = None,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[ProductOptions],
 ) -> NDArray[FloatT]: ...
 @overload
 def log_softmax_vjp(
     log_probabilities: ArrayLike,
     grad_log_probabilities: ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    grad_output: ArrayLike | None = None,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[ProductOptions],
 ) -> FloatArray: ...
 def log_softmax_vjp(
     log_probabilities: ArrayLike,
@@ -219,30 +202,12 @@ def log_softmax_vjp(
 @overload
 def softmax_cross_entropy_grad_targets(
     logits: NDArray[FloatT],
-    *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    reduction: Literal["mean", "sum", "none"] = "mean",
-    scale: float = 1.0,
-    grad_output: ArrayLike | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[TargetGradOptions],
 ) -> NDArray[FloatT]: ...
 @overload
 def softmax_cross_entropy_grad_targets(
     logits: ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    reduction: Literal["mean", "sum", "none"] = "mean",
-    scale: float = 1.0,
-    grad_output: ArrayLike | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[TargetGradOptions],
 ) -> FloatArray: ...
 def softmax_cross_entropy_grad_targets(
     logits: ArrayLike,

@@ -4,16 +4,15 @@ Knows: signatures and documentation. Must not know: what statistics hold (_class
 ranges are measured and written (_class_ranges.py), how statistics travel between processes.
 """
 
-from typing import Any, Literal, SupportsIndex, overload
+from typing import Any, Literal, SupportsIndex, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._class_ranges import losses, measured, range_of, settled, written
 from xent_fast._class_statistics import ClassStatistics
+from xent_fast._options import FloatArray, RangeGradOptions
 from xent_fast._result import FloatT, LossAndGrad
-
-FloatArray = NDArray[np.floating[Any]]
 
 
 def class_statistics(
@@ -179,15 +178,8 @@ def grad_from_statistics(
     targets: ArrayLike,
     statistics: ClassStatistics,
     *,
-    first_class: SupportsIndex,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    z_loss: float = 0.0,
     reduction: Literal["mean", "sum"] = "sum",
-    scale: float = 1.0,
-    has_exponentials: bool = False,
-    out: FloatArray | None = None,
+    **options: Unpack[RangeGradOptions],
 ) -> LossAndGrad[float, FloatT]: ...
 @overload
 def grad_from_statistics(
@@ -195,15 +187,8 @@ def grad_from_statistics(
     targets: ArrayLike,
     statistics: ClassStatistics,
     *,
-    first_class: SupportsIndex,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    z_loss: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
-    has_exponentials: bool = False,
-    out: FloatArray | None = None,
+    **options: Unpack[RangeGradOptions],
 ) -> LossAndGrad[NDArray[FloatT], FloatT]: ...
 @overload
 def grad_from_statistics(
@@ -211,15 +196,8 @@ def grad_from_statistics(
     targets: ArrayLike,
     statistics: ClassStatistics,
     *,
-    first_class: SupportsIndex,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    z_loss: float = 0.0,
     reduction: Literal["mean", "sum"] = "sum",
-    scale: float = 1.0,
-    has_exponentials: bool = False,
-    out: FloatArray | None = None,
+    **options: Unpack[RangeGradOptions],
 ) -> LossAndGrad[float, np.floating[Any]]: ...
 @overload
 def grad_from_statistics(
@@ -227,15 +205,8 @@ def grad_from_statistics(
     targets: ArrayLike,
     statistics: ClassStatistics,
     *,
-    first_class: SupportsIndex,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    z_loss: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
-    has_exponentials: bool = False,
-    out: FloatArray | None = None,
+    **options: Unpack[RangeGradOptions],
 ) -> LossAndGrad[FloatArray, np.floating[Any]]: ...
 def grad_from_statistics(
     logits: ArrayLike,

@@ -5,15 +5,14 @@ Knows: what a caller may ask for. Must not know: mathematics, memory layouts, th
 
 from __future__ import annotations
 
-from typing import Any, Literal, SupportsIndex, overload
+from typing import Any, Literal, SupportsIndex, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import second_order_calls
+from xent_fast._options import DistillationOptions, FloatArray
 from xent_fast._result import FloatT, LossAndGrad
-
-FloatArray = NDArray[np.floating[Any]]
 
 
 @overload
@@ -22,17 +21,8 @@ def distillation_loss_grad(
     teacher_logits: ArrayLike,
     targets: ArrayLike | None = None,
     *,
-    temperature: float = 1.0,
-    alpha: float = 0.5,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
-    scale: float = 1.0,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[DistillationOptions],
 ) -> LossAndGrad[float, FloatT]: ...
 @overload
 def distillation_loss_grad(
@@ -40,17 +30,8 @@ def distillation_loss_grad(
     teacher_logits: ArrayLike,
     targets: ArrayLike | None = None,
     *,
-    temperature: float = 1.0,
-    alpha: float = 0.5,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[DistillationOptions],
 ) -> LossAndGrad[NDArray[FloatT], FloatT]: ...
 @overload
 def distillation_loss_grad(
@@ -58,17 +39,8 @@ def distillation_loss_grad(
     teacher_logits: ArrayLike,
     targets: ArrayLike | None = None,
     *,
-    temperature: float = 1.0,
-    alpha: float = 0.5,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
-    scale: float = 1.0,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[DistillationOptions],
 ) -> LossAndGrad[float, np.floating[Any]]: ...
 @overload
 def distillation_loss_grad(
@@ -76,17 +48,8 @@ def distillation_loss_grad(
     teacher_logits: ArrayLike,
     targets: ArrayLike | None = None,
     *,
-    temperature: float = 1.0,
-    alpha: float = 0.5,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[DistillationOptions],
 ) -> LossAndGrad[FloatArray, np.floating[Any]]: ...
 def distillation_loss_grad(
     student_logits: ArrayLike,

@@ -5,49 +5,36 @@ Knows: what a caller may ask for. Must not know: mathematics, memory layouts, th
 
 from __future__ import annotations
 
-from typing import Any, Literal, SupportsIndex, overload
+from typing import Any, Literal, SupportsIndex, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import softmax_calls
+from xent_fast._options import EntropyGradOptions, EntropyOptions, FloatArray
 from xent_fast._result import EntropyAndGrad, FloatT
-
-FloatArray = NDArray[np.floating[Any]]
 
 
 @overload
 def softmax_entropy(
     logits: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    sample_weight: ArrayLike | None = None,
-    temperature: float = 1.0,
     reduction: Literal["mean", "sum"] = "mean",
-    scale: float = 1.0,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[EntropyOptions],
 ) -> float: ...
 @overload
 def softmax_entropy(
     logits: NDArray[FloatT],
     *,
-    axis: SupportsIndex = -1,
-    sample_weight: ArrayLike | None = None,
-    temperature: float = 1.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[EntropyOptions],
 ) -> NDArray[FloatT]: ...
 @overload
 def softmax_entropy(
     logits: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    sample_weight: ArrayLike | None = None,
-    temperature: float = 1.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[EntropyOptions],
 ) -> FloatArray: ...
 def softmax_entropy(
     logits: ArrayLike,
@@ -129,53 +116,29 @@ def softmax_entropy(
 def softmax_entropy_grad(
     logits: NDArray[FloatT],
     *,
-    axis: SupportsIndex = -1,
-    sample_weight: ArrayLike | None = None,
-    temperature: float = 1.0,
     reduction: Literal["mean", "sum"] = "mean",
-    scale: float = 1.0,
-    grad_output: ArrayLike | None = None,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[EntropyGradOptions],
 ) -> EntropyAndGrad[float, FloatT]: ...
 @overload
 def softmax_entropy_grad(
     logits: NDArray[FloatT],
     *,
-    axis: SupportsIndex = -1,
-    sample_weight: ArrayLike | None = None,
-    temperature: float = 1.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
-    grad_output: ArrayLike | None = None,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[EntropyGradOptions],
 ) -> EntropyAndGrad[NDArray[FloatT], FloatT]: ...
 @overload
 def softmax_entropy_grad(
     logits: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    sample_weight: ArrayLike | None = None,
-    temperature: float = 1.0,
     reduction: Literal["mean", "sum"] = "mean",
-    scale: float = 1.0,
-    grad_output: ArrayLike | None = None,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[EntropyGradOptions],
 ) -> EntropyAndGrad[float, np.floating[Any]]: ...
 @overload
 def softmax_entropy_grad(
     logits: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    sample_weight: ArrayLike | None = None,
-    temperature: float = 1.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
-    grad_output: ArrayLike | None = None,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[EntropyGradOptions],
 ) -> EntropyAndGrad[FloatArray, np.floating[Any]]: ...
 def softmax_entropy_grad(
     logits: ArrayLike,

@@ -6,24 +6,32 @@ Knows: names and types. Must not know: what they do.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, SupportsIndex, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Required, SupportsIndex, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+if TYPE_CHECKING:
+    from xent_fast._sampler import Sampler
+
 FloatArray = NDArray[np.floating[Any]]
 
 
-class CommonOptions(TypedDict, total=False):
-    """Of every loss of logits."""
+class RowOptions(TypedDict, total=False):
+    """Of whatever makes one number of each row."""
 
     sample_weight: ArrayLike | None
+    scale: float
+    num_threads: SupportsIndex | None
+
+
+class CommonOptions(RowOptions, total=False):
+    """Of every loss of logits."""
+
     ignore_index: SupportsIndex | None
     label_smoothing: float
     temperature: float
     z_loss: float
-    scale: float
-    num_threads: SupportsIndex | None
 
 
 class LossOptions(CommonOptions, total=False):
@@ -71,3 +79,92 @@ class LayerGradOptions(LayerOptions, total=False):
     grad_weight_out: FloatArray | None
     grad_bias_out: FloatArray | None
     accumulate: bool
+
+
+class EntropyOptions(RowOptions, total=False):
+    """Of entropies."""
+
+    axis: SupportsIndex
+    temperature: float
+
+
+class EntropyGradOptions(EntropyOptions, total=False):
+    """Of entropies with their gradient."""
+
+    grad_output: ArrayLike | None
+    out: FloatArray | None
+
+
+class ProbabilityOptions(RowOptions, total=False):
+    """Of the loss of probabilities."""
+
+    axis: SupportsIndex
+    weight: ArrayLike | None
+    ignore_index: SupportsIndex | None
+    label_smoothing: float
+    clip: float
+
+
+class ProbabilityGradOptions(ProbabilityOptions, total=False):
+    """Of that loss with its gradient."""
+
+    out: FloatArray | None
+
+
+class DistillationOptions(RowOptions, total=False):
+    """Of distillation."""
+
+    axis: SupportsIndex
+    weight: ArrayLike | None
+    ignore_index: SupportsIndex | None
+    label_smoothing: float
+    temperature: float
+    alpha: float
+    out: FloatArray | None
+
+
+class SampledOptions(RowOptions, total=False):
+    """Of the loss among sampled classes."""
+
+    num_sampled: Required[SupportsIndex]
+    sampler: Sampler
+    remove_accidental_hits: bool
+    rng: np.random.Generator | int | None
+
+
+class TargetGradOptions(RowOptions, total=False):
+    """Of the gradient with respect to dense targets."""
+
+    axis: SupportsIndex
+    weight: ArrayLike | None
+    label_smoothing: float
+    temperature: float
+    reduction: Literal["mean", "sum", "none"]
+    grad_output: ArrayLike | None
+
+
+class SoftmaxOptions(TypedDict, total=False):
+    """Of probabilities and their logarithms."""
+
+    axis: SupportsIndex
+    out: FloatArray | None
+    num_threads: SupportsIndex | None
+
+
+class ProductOptions(SoftmaxOptions, total=False):
+    """Of their backward passes."""
+
+    grad_output: ArrayLike | None
+
+
+class RangeGradOptions(TypedDict, total=False):
+    """Of the gradient for a range of classes."""
+
+    first_class: Required[SupportsIndex]
+    axis: SupportsIndex
+    weight: ArrayLike | None
+    sample_weight: ArrayLike | None
+    z_loss: float
+    scale: float
+    has_exponentials: bool
+    out: FloatArray | None

@@ -9,15 +9,15 @@ where a probability rounds to 0 or 1.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, SupportsIndex, overload
+from typing import Any, Literal, NamedTuple, SupportsIndex, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import arguments, loss_calls, options
+from xent_fast._options import FloatArray, ProbabilityGradOptions, ProbabilityOptions
 from xent_fast._result import FloatT, LossAndGrad
 
-FloatArray = NDArray[np.floating[Any]]
 Float64Array = NDArray[np.float64]
 
 # Rows are taken so many at a time that a temporary array holds about this many numbers.
@@ -32,45 +32,24 @@ def cross_entropy(
     probabilities: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    clip: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
-    scale: float = 1.0,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[ProbabilityOptions],
 ) -> float: ...
 @overload
 def cross_entropy(
     probabilities: NDArray[FloatT],
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    clip: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[ProbabilityOptions],
 ) -> NDArray[FloatT]: ...
 @overload
 def cross_entropy(
     probabilities: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    clip: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[ProbabilityOptions],
 ) -> FloatArray: ...
 def cross_entropy(
     probabilities: ArrayLike,
@@ -200,64 +179,32 @@ def cross_entropy_grad(
     probabilities: NDArray[FloatT],
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    clip: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
-    scale: float = 1.0,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[ProbabilityGradOptions],
 ) -> LossAndGrad[float, FloatT]: ...
 @overload
 def cross_entropy_grad(
     probabilities: NDArray[FloatT],
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    clip: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[ProbabilityGradOptions],
 ) -> LossAndGrad[NDArray[FloatT], FloatT]: ...
 @overload
 def cross_entropy_grad(
     probabilities: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    clip: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
-    scale: float = 1.0,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[ProbabilityGradOptions],
 ) -> LossAndGrad[float, np.floating[Any]]: ...
 @overload
 def cross_entropy_grad(
     probabilities: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    clip: float = 0.0,
     reduction: Literal["none"],
-    scale: float = 1.0,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[ProbabilityGradOptions],
 ) -> LossAndGrad[FloatArray, np.floating[Any]]: ...
 def cross_entropy_grad(
     probabilities: ArrayLike,

@@ -6,7 +6,7 @@ products. Must not know: how the loss of those logits is computed, or how classe
 
 from __future__ import annotations
 
-from typing import Any, Literal, SupportsIndex, overload
+from typing import Any, Literal, SupportsIndex, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,10 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from xent_fast._binding import arguments
 from xent_fast._layer_arguments import logits_dtype
 from xent_fast._loss import softmax_cross_entropy_grad
+from xent_fast._options import FloatArray, SampledOptions
 from xent_fast._result import FloatT, SampledLossAndGrad
 from xent_fast._sampler import ClassArray, Sampler, as_classes, draw_candidates
-
-FloatArray = NDArray[np.floating[Any]]
 
 
 @overload
@@ -27,14 +26,8 @@ def sampled_softmax_loss_grad(
     bias: ArrayLike | None,
     targets: ArrayLike,
     *,
-    num_sampled: SupportsIndex,
-    sampler: Sampler = "log_uniform",
-    remove_accidental_hits: bool = True,
-    rng: np.random.Generator | int | None = None,
     reduction: Literal["mean", "sum"] = "mean",
-    sample_weight: ArrayLike | None = None,
-    scale: float = 1.0,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[SampledOptions],
 ) -> SampledLossAndGrad[float, FloatT]: ...
 @overload
 def sampled_softmax_loss_grad(
@@ -43,14 +36,8 @@ def sampled_softmax_loss_grad(
     bias: ArrayLike | None,
     targets: ArrayLike,
     *,
-    num_sampled: SupportsIndex,
-    sampler: Sampler = "log_uniform",
-    remove_accidental_hits: bool = True,
-    rng: np.random.Generator | int | None = None,
     reduction: Literal["none"],
-    sample_weight: ArrayLike | None = None,
-    scale: float = 1.0,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[SampledOptions],
 ) -> SampledLossAndGrad[NDArray[FloatT], FloatT]: ...
 @overload
 def sampled_softmax_loss_grad(
@@ -59,14 +46,8 @@ def sampled_softmax_loss_grad(
     bias: ArrayLike | None,
     targets: ArrayLike,
     *,
-    num_sampled: SupportsIndex,
-    sampler: Sampler = "log_uniform",
-    remove_accidental_hits: bool = True,
-    rng: np.random.Generator | int | None = None,
     reduction: Literal["mean", "sum"] = "mean",
-    sample_weight: ArrayLike | None = None,
-    scale: float = 1.0,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[SampledOptions],
 ) -> SampledLossAndGrad[float, np.floating[Any]]: ...
 @overload
 def sampled_softmax_loss_grad(
@@ -75,14 +56,8 @@ def sampled_softmax_loss_grad(
     bias: ArrayLike | None,
     targets: ArrayLike,
     *,
-    num_sampled: SupportsIndex,
-    sampler: Sampler = "log_uniform",
-    remove_accidental_hits: bool = True,
-    rng: np.random.Generator | int | None = None,
     reduction: Literal["none"],
-    sample_weight: ArrayLike | None = None,
-    scale: float = 1.0,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[SampledOptions],
 ) -> SampledLossAndGrad[FloatArray, np.floating[Any]]: ...
 def sampled_softmax_loss_grad(
     hidden: ArrayLike,

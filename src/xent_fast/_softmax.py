@@ -5,32 +5,24 @@ Knows: what a caller may ask for. Must not know: mathematics, memory layouts, th
 
 from __future__ import annotations
 
-from typing import Any, SupportsIndex, overload
+from typing import SupportsIndex, Unpack, overload
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import softmax_calls
+from xent_fast._options import FloatArray, SoftmaxOptions
 from xent_fast._result import FloatT
-
-FloatArray = NDArray[np.floating[Any]]
 
 
 @overload
 def softmax(
     logits: NDArray[FloatT],
-    *,
-    axis: SupportsIndex = -1,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[SoftmaxOptions],
 ) -> NDArray[FloatT]: ...
 @overload
 def softmax(
     logits: ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[SoftmaxOptions],
 ) -> FloatArray: ...
 def softmax(
     logits: ArrayLike,
@@ -109,18 +101,12 @@ def softmax(
 @overload
 def log_softmax(
     logits: NDArray[FloatT],
-    *,
-    axis: SupportsIndex = -1,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[SoftmaxOptions],
 ) -> NDArray[FloatT]: ...
 @overload
 def log_softmax(
     logits: ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    out: FloatArray | None = None,
-    num_threads: SupportsIndex | None = None,
+    **options: Unpack[SoftmaxOptions],
 ) -> FloatArray: ...
 def log_softmax(
     logits: ArrayLike,
