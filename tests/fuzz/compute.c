@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "memory.h"
+#include "workspace.h"
 
 /* The arrays of a batch, one place each. */
 enum {
@@ -141,7 +142,7 @@ static xent_batch describe(const problem *p, const layout *l, arrays *a) {
 /* --- the calls -------------------------------------------------------------------------------- */
 
 static void *lay_workspace(arrays *a, const layout *l, size_t bytes) {
-    return lay(a, WORKSPACE, l, 1, (bytes + 63) / 64 * 64, 0, 0, 0)->first;
+    return lay(a, WORKSPACE, l, 1, bytes, 0, 0, 0)->first;
 }
 
 static int64_t at_most(int64_t number, int64_t most) { return number < most ? number : most; }
@@ -182,20 +183,15 @@ static double process_shared(const xent_row_kernels *kernels, const xent_batch *
     return sum;
 }
 
-static size_t bytes_of_calls(const problem *p, const layout *l, const xent_row_kernels *kernels) {
-    const size_t bytes = (kernels->workspace_bytes(p->classes) + 63) / 64 * 64;
-    return bytes + (l->is_turned ? kernels->turning_bytes(p->classes) : 0);
-}
-
 static void compute_rows(const problem *p, const layout *l, arrays *a, results *r) {
     const xent_row_kernels *kernels = &l->isa->kernels[p->dtype][p->kind];
     const xent_batch batch = describe(p, l, a);
     if (l->order == SHARED_ROWS)
         r->sum = process_shared(kernels, &batch, 1 + l->rows_a_call % 4,
-                                lay_workspace(a, l, kernels->shared_row_bytes(p->classes)));
+                                lay_workspace(a, l, xent_shared_row_bytes(kernels, &batch)));
     else
         r->sum = process_in_calls(kernels, &batch, rows_a_call(p, l),
-                                  lay_workspace(a, l, bytes_of_calls(p, l, kernels)));
+                                  lay_workspace(a, l, xent_workspace_bytes(kernels, &batch)));
 }
 
 static void compute_vjp(const problem *p, const layout *l, const arrays *a) {

@@ -24,6 +24,7 @@
 
 #include "dispatch.h"
 #include "labels.h"
+#include "workspace.h"
 
 typedef enum { BEFORE, BEHIND, AROUND_ROWS, AROUND_COLUMNS, SIDE_COUNT } guard_side;
 typedef enum { APART, IN_PLACE, LOSS_ONLY, OUTPUT_COUNT } output_place;
@@ -279,21 +280,10 @@ static xent_batch make_batch(request r) {
     return batch;
 }
 
-static size_t round_up(size_t bytes) { return (bytes + 63) / 64 * 64; }
-
-/* What a workspace has besides where numbers lie in 16 bits. */
-static size_t scratch_bytes(const xent_row_kernels *kernels, const xent_batch *batch) {
-    if (batch->logits_storage == XENT_AS_COMPUTED && batch->grad_storage == XENT_AS_COMPUTED)
-        return 0;
-    return kernels->scratch_bytes(batch->classes);
-}
-
 /* The same row in the steps that threads share. */
 static void run_shared(const xent_row_kernels *kernels, const xent_batch *batch, guard_side side) {
     const int64_t blocks = kernels->blocks_to_share(batch->classes);
-    const size_t bytes =
-        round_up(kernels->shared_row_bytes(batch->classes)) + scratch_bytes(kernels, batch);
-    char *workspace = kept_column(1, round_up(bytes), side);
+    char *workspace = kept_column(1, xent_shared_row_bytes(kernels, batch), side);
     for (int64_t row = 0; row < batch->rows && blocks > 0; ++row) {
         kernels->begin_row(batch, row, workspace);
         kernels->forward_blocks(0, blocks / 2, workspace);
@@ -314,11 +304,7 @@ static void run_rows(const xent_isa *isa, request r) {
              side_names[r.side], r.rows, r.classes);
     const xent_row_kernels *kernels = &isa->kernels[r.dtype][r.kind];
     const xent_batch batch = make_batch(r);
-    size_t workspace_bytes = kernels->workspace_bytes(r.classes);
-    if (batch.logits_class_stride)
-        workspace_bytes += kernels->turning_bytes(r.classes);
-    workspace_bytes = round_up(workspace_bytes) + scratch_bytes(kernels, &batch);
-    void *workspace = kept_column(1, round_up(workspace_bytes), r.side);
+    void *workspace = kept_column(1, xent_workspace_bytes(kernels, &batch), r.side);
     for (int64_t row = 0; row < r.rows; row += 16)
         kernels->process_rows(&batch, row, r.rows - row < 16 ? r.rows - row : 16, workspace);
     kernels->process_rows(&batch, 0, r.rows, workspace);
@@ -423,7 +409,7 @@ static void run_softmax_function(const xent_isa *isa, request r, softmax_use use
     const int is_distillation = use == DISTILLATION;
     const xent_row_kernels *kernels =
         &isa->softmax_functions[r.dtype][is_distillation ? XENT_DISTILLATION : XENT_SECOND_ORDER];
-    void *workspace = kept_column(1, round_up(kernels->workspace_bytes(r.classes)), r.side);
+    void *workspace = kept_column(1, xent_aligned(kernels->workspace_bytes(r.classes)), r.side);
     kernels->process_rows(is_distillation ? &distillation.batch : &second_order.batch, 0, r.rows,
                           workspace);
     give_regions_back();

@@ -38,7 +38,9 @@ from xent_fast._binding.kernels cimport (
     XENT_TARGET_CLASS,
     XENT_TARGET_LOGIT,
     XENT_TARGET_WEIGHT,
+    XENT_WORKSPACE_ALIGNMENT,
     XENT_WRITE,
+    xent_aligned,
     xent_batch,
     xent_dtype,
     xent_kind_of_targets,
@@ -220,12 +222,12 @@ cdef int work_on_shard(
     cdef const xent_row_kernels *kernels = kernels_of_shard(problem, dtype, work)
     cdef const xent_batch *batch = &problem.shard.batch
     cdef size_t bytes = problem.kernels.workspace_bytes(problem.shard.whole_blocks, batch.classes)
-    cdef void *memory = malloc(bytes + 64)
+    cdef void *memory = malloc(bytes + XENT_WORKSPACE_ALIGNMENT)
     cdef Plan plan
     cdef xent_float_mode mode
     if memory == NULL:
         raise MemoryError(f"cannot allocate {bytes} bytes of workspace")
-    problem.workspace = <void *>((<uintptr_t>memory + 63) // 64 * 64)
+    problem.workspace = <void *>xent_aligned(<uintptr_t>memory)
     try:
         make_plan(&plan, batch, groups, if_needed(stored), kernels, 1)
         with nogil:

@@ -19,15 +19,20 @@ from xent_fast._binding.instruction_sets cimport ShardBatch, VjpBatch, storage_k
 from xent_fast._binding.kernels cimport (
     XENT_MAX_ROWS_PER_CALL,
     XENT_ROW_GRANULARITY,
+    XENT_WORKSPACE_ALIGNMENT,
     xent_add_to_sum,
+    xent_aligned,
     xent_batch,
     xent_batch_from,
     xent_distillation_batch,
     xent_grad_hessian_batch,
+    xent_is_turned,
     xent_row_kernels,
     xent_running_sum,
     xent_second_order_batch,
+    xent_shared_row_bytes,
     xent_sum_total,
+    xent_workspace_bytes,
 )
 from xent_fast._binding.stored cimport (
     LOAD,
@@ -75,9 +80,6 @@ cdef enum:
     SHARED_ROWS = 4
     PART_BLOCKS = 4
 
-    # A cache line, so that no two threads write to the same.
-    WORKSPACE_ALIGNMENT = 64
-
 
 ctypedef void (*block_sweep)(int64_t first_block, int64_t count, void *workspace) noexcept nogil
 
@@ -113,7 +115,6 @@ cdef size_t share_out(
     What a chunk is depends on shape and layout alone.
     """
     cdef size_t workspace_bytes, loss_bytes
-    cdef size_t scratch_bytes = 0
     plan.batch = batch
     plan.groups = groups
     plan.stored = stored
@@ -126,12 +127,11 @@ cdef size_t share_out(
     if batch.rows == 0:
         return 0
     if stored != NULL and not stored.are_turned and knows_storage(kernels, batch):
-        scratch_bytes = kernels.scratch_bytes(batch.classes)
         note_storage(stored, batch, &plan.stored_batch)
         plan.batch = &plan.stored_batch
         plan.stored = stored = NULL
     plan.chunk_rows = rows_per_chunk(
-        groups.rows, batch.classes, is_turned(batch) or (stored != NULL and stored.are_turned)
+        groups.rows, batch.classes, xent_is_turned(batch) or (stored != NULL and stored.are_turned)
     )
     plan.group_chunks = (groups.rows - 1) // plan.chunk_rows + 1
     plan.chunk_count = groups.count * plan.group_chunks
@@ -145,42 +145,30 @@ cdef size_t share_out(
         )
     )
     if plan.parts > 0:
-        plan.workspace_step = round_up(kernels.shared_row_bytes(batch.classes)) + scratch_bytes
+        plan.workspace_step = xent_shared_row_bytes(kernels, plan.batch)
         workspace_bytes = batch.rows * plan.workspace_step
         loss_bytes = batch.rows * sizeof(double)
     else:
-        plan.workspace_step = round_up(kernels.workspace_bytes(batch.classes)) + scratch_bytes
-        if is_turned(batch):
-            plan.workspace_step += round_up(kernels.turning_bytes(batch.classes))
-        plan.kernel_bytes = plan.workspace_step
+        plan.workspace_step = plan.kernel_bytes = xent_workspace_bytes(kernels, plan.batch)
         if stored != NULL:
             plan.workspace_step += own_bytes(stored, batch, plan.chunk_rows, batch.classes)
         workspace_bytes = plan.threads * plan.workspace_step
         loss_bytes = plan.chunk_count * sizeof(double) if plan.threads > 1 else 0
     if workspace_bytes + loss_bytes == 0:
         return 0
-    plan.memory = malloc(workspace_bytes + loss_bytes + WORKSPACE_ALIGNMENT)
+    plan.memory = malloc(workspace_bytes + loss_bytes + XENT_WORKSPACE_ALIGNMENT)
     if plan.memory == NULL:
         return workspace_bytes + loss_bytes
-    plan.workspaces = <char *>round_up(<uintptr_t>plan.memory)
+    plan.workspaces = <char *>xent_aligned(<uintptr_t>plan.memory)
     plan.chunk_losses = <double *>(plan.workspaces + workspace_bytes)
     return 0
-
-
-cdef inline bint is_turned(const xent_batch *batch) noexcept nogil:
-    """Whether the classes of some matrix lie apart."""
-    return (
-        batch.logits_class_stride != 0
-        or batch.grad_class_stride != 0
-        or batch.dense_targets_class_stride != 0
-    )
 
 
 cdef inline bint knows_storage(
     const xent_row_kernels *kernels, const xent_batch *batch
 ) noexcept nogil:
     """Whether the kernels widen and round these rows by themselves."""
-    if kernels.scratch_bytes == NULL or is_turned(batch):
+    if kernels.scratch_bytes == NULL or xent_is_turned(batch):
         return False
     return kernels.scratch_bytes(batch.classes) != 0
 
@@ -198,11 +186,6 @@ cdef inline void note_storage(
             copy.logits_storage = matrix.storage
         elif <const char *>batch + matrix.address == <const char *>&batch.grad:
             copy.grad_storage = matrix.storage
-
-
-cdef inline size_t round_up(size_t bytes) noexcept nogil:
-    """The next multiple of WORKSPACE_ALIGNMENT."""
-    return (bytes + WORKSPACE_ALIGNMENT - 1) // WORKSPACE_ALIGNMENT * WORKSPACE_ALIGNMENT
 
 
 cdef inline int64_t rows_per_chunk(int64_t rows, int64_t classes, bint turned) noexcept nogil:
@@ -230,7 +213,7 @@ cdef int64_t parts_per_row(const Plan *plan, int requested_threads) noexcept nog
     """How many parts threads take of each row; 0 where they take whole rows."""
     cdef int64_t classes = plan.batch.classes
     cdef int threads
-    if classes < SHARED_LOGITS or plan.groups.count > 1 or is_turned(plan.batch):
+    if classes < SHARED_LOGITS or plan.groups.count > 1 or xent_is_turned(plan.batch):
         return 0
     if plan.stored != NULL:  # brought there row by row
         return 0

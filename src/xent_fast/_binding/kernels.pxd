@@ -214,6 +214,16 @@ cdef extern from "kernels/labels.h" nogil:
     double xent_sum_of(const double *values, int64_t count)
 
 
+cdef extern from "kernels/workspace.h" nogil:
+    enum:
+        XENT_WORKSPACE_ALIGNMENT
+
+    size_t xent_aligned(size_t bytes)
+    bint xent_is_turned(const xent_batch *batch)
+    size_t xent_workspace_bytes(const xent_row_kernels *kernels, const xent_batch *batch)
+    size_t xent_shared_row_bytes(const xent_row_kernels *kernels, const xent_batch *batch)
+
+
 cdef extern from "kernels/pairwise_sum.h" nogil:
     ctypedef struct xent_running_sum:
         double sum
