@@ -226,21 +226,8 @@ LABELS = np.arange(6) % 4
             "sample_weight must hold real",
         ),
         (GOOD, LABELS, {"label_smoothing": 1.1}, ValueError, "label_smoothing must be in [0, 1]"),
-        (GOOD, LABELS, {"label_smoothing": nan}, ValueError, "label_smoothing must be in [0, 1]"),
-        (
-            GOOD,
-            LABELS,
-            {"label_smoothing": "a"},
-            TypeError,
-            "label_smoothing must be a real number",
-        ),
         (GOOD, LABELS, {"clip": 0.5}, ValueError, "clip must be in [0, 0.5), not 0.5"),
-        (GOOD, LABELS, {"clip": -1e-9}, ValueError, "clip must be in [0, 0.5)"),
-        (GOOD, LABELS, {"clip": nan}, ValueError, "clip must be in [0, 0.5)"),
         (GOOD, LABELS, {"clip": True}, TypeError, "clip must be a real number, not bool"),
-        (GOOD, LABELS, {"reduction": "average"}, ValueError, "reduction must be 'mean'"),
-        (GOOD, LABELS, {"scale": None}, TypeError, "scale must be a real number"),
-        (GOOD, LABELS, {"num_threads": 0}, ValueError, "num_threads must be at least 1"),
     ],
 )
 def test_bad_input(
