@@ -28,6 +28,14 @@ typedef struct {
 
 static int bit(int bits, int k) { return bits >> k & 1; }
 
+static xent_storage storage_of(const layout *l, int k) {
+    return k == LOGITS ? l->logits_storage : k == GRAD ? l->grad_storage : XENT_AS_COMPUTED;
+}
+
+static size_t item_of(const problem *p, const layout *l, int k) {
+    return storage_of(l, k) == XENT_AS_COMPUTED ? (size_t)item_size(p->dtype) : 2;
+}
+
 static const strip *lay(arrays *a, int k, const layout *l, int64_t rows, size_t row_bytes,
                         size_t gap, int is_reversed, size_t offset) {
     a->at[k] = lay_out(k, rows, row_bytes, gap, is_reversed, bit(l->at_end, k % 8), offset);
@@ -35,10 +43,10 @@ static const strip *lay(arrays *a, int k, const layout *l, int64_t rows, size_t 
     return &a->at[k];
 }
 
-/* A matrix of the batch's dtype with the layout's gap and direction number `j`; a turned one has
- * its columns as rows. */
+/* A matrix of the batch's dtype, or of 16 bits, with the layout's gap and direction number `j`; a
+ * turned one has its columns as rows. */
 static void lay_matrix(arrays *a, int k, const problem *p, const layout *l, int64_t rows, int j) {
-    const size_t item = (size_t)item_size(p->dtype);
+    const size_t item = item_of(p, l, k);
     a->is_turned[k] = bit(l->is_turned, j) && rows == p->rows;
     const int64_t count = a->is_turned[k] ? p->classes : rows,
                   length = a->is_turned[k] ? rows : p->classes;
@@ -53,18 +61,30 @@ static void turn(const char *values, int64_t rows, int64_t columns, size_t item,
                    values + (size_t)(row * columns + column) * item, item);
 }
 
-static char turned_values[MOST_LOGITS * 8];
+static char turned_values[MOST_LOGITS * 8], stored_values[MOST_LOGITS * 2];
 
-static void put_matrix(const arrays *a, int k, const problem *p, const char *values) {
+/* Those of 16 bits are never turned. */
+static void put_matrix(const arrays *a, int k, const problem *p, const layout *l,
+                       const char *values) {
+    const xent_storage storage = storage_of(l, k);
     if (a->is_turned[k])
         turn(values, p->rows, p->classes, (size_t)item_size(p->dtype), turned_values);
-    put_rows(&a->at[k], a->is_turned[k] ? turned_values : values);
+    if (storage != XENT_AS_COMPUTED)
+        narrow(l->isa, storage, values, p->rows * p->classes, stored_values);
+    put_rows(&a->at[k], a->is_turned[k]               ? turned_values
+                        : storage != XENT_AS_COMPUTED ? stored_values
+                                                      : values);
 }
 
-static void get_matrix(const arrays *a, int k, const problem *p, char *values) {
-    get_rows(&a->at[k], a->is_turned[k] ? turned_values : values);
+static void get_matrix(const arrays *a, int k, const problem *p, const layout *l, char *values) {
+    const xent_storage storage = storage_of(l, k);
+    get_rows(&a->at[k], a->is_turned[k]               ? turned_values
+                        : storage != XENT_AS_COMPUTED ? stored_values
+                                                      : values);
     if (a->is_turned[k])
         turn(turned_values, p->classes, p->rows, (size_t)item_size(p->dtype), values);
+    if (storage != XENT_AS_COMPUTED)
+        widen(l->isa, storage, stored_values, p->rows * p->classes, values);
 }
 
 static ptrdiff_t row_stride(const arrays *a, int k, const problem *p) {
@@ -84,10 +104,10 @@ static void lay_inputs(const problem *p, const layout *l, arrays *a) {
     const size_t item = (size_t)item_size(p->dtype);
     const size_t label_bytes = (size_t)label_size(p->label_type);
     lay_matrix(a, LOGITS, p, l, p->rows, 0);
-    put_matrix(a, LOGITS, p, p->logits);
+    put_matrix(a, LOGITS, p, l, p->logits);
     if (!p->has_labels) {
         lay_matrix(a, TARGETS, p, l, p->shares_targets ? 1 : p->rows, 2);
-        put_matrix(a, TARGETS, p, p->targets);
+        put_matrix(a, TARGETS, p, l, p->targets);
     } else {
         const int is_reversed = l->label_gap & 1;
         put_rows(lay(a, LABELS, l, p->rows, label_bytes, (size_t)l->label_gap, is_reversed,
@@ -112,6 +132,8 @@ static xent_batch describe(const problem *p, const layout *l, arrays *a) {
         .logits = a->at[LOGITS].first,
         .logits_row_stride = row_stride(a, LOGITS, p),
         .logits_class_stride = class_stride(a, LOGITS),
+        .logits_storage = l->logits_storage,
+        .grad_storage = l->grad_storage,
         .grad = l->with_grad ? a->at[grad].first : NULL,
         .grad_row_stride = l->with_grad ? row_stride(a, grad, p) : 0,
         .grad_class_stride = l->with_grad ? class_stride(a, grad) : 0,
@@ -215,24 +237,32 @@ static void compute_vjp(const problem *p, const layout *l, const arrays *a) {
 
 /* --- afterwards ------------------------------------------------------------------------------- */
 
-static int is_unchanged(const arrays *a, int k, const problem *p, const char *values) {
+static int is_unchanged(const arrays *a, int k, const problem *p, const layout *l,
+                        const char *values) {
     static char now[MOST_LOGITS * 8];
+    const xent_storage storage = storage_of(l, k);
+    const size_t bytes = (size_t)a->at[k].rows * a->at[k].row_bytes;
     if (!a->is_used[k])
         return 1;
-    get_matrix(a, k, p, now);
-    return memcmp(now, values, (size_t)a->at[k].rows * a->at[k].row_bytes) == 0;
+    if (storage == XENT_AS_COMPUTED) {
+        get_matrix(a, k, p, l, now);
+        return memcmp(now, values, bytes) == 0;
+    }
+    narrow(l->isa, storage, values, p->rows * p->classes, stored_values);
+    get_rows(&a->at[k], now);
+    return memcmp(now, stored_values, bytes) == 0;
 }
 
 static const char *what_was_spoilt(const problem *p, const layout *l, const arrays *a) {
     for (int k = 0; k < PLACE_COUNT; ++k)
         if (a->is_used[k] && !has_clean_gaps(&a->at[k], k))
             return "memory around an array";
-    if (!l->in_place && !is_unchanged(a, LOGITS, p, p->logits))
+    if (!l->in_place && !is_unchanged(a, LOGITS, p, l, p->logits))
         return "the logits";
-    if (!is_unchanged(a, TARGETS, p, p->targets) || !is_unchanged(a, LABELS, p, p->labels))
+    if (!is_unchanged(a, TARGETS, p, l, p->targets) || !is_unchanged(a, LABELS, p, l, p->labels))
         return "the targets";
-    if (!is_unchanged(a, CLASS_WEIGHT, p, p->class_weight) ||
-        !is_unchanged(a, SAMPLE_WEIGHT, p, (const char *)p->sample_weight))
+    if (!is_unchanged(a, CLASS_WEIGHT, p, l, p->class_weight) ||
+        !is_unchanged(a, SAMPLE_WEIGHT, p, l, (const char *)p->sample_weight))
         return "the weights";
     return NULL;
 }
@@ -245,7 +275,7 @@ const char *compute(const problem *p, const layout *l, results *r) {
     else
         compute_vjp(p, l, &a);
     if (l->with_grad)
-        get_matrix(&a, l->in_place ? LOGITS : GRAD, p, r->grad);
+        get_matrix(&a, l->in_place ? LOGITS : GRAD, p, l, r->grad);
     if (a.is_used[ROW_LOSS])
         get_rows(&a.at[ROW_LOSS], r->row_loss);
     if (a.is_used[LSE]) {

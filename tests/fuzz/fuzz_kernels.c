@@ -30,10 +30,10 @@ static void describe_layout(const layout *l) {
     fprintf(stderr,
             "  %s, order %d (%d), in place %d, grad %d, row loss %d, statistics %d, gaps %d %d %d, "
             "reversed %d, turned "
-            "%d, ends %d\n",
+            "%d, ends %d, storages %d %d\n",
             l->isa->name, l->order, l->rows_a_call, l->in_place, l->with_grad, l->with_row_loss,
             l->with_statistics, l->gap[0], l->gap[1], l->gap[2], l->is_reversed, l->is_turned,
-            l->at_end);
+            l->at_end, l->logits_storage, l->grad_storage);
 }
 
 /* Says what was computed and ends the program. */
@@ -174,10 +174,21 @@ static void check_numbers(const problem *p, const layout *l, const char *what, c
     }
 }
 
+/* What remains of a gradient in the storage of another layout: rounded once. */
+static const char *as_stored(const problem *p, const layout *l, const char *grad) {
+    static char stored[MOST_LOGITS * 2], rounded[MOST_LOGITS * 8];
+    if (l->grad_storage == XENT_AS_COMPUTED)
+        return grad;
+    narrow(l->isa, l->grad_storage, grad, p->rows * p->classes, stored);
+    widen(l->isa, l->grad_storage, stored, p->rows * p->classes, rounded);
+    return rounded;
+}
+
 static void check_same_bits(const problem *p, const layout l[2], const results *a,
                             const results *b) {
     if (l[1].with_grad)
-        check_numbers(p, l, "gradients of two layouts differ", a->grad, b->grad, p->classes);
+        check_numbers(p, l, "gradients of two layouts differ", as_stored(p, &l[1], a->grad),
+                      b->grad, p->classes);
     if (p->family != ROW_KERNELS)
         return;
     if (l[1].with_row_loss)

@@ -25,6 +25,17 @@ static void set_real(char *values, xent_dtype dtype, int64_t at, double value) {
         memcpy(values + at * 8, &value, sizeof value);
 }
 
+void narrow(const xent_isa *isa, xent_storage storage, const char *values, int64_t count,
+            char *stored) {
+    isa->storage_kernels[storage].store((const float *)(const void *)values, 0, 1, count, stored,
+                                        0);
+}
+
+void widen(const xent_isa *isa, xent_storage storage, const char *stored, int64_t count,
+           char *values) {
+    isa->storage_kernels[storage].load(stored, 0, 1, count, (float *)(void *)values, 0);
+}
+
 int label_size(xent_label_type type) {
     static const int sizes[] = {1, 2, 4, 8, 1, 2, 4, 8};
     return sizes[type];
@@ -122,6 +133,9 @@ static void take_targets(choices *c, problem *p) {
     p->has_class_weight = p->kind != XENT_DENSE_TARGETS && (flags >> 1 & 1);
     p->has_sample_weight = flags >> 2 & 1;
     p->shares_targets = !p->has_labels && (flags >> 3 & 1);
+    p->storage = p->dtype == XENT_FLOAT32 && p->family == ROW_KERNELS
+                     ? (xent_storage)((flags >> 6) % XENT_STORAGE_COUNT)
+                     : XENT_AS_COMPUTED;
     p->output = XENT_GRADIENT;
     if (p->has_labels && (flags >> 4 & 1))
         p->output = p->kind == XENT_INDEX_TARGETS || (flags >> 5 & 1) ? XENT_PROBABILITIES
@@ -259,7 +273,22 @@ static const xent_isa *supported_isa(int k) {
 
 static int is_portable(const xent_isa *isa) { return strcmp(isa->name, "portable") == 0; }
 
-static void take_layout(choices *c, const problem *p, layout *l) {
+/* Of one layout the gradient is always float32, for the oracle; in place it lies as the logits. */
+static void take_storages(unsigned asked, const problem *p, int has_wide_gradient, layout *l) {
+    const xent_row_kernels *kernels = &l->isa->kernels[p->dtype][p->kind];
+    l->logits_storage = l->grad_storage = XENT_AS_COMPUTED;
+    if (p->family != ROW_KERNELS || l->is_turned || !kernels->scratch_bytes ||
+        kernels->scratch_bytes(p->classes) == 0)
+        return;
+    if ((asked & 1) && !(has_wide_gradient && l->in_place))
+        l->logits_storage = p->storage;
+    if (l->in_place)
+        l->grad_storage = l->logits_storage;
+    else if ((asked & 2) && !has_wide_gradient)
+        l->grad_storage = p->storage;
+}
+
+static void take_layout(choices *c, const problem *p, int has_wide_gradient, layout *l) {
     const unsigned asked = take_byte(c);
     const int can_share = p->family == ROW_KERNELS &&
                           l->isa->kernels[p->dtype][p->kind].blocks_to_share(p->classes) > 0;
@@ -278,6 +307,7 @@ static void take_layout(choices *c, const problem *p, layout *l) {
         l->gap[k] = take_choice(c, 20);
     l->label_gap = take_choice(c, 9);
     l->label_offset = take_choice(c, 8);
+    take_storages(asked >> 4, p, has_wide_gradient, l);
 }
 
 /* The portable path has bits of its own; all others agree. */
@@ -289,8 +319,17 @@ static void take_layouts(choices *c, const problem *p, layout layouts[2]) {
     layouts[0].isa = supported_isa((int)take_byte(c));
     layouts[1].isa = alike(layouts[0].isa, supported_isa((int)take_byte(c)));
     for (int k = 0; k < 2; ++k)
-        take_layout(c, p, &layouts[k]);
+        take_layout(c, p, k == 0, &layouts[k]);
     layouts[0].with_grad = layouts[0].with_row_loss = layouts[0].with_statistics = 1;
+}
+
+/* Logits that 16 bits hold without loss. */
+static void round_logits(problem *p, const xent_isa *isa) {
+    static char stored[MOST_LOGITS * 2];
+    if (p->storage == XENT_AS_COMPUTED)
+        return;
+    narrow(isa, p->storage, p->logits, p->rows * p->classes, stored);
+    widen(isa, p->storage, stored, p->rows * p->classes, p->logits);
 }
 
 /* Probabilities are asked for without options, and of smoothed targets without weight. */
@@ -308,6 +347,7 @@ void take_case(choices *c, problem *p, layout layouts[2]) {
     take_values(c, p);
     while (has_choices(c))
         take_edit(c, p);
+    round_logits(p, layouts[0].isa);
     if (p->output != XENT_GRADIENT)
         clear_options(p);
 }

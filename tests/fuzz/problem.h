@@ -28,6 +28,7 @@ typedef struct {
     xent_label_type label_type;
     int has_ignore_index;
     int64_t ignore_index;
+    xent_storage storage; /* what holds the logits without loss */
     double weight_factor, label_smoothing, temperature, z_loss;
     char logits[MOST_LOGITS * 8];  /* backward passes: values */
     char targets[MOST_LOGITS * 8]; /* backward passes: slopes */
@@ -50,6 +51,7 @@ typedef struct {
     int is_turned;   /* bit k: of matrix k the rows are contiguous, not the classes */
     int gap[3];      /* items between the rows of logits, gradient and targets */
     int label_gap, label_offset; /* bytes */
+    xent_storage logits_storage, grad_storage;
 } layout;
 
 /* What came out, as the values are kept. */
@@ -64,6 +66,12 @@ typedef struct {
 static inline int item_size(xent_dtype dtype) { return dtype == XENT_FLOAT32 ? 4 : 8; }
 
 double real_at(const char *values, xent_dtype dtype, int64_t at);
+
+/* Rounds float32 to numbers of 16 bits, and what of them remains. */
+void narrow(const xent_isa *isa, xent_storage storage, const char *values, int64_t count,
+            char *stored);
+void widen(const xent_isa *isa, xent_storage storage, const char *stored, int64_t count,
+           char *values);
 
 /* Bytes of a label; the label itself, INT64_MIN where it is beyond int64. */
 int label_size(xent_label_type type);
