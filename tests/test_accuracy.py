@@ -42,8 +42,8 @@ INDEX_BOUNDS = {
 DENSE_BOUNDS = {"loss": LOSS_ULPS, "gradient": GRADIENT_ULPS}
 FUNCTION_BOUNDS = dict.fromkeys(("p", "small p", "log p", "lse"), ULPS)
 
-# Rows side by side up to 32 classes, classes side by side beyond, several blocks from 2048 on.
-QUICK_CLASSES = (2, 3, 10, 32, 33, 1000, 5000)
+# Rows side by side up to 128 classes, classes side by side beyond, several blocks from 2048 on.
+QUICK_CLASSES = (2, 3, 10, 33, 128, 129, 1000, 5000)
 QUICK_ENTRIES = 8_000
 ALL_CLASSES = (3, 10, 1000, 32000, 128256)
 ALL_ENTRIES = {np.float32: 1_000_000, np.float64: 200_000}

@@ -29,7 +29,7 @@ LOSS_SPACINGS = 3
 GRADIENT_SPACINGS = 4
 BLOCK = 2048
 HUGE = {np.float32: 3e38, np.float64: 1e300}
-WIDTHS = (2, 3, 16, 33, 1000, 5000)
+WIDTHS = (2, 3, 16, 33, 129, 1000, 5000)
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def test_one_class(isa: str, dtype: type, value: float | str) -> None:
         assert not grad.any()
 
 
-SPECIAL_WIDTHS = (2, 3, 10, 16, 32, 33, 47, 2049, 5000)
+SPECIAL_WIDTHS = (2, 3, 10, 16, 33, 47, 128, 129, 2049, 5000)
 
 
 def _places(classes: int) -> list[int]:
@@ -255,7 +255,7 @@ SPECIAL_ROWS = {
 def test_undefined_rows(isa: str, dtype: type, kind: str, special: str, classes: int) -> None:
     """A NaN or +inf makes its row's loss and whole gradient NaN; the other rows keep their bits."""
     rng = np.random.default_rng(classes)
-    rows = 20 if classes <= 33 else 6
+    rows = 20 if classes <= 129 else 6
     logits = make_logits(rng, rows, classes, dtype)
     targets = make_targets(kind, rng, rows, classes, dtype)
     clean = softmax_cross_entropy_grad(logits, targets, reduction="none")

@@ -32,7 +32,7 @@ WIDE_WIDTHS = (
 SHAPES = [
     *((rows, classes) for classes in NARROW_WIDTHS for rows in (1, 2, 15, 16, 17, 33)),
     *((rows, classes) for classes in WIDE_WIDTHS for rows in (1, 3)),
-    *((rows, 65) for rows in (15, 16, 17, 33)),
+    *((rows, classes) for classes in (65, 128) for rows in (15, 16, 17, 33)),
 ]
 LAYOUT_WIDTHS = (3, 17, 40, 2049)
 LABEL_DTYPES = [np.dtype(kind + width) for kind in "iu" for width in "1248"]
@@ -86,7 +86,7 @@ def _dense_loss_magnitude(logits: np.ndarray, mass: np.ndarray) -> np.ndarray:
 
 def some_rows(classes: int) -> int:
     """More than a group of 16 where rows may be side by side, few where a row is long."""
-    return 19 if classes <= 33 else 5
+    return 19 if classes <= 129 else 5
 
 
 def _case(kind: str, rows: int, classes: int, dtype: type) -> tuple[np.ndarray, np.ndarray]:

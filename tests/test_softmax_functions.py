@@ -24,7 +24,17 @@ from xent_fast import (
 Results = tuple[np.ndarray, ...]
 
 # Rows of few and of many classes, of one and of several blocks; the last two for several threads.
-SHAPES = ((70, 1), (70, 3), (70, 10), (40, 32), (40, 33), (20, 1_000), (9, 5_000), (3, 40_000))
+SHAPES = (
+    (70, 1),
+    (70, 3),
+    (70, 10),
+    (40, 33),
+    (40, 128),
+    (40, 129),
+    (20, 1_000),
+    (9, 5_000),
+    (3, 40_000),
+)
 LARGE_SHAPES = ((20_000, 5), (300, 1_000), (5, 40_000))
 
 

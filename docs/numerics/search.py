@@ -43,8 +43,8 @@ from xent_fast._binding import instruction_sets
 PAGE = Path(__file__).parents[1] / "numerics.md"
 BEGIN, END = "<!-- search: begin -->\n", "<!-- search: end -->\n"
 DTYPES = ("float32", "float64")
-# Rows side by side up to 32 classes, classes side by side beyond.
-WIDTHS = (2, 3, 5, 10, 12, 17, 32, 33, 36, 40, 48, 64)
+# Rows side by side up to 128 classes, classes side by side beyond.
+WIDTHS = (2, 3, 5, 10, 12, 17, 33, 40, 64, 128, 129, 150)
 WIDTHS_A_CELL = 3  # of a run, beside that of the row on record: other seeds take others
 ENTRIES = 1 << 15  # of a generation
 SURVIVORS = 8  # a row of so many lives on

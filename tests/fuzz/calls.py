@@ -88,7 +88,7 @@ def take_rows(c: Choices) -> Rows:
     axis = c.one_of((-1, -1, 0, 1, dimensions // 2, -1))
     if shape and axis < dimensions and c.below(3) == 0:
         grown = list(shape)
-        grown[axis] = c.one_of((10, 17, 32, 33, 65, 300, 1, 8))
+        grown[axis] = c.one_of((10, 17, 33, 65, 128, 300, 1, 8))
         shape = tuple(grown)
     return Rows(shape, axis if -dimensions <= axis < dimensions else -1, c.one_of(FLOATS))
 

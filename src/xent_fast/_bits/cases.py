@@ -29,10 +29,10 @@ from xent_fast._bits.functions import (
 LABEL_TYPES = ("int64", "int32", "uint16", "int8", "uint8", "int16", "uint32", "uint64")
 # On both sides of every border: a vector, rows or classes side by side, a block, a row for all
 # threads.
-FEW_CLASSES = (1, 2, 3, 4, 7, 8, 9, 10, 15, 16, 17, 21, 31, 32, 33, 48, 63, 64, 65, 100)
-MANY_CLASSES = (127, 1000, 1024, 1025, 2047, 2048, 2049, 5000)
+FEW_CLASSES = (1, 2, 3, 4, 7, 8, 9, 10, 15, 16, 17, 21, 31, 32, 33, 48, 63, 64, 65, 100, 128)
+MANY_CLASSES = (129, 1000, 1024, 1025, 2047, 2048, 2049, 5000)
 SHARED_CLASSES = (40_000, 140_000)
-LAYOUT_CLASSES = (2, 3, 10, 32, 33, 100, 2049)
+LAYOUT_CLASSES = (2, 3, 10, 33, 128, 129, 2049)
 CONTIGUOUS = "contiguous"
 SPECIAL_ROWS = 8
 # What every function is asked, and the one that is asked everything.

@@ -11,13 +11,20 @@
  *     p = e / S      diagonal   w p (1 - p)      1 - p is the sum of the others where p > 1/2
  *                   product    w p (u - sum p u)       u = v - v_m, m the likeliest class
  *
- * Every e is a normal number, or 0 where its class does not show beside a w below LARGEST_HERE; so
- * no digits are lost before the last product.
+ * Every e is a normal number, or 0 where its class does not show beside a w below LARGEST_HERE,
+ * which leaves room for the u of a product; so no digits are lost before the last product.
+ *
+ * Classes are added in four rows, or the even and the odd ones, FEW_TERMS classes at a time, so
+ * that no sum is of more than some tens of numbers one after the other.
  */
 #undef LARGEST_HERE
 #undef SMALLEST_HERE
-#define LARGEST_HERE (VISIBLE_FACTOR / MOST_CLASSES_ALONG_ROWS)
+#define LARGEST_HERE (VISIBLE_FACTOR / 32)
 #define SMALLEST_HERE (1 / (double)LARGEST_FACTOR)
+
+#ifndef FEW_TERMS
+#define FEW_TERMS 32
+#endif
 
 /* What is written of the rows of a chunk. */
 typedef struct {
@@ -49,8 +56,10 @@ KERNEL_INLINE REAL NAME(curvature_weight)(double weight) {
     return fabs(weight) < SMALLEST_HERE && weight != 0 ? (REAL)INFINITY : (REAL)weight;
 }
 
-/* The sum of each lane's exponentials but for the one above half of all. */
-KERNEL_INLINE vec NAME(small_exponentials)(REAL (*exponentials)[LANES], int classes, vec half) {
+/* The sum of each lane's exponentials but for the one above half of all, of FEW_TERMS classes at
+ * most. */
+KERNEL_INLINE vec NAME(some_small_exponentials)(REAL (*exponentials)[LANES], int classes,
+                                                vec half) {
     vec even = v_splat(0), odd = v_splat(0);
     int k = 0;
     for (; k + 2 <= classes; k += 2) {
@@ -63,6 +72,16 @@ KERNEL_INLINE vec NAME(small_exponentials)(REAL (*exponentials)[LANES], int clas
         even = v_add(even, v_drop(v_greater(e, half), e));
     }
     return v_add(even, odd);
+}
+
+/* Of all of them. */
+KERNEL_INLINE vec NAME(small_exponentials)(REAL (*exponentials)[LANES], int classes, vec half) {
+    vec sum = v_splat(0);
+    for (int k = 0; k < classes; k += FEW_TERMS)
+        sum = v_add(sum,
+                    NAME(some_small_exponentials)(
+                        exponentials + k, classes - k < FEW_TERMS ? classes - k : FEW_TERMS, half));
+    return sum;
 }
 
 /* `ahead` is how far behind the destination the next rows' begins: so many planes are more than a
@@ -91,19 +110,22 @@ KERNEL_INLINE void NAME(diagonal_columns)(const NAME(curved_rows) * rows, vec we
  * u. */
 KERNEL_INLINE vec NAME(centre_columns)(const NAME(curved_rows) * rows, REAL (*vector)[LANES],
                                        vec *sum) {
-    vec sums[4], of_likeliest = v_splat(0), largest = v_splat(1);
-    for (int j = 0; j < 4; ++j)
-        sums[j] = v_splat(0);
+    vec sums[4], of_likeliest = v_splat(0), largest = v_splat(1), total = v_splat(0);
     for (int k = 0; k < rows->classes; ++k)
         of_likeliest = v_select(v_equal(v_load(rows->exponentials[k]), rows->exp_of_maximum),
                                 v_load(vector[k]), of_likeliest);
-    for (int k = 0; k < rows->classes; ++k) {
-        const vec u = v_sub(v_load(vector[k]), of_likeliest);
-        v_store(vector[k], u);
-        largest = v_max(NAME(magnitude)(u), largest);
-        sums[k & 3] = v_fma(v_load(rows->exponentials[k]), u, sums[k & 3]);
+    for (int first = 0; first < rows->classes; first += FEW_TERMS) {
+        for (int j = 0; j < 4; ++j)
+            sums[j] = v_splat(0);
+        for (int k = first; k < rows->classes && k < first + FEW_TERMS; ++k) {
+            const vec u = v_sub(v_load(vector[k]), of_likeliest);
+            v_store(vector[k], u);
+            largest = v_max(NAME(magnitude)(u), largest);
+            sums[k & 3] = v_fma(v_load(rows->exponentials[k]), u, sums[k & 3]);
+        }
+        total = v_add(total, NAME(sum_of_four)(sums));
     }
-    *sum = NAME(sum_of_four)(sums);
+    *sum = total;
     return largest;
 }
 

@@ -170,6 +170,12 @@ KERNEL_INLINE void NAME(multiply_by_output)(const xent_vjp_batch *batch, int64_t
 
 /* --- few classes: lanes along rows ------------------------------------------------------------ */
 
+/* Rows of no more classes stand side by side: so little is done with a class that it is not worth
+ * turning more of them. */
+#ifndef MOST_CLASSES_OF_VJP
+#define MOST_CLASSES_OF_VJP 32
+#endif
+
 /* A vector of rows as columns: p and dp, or l and dl; the gradient takes the place of the
  * latter. */
 typedef struct {
@@ -204,7 +210,7 @@ KERNEL_INLINE void NAME(softmax_vjp_columns)(const NAME(vjp_columns) * rows) {
 
 /* The row of a lane by itself, whose s or its exponent the lanes do not hold. */
 static NEVER_INLINE void NAME(log_softmax_vjp_of_lane)(const NAME(vjp_columns) * rows, int lane) {
-    REAL l[MOST_CLASSES_ALONG_ROWS] = {0}, dl[MOST_CLASSES_ALONG_ROWS] = {0};
+    REAL l[MOST_CLASSES_OF_VJP] = {0}, dl[MOST_CLASSES_OF_VJP] = {0};
     for (int k = 0; k < rows->classes; ++k) {
         l[k] = rows->values[k][lane];
         dl[k] = rows->slopes[k][lane];
@@ -281,7 +287,7 @@ KERNEL_INLINE void NAME(multiply_columns)(const NAME(vjp_columns) * rows, const 
 KERNEL_INLINE void NAME(vjp_of_few_classes)(const xent_vjp_batch *batch, int64_t first_row,
                                             int64_t row_count,
                                             void (*compute)(const NAME(vjp_columns) *)) {
-    ALIGNED_64 REAL values[MOST_CLASSES_ALONG_ROWS][LANES], slopes[MOST_CLASSES_ALONG_ROWS][LANES];
+    ALIGNED_64 REAL values[MOST_CLASSES_OF_VJP][LANES], slopes[MOST_CLASSES_OF_VJP][LANES];
     const NAME(vjp_columns) rows = {values, slopes, (int)batch->classes};
     for (int64_t row = first_row; row < first_row + row_count; row += LANES) {
         const int64_t left = first_row + row_count - row;
@@ -304,7 +310,7 @@ KERNEL_INLINE void NAME(vjp_of_few_classes)(const xent_vjp_batch *batch, int64_t
 #define VJP_KERNELS(function)                                                                  \
     static void NAME(function##_rows)(const xent_vjp_batch *batch, int64_t first_row,          \
                                       int64_t row_count) {                                     \
-        if (batch->classes <= MOST_CLASSES_ALONG_ROWS) {                                       \
+        if (batch->classes <= MOST_CLASSES_OF_VJP) {                                           \
             NAME(vjp_of_few_classes)(batch, first_row, row_count, NAME(function##_columns));   \
             return;                                                                            \
         }                                                                                      \

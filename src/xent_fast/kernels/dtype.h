@@ -47,7 +47,7 @@
  * stay normal numbers. */
 #define SMALL_FACTOR 0x1p-90
 #define RESCALE 0x1p64
-#define SMALL_WEIGHT 0x1p-50 /* SMALL_FACTOR times what up to 32 exponentials add up to */
+#define SMALL_WEIGHT 0x1p-49 /* SMALL_FACTOR times what up to 128 exponentials add up to */
 /* An exponential of a target below this makes the quotient of the others by it too large. */
 #define DISTANT_TARGET 0x1p-60f
 /* From VISIBLE_FACTOR on a weight brings back probabilities that the exponentials flush to 0.
@@ -143,8 +143,10 @@
 #define GROUP (2 * HALF_GROUP)
 #define BLOCK (16 * GROUP)
 
-/* Rows of no more classes than these stand side by side, one a lane. */
-#define MOST_CLASSES_ALONG_ROWS 32
+/* Rows of no more classes than these stand side by side, one a lane.  A row of its own takes a few
+ * hundred operations besides its exponentials, which longer ones do not notice, and planes of more
+ * classes turn into rows; columns of more would not stay in the nearest cache. */
+#define MOST_CLASSES_ALONG_ROWS 128
 
 /* Distances of classes with mass from the maximum are kept times this, so that no sum of them
  * overflows. */

@@ -59,16 +59,39 @@ KERNEL_INLINE vec NAME(some_index_exponentials)(NAME(lane_columns) columns, int 
                         : e[0];
 }
 
+/* Lines of memory that will be wanted: as many of each matrix as there are classes. */
+typedef struct {
+    const char *first[3];
+    ptrdiff_t step[3];
+    int count;
+} NAME(wanted_lines);
+
+/* Those of a vector of rows from `row` on: a line of each plane, or all lines of rows without gaps
+ * (of others, some; an address outside the matrix does no harm). */
+KERNEL_INLINE void NAME(want_rows)(NAME(wanted_lines) * wanted, const char *matrix, int64_t row,
+                                   ptrdiff_t row_stride, ptrdiff_t class_stride) {
+    wanted->first[wanted->count] = matrix + row * row_stride;
+    wanted->step[wanted->count++] =
+        NAME(has_columns)(class_stride) ? class_stride : LANES * (ptrdiff_t)sizeof(REAL);
+}
+
+KERNEL_INLINE void NAME(ask_for)(const NAME(wanted_lines) * wanted, int k, int count) {
+    for (int matrix = 0; wanted && matrix < wanted->count; ++matrix)
+        for (int j = 0; j < count; ++j)
+            PREFETCH(wanted->first[matrix] + (k + j) * wanted->step[matrix]);
+}
+
 /* Exponentials and sums relative to sums->top: of fours in a tree; the additions of these lose
- * nothing. */
+ * nothing.  Meanwhile memory is asked for `wanted`, if it is not NULL. */
 KERNEL_INLINE void NAME(sum_columns)(NAME(lane_columns) columns, int classes, vec labels,
                                      const NAME(exponent_scale) * scale, REAL (*place)[LANES],
-                                     NAME(index_sums) * sums, int is_exact) {
+                                     NAME(index_sums) * sums, const NAME(wanted_lines) * wanted,
+                                     int is_exact) {
     const NAME(exponential_reference) reference =
         NAME(reference_for)(NAME(reference_exponent)(sums->top, scale), scale);
     sums->label_logit = v_splat(0);
     sums->others = sums->exp_of_label = sums->exp_of_maximum = NAME(zero_pair)();
-    EACH_CLASS(classes, labels,
+    EACH_CLASS(classes, labels, NAME(ask_for)(wanted, k, count);
                const vec sum = NAME(some_index_exponentials)(columns, k, count, from_k, &reference,
                                                              place, sums, is_exact);
                if (k == 0) sums->others.high = sum; else NAME(pair_add)(&sums->others, sum));

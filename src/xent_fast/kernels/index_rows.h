@@ -65,7 +65,7 @@ KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows,
         shift = NAME(shift_huge_columns)(place, classes, base, settings->scale.huge_logit);
     }
     sums.top = v_sub(base, shift);
-    NAME(sum_columns)(columns, classes, labels, &settings->scale, place, &sums, is_exact);
+    NAME(sum_columns)(columns, classes, labels, &settings->scale, place, &sums, NULL, is_exact);
 
     const vec_mask leads = v_equal(sums.label_logit, sums.top);
     NAME(pair) weight = weights->gradient_weight;
@@ -207,10 +207,33 @@ typedef struct {
     int vectors;
 } NAME(plain_losses);
 
+/* Whether memory is asked for the lines of plain rows: processors look after a few planes by
+ * themselves. */
+KERNEL_INLINE int NAME(wants_lines)(int classes, int has_columns) {
+    return !has_columns || classes > SET_LINES;
+}
+
+/* What is asked for while the exponentials of the vector at `row` are made: the logits that come
+ * after those that are taken at once with it, and where its own results go. */
+KERNEL_INLINE NAME(wanted_lines) NAME(wanted_on_the_way)(const xent_batch *batch, int64_t row,
+                                                         const NAME(curvature_writer) * curvature) {
+    NAME(wanted_lines) wanted;
+    wanted.count = 0;
+    NAME(want_rows)(&wanted, batch->logits, row + VECTORS_AT_ONCE * LANES, batch->logits_row_stride,
+                    batch->logits_class_stride);
+    if (batch->grad && batch->grad != batch->logits)
+        NAME(want_rows)(&wanted, batch->grad, row, batch->grad_row_stride,
+                        batch->grad_class_stride);
+    if (curvature)
+        NAME(want_rows)(&wanted, curvature->result, row, curvature->result_row_stride,
+                        curvature->result_class_stride);
+    return wanted;
+}
+
 /* Loads and sums up; a huge logit is not plain. */
 KERNEL_INLINE void NAME(sum_plain_rows)(NAME(plain_vector) * rows, const xent_batch *batch,
-                                        int64_t first_row, int classes, int is_exact,
-                                        int has_columns) {
+                                        int64_t first_row, const NAME(curvature_writer) * curvature,
+                                        int classes, int is_exact, int has_columns) {
     const NAME(exponent_scale) scale = NAME(unit_scale)();
     const char *logits = batch->logits + (first_row + rows->row) * batch->logits_row_stride;
     NAME(lane_columns) columns = {logits, batch->logits_class_stride};
@@ -223,7 +246,14 @@ KERNEL_INLINE void NAME(sum_plain_rows)(NAME(plain_vector) * rows, const xent_ba
     sums.top = sums.maximum = NAME(maximum_of_columns)(columns, classes);
     rows->is_taken =
         v_mask_bits(v_greater(NAME(magnitude)(sums.top), v_splat(scale.huge_logit))) == 0;
-    NAME(sum_columns)(columns, classes, rows->labels, &scale, rows->place, &sums, is_exact);
+    if (is_exact && NAME(wants_lines)(classes, has_columns)) {
+        const NAME(wanted_lines) wanted =
+            NAME(wanted_on_the_way)(batch, first_row + rows->row, curvature);
+        NAME(sum_columns)(columns, classes, rows->labels, &scale, rows->place, &sums, &wanted, 1);
+    } else {
+        NAME(sum_columns)(columns, classes, rows->labels, &scale, rows->place, &sums, NULL,
+                          is_exact);
+    }
     rows->sums = sums;
 }
 
@@ -254,8 +284,9 @@ KERNEL_INLINE void NAME(write_plain_curvature)(NAME(plain_vector) * rows,
     const NAME(curved_rows) curved = {rows->place,  classes, LANES, first_row + rows->row,
                                       rows->labels, NULL,    total, rows->sums.exp_of_maximum.high};
     if (has_columns) {
-        NAME(diagonal_columns)(&curved, weight, v_splat(curvature->least), result,
-                               curvature->result_class_stride, 4 * LANES * (ptrdiff_t)sizeof(REAL));
+        NAME(diagonal_columns)(
+            &curved, weight, v_splat(curvature->least), result, curvature->result_class_stride,
+            NAME(wants_lines)(classes, 1) ? 0 : VECTORS_AT_ONCE * LANES * (ptrdiff_t)sizeof(REAL));
         return;
     }
     NAME(diagonal_columns)(&curved, weight, v_splat(curvature->least), (char *)columns,
@@ -289,7 +320,7 @@ KERNEL_INLINE void NAME(take_plain_rows)(NAME(plain_vector) * rows, int count,
                                          const NAME(curvature_writer) * curvature, int classes,
                                          int is_exact, int has_columns) {
     for (int j = 0; j < count; ++j)
-        NAME(sum_plain_rows)(&rows[j], batch, first_row, classes, is_exact, has_columns);
+        NAME(sum_plain_rows)(&rows[j], batch, first_row, curvature, classes, is_exact, has_columns);
     for (int j = 0; j < count; ++j)
         NAME(settle_plain_rows)(&rows[j], losses, is_exact);
     for (int j = 0; j < count; ++j) {
@@ -415,7 +446,7 @@ KERNEL_INLINE void NAME(index_rows_with)(const xent_batch *batch, int64_t first_
         NAME(index_rows_of)(batch, first_row, row_count, 3, labels, row_loss, curvature, 0, 1);
     else
         NAME(index_rows_of)(batch, first_row, row_count, (int)batch->classes, labels, row_loss,
-                            curvature, 1, VECTORS_AT_ONCE);
+                            curvature, 1, NAME(vectors_at_once)(batch->classes));
 }
 
 KERNEL_INLINE void NAME(many_index_rows)(const xent_batch *batch, int64_t first_row,

@@ -13,6 +13,11 @@
 #define VECTORS_AT_ONCE 4
 #endif
 
+/* Fewer of more classes, so that they stay in the nearest cache. */
+KERNEL_INLINE int NAME(vectors_at_once)(int64_t classes) {
+    return classes <= MOST_CLASSES_ALONG_ROWS / 2 ? VECTORS_AT_ONCE : VECTORS_AT_ONCE / 2;
+}
+
 /* A statement for k = 0, 4, ... with a constant `count` of 4, then for the one to three classes
  * that are left; `from_k` are the labels counted from k. */
 #ifndef EACH_CLASS

@@ -409,7 +409,7 @@ KERNEL_INLINE void NAME(many_short_rows)(const xent_batch *batch, int64_t first_
                                          int64_t row_count, const int64_t *labels, double *row_loss,
                                          int kind) {
     const int has_own_weights = NAME(has_own_weights)(batch),
-              most = HAS_OWN_MASSES(kind) ? VECTORS_AT_ONCE : 1;
+              most = HAS_OWN_MASSES(kind) ? NAME(vectors_at_once)(batch->classes) : 1;
     const NAME(settings) settings = NAME(settings_of)(batch);
     NAME(lane_weights) weights[VECTORS_AT_ONCE];
     NAME(smoothed_masses) smoothed;

@@ -1,4 +1,4 @@
-/* Rows of more than 32 classes, some of them between their two sweeps at once.  A template over
+/* Rows of more than 128 classes, some of them between their two sweeps at once.  A template over
  * REAL_BITS.
  *
  * Knows: where each row's numbers lie; the sweeps by target kind and storage; which rows leave the

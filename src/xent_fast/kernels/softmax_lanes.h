@@ -146,12 +146,13 @@ KERNEL_INLINE void NAME(softmax_rows_of)(const xent_batch *batch, int64_t first_
                                          int64_t row_count, const int64_t *labels, double *row_loss,
                                          int classes, int keeps_exponentials) {
     const NAME(settings) settings = NAME(settings_of)(batch);
+    const int most = NAME(vectors_at_once)(classes);
     NAME(softmax_vector) some[VECTORS_AT_ONCE];
     int count = NAME(rows_of_first_vector)(batch, first_row);
     memset(row_loss, 0, (size_t)row_count * sizeof *row_loss);
     for (int64_t k = 0; k < row_count;) {
         int vectors = 0;
-        for (; k < row_count && vectors < VECTORS_AT_ONCE; k += count, count = LANES, ++vectors) {
+        for (; k < row_count && vectors < most; k += count, count = LANES, ++vectors) {
             if (row_count - k < count)
                 count = (int)(row_count - k);
             some[vectors].first = k;
