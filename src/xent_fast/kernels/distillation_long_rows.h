@@ -204,6 +204,7 @@ static NEVER_INLINE void NAME(measure_far_softmaxes)(const xent_batch *batch,
         const double p = (double)row->exponentials[row->pivot];
         results->is_number |= 1u << k;
         results->factor[k] = 1;
+        results->factor_low[k] = 0;
         results->pivot_gradient[k] = p;
         results->log_of_sum[k] = log_of_1_plus_number(
             NAME(sum_of_others)(row->exponentials, row->classes, row->pivot) / p);

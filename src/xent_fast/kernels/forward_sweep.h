@@ -106,14 +106,18 @@ typedef struct {
     NAME(ahead) ahead;
 } NAME(block_frame);
 
-/* Adds the mass of half a group; its distance is returned. */
+/* Adds the mass of half a group, or of the `last` classes of one; its distance is returned. */
 VECTOR_INLINE vec NAME(add_masses)(const vec *x, const vec *masses, vec base,
-                                   NAME(block_sums) * sums) {
+                                   NAME(block_sums) * sums, int last) {
     vec distances[4];
     /* 0 * inf = 0: a class without mass adds nothing, whatever its logit */
     EACH_OF(4,
             distances[j] = v_drop(v_equal(masses[j], v_splat(0)), NAME(distance_from)(base, x[j])));
-    NAME(add_four)(&sums->target_mass, masses);
+    if (last)
+        NAME(add_last_four)(&sums->target_mass, masses, last);
+    else
+        NAME(add_two_sums)(&sums->target_mass, v_add(masses[0], masses[1]),
+                           v_add(masses[2], masses[3]));
     return NAME(sum_of_some_products)(masses, distances, 4);
 }
 
@@ -151,7 +155,7 @@ VECTOR_INLINE vec NAME(forward_half)(const char *logits, const NAME(masses) * ma
     EACH_OF(4, x[j] = NAME(load_stored)(logits, j * LANES, storage));
     if (HAS_OWN_MASSES(kind)) {
         EACH_OF(4, mass[j] = NAME(mass_of_vector)(masses, at + j * LANES, kind));
-        *distance = NAME(add_masses)(x, mass, frame->base, sums);
+        *distance = NAME(add_masses)(x, mass, frame->base, sums, 0);
     }
     NAME(four_exponentials)(x, frame, exponentials, kind, storage);
     EACH_OF(4, v_store(e + j * LANES, exponentials[j]));
@@ -173,7 +177,7 @@ VECTOR_INLINE void NAME(forward_group)(const char *logits, const NAME(masses) * 
     const vec second = NAME(forward_half)(upper, masses, at + HALF_GROUP, e + HALF_GROUP,
                                           excluded > -GROUP ? excluded - HALF_GROUP : excluded,
                                           frame, sums, &more, kind, storage);
-    NAME(wide_add)(&sums->exponentials, v_add(first, second));
+    NAME(add_two_sums)(&sums->exponentials, first, second);
     if (HAS_OWN_MASSES(kind))
         NAME(wide_add)(&sums->distance, v_add(distance, more));
 }
@@ -187,23 +191,23 @@ KERNEL_INLINE void NAME(store_up_to)(REAL *destination, int count, vec a) {
 
 /* Half of a group that is cut short: the classes that are not there have the logit -inf and no
  * target. */
-KERNEL_INLINE vec NAME(forward_last_half)(const char *logits, const NAME(masses) * masses,
-                                          int64_t at, REAL *e, int count, int excluded,
-                                          const NAME(block_frame) * frame, NAME(block_sums) * sums,
-                                          vec *distance, int kind, int storage) {
+KERNEL_INLINE void NAME(forward_last_half)(const char *logits, const NAME(masses) * masses,
+                                           int64_t at, REAL *e, int count, int excluded,
+                                           const NAME(block_frame) * frame, NAME(block_sums) * sums,
+                                           vec *distance, int kind, int storage) {
     vec x[4], exponentials[4], mass[4];
     EACH_OF(4, x[j] = NAME(load_stored_up_to)(logits, j * LANES, count - j * LANES, -INFINITY,
                                               storage));
     if (HAS_OWN_MASSES(kind)) {
         EACH_OF(4, mass[j] = NAME(mass_of_some)(masses, at + j * LANES, count - j * LANES, kind));
-        *distance = NAME(add_masses)(x, mass, frame->base, sums);
+        *distance = NAME(add_masses)(x, mass, frame->base, sums, count);
     }
     NAME(four_exponentials)(x, frame, exponentials, kind, storage);
     EACH_OF(4, NAME(store_up_to)(e + j * LANES, count - j * LANES, exponentials[j]));
     EACH_OF(4, exponentials[j] =
                    v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(excluded - j * LANES))),
                           exponentials[j]));
-    return NAME(sum_of_four)(exponentials);
+    NAME(add_last_four)(&sums->exponentials, exponentials, count);
 }
 
 KERNEL_INLINE void NAME(forward_last_group)(const char *logits, const NAME(masses) * masses,
@@ -212,16 +216,14 @@ KERNEL_INLINE void NAME(forward_last_group)(const char *logits, const NAME(masse
                                             NAME(block_sums) * sums, int kind, int storage) {
     const char *upper = NAME(stored_at)(logits, HALF_GROUP, storage);
     vec distance, more;
-    vec sum = NAME(forward_last_half)(logits, masses, at, e, count, excluded, frame, sums,
-                                      &distance, kind, storage);
+    NAME(forward_last_half)(logits, masses, at, e, count, excluded, frame, sums, &distance, kind,
+                            storage);
     if (count > HALF_GROUP) {
-        sum = v_add(sum, NAME(forward_last_half)(upper, masses, at + HALF_GROUP, e + HALF_GROUP,
-                                                 count - HALF_GROUP, excluded - HALF_GROUP, frame,
-                                                 sums, &more, kind, storage));
+        NAME(forward_last_half)(upper, masses, at + HALF_GROUP, e + HALF_GROUP, count - HALF_GROUP,
+                                excluded - HALF_GROUP, frame, sums, &more, kind, storage);
         if (HAS_OWN_MASSES(kind))
             distance = v_add(distance, more);
     }
-    NAME(wide_add)(&sums->exponentials, sum);
     if (HAS_OWN_MASSES(kind))
         NAME(wide_add)(&sums->distance, distance);
 }
@@ -333,12 +335,21 @@ KERNEL_INLINE void NAME(load_group)(const char *logits, const REAL *left, int64_
     }
 }
 
-/* Sum of a group but for the lane `excluded`, in the order of the sweep. */
-KERNEL_INLINE vec NAME(sum_of_group)(const vec *e, int64_t excluded) {
+/* Adds a group of `count` classes but for the lane `excluded` to a sum, or takes it away, in the
+ * order of the sweep. */
+KERNEL_INLINE void NAME(add_group)(NAME(wide) * sum, const vec *e, int64_t count, int64_t excluded,
+                                   int is_minus) {
     vec counted[8];
-    for (int j = 0; j < 8; ++j)
+    for (int j = 0; j < 8; ++j) {
         counted[j] = v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(excluded - j * LANES))), e[j]);
-    return v_add(NAME(sum_of_four)(counted), NAME(sum_of_four)(counted + 4));
+        counted[j] = is_minus ? v_sub(v_splat(0), counted[j]) : counted[j];
+    }
+    if (count < GROUP) {
+        NAME(add_last_four)(sum, counted, count);
+        NAME(add_last_four)(sum, counted + 4, count - HALF_GROUP);
+    } else {
+        NAME(add_two_sums)(sum, NAME(sum_of_four)(counted), NAME(sum_of_four)(counted + 4));
+    }
 }
 
 /* Sum of a block without its first maximum, from `sum`, which lacks the target (-1: it is in
@@ -347,7 +358,6 @@ static NEVER_INLINE double NAME(sum_below_maximum)(NAME(wide) sum, const char *l
                                                    const REAL *left, int64_t count, int64_t target,
                                                    int64_t maximum, const NAME(block_frame) * frame,
                                                    int storage) {
-    const vec zero = v_splat(0);
     const int64_t positions[2] = {maximum, target};
     for (int k = 0; k < 2; ++k) {
         const int64_t at = positions[k] - (positions[k] < 0 ? 0 : positions[k] % GROUP);
@@ -355,9 +365,9 @@ static NEVER_INLINE double NAME(sum_below_maximum)(NAME(wide) sum, const char *l
         if (positions[k] < 0 || (k == 1 && maximum >= 0 && maximum / GROUP == target / GROUP))
             continue;
         NAME(load_group)(logits, left, at, count, frame, e, storage);
-        NAME(wide_add)(&sum, NAME(sum_of_group)(e, k == 0 ? maximum - at : -GROUP));
+        NAME(add_group)(&sum, e, count - at, k == 0 ? maximum - at : -GROUP, 0);
         const int64_t lacking = target >= at && target < at + GROUP ? target - at : -GROUP;
-        NAME(wide_add)(&sum, v_sub(zero, NAME(sum_of_group)(e, lacking)));
+        NAME(add_group)(&sum, e, count - at, lacking, 1);
     }
     return NAME(wide_total)(sum);
 }

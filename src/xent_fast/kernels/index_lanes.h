@@ -32,15 +32,15 @@ typedef struct {
     NAME(pair) others, exp_of_label, exp_of_maximum;
 } NAME(index_sums);
 
-/* Exponentials of `count` columns (1, 2 or 4) from `k` to `place`; `labels` count from there.
- * Returns the sum of all but the labels'.  The label's and the largest are found here unless their
- * low parts count, too. */
-KERNEL_INLINE vec NAME(some_index_exponentials)(NAME(lane_columns) columns, int k, int count,
-                                                vec labels,
-                                                const NAME(exponential_reference) * reference,
-                                                REAL (*place)[LANES], NAME(index_sums) * sums,
-                                                int is_exact) {
-    vec x[4], e[4];
+/* Exponentials of `count` columns (1, 2 or 4) from `k` to `place`, and to `e`, but 0 for the labels',
+ * which count from there.  The label's and the largest are found here unless their low parts count,
+ * too. */
+KERNEL_INLINE void NAME(some_index_exponentials)(NAME(lane_columns) columns, int k, int count,
+                                                 vec labels,
+                                                 const NAME(exponential_reference) * reference,
+                                                 REAL (*place)[LANES], vec *e,
+                                                 NAME(index_sums) * sums, int is_exact) {
+    vec x[4];
     EACH_OF(count, x[j] = NAME(load_column)(columns, k + j);
             sums->label_logit = v_select(v_equal(labels, v_splat(j)), x[j], sums->label_logit));
     if (count > INTERLEAVED) {
@@ -54,9 +54,6 @@ KERNEL_INLINE vec NAME(some_index_exponentials)(NAME(lane_columns) columns, int 
                            v_select(v_equal(labels, v_splat(j)), e[j], sums->exp_of_label.high);
                 sums->exp_of_maximum.high = v_max(e[j], sums->exp_of_maximum.high));
     EACH_OF(count, v_store(place[k + j], e[j]); e[j] = v_drop(v_equal(labels, v_splat(j)), e[j]));
-    return count == 4   ? v_add(v_add(e[0], e[1]), v_add(e[2], e[3]))
-           : count == 2 ? v_add(e[0], e[1])
-                        : e[0];
 }
 
 /* Lines of memory that will be wanted: as many of each matrix as there are classes. */
@@ -82,7 +79,8 @@ KERNEL_INLINE void NAME(ask_for)(const NAME(wanted_lines) * wanted, int k, int c
 }
 
 /* Exponentials and sums relative to sums->top: of fours in a tree; the additions of these lose
- * nothing.  Meanwhile memory is asked for `wanted`, if it is not NULL. */
+ * nothing, nor do those of three classes.  Meanwhile memory is asked for `wanted`, if it is not
+ * NULL. */
 KERNEL_INLINE void NAME(sum_columns)(NAME(lane_columns) columns, int classes, vec labels,
                                      const NAME(exponent_scale) * scale, REAL (*place)[LANES],
                                      NAME(index_sums) * sums, const NAME(wanted_lines) * wanted,
@@ -91,10 +89,12 @@ KERNEL_INLINE void NAME(sum_columns)(NAME(lane_columns) columns, int classes, ve
         NAME(reference_for)(NAME(reference_exponent)(sums->top, scale), scale);
     sums->label_logit = v_splat(0);
     sums->others = sums->exp_of_label = sums->exp_of_maximum = NAME(zero_pair)();
-    EACH_CLASS(classes, labels, NAME(ask_for)(wanted, k, count);
-               const vec sum = NAME(some_index_exponentials)(columns, k, count, from_k, &reference,
-                                                             place, sums, is_exact);
-               if (k == 0) sums->others.high = sum; else NAME(pair_add)(&sums->others, sum));
+    EACH_CLASS(classes, labels, vec e[4]; NAME(ask_for)(wanted, k, count);
+               NAME(some_index_exponentials)(columns, k, count, from_k, &reference, place, e, sums,
+                                             is_exact);
+               if (is_exact || classes == 2)
+                   NAME(add_or_begin)(&sums->others, NAME(sum_of_some)(e, count), k == 0);
+               else EACH_OF(count, NAME(add_or_begin)(&sums->others, e[j], k + j == 0)));
     if (!is_exact)
         return;
     const vec ends[2] = {sums->label_logit, sums->top};
@@ -155,8 +155,10 @@ KERNEL_INLINE NAME(index_factors)
     NAME(pair) others = sums->others;
     NAME(index_factors) factors;
     if (!is_exact) {
-        factors.of_exponentials = v_div(weight.high, v_add(others.high, sums->exp_of_label.high));
-        factors.of_label = v_mul(v_sub(v_splat(0), others.high), factors.of_exponentials);
+        const vec rest = v_add(sums->exp_of_label.high, others.low);
+        factors.of_exponentials = v_div(weight.high, v_add(others.high, rest));
+        factors.of_label =
+            v_sub(v_splat(0), NAME(product_with_pair)(factors.of_exponentials, others));
         return factors;
     }
     others.low = v_add(others.low, v_drop(leads, sums->exp_of_maximum.low));

@@ -100,14 +100,6 @@ typedef struct {
         pivot_mass; /* base - x of the label, smoothed targets; q of the pivot, or its w */
 } NAME(column_sums);
 
-/* Adds a summand; the first is the sum. */
-KERNEL_INLINE void NAME(add_or_begin)(NAME(pair) * sum, vec a, int is_first) {
-    if (is_first)
-        sum->high = a;
-    else
-        NAME(pair_add)(sum, a);
-}
-
 /* Adds `count` columns (1, 2 or 4) from `k` in a tree, a dense target's masses two by two: every
  * gradient has the error of their sum.  `pivot` and `labels` count from `k`.  0 * inf = 0. */
 KERNEL_INLINE void NAME(add_columns)(const NAME(tile) * tile, int k, int count,

@@ -173,16 +173,24 @@ KERNEL_INLINE void NAME(merge_blocks)(NAME(long_row) * row, const NAME(settings)
 
 /* What every vector of the backward sweep is multiplied by. */
 typedef struct {
-    vec factor;
+    NAME(pair) factor;             /* its low part counts where HAS_LOW_FACTOR */
     vec last_factor, minus_weight; /* smoothed targets: minus_weight times E / C */
     NAME(ahead) ahead;
 } NAME(backward_frame);
 
+/* Whether what the rounding of a factor took counts: in float64 beside masses of each class.  Without
+ * FMA a product would gain nothing by it. */
+#ifndef HAS_LOW_FACTOR
+#define HAS_LOW_FACTOR(kind) (REAL_BITS == 64 && HAS_FMA && HAS_OWN_MASSES(kind))
+#endif
+
 VECTOR_INLINE vec NAME(backward_vector)(vec e, vec mass, const NAME(backward_frame) * frame,
                                         int in_two_steps, int kind) {
+    if (HAS_LOW_FACTOR(kind) && !in_two_steps)
+        return NAME(product_with_pair_and_product)(e, frame->factor, frame->minus_weight, mass);
     if (kind == XENT_SMOOTHED_TARGETS && !in_two_steps)
-        return v_fma(e, frame->factor, mass);
-    vec grad = v_mul(e, frame->factor);
+        return v_fma(e, frame->factor.high, mass);
+    vec grad = v_mul(e, frame->factor.high);
     if (kind == XENT_SMOOTHED_TARGETS)
         return v_fma(grad, frame->last_factor, mass);
     if (in_two_steps)
@@ -241,8 +249,8 @@ KERNEL_INLINE void NAME(backward_vectors)(const REAL *e, char *grad, const NAME(
  * larger, and that is taken back last.  Products of exponentials are no NaN but where the factor is
  * infinite or one. */
 KERNEL_INLINE void NAME(backward_block)(const NAME(long_row) * row, int64_t first, int64_t count,
-                                        double row_factor, double block_weight, double weight,
-                                        int kind, int storage) {
+                                        double row_factor, double row_factor_low,
+                                        double block_weight, double weight, int kind, int storage) {
     const REAL *e = row->exponentials + first;
     char *grad = row->grad + first * NAME(stored_bytes)(storage);
     const NAME(masses) *masses = &row->masses;
@@ -251,10 +259,12 @@ KERNEL_INLINE void NAME(backward_block)(const NAME(long_row) * row, int64_t firs
               has_label = is_smoothed && label >= 0 && label < count;
     const REAL exp_of_label = has_label ? e[label] : 0;
     const int is_small = fabs(row_factor * block_weight) < SMALL_FACTOR;
-    const REAL factor = (REAL)(row_factor * (is_small ? RESCALE : 1) * block_weight);
+    const double power = (is_small ? RESCALE : 1) * block_weight;
+    const REAL factor = (REAL)(row_factor * power);
     const int in_two_steps = is_small || !(fabs((double)factor) <= (double)LARGEST_REAL);
     const NAME(backward_frame)
-        frame = {v_splat(factor), v_splat((REAL)(is_small ? 1 / RESCALE : 1)),
+        frame = {{v_splat(factor), v_splat((REAL)(row_factor_low * power))},
+                 v_splat((REAL)(is_small ? 1 / RESCALE : 1)),
                  v_splat(-(REAL)(is_smoothed ? weight * masses->smoothing : weight)),
                  NAME(ahead_of_backward)(row)};
     const int is_weighted = is_smoothed && masses->class_weight != NULL;
@@ -338,8 +348,8 @@ KERNEL_INLINE void NAME(backward_block_of)(const NAME(long_row) * row, int64_t b
                                     row->logits_storage, storage);
         return;
     }
-    NAME(backward_block)(row, first, count, results->factor[k], row->blocks[b].weight,
-                         row->gradient_weight / temperature, kind, storage);
+    NAME(backward_block)(row, first, count, results->factor[k], results->factor_low[k],
+                         row->blocks[b].weight, row->gradient_weight / temperature, kind, storage);
     if (row->pivot >= first && row->pivot < first + count)
         NAME(store_number)(row->grad, row->pivot, (REAL)results->pivot_gradient[k], storage);
 }

@@ -10,7 +10,7 @@
 #include "lane_masses.h"
 
 /* Exponentials of `count` columns (1, 2 or 4) from `k` to `place`, unless that is NULL; they are
- * added to the sums in a tree but for the pivot's, which counts from `k`.  `has_dropped`: what their
+ * added to the sums by twos but for the pivot's, which counts from `k`.  `has_dropped`: what their
  * last roundings dropped counts, too. */
 KERNEL_INLINE void NAME(some_exponentials)(NAME(lane_columns) columns, REAL (*place)[LANES], int k,
                                            int count, vec pivot,
@@ -27,7 +27,9 @@ KERNEL_INLINE void NAME(some_exponentials)(NAME(lane_columns) columns, REAL (*pl
     EACH_OF(count, const vec_mask is_pivot = v_equal(pivot, v_splat(j));
             e[j] = v_drop(is_pivot, e[j]);
             if (has_dropped) dropped[j] = v_drop(is_pivot, dropped[j]));
-    NAME(add_or_begin)(&sums->sum_of_others, NAME(sum_of_some)(e, count), k == 0);
+    NAME(add_or_begin)(&sums->sum_of_others, count == 1 ? e[0] : v_add(e[0], e[1]), k == 0);
+    if (count == 4)
+        NAME(pair_add)(&sums->sum_of_others, v_add(e[2], e[3]));
     if (has_dropped)
         sums->dropped = v_add(sums->dropped, NAME(sum_of_some)(dropped, count));
 }
@@ -126,9 +128,9 @@ KERNEL_INLINE void NAME(some_gradients)(NAME(tile) * tile, int k, int count, vec
                     v_load(tile->columns[k + j]), factor,
                     v_select(v_equal(labels, v_splat(j)), minus_label, mass)));
     else
-        EACH_OF(count,
-                grad[j] = v_fma(minus_weight, v_load(tile->masses[k + j]),
-                                NAME(product_with_pair)(v_load(tile->columns[k + j]), factor)));
+        EACH_OF(count, grad[j] = NAME(product_with_pair_and_product)(v_load(tile->columns[k + j]),
+                                                                     factor, minus_weight,
+                                                                     v_load(tile->masses[k + j])));
     EACH_OF(count, v_store(tile->columns[k + j],
                            v_select(v_equal(pivot, v_splat(j)), pivot_gradient, grad[j])));
 }

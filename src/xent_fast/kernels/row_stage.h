@@ -46,7 +46,7 @@ typedef struct {
 /* What goes back to them. */
 typedef struct {
     ALIGNED_64 double loss[LANES];
-    ALIGNED_64 double factor[LANES];
+    ALIGNED_64 double factor[LANES], factor_low[LANES]; /* a sum of two */
     ALIGNED_64 double pivot_gradient[LANES];
     ALIGNED_64 double lse[LANES];
     ALIGNED_64 double log_of_sum[LANES]; /* lse - m / T, targets with mass */
@@ -187,9 +187,16 @@ KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *setting
     }
     NAME(pair_add)(&sum, exp_of_pivot);
     const vec inverse = NAME(inverse_of)(sum);
-    NAME(pair) numerator = {v_mul(gradient_weight, mass), zero}, whole_down = {down, zero};
+    const NAME(pair) whole_mass = {mass, zero};
+    NAME(pair) weight_over = {gradient_weight, zero}, whole_down = {down, zero};
+    if (settings->temperature != 1 && !is_softmax)
+        weight_over.low = v_div(v_sub(zero, NAME(product_residual)(gradient_weight, temperature,
+                                                                   v_load(rows->gradient_weight))),
+                                temperature);
+    NAME(pair) numerator = NAME(pair_product)(weight_over, whole_mass);
     if (is_softmax) {
         numerator.high = v_splat(1);
+        numerator.low = zero;
         whole_down.high = v_sub(zero, exp_of_pivot);
     }
     const NAME(pair) factor = NAME(quotient)(numerator, sum, inverse);
@@ -207,7 +214,10 @@ KERNEL_INLINE void finish_rows(const row_sums *rows, const row_settings *setting
         weighted = v_select(is_infinite, v_mul(part, v_splat(1 / DISTANCE_UNIT)), weighted);
     }
     v_store(results->loss, v_select(v_equal(weight, zero), zero, weighted));
-    v_store(results->factor, NAME(pair_total)(factor));
+    const vec rounded = NAME(pair_total)(factor),
+              low = v_add(v_sub(factor.high, rounded), factor.low);
+    v_store(results->factor, rounded);
+    v_store(results->factor_low, v_keep(v_equal(low, low), low));
     v_store(results->pivot_gradient, v_sub(zero, v_mul(gradient_weight, ratio)));
     v_store(results->lse, lse);
     results->is_number = v_mask_bits(v_greater(sum.high, zero));

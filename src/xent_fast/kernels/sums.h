@@ -48,6 +48,14 @@ VECTOR_INLINE void NAME(pair_add)(NAME(pair) * pair, vec a) {
     pair->low = v_add(pair->low, error);
 }
 
+/* Adds a summand; the first is the sum. */
+VECTOR_INLINE void NAME(add_or_begin)(NAME(pair) * sum, vec a, int is_first) {
+    if (is_first)
+        sum->high = a;
+    else
+        NAME(pair_add)(sum, a);
+}
+
 VECTOR_INLINE void NAME(pair_add_pair)(NAME(pair) * pair, NAME(pair) a) {
     NAME(pair_add)(pair, a.high);
     pair->low = v_add(pair->low, a.low);
@@ -96,6 +104,15 @@ VECTOR_INLINE vec NAME(product_with_pair_plus)(vec a, NAME(pair) f, vec b) {
     return v_fma(a, f.high, v_fma(a, f.low, b));
 #else
     return v_add(NAME(product_with_pair)(a, f), b);
+#endif
+}
+
+/* a f + b c, the larger of the two products rounded with the sum alone. */
+VECTOR_INLINE vec NAME(product_with_pair_and_product)(vec a, NAME(pair) f, vec b, vec c) {
+#if HAS_FMA
+    return v_fma(a, f.high, v_fma(b, c, v_mul(a, f.low)));
+#else
+    return v_add(NAME(product_with_pair)(a, f), v_mul(b, c));
 #endif
 }
 
