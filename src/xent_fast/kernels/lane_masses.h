@@ -29,21 +29,6 @@ typedef struct {
     NAME(pair) label_target, target_mass; /* q_y and Q */
 } NAME(smoothed_masses);
 
-/* Maximum of each lane, and its first class. */
-KERNEL_INLINE void NAME(columns_maximum)(REAL (*columns)[LANES], int classes,
-                                         NAME(lane_sums) * sums) {
-    vec maximum = v_splat(-INFINITY), first = v_splat(-1);
-    vec number = v_splat(0);
-    for (int k = 0; k < classes; ++k) {
-        const vec x = v_load(columns[k]);
-        first = v_select(v_greater(x, maximum), number, first);
-        maximum = v_max(x, maximum);
-        number = v_add(number, v_splat(1));
-    }
-    sums->maximum = maximum;
-    sums->pivot = first;
-}
-
 /* Masses of shaped targets in place of dense ones: w ((1 - E) t + E / C). */
 KERNEL_INLINE void NAME(shape_masses)(NAME(tile) * tile, const xent_batch *batch) {
     const REAL *class_weight = (const REAL *)(const void *)batch->class_weight;

@@ -76,9 +76,11 @@ KERNEL_INLINE vec NAME(maximum_of_columns)(NAME(lane_columns) columns, int class
 
 /* First class that has the maximum. */
 KERNEL_INLINE vec NAME(first_of_columns)(NAME(lane_columns) columns, int classes, vec maximum) {
-    vec first = v_splat(-1);
-    for (int k = classes - 1; k >= 0; --k)
-        first = v_select(v_equal(NAME(load_column)(columns, k), maximum), v_splat((REAL)k), first);
+    vec first = v_splat(-1), number = v_splat((REAL)(classes - 1));
+    for (int k = classes - 1; k >= 0; --k) {
+        first = v_select(v_equal(NAME(load_column)(columns, k), maximum), number, first);
+        number = v_sub(number, v_splat(1));
+    }
     return first;
 }
 

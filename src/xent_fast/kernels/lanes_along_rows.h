@@ -194,25 +194,23 @@ KERNEL_INLINE void NAME(gradient_of_tile)(NAME(tile) * tile, int classes,
 
 /* Lanes whose loss the lanes' type holds with few digits, though a double does not: it is Q log1p(T
  * / e), and log1p(r) is r there.  0 where there are others. */
-KERNEL_INLINE unsigned NAME(tiny_losses)(const NAME(pair) * loss, const NAME(lane_sums) * sums,
+KERNEL_INLINE unsigned NAME(tiny_losses)(vec loss, const NAME(lane_sums) * sums,
                                          const NAME(settings) * settings) {
-    const vec zero = v_splat(0), limit = v_splat((REAL)TINY_LOSS);
-    const vec magnitude = v_max(v_sub(zero, loss->high), loss->high);
-    unsigned tiny = v_mask_bits(v_greater(limit, magnitude)) &
-                    v_mask_bits(v_greater(sums->sum_of_others.high, zero));
-    tiny &= v_mask_bits(v_equal(sums->distance, zero));
-    return settings->row.has_lse_terms ? 0 : tiny;
+    const vec zero = v_splat(0);
+    unsigned tiny = v_mask_bits(v_greater(v_splat((REAL)TINY_LOSS), NAME(magnitude)(loss)));
+    if (tiny == 0 || settings->row.has_lse_terms)
+        return 0;
+    tiny &= v_mask_bits(v_greater(sums->sum_of_others.high, zero));
+    return tiny & v_mask_bits(v_equal(sums->distance, zero));
 }
 
 /* What the rows of a tile have to tell, one a lane. */
 typedef struct {
-    NAME(pair) loss; /* for a weight of 1; a sum of two */
-    NAME(pair)
-    mass, others, exp_of_pivot; /* what losses too small for the lanes' type are made of */
+    NAME(pair) loss;  /* for a weight of 1; a sum of two */
     unsigned leaving; /* bit k for lane k: what stands there is wrong, and double_rows.h must take
                          the row */
     unsigned is_tiny; /* bit k for lane k: such a loss is mass others / exp_of_pivot */
-    vec lse, prediction;
+    vec_mask is_number;
 } NAME(lane_results);
 
 /* Lanes that must leave the lanes' type (double_rows.h), as far as that is known before the
@@ -252,59 +250,59 @@ typedef struct {
 KERNEL_INLINE void NAME(sum_tile)(NAME(short_rows) * rows, int classes,
                                   const NAME(settings) * settings, int kind) {
     NAME(tile) *tile = &rows->tile;
+    const NAME(lane_columns) columns = {(const char *)tile->columns, sizeof tile->columns[0]};
     NAME(lane_sums) sums;
-    sums.slope = v_splat(0);
-    NAME(columns_maximum)(tile->columns, classes, &sums);
-    const vec base = NAME(finite_maximum)(sums.maximum);
+    sums.maximum = NAME(maximum_of_columns)(columns, classes);
+    sums.pivot = NAME(first_of_columns)(columns, classes, sums.maximum);
+    const vec_mask is_huge =
+        v_greater(NAME(magnitude)(sums.maximum), v_splat(settings->scale.huge_logit));
+    const int has_huge = v_mask_bits(is_huge) != 0;
+    const vec base = has_huge ? NAME(finite_maximum)(sums.maximum) : sums.maximum;
+    vec top = base;
     if (kind == XENT_SMOOTHED_TARGETS && rows->smoothed->class_weight)
         NAME(columns_masses)(tile, classes, rows->smoothed, base, &sums, 1, kind);
     else
         NAME(columns_masses)(tile, classes, rows->smoothed, base, &sums, 0, kind);
     rows->results.leaving = NAME(leaving_lanes)(
         tile->columns, classes, &sums, rows->gradient_weight.high, rows->weights, settings);
-    const vec shift =
-        NAME(shift_huge_columns)(tile->columns, classes, base, settings->scale.huge_logit);
-    const NAME(lane_columns) columns = {(const char *)tile->columns, sizeof tile->columns[0]};
-    NAME(columns_exponentials)(columns, tile->columns, classes, v_sub(base, shift),
-                               &settings->scale, &sums, kind == XENT_SMOOTHED_TARGETS);
+    if (has_huge)
+        top = v_sub(base, NAME(shift_huge_columns)(tile->columns, classes, base,
+                                                   settings->scale.huge_logit));
+    NAME(columns_exponentials)(columns, tile->columns, classes, top, &settings->scale, &sums,
+                               kind == XENT_SMOOTHED_TARGETS);
     rows->base = base;
     rows->sums = sums;
 }
 
-/* Losses, statistics and, if asked for, the gradient in place of the exponentials. */
+/* Losses and, if asked for, the gradient in place of the exponentials. */
 KERNEL_INLINE void NAME(settle_tile)(NAME(short_rows) * rows, int classes,
                                      const NAME(settings) * settings, int has_grad, int kind) {
     const vec zero = v_splat(0);
-    NAME(lane_sums) sums = rows->sums;
-    NAME(lane_results) results;
-    results.leaving = rows->results.leaving;
-    const vec sum = v_add(sums.sum_of_others.high, sums.exp_of_pivot.high);
-    const vec_mask is_number = v_greater(v_keep(v_equal(rows->base, sums.maximum), sum), zero);
-    results.loss = NAME(lane_losses)(&sums, settings);
+    NAME(lane_sums) *sums = &rows->sums;
+    NAME(lane_results) *results = &rows->results;
+    const vec sum = v_add(sums->sum_of_others.high, sums->exp_of_pivot.high);
+    const vec_mask is_number = v_greater(v_keep(v_equal(rows->base, sums->maximum), sum), zero);
+    const unsigned numbers = v_mask_bits(is_number);
+    NAME(pair) loss = NAME(lane_losses)(sums, settings);
     if (has_grad)
-        NAME(gradient_of_tile)(&rows->tile, classes, &sums, rows->gradient_weight, rows->weights,
+        NAME(gradient_of_tile)(&rows->tile, classes, sums, rows->gradient_weight, rows->weights,
                                rows->smoothed, is_number, &settings->row, kind);
-    results.is_tiny = REAL_BITS == 32 ? NAME(tiny_losses)(&results.loss, &sums, settings) : 0;
-    results.others = NAME(accurate_others)(&sums);
-    results.exp_of_pivot = sums.exp_of_pivot;
-    results.mass = sums.target_mass;
-    results.leaving |= ~v_mask_bits(v_equal(v_sub(results.loss.high, results.loss.high), zero));
-    results.leaving &= v_mask_bits(is_number);
-    results.is_tiny &= v_mask_bits(is_number);
-    results.loss.high = v_select(is_number, results.loss.high, v_splat(NAN));
-    results.lse = v_select(is_number, sums.lse, v_splat(NAN));
-    results.prediction = v_select(is_number, sums.pivot, v_splat(-1));
-    rows->results = results;
+    results->is_tiny = REAL_BITS == 32 ? numbers & NAME(tiny_losses)(loss.high, sums, settings) : 0;
+    results->leaving |= ~v_mask_bits(v_equal(v_sub(loss.high, loss.high), zero));
+    results->leaving &= numbers;
+    loss.high = v_select(is_number, loss.high, v_splat(NAN));
+    results->loss = loss;
+    results->is_number = is_number;
 }
 
-static NEVER_INLINE void NAME(replace_tiny_losses)(const NAME(lane_results) * results,
+static NEVER_INLINE void NAME(replace_tiny_losses)(const NAME(lane_sums) * sums, unsigned is_tiny,
                                                    double *losses) {
     ALIGNED_64 double mass[LANES], others[LANES], exp_of_pivot[LANES];
-    NAME(doubles_of)(results->mass, mass);
-    NAME(doubles_of)(results->others, others);
-    NAME(doubles_of)(results->exp_of_pivot, exp_of_pivot);
+    NAME(doubles_of)(sums->target_mass, mass);
+    NAME(doubles_of)(NAME(accurate_others)(sums), others);
+    NAME(doubles_of)(sums->exp_of_pivot, exp_of_pivot);
     for (int lane = 0; lane < LANES; ++lane)
-        if (results->is_tiny >> lane & 1)
+        if (is_tiny >> lane & 1)
             losses[lane] = mass[lane] * (others[lane] / exp_of_pivot[lane]);
 }
 
@@ -316,8 +314,10 @@ KERNEL_INLINE vec_f64 NAME(weighted_losses)(vec_f64 loss, const double *weight) 
 }
 
 /* Losses as doubles, which no rounding to the lanes' type has met. */
-KERNEL_INLINE void NAME(weigh_losses)(const NAME(lane_results) * results, const double *weight,
-                                      int row_count, double *losses) {
+KERNEL_INLINE void NAME(weigh_losses)(const NAME(short_rows) * rows, double *losses) {
+    const NAME(lane_results) *results = &rows->results;
+    const double *weight = rows->weights->of_loss;
+    const int64_t row_count = rows->row_count;
     ALIGNED_64 double doubles[LANES], some[LANES];
     double *place = row_count == LANES ? losses : some;
     NAME(pair) loss = results->loss;
@@ -333,7 +333,7 @@ KERNEL_INLINE void NAME(weigh_losses)(const NAME(lane_results) * results, const 
     if (results->is_tiny) {
         for (int j = 0; j < VECTORS; ++j)
             v_store_f64(doubles + 8 * j, sums[j]);
-        NAME(replace_tiny_losses)(results, doubles);
+        NAME(replace_tiny_losses)(&rows->sums, results->is_tiny, doubles);
         for (int j = 0; j < VECTORS; ++j)
             sums[j] = v_load_f64(doubles + 8 * j);
     }
@@ -348,9 +348,9 @@ KERNEL_INLINE void NAME(weigh_losses)(const NAME(lane_results) * results, const 
 KERNEL_INLINE void NAME(load_short_rows)(NAME(short_rows) * rows, const xent_batch *batch,
                                          int64_t first_row, const int64_t *labels,
                                          NAME(smoothed_masses) * smoothed,
-                                         const NAME(settings) * settings, int kind) {
+                                         const NAME(settings) * settings, int classes, int kind) {
     NAME(tile) *tile = &rows->tile;
-    const int classes = (int)batch->classes, row_count = (int)rows->row_count;
+    const int row_count = (int)rows->row_count;
     const char *logits = batch->logits + first_row * batch->logits_row_stride;
     NAME(load_columns)(tile->columns, logits, batch->logits_row_stride, batch->logits_class_stride,
                        row_count, classes);
@@ -382,18 +382,19 @@ KERNEL_INLINE void NAME(load_short_rows)(NAME(short_rows) * rows, const xent_bat
 KERNEL_INLINE void NAME(write_short_rows)(NAME(short_rows) * rows, const xent_batch *batch,
                                           int64_t first_row, const int64_t *labels,
                                           double *row_loss, const NAME(settings) * settings,
-                                          int kind) {
+                                          int classes, int kind) {
     NAME(tile) *tile = &rows->tile;
     const NAME(lane_results) *results = &rows->results;
-    const int classes = (int)batch->classes, row_count = (int)rows->row_count,
-              has_grad = batch->grad != NULL;
-    NAME(weigh_losses)(results, rows->weights->of_loss, row_count, row_loss);
+    const int row_count = (int)rows->row_count, has_grad = batch->grad != NULL;
+    NAME(weigh_losses)(rows, row_loss);
     if (HAS_LABELS(kind) && batch->labels.has_ignore_index)
         for (int row = 0; row < row_count; ++row)
             row_loss[row] = is_ignored(&batch->labels, labels[row]) ? 0 : row_loss[row];
     if (batch->lse || batch->prediction)
-        NAME(tell_lanes)(batch, first_row, row_count, rows->lanes, results->lse,
-                         results->prediction, HAS_LABELS(kind));
+        NAME(tell_lanes)(batch, first_row, row_count, rows->lanes,
+                         v_select(results->is_number, rows->sums.lse, v_splat(NAN)),
+                         v_select(results->is_number, rows->sums.pivot, v_splat(-1)),
+                         HAS_LABELS(kind));
     /* their weight of 0 alone gives NaN where a mass overflows */
     if (has_grad && HAS_LABELS(kind) && batch->labels.has_ignore_index)
         NAME(clear_rows_without_label)(tile->columns, classes, rows->lanes);
@@ -407,9 +408,9 @@ KERNEL_INLINE void NAME(write_short_rows)(NAME(short_rows) * rows, const xent_ba
 
 /* All of them, some vectors of rows at a time; smoothed targets, whose masses have one place, a
  * vector.  `labels` has a whole vector from each row on. */
-KERNEL_INLINE void NAME(many_short_rows)(const xent_batch *batch, int64_t first_row,
-                                         int64_t row_count, const int64_t *labels, double *row_loss,
-                                         int kind) {
+KERNEL_INLINE void NAME(short_rows_of)(const xent_batch *batch, int64_t first_row,
+                                       int64_t row_count, const int64_t *labels, double *row_loss,
+                                       int classes, int kind) {
     const int has_own_weights = NAME(has_own_weights)(batch),
               most = HAS_OWN_MASSES(kind) ? NAME(vectors_at_once)(batch->classes) : 1;
     const NAME(settings) settings = NAME(settings_of)(batch);
@@ -435,13 +436,25 @@ KERNEL_INLINE void NAME(many_short_rows)(const xent_batch *batch, int64_t first_
             rows->first = k;
             rows->row_count = count;
             NAME(load_short_rows)(rows, batch, first_row + k, labels + k, &smoothed, &settings,
-                                  kind);
+                                  classes, kind);
         }
         for (int j = 0; j < vectors; ++j)
-            NAME(settle_tile)(&some[j], (int)batch->classes, &settings, batch->grad != NULL, kind);
+            NAME(settle_tile)(&some[j], classes, &settings, batch->grad != NULL, kind);
         for (int j = 0; j < vectors; ++j)
             NAME(write_short_rows)(&some[j], batch, first_row + some[j].first,
                                    labels + some[j].first, row_loss + some[j].first, &settings,
-                                   kind);
+                                   classes, kind);
     }
+}
+
+/* Two classes of dense targets, as a mask has them, have code of their own: there a quarter of the
+ * instructions would ask how many classes there are. */
+KERNEL_INLINE void NAME(many_short_rows)(const xent_batch *batch, int64_t first_row,
+                                         int64_t row_count, const int64_t *labels, double *row_loss,
+                                         int kind) {
+    if (kind == XENT_DENSE_TARGETS && batch->classes == 2)
+        NAME(short_rows_of)(batch, first_row, row_count, labels, row_loss, 2, kind);
+    else
+        NAME(short_rows_of)(batch, first_row, row_count, labels, row_loss, (int)batch->classes,
+                            kind);
 }
