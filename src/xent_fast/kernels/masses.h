@@ -101,14 +101,10 @@ VECTOR_INLINE void NAME(add_four)(NAME(wide) * sum, const vec *summands) {
     NAME(wide_add)(sum, NAME(sum_of_four)(summands));
 }
 
-/* Adds two sums, in one of float32; float64's own rounding would count for more. */
+/* Adds two sums. */
 VECTOR_INLINE void NAME(add_two_sums)(NAME(wide) * sum, vec first, vec second) {
-#if REAL_BITS == 32
-    NAME(wide_add)(sum, v_add(first, second));
-#else
     NAME(wide_add)(sum, first);
     NAME(wide_add)(sum, second);
-#endif
 }
 
 /* Adds `count` numbers of half a group that is cut short, of which a row has but one: without
