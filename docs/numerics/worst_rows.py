@@ -18,6 +18,7 @@ A quantity is a result of a kind of call:
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,8 +233,13 @@ def path_of(isa: str) -> str:
     return "portable" if isa == "portable" else "fma"
 
 
+def bound_of(error: float) -> float:
+    """What is promised: the next half ulp above the worst row."""
+    return math.ceil(2 * error + 1e-3) / 2
+
+
 def load() -> dict[str, Any]:
-    """The record: "runs" of the search, "bounds" by dtype and quantity, "rows"."""
+    """The record: "runs" of the search and "rows"."""
     record: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8"))
     return record
 
