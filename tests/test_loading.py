@@ -28,15 +28,18 @@ THREADS = "import json, xent_fast; print(json.dumps(xent_fast.show_config('dicts
 BITS = """
 import hashlib, sys
 import numpy as np
-from xent_fast import softmax_cross_entropy_grad, softmax_cross_entropy_hvp, softmax_vjp
+from xent_fast import distillation_loss_grad, softmax_cross_entropy_grad
+from xent_fast import softmax_cross_entropy_hvp, softmax_vjp
 {before}
 digest = hashlib.sha256()
-for rows, classes in ((20_000, 10), (2, 70_000)):
+for rows, classes in ((20_000, 10), (9000, 128), (2, 70_000)):
     rng = np.random.default_rng(3)
     x, v = rng.standard_normal((2, rows, classes), dtype=np.float32)
     y = rng.integers(0, classes, rows)
     threads = int(sys.argv[1])
     digest.update(softmax_cross_entropy_grad(x, y, label_smoothing=0.1, num_threads=threads).grad)
+    digest.update(softmax_cross_entropy_grad(x, abs(v), num_threads=threads).grad)
+    digest.update(distillation_loss_grad(x, v, abs(v), temperature=2, num_threads=threads).grad)
     digest.update(softmax_cross_entropy_hvp(x, y, v, num_threads=threads))
     digest.update(softmax_vjp(x, v, num_threads=threads))
 print(digest.hexdigest())
@@ -112,7 +115,7 @@ def test_one_thread_by_default_where_the_library_was_loaded_before() -> None:
 def test_a_worker_whose_stack_is_too_small_is_not_used() -> None:
     script = BITS.format(before="")
     want = run(script, "1")
-    for size in ("16k", "20k", "24k", "1M"):
+    for size in ("16k", "24k", "64k", "128k", "256k", "1M"):
         assert run(script, "3", OMP_STACKSIZE=size) == want
 
 

@@ -36,9 +36,9 @@ from xent_fast._bits.functions import DTYPES, is_half  # noqa: E402
 
 # One to four vectors of 16 float32 or 8 float64 lanes, each +- 1; then the blocks of 1024 and 2048.
 WIDTHS = {max(lanes * n + k, 1) for lanes in (8, 16) for n in (1, 2, 3, 4) for k in (-1, 0, 1)}
-MORE_WIDTHS = {1, 2, 3, 5, 10, 21, 100, 127, 1023, 1024, 1025, 2047, 2048, 2049}
+MORE_WIDTHS = {1, 2, 3, 5, 10, 21, 100, 127, 128, 129, 1023, 1024, 1025, 2047, 2048, 2049}
 QUICK_WIDTHS = (1, 3, 16, 17, 33, 65, 129)
-WIDTHS_OF_ALL_LAYOUTS = (3, 17, 65)
+WIDTHS_OF_ALL_LAYOUTS = (3, 17, 129)
 ROW_COUNTS = (17, 16, 2, 1)
 LABEL_DTYPES = [np.dtype(kind + width) for kind in "iu" for width in "1248"]
 

@@ -22,9 +22,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-/* Bytes of stack that a worker must have. The kernels need 28 KiB by trial, and what libraries
- * keep for every thread lies there too. */
-#define XENT_LEAST_STACK ((size_t)65536)
+/* Bytes of stack that a worker must have. Distillation of a few classes with targets takes most,
+ * some 140 KiB, and what libraries keep for every thread lies there too. */
+#define XENT_LEAST_STACK ((size_t)262144)
 
 /* What failed once is not tried again. */
 static int xent_most_threads = INT_MAX;

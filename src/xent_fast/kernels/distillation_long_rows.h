@@ -1,5 +1,5 @@
-/* Distillation of rows of any length, one by one: both softmaxes are measured, then one sweep writes.
- * A template over REAL_BITS.
+/* Distillation of rows of any length, one by one: both softmaxes are measured, then one sweep
+ * writes.  A template over REAL_BITS.
  *
  * Knows: d near the teacher and far from it; where the matrices of some rows lie.
  * Must not know: instruction sets, threads, Python; how a softmax, or the loss of targets, is

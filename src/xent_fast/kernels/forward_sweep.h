@@ -1,5 +1,5 @@
-/* The forward sweep of one block of a long row: its maximum, exponentials and sums.  A template over
- * REAL_BITS.
+/* The forward sweep of one block of a long row: its maximum, exponentials and sums.  A template
+ * over REAL_BITS.
  *
  * Knows: the order of every sum; where one class is left out; how memory is asked ahead.
  * Must not know: what other blocks have found, instruction sets, threads, Python.

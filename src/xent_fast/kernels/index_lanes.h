@@ -18,8 +18,8 @@
  * With u half a unit at 1: e 1.5 u (exp.h), fours of them added in a tree 2 u, the logarithm 1.7 u,
  * each product u.  From four classes on (`is_exact`) the fours are added without loss, e_y and e_m
  * keep what their last rounding dropped, and the quotients R and F are rounded once, the weight's
- * own rounding included: a few operations for a whole vector of rows.  Two or three classes need
- * none of that.
+ * own rounding included: a few operations for a whole vector of rows.  Two classes need none of
+ * that, three the lossless additions alone.
  *
  * With terms of lse (lse_terms.h) of the slope h: (1 + h) F in place of F, grad_y = (h e_y - O) F,
  * and lse = m / T + log1p of the others over the first maximum.
@@ -32,9 +32,9 @@ typedef struct {
     NAME(pair) others, exp_of_label, exp_of_maximum;
 } NAME(index_sums);
 
-/* Exponentials of `count` columns (1, 2 or 4) from `k` to `place`, and to `e`, but 0 for the labels',
- * which count from there.  The label's and the largest are found here unless their low parts count,
- * too. */
+/* Exponentials of `count` columns (1, 2 or 4) from `k` to `place`, and to `e`, but 0 for the
+ * labels', which count from there.  The label's and the largest are found here unless their low
+ * parts count, too. */
 KERNEL_INLINE void NAME(some_index_exponentials)(NAME(lane_columns) columns, int k, int count,
                                                  vec labels,
                                                  const NAME(exponential_reference) * reference,

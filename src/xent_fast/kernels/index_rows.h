@@ -1,4 +1,5 @@
-/* Rows of a few classes with class indices: which of them take which way.  A template over REAL_BITS.
+/* Rows of a few classes with class indices: which of them take which way.  A template over
+ * REAL_BITS.
  *
  * Knows: plain rows, some vectors of which go side by side; all others; those that leave the lanes
  * (double_rows.h).

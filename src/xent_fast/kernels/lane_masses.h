@@ -2,7 +2,7 @@
  * template over REAL_BITS.
  *
  * Knows: dense, shaped and smoothed targets; the state of a vector of rows between the sweeps.
- * Must not know: exponentials, instruction sets, threads, Python.
+ * Must not know: how exponentials are made, instruction sets, threads, Python.
  */
 #include "lane_rows.h"
 

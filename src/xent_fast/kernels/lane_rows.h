@@ -1,5 +1,5 @@
-/* A vector of rows of a few classes, one row a lane: its weights and labels, what is told of it, and
- * which of its rows the lanes' own dtype cannot hold.  A template over REAL_BITS.
+/* A vector of rows of a few classes, one row a lane: its weights and labels, what is told of it,
+ * and which of its rows the lanes' own dtype cannot hold.  A template over REAL_BITS.
  *
  * Knows: what targets with mass (lanes_along_rows.h) and class indices (index_rows.h) have in
  * common.

@@ -14,8 +14,8 @@
  *   backward, a block   grad = e * factor_b (- a q for targets with mass); the class left out is
  *                       written last
  *
- * Sums: the eight vectors of a group in a tree, groups in a wide sum (sums.h); blocks in their
- * order, with compensation.  Padding and excluded lanes add an exact 0, so that the order is a
+ * Sums: four vectors in a tree (distances: eight; a group that is cut short: one by one), these in
+ * a wide sum (sums.h); blocks in their order, with compensation.  Padding and excluded lanes add an exact 0, so that the order is a
  * function of the number of classes alone.
  *
  * Where logits or gradient have 16 bits, the sweeps widen and round on the way (storage.h), and
@@ -178,8 +178,8 @@ typedef struct {
     NAME(ahead) ahead;
 } NAME(backward_frame);
 
-/* Whether what the rounding of a factor took counts: in float64 beside masses of each class.  Without
- * FMA a product would gain nothing by it. */
+/* Whether what the rounding of a factor took counts: in float64 beside masses of each class.
+ * Without FMA a product would gain nothing by it. */
 #ifndef HAS_LOW_FACTOR
 #define HAS_LOW_FACTOR(kind) (REAL_BITS == 64 && HAS_FMA && HAS_OWN_MASSES(kind))
 #endif

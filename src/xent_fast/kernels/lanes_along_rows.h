@@ -65,8 +65,8 @@ KERNEL_INLINE vec NAME(over_temperature)(vec a, double temperature) {
     return temperature == 1 ? a : v_div(a, v_splat((REAL)temperature));
 }
 
-/* Losses for a weight of 1: mass * log1p(T / e_m) + distance; terms of lse added, whose slope is left for
- * the gradient. */
+/* Losses for a weight of 1: mass * log1p(T / e_m) + distance; terms of lse added, whose slope is
+ * left for the gradient. */
 KERNEL_INLINE NAME(pair)
     NAME(lane_losses)(NAME(lane_sums) * sums, const NAME(settings) * settings) {
     const double temperature = settings->row.temperature;

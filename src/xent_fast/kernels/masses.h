@@ -1,7 +1,8 @@
-/* Targets with mass of one row, a vector of classes at a time.  A template over REAL_BITS.
+/* Targets with mass of one row, a vector of classes at a time, and how vectors are added.  A
+ * template over REAL_BITS.
  *
  * Knows: dense, shaped and smoothed targets; vectors of which only some numbers are there.
- * Must not know: logits' sums, blocks, instruction sets, threads, Python.
+ * Must not know: exponentials, instruction sets, threads, Python.
  */
 
 /* A vector of which only `count` numbers may be there, or none. */

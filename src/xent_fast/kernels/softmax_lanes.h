@@ -6,7 +6,7 @@
  *
  * The sums are those of targets with mass (lanes_along_rows.h), the first maximum m left out of T:
  *
- *     p = e / (T + e_m)      log p = (x - m) / T' - log1p(T / e_m)      lse = m / T' + log1p(T / e_m)
+ *     p = e / (T + e_m)    log p = (x - m) / T' - log1p(T / e_m)    lse = m / T' + log1p(T / e_m)
  *
  * with the temperature T'.  The logarithm counts what the exponentials' last roundings dropped; p
  * is of exponentials as they are stored, so that none exceeds 1.

@@ -107,7 +107,7 @@ VECTOR_INLINE vec NAME(product_with_pair_plus)(vec a, NAME(pair) f, vec b) {
 #endif
 }
 
-/* a f + b c, the larger of the two products rounded with the sum alone. */
+/* a f + b c: with FMA b c is rounded by itself, a f with the sum alone. */
 VECTOR_INLINE vec NAME(product_with_pair_and_product)(vec a, NAME(pair) f, vec b, vec c) {
 #if HAS_FMA
     return v_fma(a, f.high, v_fma(b, c, v_mul(a, f.low)));

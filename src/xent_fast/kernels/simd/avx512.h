@@ -112,7 +112,9 @@ KERNEL_INLINE vec v_load_float16(const uint16_t *source) {
 /* Through a register: the instruction that writes to memory by itself takes twice as long. */
 KERNEL_INLINE void v_store_float16(uint16_t *destination, vec a) {
     __m256i rounded = _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT);
+#if defined(__GNUC__) || defined(__clang__)
     __asm__("" : "+x"(rounded));
+#endif
     _mm256_storeu_si256((__m256i *)(void *)destination, rounded);
 }
 
