@@ -760,7 +760,14 @@ def test_guards_around_a_threaded_call() -> None:
 PACKAGE = Path(xent_fast.__file__).parent
 
 
-@pytest.mark.parametrize("file", ["_linear.py", "_loss.pyi", "_second_order.py"])
+FILES_OF_OVERLOADS = sorted(
+    file.name
+    for file in PACKAGE.glob("_*.py*")
+    if file.suffix in (".py", ".pyi") and "**options: Unpack[" in file.read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("file", FILES_OF_OVERLOADS)
 def test_overloads_take_every_argument(file: str) -> None:
     """Their `**options` stand for the keywords that they do not name."""
     found = 0
@@ -775,4 +782,4 @@ def test_overloads_take_every_argument(file: str) -> None:
                 inspect.signature(getattr(xent_fast, node.name)).parameters
             )
             found += 1
-    assert found >= 7
+    assert found >= 2

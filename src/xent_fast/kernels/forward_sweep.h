@@ -129,7 +129,7 @@ VECTOR_INLINE vec NAME(add_masses)(const vec *x, const vec *masses, vec base,
 
 /* Exponentials of half a group. */
 VECTOR_INLINE void NAME(four_exponentials)(const vec *x, const NAME(block_frame) * frame, vec *e,
-                                           int kind, int storage) {
+                                           int kind) {
     vec shifted[4];
     EACH_OF(4, shifted[j] = SHIFTS_A_COPY(kind) ? x[j] : v_sub(x[j], frame->shift));
     for (int k = 0; k < 4; k += INTERLEAVED)
@@ -157,7 +157,7 @@ VECTOR_INLINE vec NAME(forward_half)(const char *logits, const NAME(masses) * ma
         EACH_OF(4, mass[j] = NAME(mass_of_vector)(masses, at + j * LANES, kind));
         *distance = NAME(add_masses)(x, mass, frame->base, sums, 0);
     }
-    NAME(four_exponentials)(x, frame, exponentials, kind, storage);
+    NAME(four_exponentials)(x, frame, exponentials, kind);
     EACH_OF(4, v_store(e + j * LANES, exponentials[j]));
     if (excluded > -GROUP)
         EACH_OF(4, exponentials[j] =
@@ -202,7 +202,7 @@ KERNEL_INLINE void NAME(forward_last_half)(const char *logits, const NAME(masses
         EACH_OF(4, mass[j] = NAME(mass_of_some)(masses, at + j * LANES, count - j * LANES, kind));
         *distance = NAME(add_masses)(x, mass, frame->base, sums, count);
     }
-    NAME(four_exponentials)(x, frame, exponentials, kind, storage);
+    NAME(four_exponentials)(x, frame, exponentials, kind);
     EACH_OF(4, NAME(store_up_to)(e + j * LANES, count - j * LANES, exponentials[j]));
     EACH_OF(4, exponentials[j] =
                    v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(excluded - j * LANES))),
@@ -330,7 +330,7 @@ KERNEL_INLINE void NAME(load_group)(const char *logits, const REAL *left, int64_
         } else {
             EACH_OF(4, x[j] = NAME(load_stored_up_to)(logits, first + j * LANES, some - j * LANES,
                                                       -INFINITY, storage));
-            NAME(four_exponentials)(x, frame, place, XENT_INDEX_TARGETS, storage);
+            NAME(four_exponentials)(x, frame, place, XENT_INDEX_TARGETS);
         }
     }
 }

@@ -381,8 +381,7 @@ KERNEL_INLINE void NAME(load_short_rows)(NAME(short_rows) * rows, const xent_bat
 /* Its losses to `row_loss`, its statistics and its output to their places. */
 KERNEL_INLINE void NAME(write_short_rows)(NAME(short_rows) * rows, const xent_batch *batch,
                                           int64_t first_row, const int64_t *labels,
-                                          double *row_loss, const NAME(settings) * settings,
-                                          int classes, int kind) {
+                                          double *row_loss, int classes, int kind) {
     NAME(tile) *tile = &rows->tile;
     const NAME(lane_results) *results = &rows->results;
     const int row_count = (int)rows->row_count, has_grad = batch->grad != NULL;
@@ -442,8 +441,7 @@ KERNEL_INLINE void NAME(short_rows_of)(const xent_batch *batch, int64_t first_ro
             NAME(settle_tile)(&some[j], classes, &settings, batch->grad != NULL, kind);
         for (int j = 0; j < vectors; ++j)
             NAME(write_short_rows)(&some[j], batch, first_row + some[j].first,
-                                   labels + some[j].first, row_loss + some[j].first, &settings,
-                                   classes, kind);
+                                   labels + some[j].first, row_loss + some[j].first, classes, kind);
     }
 }
 
