@@ -13,6 +13,7 @@ import math
 import os
 import pickle
 import re
+import runpy
 import subprocess
 import sys
 import threading
@@ -28,7 +29,6 @@ from helpers import GuardedArray
 import xent_fast
 from xent_fast import (
     LossAndGrad,
-    _options,
     reference,
     show_config,
     softmax_cross_entropy,
@@ -758,7 +758,7 @@ def test_guards_around_a_threaded_call() -> None:
 
 
 PACKAGE = Path(xent_fast.__file__).parent
-
+OPTION_TYPES = runpy.run_path(str(PACKAGE / "_options.pyi"))  # for type checkers: no module
 
 FILES_OF_OVERLOADS = sorted(
     file.name
@@ -776,7 +776,8 @@ def test_overloads_take_every_argument(file: str) -> None:
             arguments = node.args
             named = {each.arg for each in [*arguments.args, *arguments.kwonlyargs]}
             options = re.fullmatch(r"Unpack\[(\w+)\]", ast.unparse(arguments.kwarg.annotation))
-            shared = getattr(_options, options[1]).__optional_keys__
+            taken = OPTION_TYPES[options[1]]
+            shared = taken.__required_keys__ | taken.__optional_keys__
             assert not named & shared
             assert named | shared == set(
                 inspect.signature(getattr(xent_fast, node.name)).parameters

@@ -5,14 +5,16 @@ Knows: what a caller may ask for. Must not know: mathematics, memory layouts, th
 
 from __future__ import annotations
 
-from typing import Any, Literal, SupportsIndex, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import arguments, loss_calls, softmax_calls
-from xent_fast._options import FloatArray, ProductOptions, TargetGradOptions
 from xent_fast._result import FloatT
+
+if TYPE_CHECKING:
+    from xent_fast._options import FloatArray, ProductOptions, TargetGradOptions
 
 # Numbers of 16 bits are taken so many at a time, in float32: enough for all threads.
 _NUMBERS_AT_ONCE = 1 << 20

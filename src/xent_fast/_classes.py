@@ -4,15 +4,19 @@ Knows: signatures and documentation. Must not know: what statistics hold (_class
 ranges are measured and written (_class_ranges.py), how statistics travel between processes.
 """
 
-from typing import Any, Literal, SupportsIndex, Unpack, overload
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._class_ranges import losses, measured, range_of, settled, written
 from xent_fast._class_statistics import ClassStatistics
-from xent_fast._options import FloatArray, RangeGradOptions
 from xent_fast._result import FloatT, LossAndGrad
+
+if TYPE_CHECKING:
+    from xent_fast._options import FloatArray, RangeGradOptions
 
 
 def class_statistics(

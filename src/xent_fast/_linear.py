@@ -7,15 +7,17 @@ chunks are computed (_layer_chunks.py).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, SupportsIndex, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._layer_arguments import as_chunk_rows, as_progress, batch_of, layer_of, outputs_of
 from xent_fast._layer_chunks import swept
-from xent_fast._options import FloatArray, LayerGradOptions, LayerOptions
 from xent_fast._result import FloatT, LinearLossAndGrad
+
+if TYPE_CHECKING:
+    from xent_fast._options import FloatArray, LayerGradOptions, LayerOptions
 
 
 @overload

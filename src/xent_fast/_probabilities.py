@@ -9,14 +9,16 @@ where a probability rounds to 0 or 1.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, SupportsIndex, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, SupportsIndex, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import arguments, loss_calls, options
-from xent_fast._options import FloatArray, ProbabilityGradOptions, ProbabilityOptions
 from xent_fast._result import FloatT, LossAndGrad
+
+if TYPE_CHECKING:
+    from xent_fast._options import FloatArray, ProbabilityGradOptions, ProbabilityOptions
 
 Float64Array = NDArray[np.float64]
 

@@ -6,7 +6,7 @@ products. Must not know: how the loss of those logits is computed, or how classe
 
 from __future__ import annotations
 
-from typing import Any, Literal, SupportsIndex, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,9 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 from xent_fast._binding import arguments
 from xent_fast._layer_arguments import logits_dtype
 from xent_fast._loss import softmax_cross_entropy_grad
-from xent_fast._options import FloatArray, SampledOptions
 from xent_fast._result import FloatT, SampledLossAndGrad
 from xent_fast._sampler import ClassArray, Sampler, as_classes, draw_candidates
+
+if TYPE_CHECKING:
+    from xent_fast._options import FloatArray, SampledOptions
 
 
 @overload

@@ -5,14 +5,16 @@ Knows: what a caller may ask for. Must not know: mathematics, memory layouts, th
 
 from __future__ import annotations
 
-from typing import Any, Literal, SupportsIndex, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import second_order_calls
-from xent_fast._options import FloatArray, GradHessianOptions, SecondOrderOptions
 from xent_fast._result import FloatT, LossGradAndHessian
+
+if TYPE_CHECKING:
+    from xent_fast._options import FloatArray, GradHessianOptions, SecondOrderOptions
 
 
 @overload

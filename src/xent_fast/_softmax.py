@@ -5,13 +5,15 @@ Knows: what a caller may ask for. Must not know: mathematics, memory layouts, th
 
 from __future__ import annotations
 
-from typing import SupportsIndex, Unpack, overload
+from typing import TYPE_CHECKING, SupportsIndex, Unpack, overload
 
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import softmax_calls
-from xent_fast._options import FloatArray, SoftmaxOptions
 from xent_fast._result import FloatT
+
+if TYPE_CHECKING:
+    from xent_fast._options import FloatArray, SoftmaxOptions
 
 
 @overload

@@ -4,7 +4,8 @@
     FUNCTIONS["softmax_vjp"].call(batch, output="in place", variant="every", num_threads=2)
 
 The record of bits and the tests of memory, threads, floating-point mode, bad arguments and fuzzing
-draw their calls from here: a new function is entered in `FUNCTIONS`, a new option in `VARIANTS`.
+draw their calls from here: a new function is entered in `FUNCTIONS`; a new option of the loss that
+is a number comes by itself, any other is entered in `VARIANTS`.
 
 Knows the public names, what their arguments mean, which options go together.
 Must not know values, how arrays lie in memory, or what a call should give.
@@ -143,7 +144,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "label_smoothing": {"label_smoothing": 0.125},
     "both": {"label_smoothing": 0.1, "weight": Of("class_weights")},
     "temperature": {"temperature": 1.7},
-    "z_loss": {"z_loss": 0.01},
     "scale": {"scale": 0.37e-30},
     "grad_output": {"grad_output": Of("row_weights"), "reduction": "none"},
     "slope": {"grad_output": 2.0},
@@ -154,6 +154,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "accumulate": {"accumulate": True, "sample_weight": Of("row_weights")},
     "exponentials": {"has_exponentials": True},
 }
+# Numbers that the loss is given and no line above names: a little more than their default.
+for _option in inspect.signature(xent_fast.softmax_cross_entropy_grad).parameters.values():
+    if isinstance(_option.default, float):
+        VARIANTS["every"].setdefault(_option.name, _option.default + 0.01)
+        VARIANTS.setdefault(_option.name, {_option.name: _option.default + 0.01})
 # Arrays that a function may be given to write to: in the shape of which member of the batch.
 OUTPUTS = {
     "out": "logits",

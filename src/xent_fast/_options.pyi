@@ -3,19 +3,15 @@
 Knows: names and types. Must not know: what they do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, Required, SupportsIndex, TypedDict
+from typing import Any, Literal, Required, SupportsIndex, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-if TYPE_CHECKING:
-    from xent_fast._sampler import Sampler
+from xent_fast._sampler import Sampler
 
 FloatArray = NDArray[np.floating[Any]]
-
 
 class RowOptions(TypedDict, total=False):
     """Of whatever makes one number of each row."""
@@ -23,7 +19,6 @@ class RowOptions(TypedDict, total=False):
     sample_weight: ArrayLike | None
     scale: float
     num_threads: SupportsIndex | None
-
 
 class CommonOptions(RowOptions, total=False):
     """Of every loss of logits."""
@@ -33,13 +28,11 @@ class CommonOptions(RowOptions, total=False):
     temperature: float
     z_loss: float
 
-
 class LossOptions(CommonOptions, total=False):
     """Of losses of logits that are given."""
 
     axis: SupportsIndex
     weight: ArrayLike | None
-
 
 class GradOptions(LossOptions, total=False):
     """Of the loss with its gradient."""
@@ -47,13 +40,11 @@ class GradOptions(LossOptions, total=False):
     grad_output: ArrayLike | None
     out: FloatArray | None
 
-
 class SecondOrderOptions(LossOptions, total=False):
     """Of the Hessian's products and diagonal."""
 
     reduction: Literal["mean", "sum", "none"]
     out: FloatArray | None
-
 
 class GradHessianOptions(LossOptions, total=False):
     """Of the loss with its gradient and the Hessian's diagonal."""
@@ -63,14 +54,12 @@ class GradHessianOptions(LossOptions, total=False):
     grad_out: FloatArray | None
     hessian_out: FloatArray | None
 
-
 class LayerOptions(CommonOptions, total=False):
     """Of the loss of logits that a layer makes."""
 
     class_weight: ArrayLike | None
     chunk_rows: SupportsIndex | None
     progress: Callable[[int, int], object] | None
-
 
 class LayerGradOptions(LayerOptions, total=False):
     """Of that loss with its gradients."""
@@ -80,20 +69,17 @@ class LayerGradOptions(LayerOptions, total=False):
     grad_bias_out: FloatArray | None
     accumulate: bool
 
-
 class EntropyOptions(RowOptions, total=False):
     """Of entropies."""
 
     axis: SupportsIndex
     temperature: float
 
-
 class EntropyGradOptions(EntropyOptions, total=False):
     """Of entropies with their gradient."""
 
     grad_output: ArrayLike | None
     out: FloatArray | None
-
 
 class ProbabilityOptions(RowOptions, total=False):
     """Of the loss of probabilities."""
@@ -104,12 +90,10 @@ class ProbabilityOptions(RowOptions, total=False):
     label_smoothing: float
     clip: float
 
-
 class ProbabilityGradOptions(ProbabilityOptions, total=False):
     """Of that loss with its gradient."""
 
     out: FloatArray | None
-
 
 class DistillationOptions(RowOptions, total=False):
     """Of distillation."""
@@ -122,7 +106,6 @@ class DistillationOptions(RowOptions, total=False):
     alpha: float
     out: FloatArray | None
 
-
 class SampledOptions(RowOptions, total=False):
     """Of the loss among sampled classes."""
 
@@ -130,7 +113,6 @@ class SampledOptions(RowOptions, total=False):
     sampler: Sampler
     remove_accidental_hits: bool
     rng: np.random.Generator | int | None
-
 
 class TargetGradOptions(RowOptions, total=False):
     """Of the gradient with respect to dense targets."""
@@ -142,7 +124,6 @@ class TargetGradOptions(RowOptions, total=False):
     reduction: Literal["mean", "sum", "none"]
     grad_output: ArrayLike | None
 
-
 class SoftmaxOptions(TypedDict, total=False):
     """Of probabilities and their logarithms."""
 
@@ -150,12 +131,10 @@ class SoftmaxOptions(TypedDict, total=False):
     out: FloatArray | None
     num_threads: SupportsIndex | None
 
-
 class ProductOptions(SoftmaxOptions, total=False):
     """Of their backward passes."""
 
     grad_output: ArrayLike | None
-
 
 class RangeGradOptions(TypedDict, total=False):
     """Of the gradient for a range of classes."""
