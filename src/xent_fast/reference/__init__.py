@@ -18,6 +18,11 @@ exponentials of all classes but the largest logit's,
 so that a loss and a gradient stay accurate to a few units in the last place however small they are
 (as far as the terms of these sums do not cancel by themselves).
 
+Each function takes the arguments of the public one of its name, which says what they mean; those
+that say how (num_threads, chunk_rows, progress) are not used. Results are float64, rounded to
+another dtype in an `out` alone. A class index out of bounds is an IndexError; shapes that do not
+fit together, or an option outside its domain, are a ValueError.
+
 Knows: which functions there are. Must not know: the compiled module, as nothing here does. Nothing
 in the package imports this one.
 """

@@ -47,45 +47,13 @@ def distillation_loss_grad(
     out: NDArray[np.floating[Any]] | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> LossAndGrad[Any, Any]:
-    """`xent_fast.distillation_loss_grad` in float64.
+    """The loss of a student beside its teacher, and its gradient.
 
     With the teacher's and the student's softened distributions P and Q at temperature T, and the
     student's own probabilities p,
 
         loss = a alpha T^2 sum P (log P - log Q) + (1 - alpha) sum q (-log p)
         grad = a alpha T (Q - P) + (1 - alpha) (p sum q - q)
-
-    Parameters
-    ----------
-    student_logits, teacher_logits : array_like of one shape
-        Any shape with at least one axis.
-    targets : array_like, optional
-        Class indices or dense targets, as for `softmax_cross_entropy`. Without them the loss is the
-        first term alone, as with ``alpha=1``.
-    temperature : float, default 1.0
-        Divides both rows of logits in the first term; the second is taken at 1.
-    alpha : float in [0, 1], default 0.5
-        Share of the first term.
-    axis, weight, sample_weight, ignore_index, label_smoothing, reduction, scale
-        As for `softmax_cross_entropy`. `weight` and `label_smoothing` belong to the second term;
-        ignored rows leave both.
-    num_threads
-        Not used.
-    out : ndarray of the logits' shape, optional
-        Takes the gradient, rounded to its dtype.
-
-    Returns
-    -------
-    loss : float or ndarray of the logits' shape without the class axis, float64
-        As of `softmax_cross_entropy`.
-    grad : ndarray of the logits' shape
-        Gradient with respect to the student's logits: a new float64 array, or `out`.
-
-    Raises
-    ------
-    IndexError, ValueError
-        As for `softmax_cross_entropy`; also if the logits' shapes differ or `alpha` is outside
-        [0, 1].
 
     References
     ----------

@@ -23,43 +23,9 @@ def entropies(rows: SoftmaxRows) -> Float64Array:
     return np.where(rows.is_defined, terms.sum(axis=1), np.nan)
 
 
-def softmax_entropy(
-    logits: ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    sample_weight: ArrayLike | None = None,
-    temperature: float = 1.0,
-    reduction: str = "mean",
-    scale: float = 1.0,
-    num_threads: SupportsIndex | None = None,
-) -> float | Float64Array:
-    """`xent_fast.softmax_entropy` in float64: -sum p log p.
-
-    Parameters
-    ----------
-    logits, axis, sample_weight, temperature, reduction, scale
-        As for `xent_fast.softmax_entropy`.
-    num_threads
-        Not used.
-
-    Returns
-    -------
-    float or ndarray of the logits' shape without the class axis, float64
-        The entropy.
-
-    Raises
-    ------
-    ValueError
-        If shapes do not fit together or an option is outside its domain.
-    """
-    both: EntropyAndGrad[Any, Any] = softmax_entropy_grad(
-        logits,
-        axis=axis,
-        sample_weight=sample_weight,
-        temperature=temperature,
-        reduction=reduction,
-        scale=scale,
-    )
+def softmax_entropy(logits: ArrayLike, **options: Any) -> float | Float64Array:
+    """The entropy, -sum p log p."""
+    both: EntropyAndGrad[Any, Any] = softmax_entropy_grad(logits, **options)
     entropy: float | Float64Array = both.entropy
     return entropy
 
@@ -76,29 +42,7 @@ def softmax_entropy_grad(
     out: NDArray[np.floating[Any]] | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> EntropyAndGrad[Any, Any]:
-    """`xent_fast.softmax_entropy_grad` in float64: -p (log p + H) / T.
-
-    Parameters
-    ----------
-    logits, axis, sample_weight, temperature, reduction, scale, grad_output
-        As for `xent_fast.softmax_entropy_grad`.
-    num_threads
-        Not used.
-    out : ndarray of the logits' shape, optional
-        Takes the gradient, rounded to its dtype. May be `logits`.
-
-    Returns
-    -------
-    entropy : float or ndarray of the logits' shape without the class axis, float64
-        As of `softmax_entropy`.
-    grad : ndarray of the logits' shape
-        A new float64 array, or `out`.
-
-    Raises
-    ------
-    ValueError
-        As for `softmax_entropy`.
-    """
+    """The entropy and its gradient, -p (log p + H) / T."""
     x, place = rows_of(logits, axis, "logits")
     temperature = temperature_of(temperature)
     weights = row_weights(place, sample_weight, reduction, scale)

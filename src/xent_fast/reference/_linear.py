@@ -22,49 +22,18 @@ def linear_softmax_cross_entropy(
     targets: ArrayLike,
     *,
     class_weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
-    reduction: str = "mean",
-    scale: float = 1.0,
     chunk_rows: SupportsIndex | None = None,
     progress: Callable[[int, int], object] | None = None,
     num_threads: SupportsIndex | None = None,
+    **options: Any,
 ) -> Any:
-    """`xent_fast.linear_softmax_cross_entropy` in float64.
-
-    Parameters
-    ----------
-    hidden, weight, bias, targets, class_weight, sample_weight, ignore_index, \
-    label_smoothing, temperature, z_loss, reduction, scale
-        As for `xent_fast.linear_softmax_cross_entropy`.
-    chunk_rows, progress, num_threads
-        Not used.
-
-    Returns
-    -------
-    float or ndarray of the shape of `hidden` without the features, float64
-        The loss.
-
-    Raises
-    ------
-    IndexError, ValueError
-        As for `softmax_cross_entropy`.
-    """
+    """The loss of hidden @ weight.T + bias."""
     logits = _logits_of_layer(hidden, weight, bias)
     return softmax_cross_entropy(
         logits,
         targets,
         weight=class_weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        temperature=temperature,
-        z_loss=z_loss,
-        reduction=reduction,
-        scale=scale,
+        **options,
     )
 
 
@@ -75,13 +44,8 @@ def linear_softmax_cross_entropy_grad(
     targets: ArrayLike,
     *,
     class_weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
     ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     reduction: str = "mean",
-    scale: float = 1.0,
     chunk_rows: SupportsIndex | None = None,
     grad_hidden_out: NDArray[np.floating[Any]] | None = None,
     grad_weight_out: NDArray[np.floating[Any]] | None = None,
@@ -89,42 +53,20 @@ def linear_softmax_cross_entropy_grad(
     accumulate: bool = False,
     progress: Callable[[int, int], object] | None = None,
     num_threads: SupportsIndex | None = None,
+    **options: Any,
 ) -> LinearLossAndGrad[Any, Any]:
-    """`xent_fast.linear_softmax_cross_entropy_grad` in float64.
+    """That loss and its gradients, in float64 or in the outputs that are given.
 
     An ignored row takes no part, whatever `hidden` holds there.
-
-    Parameters
-    ----------
-    hidden, weight, bias, targets, class_weight, sample_weight, ignore_index, \
-    label_smoothing, temperature, z_loss, reduction, scale, \
-    grad_hidden_out, grad_weight_out, grad_bias_out, accumulate
-        As for `xent_fast.linear_softmax_cross_entropy_grad`.
-    chunk_rows, progress, num_threads
-        Not used.
-
-    Returns
-    -------
-    LinearLossAndGrad
-        In float64, but for outputs that are given.
-
-    Raises
-    ------
-    IndexError, ValueError
-        As for `softmax_cross_entropy`.
     """
     logits = _logits_of_layer(hidden, weight, bias)
     result = softmax_cross_entropy_grad(
         logits,
         targets,
         weight=class_weight,
-        sample_weight=sample_weight,
         ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        temperature=temperature,
-        z_loss=z_loss,
         reduction=reduction,
-        scale=scale,
+        **options,
     )
     loss, grad = result.loss, result.grad
     h, w = np.asarray(hidden, dtype=np.float64), np.asarray(weight, dtype=np.float64)

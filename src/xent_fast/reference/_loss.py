@@ -50,54 +50,12 @@ def softmax_cross_entropy(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
-    reduction: str = "mean",
-    scale: float = 1.0,
     return_statistics: bool | Collection[str] = False,
     num_threads: SupportsIndex | None = None,
+    **options: Any,
 ) -> float | Float64Array | LossAndStatistics[Any, Any] | LossAndChosenStatistics[Any, Any]:
-    """`xent_fast.softmax_cross_entropy` in float64.
-
-    Parameters
-    ----------
-    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature, \
-    z_loss, reduction, scale, return_statistics
-        As for `xent_fast.softmax_cross_entropy`.
-    num_threads
-        Not used.
-
-    Returns
-    -------
-    float or ndarray of the logits' shape without the class axis, float64
-        The loss. Row losses are not rounded to the logits' dtype.
-    statistics : RowStatistics or ChosenStatistics, only if `return_statistics`
-        Numbers in float64.
-
-    Raises
-    ------
-    IndexError, ValueError
-        If a class index is out of bounds, shapes do not fit together or an option is outside its
-        domain.
-    """
-    problem = problem_of_logits(
-        logits,
-        targets,
-        axis,
-        weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        temperature,
-        z_loss,
-        reduction,
-        scale,
-    )
+    """The loss of logits."""
+    problem = problem_of_logits(logits, targets, **options)
     loss, _ = loss_and_grad_of(problem)
     if not return_statistics:
         return loss
@@ -111,62 +69,17 @@ def softmax_cross_entropy_grad(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
-    reduction: str = "mean",
-    scale: float = 1.0,
     return_statistics: bool | Collection[str] = False,
     num_threads: SupportsIndex | None = None,
     grad_output: ArrayLike | None = None,
     out: NDArray[np.floating[Any]] | None = None,
+    **options: Any,
 ) -> (
     LossAndGrad[Any, Any] | LossGradAndStatistics[Any, Any] | LossGradAndChosenStatistics[Any, Any]
 ):
-    """`xent_fast.softmax_cross_entropy_grad` in float64.
-
-    Parameters
-    ----------
-    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature, \
-    z_loss, reduction, scale, return_statistics, grad_output
-        As for `xent_fast.softmax_cross_entropy_grad`.
-    num_threads
-        Not used.
-    out : ndarray of the logits' shape, optional
-        Takes the gradient, rounded to its dtype. May be `logits`.
-
-    Returns
-    -------
-    loss : float or ndarray of the logits' shape without the class axis, float64
-        As of `softmax_cross_entropy`.
-    grad : ndarray of the logits' shape
-        A new float64 array, or `out`.
-    statistics : RowStatistics or ChosenStatistics, only if `return_statistics`
-        Numbers in float64.
-
-    Raises
-    ------
-    IndexError, ValueError
-        As for `softmax_cross_entropy`.
-    """
-    problem = problem_of_logits(
-        logits,
-        targets,
-        axis,
-        weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        temperature,
-        z_loss,
-        reduction,
-        scale,
-    )
-    loss, grad = loss_and_grad_of(problem, upstream(problem.place, grad_output, reduction))
+    """The loss of logits and its gradient."""
+    problem = problem_of_logits(logits, targets, **options)
+    loss, grad = loss_and_grad_of(problem, upstream(problem.place, grad_output, problem.reduction))
     result = LossAndGrad[Any, Any](loss, written(grad, out))
     if not return_statistics:
         return result
@@ -177,25 +90,7 @@ def softmax_cross_entropy_grad(
 
 
 def softmax_loss(x: ArrayLike, y: ArrayLike) -> LossAndGrad[float, Any]:
-    """`xent_fast.softmax_loss` in float64.
-
-    Parameters
-    ----------
-    x, y : array_like
-        As for `xent_fast.softmax_loss`.
-
-    Returns
-    -------
-    loss : float
-        Mean loss over the batch.
-    dx : ndarray of the shape of `x`, float64
-        Gradient of the loss with respect to `x`.
-
-    Raises
-    ------
-    IndexError, ValueError
-        As for `softmax_cross_entropy`.
-    """
+    """The mean loss and its gradient, by the names that courses use."""
     return cast(LossAndGrad[float, Any], softmax_cross_entropy_grad(x, y))
 
 
@@ -212,25 +107,7 @@ def softmax_cross_entropy_grad_targets(
     grad_output: ArrayLike | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> Float64Array:
-    """`xent_fast.softmax_cross_entropy_grad_targets` in float64: a w (1 - E) (lse - x).
-
-    Parameters
-    ----------
-    logits, axis, weight, sample_weight, label_smoothing, temperature, reduction, scale, grad_output
-        As for `xent_fast.softmax_cross_entropy_grad_targets`.
-    num_threads
-        Not used.
-
-    Returns
-    -------
-    ndarray of the logits' shape
-        A new float64 array.
-
-    Raises
-    ------
-    ValueError
-        As for `softmax_cross_entropy`.
-    """
+    """The gradient with respect to dense targets: a w (1 - E) (lse - x)."""
     x, place = rows_of(logits, axis, "logits")
     temperature = temperature_of(temperature)
     zeros = np.zeros(place.shape)
@@ -257,22 +134,24 @@ class Problem:
     targets: Targets
     temperature: float
     z_loss: float
+    reduction: str
 
 
 def problem_of_logits(
     logits: ArrayLike,
     targets: ArrayLike,
-    axis: SupportsIndex,
-    weight: ArrayLike | None,
-    sample_weight: ArrayLike | None,
-    ignore_index: SupportsIndex | None,
-    label_smoothing: float,
-    temperature: float,
-    z_loss: float,
-    reduction: str,
-    scale: float,
+    *,
+    axis: SupportsIndex = -1,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: float = 0.0,
+    temperature: float = 1.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    scale: float = 1.0,
 ) -> Problem:
-    """A batch, its arguments checked."""
+    """A batch, its arguments checked: the options of every loss of logits, and their defaults."""
     x, place = rows_of(logits, axis, "logits")
     temperature, z_loss = temperature_of(temperature), number(z_loss, "z_loss")
     if math.isnan(z_loss):
@@ -282,7 +161,7 @@ def problem_of_logits(
     )
     with np.errstate(all="ignore"):
         softmax = softmax_of(x, masses.counted, temperature)
-    return Problem(place, softmax, masses, temperature, z_loss)
+    return Problem(place, softmax, masses, temperature, z_loss, reduction)
 
 
 def loss_and_grad_of(

@@ -37,27 +37,7 @@ def sampled_softmax_loss_grad(
     scale: float = 1.0,
     num_threads: SupportsIndex | None = None,
 ) -> SampledLossAndGrad[Any, Any]:
-    """`xent_fast.sampled_softmax_loss_grad` in float64, with the same draw from the same `rng`.
-
-    Parameters
-    ----------
-    hidden, weight, bias, targets, num_sampled, sampler, remove_accidental_hits, rng, reduction, \
-    sample_weight, scale
-        As for `xent_fast.sampled_softmax_loss_grad`.
-    num_threads
-        Not used.
-
-    Returns
-    -------
-    SampledLossAndGrad
-        In float64.
-
-    Raises
-    ------
-    IndexError, TypeError, ValueError
-        As for `xent_fast.sampled_softmax_loss_grad`, of what concerns the sampler, and for
-        `softmax_cross_entropy`.
-    """
+    """The loss over a sample of the classes: the same draw from the same `rng`."""
     h, w = np.asarray(hidden, dtype=np.float64), np.asarray(weight, dtype=np.float64)
     b = np.zeros(len(w)) if bias is None else np.asarray(bias, dtype=np.float64)
     labels = np.asarray(targets)

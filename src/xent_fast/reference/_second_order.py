@@ -22,60 +22,18 @@ def softmax_cross_entropy_hvp(
     targets: ArrayLike,
     vector: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
-    reduction: str = "mean",
-    scale: float = 1.0,
     out: NDArray[np.floating[Any]] | None = None,
     num_threads: SupportsIndex | None = None,
+    **options: Any,
 ) -> NDArray[np.floating[Any]]:
-    """`xent_fast.softmax_cross_entropy_hvp` in float64: the loss's Hessian times a vector.
+    """The loss's Hessian times a vector.
 
     With A = Q + 2 a z lse, (A p (v - p.v) + 2 a z p (p.v)) / T^2 in every row.
-
-    Parameters
-    ----------
-    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature, \
-    z_loss, reduction, scale
-        As for `softmax_cross_entropy_grad`.
-    vector : array_like of the logits' shape
-        What the Hessian is multiplied with.
-    num_threads
-        Not used.
-    out : ndarray of the logits' shape, optional
-        Takes the product, rounded to its dtype.
-
-    Returns
-    -------
-    ndarray of the logits' shape
-        A new float64 array, or `out`.
-
-    Raises
-    ------
-    IndexError, ValueError
-        As for `softmax_cross_entropy`; also if `vector` has another shape than the logits.
     """
-    problem = problem_of_logits(
-        logits,
-        targets,
-        axis,
-        weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        temperature,
-        z_loss,
-        reduction,
-        scale,
-    )
+    problem = problem_of_logits(logits, targets, **options)
     v = alike(vector, problem.place, "vector", "logits")
     with np.errstate(all="ignore"):
-        rows, z = problem.softmax, 2 * z_loss
+        rows, z = problem.softmax, 2 * problem.z_loss
         # v - p.v is the same for v and v + constant: it is taken from the likeliest class's entry,
         # whose probability may be near 1, so that p.v does not round the others' shares away.
         v_of_largest = np.take_along_axis(v, rows.largest, axis=1)
@@ -90,55 +48,15 @@ def softmax_cross_entropy_hessian_diagonal(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
-    reduction: str = "mean",
-    scale: float = 1.0,
     out: NDArray[np.floating[Any]] | None = None,
     num_threads: SupportsIndex | None = None,
+    **options: Any,
 ) -> NDArray[np.floating[Any]]:
-    """`xent_fast.softmax_cross_entropy_hessian_diagonal` in float64.
+    """The Hessian's diagonal.
 
     With A = Q + 2 a z lse, (A p (1 - p) + 2 a z p^2) / T^2 in every row.
-
-    Parameters
-    ----------
-    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature, \
-    z_loss, reduction, scale
-        As for `softmax_cross_entropy_grad`.
-    num_threads
-        Not used.
-    out : ndarray of the logits' shape, optional
-        Takes the diagonal, rounded to its dtype.
-
-    Returns
-    -------
-    ndarray of the logits' shape
-        A new float64 array, or `out`.
-
-    Raises
-    ------
-    IndexError, ValueError
-        As for `softmax_cross_entropy`.
     """
-    problem = problem_of_logits(
-        logits,
-        targets,
-        axis,
-        weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        temperature,
-        z_loss,
-        reduction,
-        scale,
-    )
+    problem = problem_of_logits(logits, targets, **options)
     return written(_second_order(problem, _diagonal(problem)), out)
 
 
@@ -146,62 +64,18 @@ def softmax_cross_entropy_grad_hessian(
     logits: ArrayLike,
     targets: ArrayLike,
     *,
-    axis: SupportsIndex = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    z_loss: float = 0.0,
     factor: float = 1.0,
     min_hessian: float = 0.0,
     reduction: str = "sum",
-    scale: float = 1.0,
     grad_out: NDArray[np.floating[Any]] | None = None,
     hessian_out: NDArray[np.floating[Any]] | None = None,
     num_threads: SupportsIndex | None = None,
+    **options: Any,
 ) -> LossGradAndHessian[Any, Any]:
-    """`xent_fast.softmax_cross_entropy_grad_hessian` in float64.
-
-    The diagonal is max(min_hessian, factor * that of `softmax_cross_entropy_hessian_diagonal`).
-
-    Parameters
-    ----------
-    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature, \
-    z_loss, reduction, scale
-        As for `softmax_cross_entropy_grad`.
-    factor, min_hessian
-        Of the diagonal.
-    num_threads
-        Not used.
-    grad_out, hessian_out : ndarray of the logits' shape, optional
-        Take the results, rounded to their dtype.
-
-    Returns
-    -------
-    LossGradAndHessian
-        The loss, and two new float64 arrays or the outputs.
-
-    Raises
-    ------
-    IndexError, ValueError
-        As for `softmax_cross_entropy`; also if `min_hessian` is NaN or plus infinity.
-    """
+    """The loss, its gradient, and max(min_hessian, factor * the Hessian's diagonal)."""
     if not min_hessian < math.inf:
         raise ValueError(f"min_hessian must be a number below inf, not {min_hessian}")
-    problem = problem_of_logits(
-        logits,
-        targets,
-        axis,
-        weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        temperature,
-        z_loss,
-        reduction,
-        scale,
-    )
+    problem = problem_of_logits(logits, targets, reduction=reduction, **options)
     loss, grad = loss_and_grad_of(problem)
     diagonal = _second_order(problem, _diagonal(problem))
     with np.errstate(all="ignore"):

@@ -27,30 +27,7 @@ def softmax(
     out: NDArray[np.floating[Any]] | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> NDArray[np.floating[Any]]:
-    """`xent_fast.softmax` in float64: p = exp(x - lse).
-
-    Parameters
-    ----------
-    logits : array_like
-        Any shape with at least one axis.
-    axis : int, default -1
-        The axis of the classes.
-    num_threads
-        Not used.
-    out : ndarray of the logits' shape, optional
-        Takes the probabilities, rounded to its dtype.
-
-    Returns
-    -------
-    ndarray of the logits' shape
-        A new float64 array, or `out`. NaN throughout a row that has a NaN, a +inf or nothing but
-        -inf.
-
-    Raises
-    ------
-    ValueError
-        If there are rows but no class.
-    """
+    """p = exp(x - lse); NaN throughout a row with a NaN, a +inf or nothing but -inf."""
     x, place = rows_of(logits, axis, "logits")
     with np.errstate(all="ignore"):
         rows = softmax_of(x)
@@ -65,23 +42,7 @@ def log_softmax(
     out: NDArray[np.floating[Any]] | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> NDArray[np.floating[Any]]:
-    """`xent_fast.log_softmax` in float64: x - lse.
-
-    Parameters
-    ----------
-    logits, axis, num_threads, out
-        As for `softmax`.
-
-    Returns
-    -------
-    ndarray of the logits' shape
-        As of `softmax`.
-
-    Raises
-    ------
-    ValueError
-        As for `softmax`.
-    """
+    """x - lse; NaN where `softmax` is."""
     x, place = rows_of(logits, axis, "logits")
     with np.errstate(all="ignore"):
         rows = softmax_of(x)
@@ -97,27 +58,9 @@ def logsumexp(
     out: NDArray[np.floating[Any]] | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> NDArray[np.floating[Any]]:
-    """`xent_fast.logsumexp` in float64: lse = log sum exp(x).
+    """lse = log sum exp(x).
 
-    Parameters
-    ----------
-    logits, axis, num_threads
-        As for `softmax`.
-    keepdims : bool, default False
-        Whether the class axis stays, with length 1.
-    out : ndarray of the result's shape that shares no memory with `logits`, optional
-        Where the result is written, rounded to its dtype.
-
-    Returns
-    -------
-    ndarray
-        A new float64 array, or `out`, of the logits' shape without the class axis. NaN for a row
-        with a NaN, otherwise +inf for one with a +inf, -inf for one of nothing but -inf.
-
-    Raises
-    ------
-    ValueError
-        As for `softmax`.
+    NaN for a row with a NaN, otherwise +inf for one with a +inf, -inf for one of nothing but -inf.
     """
     x, place = rows_of(logits, axis, "logits")
     with np.errstate(all="ignore"):
@@ -137,29 +80,7 @@ def softmax_vjp(
     out: NDArray[np.floating[Any]] | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> NDArray[np.floating[Any]]:
-    """`xent_fast.softmax_vjp` in float64: p (dp - sum p dp), softmax's backward pass.
-
-    Parameters
-    ----------
-    probabilities : array_like
-        What `softmax` returned.
-    grad_probabilities : array_like of the same shape
-        Gradient of a loss with respect to the probabilities.
-    grad_output
-        As for `xent_fast.softmax_vjp`.
-    axis, num_threads, out
-        As for `softmax`.
-
-    Returns
-    -------
-    ndarray of the same shape
-        Gradient of the loss with respect to the logits: a new float64 array, or `out`.
-
-    Raises
-    ------
-    ValueError
-        As for `softmax`; also if the shapes differ.
-    """
+    """p (dp - sum p dp), softmax's backward pass."""
     p, place = rows_of(probabilities, axis, "probabilities")
     dp = alike(grad_probabilities, place, "grad_probabilities", "probabilities")
     with np.errstate(all="ignore"):
@@ -177,29 +98,7 @@ def log_softmax_vjp(
     out: NDArray[np.floating[Any]] | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> NDArray[np.floating[Any]]:
-    """`xent_fast.log_softmax_vjp` in float64: dl - exp(l) sum dl, log_softmax's backward pass.
-
-    Parameters
-    ----------
-    log_probabilities : array_like
-        What `log_softmax` returned.
-    grad_log_probabilities : array_like of the same shape
-        Gradient of a loss with respect to the log-probabilities.
-    grad_output
-        As for `xent_fast.softmax_vjp`.
-    axis, num_threads, out
-        As for `softmax`.
-
-    Returns
-    -------
-    ndarray of the same shape
-        Gradient of the loss with respect to the logits: a new float64 array, or `out`.
-
-    Raises
-    ------
-    ValueError
-        As for `softmax`; also if the shapes differ.
-    """
+    """dl - exp(l) sum dl, log_softmax's backward pass."""
     log_p, place = rows_of(log_probabilities, axis, "log_probabilities")
     dl = alike(grad_log_probabilities, place, "grad_log_probabilities", "log_probabilities")
     with np.errstate(all="ignore"):
@@ -211,22 +110,8 @@ def log_softmax_vjp(
 def softmax_jacobian(logits: ArrayLike, *, axis: SupportsIndex = -1) -> Float64Array:
     """The derivative of every probability of a row with respect to every logit of that row.
 
-    dp_c / dx_k = p_c (1 - p_c) if c = k, else -p_c p_k.
-
-    Parameters
-    ----------
-    logits, axis
-        As for `softmax`.
-
-    Returns
-    -------
-    ndarray, float64
-        The logits' shape without the class axis, then c, then k.
-
-    Raises
-    ------
-    ValueError
-        As for `softmax`.
+    dp_c / dx_k = p_c (1 - p_c) if c = k, else -p_c p_k: the logits' shape without the class axis,
+    then c, then k.
     """
     x, place = rows_of(logits, axis, "logits")
     with np.errstate(all="ignore"):
