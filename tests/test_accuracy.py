@@ -271,7 +271,7 @@ ORACLE_ERROR = {
 )
 def test_oracle_agrees_with_the_definition(distribution: str, judged: type, arithmetic) -> None:
     for classes in (2, 20):
-        logits, labels = next(draw(distribution, classes, judged, 60))
+        logits, labels = next(draw(distribution, classes, judged, 40))
         weighted = effective_mass(labels, classes, row_weights(labels.size))
         for mass in (weighted, dense_mass(logits, labels)):
             error = disagreement_with_definition(logits, mass, arithmetic)

@@ -27,8 +27,8 @@ SHAPES = {
     "transposed": ((7, 5), 0),
     "middle axis": ((3, 7, 4), 1),
     "one sample": ((7,), 0),
-    "long rows": ((3, 70_000), 1),
-    "many rows": ((300, 500), 1),
+    "long rows": ((2, 40_000), 1),
+    "many rows": ((300, 200), 1),
 }
 
 

@@ -432,7 +432,7 @@ def test_certain_probabilities_cost_plus_0() -> None:
 @pytest.mark.parametrize("sampler", ["log_uniform", "uniform"])
 @pytest.mark.parametrize("missing", [1, 10, 1000])
 def test_nearly_all_classes_take_bounded_time_and_memory(sampler: str, missing: int) -> None:
-    classes = 200_000
+    classes = 100_000
     rng = np.random.default_rng(0)
     tracemalloc.start()
     began = time.process_time()
@@ -445,8 +445,8 @@ def test_nearly_all_classes_take_bounded_time_and_memory(sampler: str, missing: 
     assert ((counts > 0) & (counts <= 1)).all()
     # Every class was expected there as often as the sample has classes.
     assert counts.sum() == pytest.approx(classes - missing, rel=1e-3)
-    assert peak < 150e6
-    assert seconds < 3.0
+    assert peak < 75e6
+    assert seconds < 1.5
 
 
 @pytest.mark.parametrize("sampler", ["log_uniform", "uniform"])
@@ -466,7 +466,7 @@ def test_draws_not_made_one_by_one_have_the_same_distribution(
     sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which class is left out, and the number of draws, by both ways: within 5 deviations."""
-    classes, runs = 4, 4000
+    classes, runs = 4, 2000
 
     def left_out_and_draws(most: int) -> tuple[np.ndarray, np.ndarray]:
         monkeypatch.setattr(_sampler, "_MOST_DRAWS_A_SAMPLE", most)

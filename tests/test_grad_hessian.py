@@ -74,7 +74,7 @@ def assert_within(got: np.ndarray, want: np.ndarray, ulps: float) -> None:
 def test_class_indices(layout: str, option: str, isa: str, dtype: type) -> None:
     """Every number by itself within a few ulp; the loss has the bits of the gradient's call."""
     for classes in CLASSES:
-        rows = 5 if classes > 500 else 70
+        rows = 5 if classes > 129 else 70
         logits, labels = problem(rows, classes, dtype)
         options = with_weights(OPTIONS[option], rows, classes)
         given = LAYOUTS[layout](logits)

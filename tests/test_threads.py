@@ -23,7 +23,7 @@ from xent_fast import show_config
 
 ROOM = Path(__file__).parent / "threads"
 TIME_LIMIT = 120
-SHAPES = ((4000, 10), (60, 1000), (2, 70_000))
+SHAPES = ((4000, 10), (60, 1000), (2, 40_000))
 CALLERS = 6
 
 
@@ -46,13 +46,13 @@ def test_many_threads_with_shared_inputs(name: str, shape: tuple[int, int], dtyp
     want = bits(CALLS[name](inputs, 1))
     together = threading.Barrier(CALLERS)
 
-    def caller(number: int) -> list[bool]:
+    def caller(number: int) -> bool:
         together.wait(TIME_LIMIT)
         threads = (None, 1, 2)[number % 3]
-        return [bits(CALLS[name](inputs, threads)) == want for _ in range(2)]
+        return bits(CALLS[name](inputs, threads)) == want
 
     with ThreadPoolExecutor(CALLERS) as pool:
-        assert all(all(right) for right in pool.map(caller, range(CALLERS)))
+        assert all(pool.map(caller, range(CALLERS)))
 
 
 def test_different_functions_at_once() -> None:

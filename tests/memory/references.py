@@ -225,8 +225,6 @@ def plain_calls() -> Iterator[calls.Call]:
 
 def sweep(times: int, step: int) -> dict[str, int]:
     """Figures; prints what is kept. Takes every `step`-th of the calls."""
-    gc.collect()
-    gc.freeze()  # so that the collections before counting are quick
     figures = {"calls_repeated": 0, "errors_repeated": 0, "executions": 0, "faults": 0}
     checks = [("calls_repeated", call, repeated(call)) for call in good_calls()]
     checks += [
@@ -234,7 +232,10 @@ def sweep(times: int, step: int) -> dict[str, int]:
         for call in plain_calls()
         for bad in bad_calls(call)
     ]
-    for figure, call, repeat in checks[::step]:
+    checks = checks[::step]
+    gc.collect()
+    gc.freeze()  # so that the collections before counting are quick
+    for figure, call, repeat in checks:
         figures[figure] += 1
         figures["executions"] += times
         # A cache that fills up, or a table that grows once, is no leak: a leak shows every time.

@@ -8,6 +8,7 @@ compared with a record, and with each other.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -182,13 +183,19 @@ def _rows_first(array: Array, batch: Batch) -> Array:
 # --- cases ----------------------------------------------------------------------------------------
 
 
-def _case(function: Function, batch: Batch, kind: str | None, variant: str, layout: str) -> Case:
+def _case(
+    function: Function,
+    laid_out: Callable[[str], Batch],
+    kind: str | None,
+    variant: str,
+    layout: str,
+) -> Case:
     reductions: list[dict[str, str]] = [{}]
     if function.name == ASKED_EVERYTHING and variant != "grad_output":
         reductions = [{"reduction": name} for name in ("mean", "sum", "none")]
 
     def run(threads: int | None, in_place: bool) -> list[Array]:
-        given = _laid_out(batch, layout)
+        given = laid_out(layout)
         output = function.ways_out(variant)[-1] if in_place else "new"
         results = []
         for reduction in reductions:
@@ -201,10 +208,10 @@ def _case(function: Function, batch: Batch, kind: str | None, variant: str, layo
             results += [_rows_first(array, given) for array in arrays]
         return results
 
-    dtype = batch.logits.dtype.name
+    contiguous = laid_out(CONTIGUOUS)
     words = [word for word in (kind, variant) if word not in (None, "plain")]
-    line = ", ".join([f"{dtype} {function.name}", *words])
-    return Case(line, batch.classes, layout, run)
+    line = ", ".join([f"{contiguous.logits.dtype.name} {function.name}", *words])
+    return Case(line, contiguous.classes, layout, run)
 
 
 def _is_recorded(function: Function) -> bool:
@@ -214,6 +221,7 @@ def _is_recorded(function: Function) -> bool:
 
 def _cases_of(batch: Batch) -> Iterator[Case]:
     classes = batch.classes
+    laid_out = functools.cache(functools.partial(_laid_out, batch))  # calls leave it as it is
     for function in FUNCTIONS.values():
         if not _is_recorded(function):
             continue
@@ -221,7 +229,7 @@ def _cases_of(batch: Batch) -> Iterator[Case]:
             for variant in function.variants(kind):
                 if _is_asked(function, kind, variant, classes):
                     for layout in _layouts_of(function, variant, classes):
-                        yield _case(function, batch, kind, variant, layout)
+                        yield _case(function, laid_out, kind, variant, layout)
 
 
 def _is_asked(function: Function, kind: str | None, variant: str, classes: int) -> bool:

@@ -227,7 +227,7 @@ class Function:
         function: Callable[..., Any] = getattr(xent_fast, self.name)
         return function
 
-    @property
+    @functools.cached_property
     def keywords(self) -> tuple[str, ...]:
         """Its options, in the order of its signature."""
         return _parameters(self.function)[1]
@@ -241,7 +241,7 @@ class Function:
         """Names of the options that go with a kind of targets."""
         names = ["plain"]
         for name, options in VARIANTS.items():
-            asked = self._asked(name)
+            asked = self._asked[name]
             is_here = asked and (name == "every" or next(iter(options)) in asked)
             is_ignoring = "ignore_index" in asked and kind != "index"
             if is_here and not is_ignoring:
@@ -282,7 +282,7 @@ class Function:
             members["ranges"] = _ranges(batch, targets, 1, VARIANTS[variant])
         if output == "in place":
             members[self.given[0]] = batch.copied(members[self.given[0]])
-        asked = {"axis": batch.axis, **self._asked(variant), **more}
+        asked = {"axis": batch.axis, **self._asked[variant], **more}
         options: dict[str, Any] = {
             **self.required,
             **{name: value for name, value in asked.items() if name in keywords},
@@ -300,16 +300,23 @@ class Function:
             arguments.pop()
         return Call(", ".join(words), self.function, tuple(arguments), options, variant)
 
-    @property
+    @functools.cached_property
     def _outputs(self) -> dict[str, str]:
         outputs = OUTPUTS | dict(self.outputs or {})
         return {name: outputs[name] for name in outputs if name in self.keywords}
 
-    def _asked(self, variant: str) -> dict[str, Any]:
-        keywords, options = self.keywords, dict(VARIANTS[variant])
-        if "class_weight" in keywords and "weight" in options:
-            options["class_weight"] = options.pop("weight")
-        return {name: value for name, value in options.items() if name in keywords}
+    @functools.cached_property
+    def _asked(self) -> dict[str, dict[str, Any]]:
+        """Of each variant's options those that it has, by its own names."""
+        own_names = {"weight": "class_weight"} if "class_weight" in self.keywords else {}
+        return {
+            variant: {
+                own: value
+                for name, value in options.items()
+                if (own := own_names.get(name, name)) in self.keywords
+            }
+            for variant, options in VARIANTS.items()
+        }
 
 
 def _ranges(
