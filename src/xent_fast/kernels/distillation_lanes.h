@@ -6,14 +6,14 @@
  */
 #include "distillation_long_rows.h"
 
-/* Weights of `row_count` rows from `first_row`, as doubles too; which of them the lanes' type
- * cannot hold. */
-KERNEL_INLINE unsigned NAME(divergence_weights_of)(const xent_distillation_batch *problem,
-                                                   int64_t first_row, int row_count, double *weight,
-                                                   NAME(divergence_weights) * weights) {
+/* Weights of `row_count` rows from `first_row`. */
+KERNEL_INLINE void NAME(divergence_weights_of)(const xent_distillation_batch *problem,
+                                               int64_t first_row, int row_count,
+                                               NAME(divergence_weights) * weights) {
     ALIGNED_64 double slope_weight[LANES];
     const double temperature = problem->temperature;
-    unsigned leaving = 0;
+    double *weight = weights->of_loss;
+    weights->leaving = 0;
     for (int lane = 0; lane < LANES; ++lane) {
         const int64_t row = first_row + (lane < row_count ? lane : 0);
         weight[lane] = NAME(divergence_weight)(problem, row);
@@ -22,12 +22,11 @@ KERNEL_INLINE unsigned NAME(divergence_weights_of)(const xent_distillation_batch
         const int is_held = size < LARGEST_FACTOR && slope < LARGEST_FACTOR &&
                             size >= SMALL_WEIGHT && slope >= SMALL_WEIGHT &&
                             temperature < RESCALE && temperature > 1 / RESCALE;
-        leaving |= (unsigned)(!is_held && size != 0) << lane;
+        weights->leaving |= (unsigned)(!is_held && size != 0) << lane;
     }
     weights->weight = NAME(pairs_of)(weight).high;
     weights->slope_weight = NAME(pairs_of)(slope_weight).high;
     weights->temperature = temperature;
-    return leaving;
 }
 
 /* A row that leaves the lanes, by itself: its loss, and the gradient to `grad`. */
@@ -42,58 +41,53 @@ static NEVER_INLINE double NAME(distil_leaving_row)(const xent_distillation_batc
     return loss;
 }
 
-/* Rows [first_row, first_row + row_count), at most a vector of them. `labels` has a whole vector;
- * `targets` is where their own loss and gradient are, or NULL. */
-KERNEL_INLINE void NAME(distil_vector_of_rows)(const xent_distillation_batch *problem,
-                                               int64_t first_row, int row_count,
-                                               const int64_t *labels,
-                                               const NAME(exponent_scale) * scale,
-                                               const REAL *target_loss, const REAL *grad_of_targets,
-                                               double *losses, void *workspace) {
+/* Rows [first_row, first_row + row_count), at most a vector of them. `labels` has a whole vector.
+ * The targets' own gradients are there where `target_loss` is not NULL. */
+KERNEL_INLINE void NAME(distil_vector_of_rows)(
+    const xent_distillation_batch *problem, int64_t first_row, int row_count, const int64_t *labels,
+    const NAME(divergence_weights) * weights, const NAME(exponent_scale) * scale,
+    const REAL *target_loss, NAME(lane_columns) grad_of_targets, double *losses, void *workspace) {
     const xent_batch *batch = &problem->batch;
     const int classes = (int)batch->classes;
     const unsigned all = (1u << LANES) - 1;
     NAME(softmax_lanes) teacher, student;
-    NAME(divergence_weights) weights;
-    ALIGNED_64 double weight[LANES], divergence[LANES];
+    ALIGNED_64 double divergence[LANES];
     ALIGNED_64 REAL columns[MOST_CLASSES_ALONG_ROWS][LANES];
     NAME(load_columns)(teacher.logits, problem->teacher + first_row * problem->teacher_row_stride,
                        problem->teacher_row_stride, 0, row_count, classes);
     NAME(load_columns)(student.logits, batch->logits + first_row * batch->logits_row_stride,
                        batch->logits_row_stride, 0, row_count, classes);
-    unsigned leaving = NAME(divergence_weights_of)(problem, first_row, row_count, weight, &weights);
     const vec counted = NAME(lane_labels)(&batch->labels, labels, row_count);
     const vec_mask counts = v_not_less(counted, v_splat(0));
     NAME(softmax_of_columns)(&teacher, classes, scale);
     NAME(softmax_of_columns)(&student, classes, scale);
     const vec_mask teaches = teacher.is_number, learns = student.is_number;
-    const NAME(divergence_results) results = NAME(diverge)(&teacher, &student, classes, &weights);
-    if (grad_of_targets)
-        NAME(load_columns)(columns, (const char *)grad_of_targets,
-                           classes * (ptrdiff_t)sizeof(REAL), 0, row_count, classes);
+    const NAME(divergence_results) results = NAME(diverge)(&teacher, &student, classes, weights);
     for (int k = 0; k < classes; ++k) {
         const vec slope = v_select(v_equal(results.likeliest, v_splat((REAL)k)),
                                    results.slope_of_likeliest, v_load(student.exponentials[k]));
-        v_store(columns[k], grad_of_targets ? v_fma(slope, results.factor, v_load(columns[k]))
-                                            : v_mul(slope, results.factor));
+        v_store(columns[k],
+                target_loss ? v_fma(slope, results.factor, NAME(load_column)(grad_of_targets, k))
+                            : v_mul(slope, results.factor));
     }
     const unsigned numbers = v_mask_bits(teaches) & v_mask_bits(learns),
                    counting = v_mask_bits(counts);
-    if ((numbers & counting) != all)
+    for (int j = 0; j < LANES / 8; ++j)
+        v_store_f64(divergence + 8 * j,
+                    NAME(weighted_losses)(results.divergence[j], weights->of_loss + 8 * j));
+    for (int lane = 0; lane < row_count; ++lane)
+        losses[lane] = divergence[lane] + (target_loss ? (double)target_loss[lane] : 0);
+    if ((numbers & counting) != all) {
         for (int k = 0; k < classes; ++k) {
             const vec grad =
                 v_select(teaches, v_select(learns, v_load(columns[k]), v_splat(NAN)), v_splat(NAN));
             v_store(columns[k], v_keep(counts, grad));
         }
-    for (int j = 0; j < LANES / 8; ++j)
-        v_store_f64(divergence + 8 * j,
-                    NAME(weighted_losses)(results.divergence[j], weight + 8 * j));
-    for (int lane = 0; lane < row_count; ++lane)
-        losses[lane] = !(counting >> lane & 1) ? 0
-                       : !(numbers >> lane & 1)
-                           ? (double)NAN
-                           : divergence[lane] + (target_loss ? (double)target_loss[lane] : 0);
-    leaving &= numbers & counting;
+        for (int lane = 0; lane < row_count; ++lane)
+            if (!((numbers & counting) >> lane & 1))
+                losses[lane] = counting >> lane & 1 ? (double)NAN : 0;
+    }
+    const unsigned leaving = weights->leaving & numbers & counting;
     for (int lane = 0; leaving && lane < row_count; ++lane) {
         REAL grad[MOST_CLASSES_ALONG_ROWS];
         if (!(leaving >> lane & 1))
@@ -114,22 +108,34 @@ static NEVER_INLINE void NAME(distil_few_classes)(const xent_distillation_batch 
     const NAME(exponent_scale) scale = NAME(scale_for)(problem->temperature);
     REAL target_loss[XENT_MAX_ROWS_PER_CALL];
     int64_t labels[XENT_MAX_ROWS_PER_CALL + LANES] = {0};
-    REAL *grad = problem->target_kernels ? NAME(part_matrix)(workspace, batch->classes, 3) : NULL;
+    const int has_targets = problem->target_kernels != NULL;
+    NAME(divergence_weights) weights;
     xent_distillation_batch rows = *problem;
+    xent_batch part = NAME(batch_of_targets)(
+        batch, first_row, row_count, NAME(part_matrix)(workspace, batch->classes, 3), target_loss);
     if (batch->dense_targets)
         rows.batch.labels.has_ignore_index = 0;
     else
         xent_read_labels(&batch->labels, first_row, row_count, labels);
-    if (grad) {
-        xent_batch part = NAME(batch_of_targets)(batch, first_row, row_count, grad, target_loss);
-        part.grad_row_stride = batch->classes * (ptrdiff_t)sizeof(REAL);
-        part.grad_class_stride = 0;
+    if (has_targets) {
+        /* the logits turn once for both, into whole vectors of rows side by side */
+        const ptrdiff_t step = (row_count + LANES - 1) / LANES * LANES * (ptrdiff_t)sizeof(REAL);
+        const NAME(matrix) columns = NAME(matrix_of)(part.grad, sizeof(REAL), step);
+        NAME(turn)(NAME(matrix_of)(part.logits, part.logits_row_stride, 0), columns, row_count,
+                   batch->classes);
+        part.logits = part.grad;
+        part.logits_row_stride = part.grad_row_stride = columns.row_stride;
+        part.logits_class_stride = part.grad_class_stride = columns.class_stride;
         problem->target_kernels->process_rows(&part, 0, row_count, workspace);
     }
     for (int64_t k = 0; k < row_count; k += LANES) {
         const int count = row_count - k < LANES ? (int)(row_count - k) : LANES;
-        NAME(distil_vector_of_rows)(&rows, first_row + k, count, labels + k, &scale,
-                                    grad ? target_loss + k : NULL,
-                                    grad ? grad + k * batch->classes : NULL, losses + k, workspace);
+        if (k == 0 || batch->sample_weight)
+            NAME(divergence_weights_of)(problem, first_row + k, count, &weights);
+        const NAME(lane_columns)
+            grads = {part.grad + k * part.grad_row_stride, part.grad_class_stride};
+        NAME(distil_vector_of_rows)(&rows, first_row + k, count, labels + k, &weights, &scale,
+                                    has_targets ? target_loss + k : NULL, grads, losses + k,
+                                    workspace);
     }
 }

@@ -151,25 +151,29 @@ typedef struct {
     vec inverse_temperature, shift, ratio; /* shift: log Y - log X; ratio of the totals */
     NAME(pair) terms, differences; /* sums but for the teacher's likeliest class, which has */
     vec distance_of_likeliest, difference_of_likeliest;
-    vec highest, minus_lowest; /* of the distances, T d but for a constant */
+    vec farthest; /* the largest d^2 */
 } NAME(divergence_lanes);
 
-/* `count` classes from `k`; their differences take the place of the student's exponentials.
- * `likeliest` counts from there. */
-KERNEL_INLINE void NAME(some_divergences)(const NAME(softmax_lanes) * teacher,
-                                          NAME(softmax_lanes) * student, int k, int count,
-                                          vec likeliest, NAME(divergence_lanes) * lanes) {
-    const vec zero = v_splat(0);
-    vec terms[4] = {zero, zero, zero, zero}, differences[4] = {zero, zero, zero, zero};
+/* (y - max y) - (x - max x) of a class. */
+KERNEL_INLINE vec NAME(distance_of_class)(const NAME(softmax_lanes) * teacher,
+                                          const NAME(softmax_lanes) * student, int k) {
+    return v_sub(v_sub(v_load(teacher->logits[k]), teacher->largest),
+                 v_sub(v_load(student->logits[k]), student->largest));
+}
+
+/* `count` classes (1 or 2) from `k`: their terms and differences, which take the place of the
+ * student's exponentials, to the sums given.  `likeliest` counts from there. */
+KERNEL_INLINE void NAME(two_divergences)(const NAME(softmax_lanes) * teacher,
+                                         NAME(softmax_lanes) * student, int k, int count,
+                                         vec likeliest, NAME(divergence_lanes) * lanes,
+                                         vec *sum_of_terms, vec *sum_of_differences) {
+    vec terms[2], differences[2];
     EACH_OF(count, const vec e = v_load(teacher->exponentials[k + j]);
-            const vec above = v_sub(v_load(teacher->logits[k + j]), teacher->largest);
-            const vec distance =
-                v_sub(above, v_sub(v_load(student->logits[k + j]), student->largest));
+            const vec distance = NAME(distance_of_class)(teacher, student, k + j);
             const vec d = v_fms(distance, lanes->inverse_temperature, lanes->shift);
             const vec difference = v_fms(v_load(student->exponentials[k + j]), lanes->ratio, e);
             const vec_mask is_likeliest = v_equal(likeliest, v_splat(j));
-            lanes->highest = v_max(distance, lanes->highest);
-            lanes->minus_lowest = v_max(v_sub(zero, distance), lanes->minus_lowest);
+            lanes->farthest = v_max(v_mul(d, d), lanes->farthest);
             lanes->distance_of_likeliest =
                 v_select(is_likeliest, distance, lanes->distance_of_likeliest);
             lanes->difference_of_likeliest =
@@ -177,8 +181,22 @@ KERNEL_INLINE void NAME(some_divergences)(const NAME(softmax_lanes) * teacher,
             v_store(student->exponentials[k + j], difference);
             terms[j] = v_drop(is_likeliest, NAME(divergence_terms)(e, d, difference));
             differences[j] = v_drop(is_likeliest, difference));
-    NAME(pair_add)(&lanes->terms, NAME(sum_of_four)(terms));
-    NAME(pair_add)(&lanes->differences, NAME(sum_of_four)(differences));
+    *sum_of_terms = NAME(sum_of_some)(terms, count);
+    *sum_of_differences = NAME(sum_of_some)(differences, count);
+}
+
+/* The same of 1, 2 or 4 classes, added in a tree. */
+KERNEL_INLINE void NAME(some_divergences)(const NAME(softmax_lanes) * teacher,
+                                          NAME(softmax_lanes) * student, int k, int count,
+                                          vec likeliest, NAME(divergence_lanes) * lanes) {
+    vec terms[2], differences[2];
+    NAME(two_divergences)(teacher, student, k, count < 2 ? 1 : 2, likeliest, lanes, terms,
+                          differences);
+    if (count == 4)
+        NAME(two_divergences)(teacher, student, k + 2, 2, v_sub(likeliest, v_splat(2)), lanes,
+                              terms + 1, differences + 1);
+    NAME(pair_add)(&lanes->terms, NAME(sum_of_some)(terms, count == 4 ? 2 : 1));
+    NAME(pair_add)(&lanes->differences, NAME(sum_of_some)(differences, count == 4 ? 2 : 1));
 }
 
 /* What is written of them: the gradient is `factor` times the slopes, which lie in the student's
@@ -190,8 +208,10 @@ typedef struct {
 
 /* The weights of a vector of rows. */
 typedef struct {
-    vec weight, slope_weight; /* b and b T */
+    ALIGNED_64 double of_loss[LANES]; /* b */
+    vec weight, slope_weight;         /* b and b T */
     double temperature;
+    unsigned leaving; /* bit k for lane k: the lanes' type cannot hold them */
 } NAME(divergence_weights);
 
 /* v of a class. */
@@ -205,13 +225,30 @@ KERNEL_INLINE vec NAME(near_difference)(const NAME(softmax_lanes) * teacher,
     return v_keep(v_equal(v, v), v);
 }
 
-/* The rows whose d are all small. */
+/* Rows all of whose |v| / T are below 1/4, so that the d are below 1/2. */
+KERNEL_INLINE vec_mask NAME(near_lanes)(const NAME(softmax_lanes) * teacher,
+                                        const NAME(softmax_lanes) * student, int classes,
+                                        vec of_likeliest, vec inverse_temperature) {
+    vec highest = v_splat(-INFINITY), minus_lowest = highest;
+    for (int k = 0; k < classes; ++k) {
+        const vec distance = NAME(distance_of_class)(teacher, student, k);
+        highest = v_max(distance, highest);
+        minus_lowest = v_max(v_sub(v_splat(0), distance), minus_lowest);
+    }
+    const vec largest = v_max(v_sub(highest, of_likeliest), v_add(minus_lowest, of_likeliest));
+    return v_greater(v_splat((REAL)0.25), v_mul(largest, inverse_temperature));
+}
+
+/* The rows whose d are all small; `distance` is that of the likeliest class. */
 static NEVER_INLINE void NAME(take_near_lanes)(const NAME(softmax_lanes) * teacher,
                                                NAME(softmax_lanes) * student, int classes,
                                                const NAME(divergence_weights) * weights,
-                                               vec_mask is_near,
-                                               NAME(divergence_results) * results) {
+                                               vec distance, NAME(divergence_results) * results) {
     const vec one = v_splat(1), inverse_temperature = v_splat((REAL)(1 / weights->temperature));
+    const vec_mask is_near =
+        NAME(near_lanes)(teacher, student, classes, distance, inverse_temperature);
+    if (v_mask_bits(is_near) == 0)
+        return;
     NAME(pair) of_likeliest = NAME(zero_pair)(), mean = NAME(zero_pair)(), sum = NAME(zero_pair)();
     vec_f64 wide[LANES / 8];
     ALIGNED_64 double shifts[LANES];
@@ -261,7 +298,7 @@ static NEVER_INLINE void NAME(take_near_lanes)(const NAME(softmax_lanes) * teach
 KERNEL_INLINE NAME(divergence_results)
     NAME(diverge)(const NAME(softmax_lanes) * teacher, NAME(softmax_lanes) * student, int classes,
                   const NAME(divergence_weights) * weights) {
-    const vec zero = v_splat(0), lowest = v_splat(-INFINITY), e = teacher->exp_of_largest;
+    const vec zero = v_splat(0), e = teacher->exp_of_largest;
     const double inverse = 1 / weights->temperature,
                  square = weights->temperature * weights->temperature;
     NAME(divergence_lanes)
@@ -272,8 +309,7 @@ KERNEL_INLINE NAME(divergence_results)
              NAME(zero_pair)(),
              zero,
              zero,
-             lowest,
-             lowest};
+             zero};
     NAME(divergence_results) results;
     EACH_CLASS(classes, teacher->likeliest,
                NAME(some_divergences)(teacher, student, k, count, from_k, &lanes));
@@ -292,11 +328,7 @@ KERNEL_INLINE NAME(divergence_results)
     for (int j = 0; j < LANES / 8; ++j)
         results.divergence[j] = v_mul_f64(results.divergence[j], v_splat_f64(square));
     results.factor = v_div(weights->slope_weight, teacher->total);
-    /* all |v| / T below 1/4, so that the d are below 1/2 */
-    const vec largest = v_max(v_sub(lanes.highest, distance), v_add(lanes.minus_lowest, distance));
-    const vec_mask is_near =
-        v_greater(v_splat((REAL)0.25), v_mul(largest, lanes.inverse_temperature));
-    if (v_mask_bits(is_near))
-        NAME(take_near_lanes)(teacher, student, classes, weights, is_near, &results);
+    if (v_mask_bits(v_greater(v_splat(1), lanes.farthest)))
+        NAME(take_near_lanes)(teacher, student, classes, weights, distance, &results);
     return results;
 }
