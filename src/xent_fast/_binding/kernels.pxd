@@ -184,6 +184,18 @@ cdef extern from "kernels/contract.h" nogil:
             const float *numbers, int64_t step, int64_t lines, int64_t count, char *stored,
             Py_ssize_t stored_step
         ) noexcept nogil
+        void (*load_turned)(
+            const char *stored, Py_ssize_t row_stride, int64_t rows, int64_t classes,
+            float *numbers, int64_t step
+        ) noexcept nogil
+        void (*store_turned)(
+            const float *numbers, int64_t step, int64_t rows, int64_t classes, char *stored,
+            Py_ssize_t row_stride
+        ) noexcept nogil
+
+    enum:
+        XENT_FEWEST_TURNED
+        XENT_MOST_TURNED
 
     ctypedef struct xent_isa:
         const char *name

@@ -303,7 +303,16 @@ typedef struct {
                  float *numbers, int64_t step);
     void (*store)(const float *numbers, int64_t step, int64_t lines, int64_t count, char *stored,
                   ptrdiff_t stored_step);
+    /* The same of rows that have their classes side by side there and apart here, `step` numbers
+     * from one to the next: XENT_FEWEST_TURNED to XENT_MOST_TURNED of them.  NULL where kernels
+     * turn rows themselves as fast. */
+    void (*load_turned)(const char *stored, ptrdiff_t row_stride, int64_t rows, int64_t classes,
+                        float *numbers, int64_t step);
+    void (*store_turned)(const float *numbers, int64_t step, int64_t rows, int64_t classes,
+                         char *stored, ptrdiff_t row_stride);
 } xent_storage_kernels;
+
+enum { XENT_FEWEST_TURNED = 8, XENT_MOST_TURNED = 128 };
 
 /* Everything one instruction set exports. */
 typedef struct {

@@ -199,18 +199,18 @@ KERNEL_INLINE vec v_load_bfloat16(const uint16_t *source) {
     return r;
 }
 
-/* Half a unit, less one bit where the last place is even, carries where the rest rounds up; all
- * ones are a NaN. */
+/* The upper half of each lane.  Half a unit, less one bit where the last place is even, carries where
+ * the rest rounds up; all ones are a NaN. */
+KERNEL_INLINE __m256i rounded_to_bfloat16(__m256 a) {
+    const __m256i bits = _mm256_castps_si256(a);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+    return _mm256_or_si256(sum, _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)));
+}
+
 KERNEL_INLINE void v_store_bfloat16(uint16_t *destination, vec a) {
     __m256i rounded[2];
-    EACH_REGISTER(const __m256i bits = _mm256_castps_si256(a.part[part]);
-                  const __m256i odd =
-                      _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-                  const __m256i sum =
-                      _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
-                  const __m256i nan =
-                      _mm256_castps_si256(_mm256_cmp_ps(a.part[part], a.part[part], _CMP_UNORD_Q));
-                  rounded[part] = _mm256_srli_epi32(_mm256_or_si256(sum, nan), 16));
+    EACH_REGISTER(rounded[part] = _mm256_srli_epi32(rounded_to_bfloat16(a.part[part]), 16));
     const __m256i mixed =
         _mm256_packus_epi32(rounded[0], rounded[1]); /* 0 1 2 3 8 9 10 11 4 5 6 7 12 13 14 15 */
     _mm256_storeu_si256((__m256i *)(void *)destination, _mm256_permute4x64_epi64(mixed, 0xd8));
@@ -219,6 +219,40 @@ KERNEL_INLINE void v_store_bfloat16(uint16_t *destination, vec a) {
 KERNEL_INLINE void v_store_two_bfloat16(uint16_t *destination, vec a, vec b) {
     v_store_bfloat16(destination, a);
     v_store_bfloat16(destination + LANES, b);
+}
+
+KERNEL_INLINE void v_split_float16(vec pairs, vec *first, vec *second) {
+    const __m256i apart = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0,
+                                           1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+    EACH_REGISTER(const __m256i quarters =
+                      _mm256_shuffle_epi8(_mm256_castps_si256(pairs.part[part]), apart);
+                  const __m256i halves = _mm256_permute4x64_epi64(quarters, 0xd8);
+                  first->part[part] = _mm256_cvtph_ps(_mm256_castsi256_si128(halves));
+                  second->part[part] = _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1)));
+}
+
+KERNEL_INLINE vec v_join_float16(vec first, vec second) {
+    EACH_REGISTER(
+        const __m128i low = _mm256_cvtps_ph(first.part[part], _MM_FROUND_TO_NEAREST_INT);
+        const __m128i high = _mm256_cvtps_ph(second.part[part], _MM_FROUND_TO_NEAREST_INT);
+        const __m256i four = _mm256_castsi128_si256(_mm_unpacklo_epi16(low, high));
+        first.part[part] =
+            _mm256_castsi256_ps(_mm256_inserti128_si256(four, _mm_unpackhi_epi16(low, high), 1)));
+    return first;
+}
+
+KERNEL_INLINE void v_split_bfloat16(vec pairs, vec *first, vec *second) {
+    const __m256i upper = _mm256_set1_epi32(-65536);
+    EACH_REGISTER(const __m256i bits = _mm256_castps_si256(pairs.part[part]);
+                  first->part[part] = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+                  second->part[part] = _mm256_castsi256_ps(_mm256_and_si256(bits, upper)));
+}
+
+KERNEL_INLINE vec v_join_bfloat16(vec first, vec second) {
+    EACH_REGISTER(const __m256i low = _mm256_srli_epi32(rounded_to_bfloat16(first.part[part]), 16);
+                  const __m256i high = rounded_to_bfloat16(second.part[part]);
+                  first.part[part] = _mm256_castsi256_ps(_mm256_blend_epi16(low, high, 0xaa)));
+    return first;
 }
 
 KERNEL_INLINE vec v_bits_to_exponent(vec a) {

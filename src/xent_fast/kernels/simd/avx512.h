@@ -137,15 +137,19 @@ KERNEL_INLINE vec v_load_bfloat16(const uint16_t *source) {
         _mm512_maskz_permutexvar_epi16(0xaaaaaaaa, _mm512_load_si512(upper_places), bits));
 }
 
-/* Half a unit, less one bit where the last place is even, carries where the rest rounds up; all
- * ones are a NaN. */
-KERNEL_INLINE void v_store_bfloat16(uint16_t *destination, vec a) {
+/* The upper half of each lane.  Half a unit, less one bit where the last place is even, carries where
+ * the rest rounds up; all ones are a NaN. */
+KERNEL_INLINE __m512i rounded_to_bfloat16(__m512 a) {
     const __m512i bits = _mm512_castps_si512(a);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const __m512i half = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
     const __mmask16 is_number = _mm512_cmp_ps_mask(a, a, _CMP_ORD_Q);
-    const __m512i sum = _mm512_mask_add_epi32(_mm512_set1_epi32(-1), is_number, half, odd);
-    const __m512i upper = _mm512_permutexvar_epi16(_mm512_load_si512(upper_halves), sum);
+    return _mm512_mask_add_epi32(_mm512_set1_epi32(-1), is_number, half, odd);
+}
+
+KERNEL_INLINE void v_store_bfloat16(uint16_t *destination, vec a) {
+    const __m512i upper =
+        _mm512_permutexvar_epi16(_mm512_load_si512(upper_halves), rounded_to_bfloat16(a));
     _mm256_storeu_si256((__m256i *)(void *)destination, _mm512_castsi512_si256(upper));
 }
 
@@ -160,6 +164,30 @@ KERNEL_INLINE void v_store_two_bfloat16(uint16_t *destination, vec a, vec b) {
         _mm512_ternarylogic_epi32(upper, _mm512_set1_epi16(1), _mm512_set1_epi16(0x7ffe), AND_OR);
     const __m512i carry = _mm512_srli_epi16(_mm512_avg_epu16(lower, half), 15);
     _mm512_storeu_si512(destination, _mm512_add_epi16(upper, carry));
+}
+
+KERNEL_INLINE void v_split_float16(vec pairs, vec *first, vec *second) {
+    const __m512i bits = _mm512_castps_si512(pairs);
+    *first = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(bits));
+    *second = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
+}
+
+KERNEL_INLINE vec v_join_float16(vec first, vec second) {
+    const __m512i low = _mm512_cvtepu16_epi32(_mm512_cvtps_ph(first, _MM_FROUND_TO_NEAREST_INT));
+    const __m512i high = _mm512_cvtepu16_epi32(_mm512_cvtps_ph(second, _MM_FROUND_TO_NEAREST_INT));
+    return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+}
+
+KERNEL_INLINE void v_split_bfloat16(vec pairs, vec *first, vec *second) {
+    const __m512i bits = _mm512_castps_si512(pairs);
+    *first = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+    *second = _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(-65536)));
+}
+
+KERNEL_INLINE vec v_join_bfloat16(vec first, vec second) {
+    const __m512i low = _mm512_srli_epi32(rounded_to_bfloat16(first), 16);
+    return _mm512_castsi512_ps(
+        _mm512_mask_blend_epi16(0xaaaaaaaa, low, rounded_to_bfloat16(second)));
 }
 
 KERNEL_INLINE vec v_bits_to_exponent(vec a) {

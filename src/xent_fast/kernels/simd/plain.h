@@ -46,6 +46,7 @@ VECTOR_INLINE REAL v_largest(vec a) {
 
 #undef TRANSPOSE_WIDTH
 #define TRANSPOSE_WIDTH 4
+#define HAS_PAIRS 0
 
 VECTOR_INLINE void v_load_transposed(const char *source, ptrdiff_t row_stride, int count,
                                      REAL (*columns)[LANES]) {

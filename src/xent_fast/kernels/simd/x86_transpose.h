@@ -5,6 +5,7 @@
  */
 #undef TRANSPOSE_WIDTH
 #define TRANSPOSE_WIDTH (256 / REAL_BITS)
+#define HAS_PAIRS 1
 #define HALF_WIDTH (TRANSPOSE_WIDTH / 2)
 
 #if REAL_BITS == 32
