@@ -429,6 +429,7 @@ def test_certain_probabilities_cost_plus_0() -> None:
 # --- nearly all classes sampled -------------------------------------------------------------------
 
 
+@pytest.mark.thread_unsafe(reason="measures the whole process")
 @pytest.mark.parametrize("sampler", ["log_uniform", "uniform"])
 @pytest.mark.parametrize("missing", [1, 10, 1000])
 def test_nearly_all_classes_take_bounded_time_and_memory(sampler: str, missing: int) -> None:

@@ -470,6 +470,7 @@ def test_same_bits(name: str, dtype: Any) -> None:
         assert_same_bits(FUNCTIONS[name](x[5:8], y[5:8], v[5:8]), results[0][5:8])
 
 
+@pytest.mark.thread_unsafe(reason="measures the whole process")
 @by_name
 def test_no_memory_of_the_logits_size(dtype: Any) -> None:
     x, y, _ = inputs((4096, 1000), dtype)

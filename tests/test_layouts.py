@@ -89,6 +89,7 @@ def test_same_bits_in_every_layout(name: str, classes: int, dtype: Any) -> None:
             assert np.array_equal(got[-1], wanted[-1])
 
 
+@pytest.mark.thread_unsafe(reason="measures the whole process")
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("name", NAMES)
 def test_no_array_of_the_logits_size(name: str, dtype: Any) -> None:
