@@ -167,7 +167,7 @@ KERNEL_INLINE void NAME(two_divergences)(const NAME(softmax_lanes) * teacher,
                                          NAME(softmax_lanes) * student, int k, int count,
                                          vec likeliest, NAME(divergence_lanes) * lanes,
                                          vec *sum_of_terms, vec *sum_of_differences) {
-    vec terms[2], differences[2];
+    vec terms[4], differences[4]; /* EACH_OF names four */
     EACH_OF(count, const vec e = v_load(teacher->exponentials[k + j]);
             const vec distance = NAME(distance_of_class)(teacher, student, k + j);
             const vec d = v_fms(distance, lanes->inverse_temperature, lanes->shift);
