@@ -42,7 +42,6 @@ QUICK_TESTS = (
     "classes",
     "closed_forms",
     "digests",
-    "distillation",
     "faults",
     "fork",
     "given_inputs",
