@@ -36,6 +36,7 @@ from xent_fast import (
     softmax_loss,
 )
 from xent_fast._binding import instruction_sets
+from xent_fast.reference._loss import problem_of_logits
 
 LOSSES = ["softmax_cross_entropy", "softmax_cross_entropy_grad", "softmax_loss"]
 FUNCTIONS = [
@@ -136,12 +137,16 @@ def test_public_names() -> None:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_reference_takes_the_same_arguments(name: str) -> None:
-    """Those that it names; `**options` stand for what it hands on."""
+    """Those that it names; `**options` stand for what it hands on, with the same defaults."""
     ours = inspect.signature(getattr(xent_fast, name)).parameters
     theirs = dict(inspect.signature(getattr(reference, name)).parameters)
     handed_on = set(ours) - set(theirs)
     assert (theirs.pop("options", None) is not None) == bool(handed_on)
-    assert handed_on <= {"axis", "weight", "clip", "grad_output", *OPTIONS}
+    takers = [getattr(reference, f"{name}_grad", None), problem_of_logits]
+    for taker in filter(None, takers):
+        taken = inspect.signature(taker).parameters
+        theirs |= {option: taken[option] for option in handed_on & set(taken) - set(theirs)}
+    assert set(theirs) == set(ours)
     for parameter in theirs.values():
         same = ours[parameter.name]
         assert (parameter.kind, parameter.default) == (same.kind, same.default)
