@@ -199,8 +199,8 @@ KERNEL_INLINE vec v_load_bfloat16(const uint16_t *source) {
     return r;
 }
 
-/* The upper half of each lane.  Half a unit, less one bit where the last place is even, carries where
- * the rest rounds up; all ones are a NaN. */
+/* The upper half of each lane.  Half a unit, less one bit where the last place is even, carries
+ * where the rest rounds up; all ones are a NaN. */
 KERNEL_INLINE __m256i rounded_to_bfloat16(__m256 a) {
     const __m256i bits = _mm256_castps_si256(a);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));

@@ -137,8 +137,8 @@ KERNEL_INLINE vec v_load_bfloat16(const uint16_t *source) {
         _mm512_maskz_permutexvar_epi16(0xaaaaaaaa, _mm512_load_si512(upper_places), bits));
 }
 
-/* The upper half of each lane.  Half a unit, less one bit where the last place is even, carries where
- * the rest rounds up; all ones are a NaN. */
+/* The upper half of each lane.  Half a unit, less one bit where the last place is even, carries
+ * where the rest rounds up; all ones are a NaN. */
 KERNEL_INLINE __m512i rounded_to_bfloat16(__m512 a) {
     const __m512i bits = _mm512_castps_si512(a);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
