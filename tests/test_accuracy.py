@@ -50,8 +50,8 @@ ALL_ENTRIES = {np.float32: 1_000_000, np.float64: 200_000}
 A_MILLION = 1_000_003
 HARD_FOR_A_MILLION = ("near tie", "ties", "language model", "offset 1e8", "slope", "vanishing")
 
-# The worst errors that were measured, cell by cell. Other machines may draw rows that differ in
-# last bits, by another exp and log under NumPy's generators.
+# The worst errors that were measured, cell by cell. Another C library may draw rows that differ in
+# last bits.
 RECORD = Path(__file__).with_name("accuracy_record.json")
 RECORD_SLACK = 0.05  # ulp
 

@@ -4,11 +4,13 @@ Knows: what the logits look like, the dtypes' ranges, and that a seed makes the 
 Must not know: kernels, oracles, error bounds.
 
 Every distribution is a function (generator, rows, classes, dtype) -> (logits in float64, labels);
-`draw` rounds the logits to the dtype.
+`draw` rounds the logits to the dtype. Elementary functions are taken in long double: NumPy's own of
+float64 differ in last bits from one instruction set to the next, and rows would with them.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -27,7 +29,8 @@ def _replace(logits: np.ndarray, labels: np.ndarray, values: np.ndarray) -> np.n
 
 
 def _log_uniform(generator: np.random.Generator, low: float, high: float, count: int) -> np.ndarray:
-    return np.exp(generator.uniform(np.log(low), np.log(high), count))
+    exponents = generator.uniform(math.log(low), math.log(high), count)
+    return np.exp(exponents.astype(np.longdouble)).astype(float)
 
 
 def standard_normal(generator, rows, classes, dtype) -> Rows:
@@ -132,7 +135,7 @@ def straddling(generator, rows, classes, dtype) -> Rows:
     """
     logits, labels = standard_normal(generator, rows, classes, dtype)
     border = 2.0**16 if dtype == np.float32 else 2.0**29
-    wave = 10 * np.sin(np.arange(classes) / 700) - 15
+    wave = 10 * np.sin(np.arange(classes, dtype=np.longdouble) / 700).astype(float) - 15
     return generator.choice([-border, border], (rows, 1)) + wave + 5 * logits, labels
 
 
