@@ -125,6 +125,10 @@
 #define KERNEL_INLINE VECTOR_INLINE
 #endif
 
+/* What few rows need, or what takes long beside its call: one copy.  Inlined it would be a quarter
+ * of all machine code. */
+#define OUT_OF_LINE static NEVER_INLINE MAYBE_UNUSED
+
 /* Asks for a cache line that will be read soon, or later: then it need come no nearer than the
  * core's second cache.  An address outside the array does no harm. */
 #if defined(__GNUC__) || defined(__clang__)
