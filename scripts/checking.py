@@ -67,6 +67,20 @@ def compiler() -> list[str]:
     return os.environ.get("CC", "cc").split()
 
 
+def runs_here(isa: str) -> bool:
+    """Whether this processor runs that instruction set; one of another architecture has no code."""
+    features = {"avx2": {"avx2", "fma", "f16c"}, "avx512": {"avx512f", "avx512dq", "avx512bw"}}
+    processor = Path("/proc/cpuinfo")
+    if isa not in features or not processor.exists():
+        return True
+    return features[isa] <= set(processor.read_text(encoding="utf-8").split())
+
+
+def is_only_linked(source: Path) -> bool:
+    """Whether a file of the kernels is compiled only so that a program links."""
+    return source.stem.startswith("isa_") and not runs_here(source.stem.removeprefix("isa_"))
+
+
 def build_over_kernels(
     program: Path,
     sources: Iterable[Path],

@@ -20,7 +20,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from checking import ROOT, Outcome, build_over_kernels
+from checking import ROOT, Outcome, build_over_kernels, is_only_linked
 from fuzz import corpus
 
 FUZZERS = ROOT / "tests" / "fuzz"
@@ -56,16 +56,9 @@ def build() -> Path:
 
 
 def flags_of(source: Path) -> list[str]:
-    """A set that cannot run here is compiled only so that the program links."""
-    if is_beyond_this_processor(source.stem):
+    if is_only_linked(source):
         return ["-O0"]
     return ["-O1", *(CHECKED if source.stem.startswith("isa_") else SANITIZE)]
-
-
-def is_beyond_this_processor(name: str) -> bool:
-    processor = Path("/proc/cpuinfo")
-    features = processor.read_text(encoding="utf-8") if processor.exists() else name
-    return name in ("isa_avx2", "isa_avx512") and name.removeprefix("isa_") not in features
 
 
 # --- running --------------------------------------------------------------------------------------

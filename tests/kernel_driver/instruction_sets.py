@@ -18,6 +18,7 @@ import difflib
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from checking import (
     ARM_COMPILER,
@@ -25,6 +26,7 @@ from checking import (
     Outcome,
     build_over_kernels,
     compiler,
+    is_only_linked,
     run,
     with_avx512_emulated,
 )
@@ -38,8 +40,8 @@ def record_of(isa: str) -> Path:
     return DRIVER / f"digests-{'portable' if isa == 'portable' else 'fma'}.txt"
 
 
-def built(using: list[str], program: Path) -> Path:
-    return build_over_kernels(program, [DRIVER / "driver.c"], using, [*FLAGS, "-static"])
+def built(using: list[str], program: Path, **how: Any) -> Path:
+    return build_over_kernels(program, [DRIVER / "driver.c"], using, [*FLAGS, "-static"], **how)
 
 
 def all_digests(directory: Path) -> dict[str, tuple[str, str]]:
@@ -52,7 +54,11 @@ def all_digests(directory: Path) -> dict[str, tuple[str, str]]:
     }
     found |= {isa: (isa, run([native, isa])) for isa in run([native]).split()}
     if shutil.which("clang"):
-        clang = built(["clang"], directory / "clang")
+        clang = built(
+            ["clang"],
+            directory / "clang",
+            flags_of=lambda source: ["-O0"] if is_only_linked(source) else [],
+        )
         found |= {f"{isa} by clang": (isa, run([clang, isa])) for isa in run([clang]).split()}
     return found
 

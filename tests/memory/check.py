@@ -29,6 +29,7 @@ import sysconfig
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from checking import (
     ARM_COMPILER,
@@ -37,12 +38,18 @@ from checking import (
     build_over_kernels,
     compiler,
     figures_of,
+    is_only_linked,
     run,
     with_avx512_emulated,
 )
 
 PROGRAMS = ROOT / "tests/memory"
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+# Calls of the sanitizer instead of inlined checks, which take a half longer to compile.
+CALLS_OF_SANITIZER = {
+    "gcc": ["--param=asan-instrumentation-with-call-threshold=0"],
+    "clang": ["-mllvm", "-asan-instrumentation-with-call-threshold=0"],
+}
 # They limit the address space, of which AddressSanitizer takes terabytes.
 NEED_ADDRESS_SPACE = (
     "tests/test_bad_input.py::test_allocation_fails",
@@ -61,7 +68,12 @@ def check_calls(quick: bool) -> Figures:
 
 def check_kernels(quick: bool) -> Figures:
     with tempfile.TemporaryDirectory() as directory:
-        program = build_driver(compiler(), Path(directory) / "native", ["-O1", "-static"])
+        program = build_driver(
+            compiler(),
+            Path(directory) / "native",
+            ["-static"],
+            flags_of=lambda source: ["-O0"] if quick and is_only_linked(source) else ["-O1"],
+        )
         isas = run([program]).split()
         figures = {guarded_cases(isa): int(run([program, isa, *["quick"] * quick])) for isa in isas}
         if not quick:
@@ -76,8 +88,15 @@ def check_kernels(quick: bool) -> Figures:
 
 def check_sanitizers(quick: bool) -> Figures:
     with tempfile.TemporaryDirectory() as directory:
-        flags = ["-O1", "-g1", *SANITIZE]
-        program = build_driver(compiler(), Path(directory) / "sanitized", flags)
+        family = "clang" if "clang" in run([*compiler(), "--version"]) else "gcc"
+        checked = ["-O1", "-g1", *SANITIZE, *CALLS_OF_SANITIZER[family]]
+        program = build_driver(
+            compiler(),
+            Path(directory) / "sanitized",
+            [],
+            flags_of=lambda source: ["-O0"] if is_only_linked(source) else checked,
+            link=SANITIZE,
+        )
         options = os.environ | {"ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=1"}
         cases = [
             int(run([program, isa, *["quick"] * quick], env=options))
@@ -150,8 +169,8 @@ def guarded_cases(isa: str) -> str:
     return f"guarded kernel cases, {isa}"
 
 
-def build_driver(using: list[str], program: Path, flags: list[str]) -> Path:
-    return build_over_kernels(program, [PROGRAMS / "guarded_kernels.c"], using, flags)
+def build_driver(using: list[str], program: Path, flags: list[str], **how: Any) -> Path:
+    return build_over_kernels(program, [PROGRAMS / "guarded_kernels.c"], using, flags, **how)
 
 
 def sanitized_environment(directory: Path) -> Path:

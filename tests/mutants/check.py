@@ -35,7 +35,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from checking import ARM_COMPILER, ROOT, Outcome, build_over_kernels, run
+from checking import ARM_COMPILER, ROOT, Outcome, build_over_kernels, run, runs_here
 from mutants.extension import PACKAGE, Extension, compiler
 
 MUTANTS = ROOT / "tests" / "mutants"
@@ -112,16 +112,6 @@ def misplaced(mutants: list[Mutant]) -> list[str]:
         except ValueError as error:
             complaints.append(str(error))
     return complaints
-
-
-def runs_here(isa: str) -> bool:
-    """Whether builds with nothing but this instruction set run on this machine."""
-    if isa != "avx512":
-        return True
-    with contextlib.suppress(OSError):
-        flags = Path("/proc/cpuinfo").read_text("utf-8").split()
-        return {"avx512f", "avx512dq", "avx512bw"} <= set(flags)
-    return False
 
 
 class NoVerdict(Exception):
