@@ -30,7 +30,7 @@ TIME_LIMIT = 3600
 # set that runs; the others are built fast, and -O1 everywhere, for reports that name their lines.
 # Its library is preloaded, not linked: gcc's, since clang 14's ends a process that preloads it.
 COMPILER = """#!/usr/bin/env bash
-flags=(-g -O1)
+flags=(-gline-tables-only -O1)
 [[ " $* " == *" -c "* ]] && flags+=(-fsanitize=thread)
 for word in "$@"; do
     [[ $word == *isa_*.c && $word != *isa_{isa}.c ]] && flags=(-O0)

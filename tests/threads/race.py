@@ -21,7 +21,7 @@ from xent_fast import softmax_cross_entropy_grad
 
 SHAPES = ((400, 10), (2500, 33), (60, 1000), (2, 70_000))
 CALLERS = 3
-CONTROL_CALLS = 10
+CONTROL_CALLS = 3
 
 
 def calls_at_once(inputs: Inputs) -> list[bool]:
