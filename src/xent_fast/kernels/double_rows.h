@@ -58,13 +58,13 @@ KERNEL_INLINE REAL NAME(real_at)(const char *data, ptrdiff_t step, int64_t k) {
 }
 
 /* (x - m) / T of class k */
-OUT_OF_LINE far NAME(far_distance)(const NAME(far_row) * row, int64_t k) {
+static NEVER_INLINE far NAME(far_distance)(const NAME(far_row) * row, int64_t k) {
     const far x = far_of((double)NAME(real_at)(row->logits, row->logit_step, k));
     return far_product(far_sum(x, far_of(-(double)row->maximum)), row->over_temperature);
 }
 
 /* q of class k, for a row weight of 1 */
-OUT_OF_LINE far NAME(far_mass)(const NAME(far_row) * row, int64_t k) {
+static NEVER_INLINE far NAME(far_mass)(const NAME(far_row) * row, int64_t k) {
     far mass = far_of(0), weight = far_of(1);
     if (row->class_weight)
         weight = far_of((double)NAME(real_at)(row->class_weight, (ptrdiff_t)sizeof(REAL), k));
@@ -80,7 +80,7 @@ OUT_OF_LINE far NAME(far_mass)(const NAME(far_row) * row, int64_t k) {
     return mass.high == 0 ? mass : far_product(mass, weight);
 }
 
-OUT_OF_LINE NAME(far_row)
+static NEVER_INLINE NAME(far_row)
     NAME(far_row_at)(const xent_batch *batch, int64_t at, int64_t label, int kind) {
     NAME(far_row) row;
     const ptrdiff_t item = (ptrdiff_t)sizeof(REAL);
@@ -111,7 +111,7 @@ OUT_OF_LINE NAME(far_row)
 }
 
 /* The sums over classes. */
-OUT_OF_LINE void NAME(add_far_classes)(NAME(far_row) * row) {
+static NEVER_INLINE void NAME(add_far_classes)(NAME(far_row) * row) {
     row->others = row->other_mass = row->pivot_mass = row->distance = far_of(0);
     for (int64_t k = 0; k < row->classes; ++k) {
         const far below = NAME(far_distance)(row, k), mass = NAME(far_mass)(row, k);

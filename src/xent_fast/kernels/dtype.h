@@ -117,17 +117,14 @@
 #define MAYBE_UNUSED __attribute__((unused))
 #define ALIGNED_64 __attribute__((aligned(64)))
 #endif
-/* What a loop does with a few vectors is always inlined. */
+/* What a loop does with a few vectors is always inlined.  What few rows need, or what takes long
+ * beside its call, is NEVER_INLINE: copies of it would be a quarter of all machine code. */
 #define VECTOR_INLINE static ALWAYS_INLINE MAYBE_UNUSED
 /* Loops and what calls them: a copy for every combination of constant arguments, unless an
  * instruction set leaves that to the compiler. */
 #ifndef KERNEL_INLINE
 #define KERNEL_INLINE VECTOR_INLINE
 #endif
-
-/* What few rows need, or what takes long beside its call: one copy.  Inlined it would be a quarter
- * of all machine code. */
-#define OUT_OF_LINE static NEVER_INLINE MAYBE_UNUSED
 
 /* Asks for a cache line that will be read soon, or later: then it need come no nearer than the
  * core's second cache.  An address outside the array does no harm. */

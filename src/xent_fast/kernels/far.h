@@ -31,7 +31,7 @@ typedef struct {
 } far;
 
 /* (high + low) 2^exponent */
-OUT_OF_LINE far far_from(double high, double low, int64_t exponent) {
+static NEVER_INLINE far far_from(double high, double low, int64_t exponent) {
     const double sum = high + low;
     far result = {sum, 0, 0};
     int shift;
@@ -59,7 +59,7 @@ KERNEL_INLINE far far_minus(far a) {
     return result;
 }
 
-OUT_OF_LINE far far_sum(far a, far b) {
+static NEVER_INLINE far far_sum(far a, far b) {
     if (!far_is_finite(a) || !far_is_finite(b))
         return far_from(a.high + b.high, 0, 0);
     if (a.high == 0)
@@ -74,7 +74,7 @@ OUT_OF_LINE far far_sum(far a, far b) {
     return far_from(high, low, large.exponent);
 }
 
-OUT_OF_LINE far far_product(far a, far b) {
+static NEVER_INLINE far far_product(far a, far b) {
     const double product = a.high * b.high;
     if (product - product != 0 || product == 0)
         return far_from(product, 0, 0);
@@ -83,7 +83,7 @@ OUT_OF_LINE far far_product(far a, far b) {
     return far_from(product, error, a.exponent + b.exponent);
 }
 
-OUT_OF_LINE far far_quotient(far a, far b) {
+static NEVER_INLINE far far_quotient(far a, far b) {
     const double quotient = a.high / b.high;
     if (quotient - quotient != 0 || quotient == 0)
         return far_from(quotient, 0, 0);
@@ -93,7 +93,7 @@ OUT_OF_LINE far far_quotient(far a, far b) {
 }
 
 /* exp(a) for a <= 0; 0 from about -10^6 down, which nothing that a double holds brings back. */
-OUT_OF_LINE far far_exponential(far a) {
+static NEVER_INLINE far far_exponential(far a) {
     if (a.high == 0)
         return far_of(1);
     if (!far_is_finite(a) || a.exponent > 20)
@@ -107,7 +107,7 @@ OUT_OF_LINE far far_exponential(far a) {
 }
 
 /* log(1 + a) for a >= 0 */
-OUT_OF_LINE far far_log_of_1_plus(far a) {
+static NEVER_INLINE far far_log_of_1_plus(far a) {
     if (a.exponent < -120 || a.high == 0)
         return a;
     const double r = ldexp(a.high, far_shift(a.exponent)),

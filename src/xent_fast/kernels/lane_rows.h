@@ -157,7 +157,7 @@ KERNEL_INLINE int NAME(has_small_weight)(const double *weight) {
 }
 
 /* Makes small weights RESCALE times larger; `last_factor` takes that back. */
-OUT_OF_LINE void NAME(rescale_weights)(double *weight, NAME(lane_weights) * weights) {
+static NEVER_INLINE void NAME(rescale_weights)(double *weight, NAME(lane_weights) * weights) {
     ALIGNED_64 REAL last_factor[LANES];
     for (int row = 0; row < LANES; ++row) {
         const int is_small = NAME(is_small_weight)(weight[row]);
@@ -199,9 +199,9 @@ static NEVER_INLINE void NAME(weigh_gradients)(const xent_batch *batch, int64_t 
 
 /* The same as a vector, 0 beyond `row_count`.  `labels` has a whole vector where the kind has class
  * indices. */
-OUT_OF_LINE void NAME(weights_of_rows)(const xent_batch *batch, int64_t first_row, int row_count,
-                                       const int64_t *labels, int kind,
-                                       NAME(lane_weights) * weights) {
+static NEVER_INLINE void NAME(weights_of_rows)(const xent_batch *batch, int64_t first_row,
+                                               int row_count, const int64_t *labels, int kind,
+                                               NAME(lane_weights) * weights) {
     ALIGNED_64 double weight[LANES] = {0};
     if (row_count == LANES)
         NAME(weigh_rows)(batch, first_row, LANES, labels, weight, kind);
@@ -252,8 +252,8 @@ KERNEL_INLINE vec NAME(lane_labels)(const xent_labels *labels, const int64_t *va
 }
 
 /* Statistics of rows, of those that are not ignored. */
-OUT_OF_LINE void NAME(tell_lanes)(const xent_batch *batch, int64_t first_row, int row_count,
-                                  vec labels, vec lse, vec row_prediction, int has_labels) {
+static NEVER_INLINE void NAME(tell_lanes)(const xent_batch *batch, int64_t first_row, int row_count,
+                                          vec labels, vec lse, vec row_prediction, int has_labels) {
     ALIGNED_64 REAL some[LANES], prediction[LANES];
     if (has_labels) {
         const vec_mask counts = v_not_less(labels, v_splat(0));

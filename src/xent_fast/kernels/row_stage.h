@@ -143,8 +143,8 @@ KERNEL_INLINE void repeat_first_lane(row_sums *rows, int count) {
 }
 
 /* Loss and gradient factors of rows side by side. */
-OUT_OF_LINE void finish_rows(const row_sums *rows, const row_settings *settings,
-                             row_results *results, int kind) {
+static NEVER_INLINE void finish_rows(const row_sums *rows, const row_settings *settings,
+                                     row_results *results, int kind) {
     const vec zero = v_splat(0), weight = v_load(rows->weight),
               temperature = v_splat(settings->temperature);
     const int is_softmax = settings->output == XENT_PROBABILITIES;

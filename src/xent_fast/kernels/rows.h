@@ -32,8 +32,8 @@ KERNEL_INLINE NAME(matrix)
 /* Numbers from one layout to another.  A few classes of all rows come before the next few, so that
  * each cache line that is asked for is used whole, however far apart the classes lie; meanwhile the
  * rows after these come from memory. */
-OUT_OF_LINE void NAME(turn)(NAME(matrix) source, NAME(matrix) destination, int64_t row_count,
-                            int64_t classes) {
+static NEVER_INLINE void NAME(turn)(NAME(matrix) source, NAME(matrix) destination,
+                                    int64_t row_count, int64_t classes) {
     ALIGNED_64 REAL columns[TRANSPOSE_WIDTH][LANES];
     const ptrdiff_t source_step =
         source.class_stride ? source.class_stride : (ptrdiff_t)sizeof(REAL);

@@ -20,8 +20,8 @@ typedef struct {
 } NAME(tile);
 
 /* Rows to columns, number by number; rows that are not there become zeros. */
-OUT_OF_LINE void NAME(load_some_rows)(REAL (*columns)[LANES], const char *source,
-                                      ptrdiff_t row_stride, int row_count, int classes) {
+static NEVER_INLINE void NAME(load_some_rows)(REAL (*columns)[LANES], const char *source,
+                                              ptrdiff_t row_stride, int row_count, int classes) {
     for (int k = 0; k < classes; ++k)
         v_store(columns[k], v_splat(0));
     for (int row = 0; row < row_count; ++row) {
@@ -32,8 +32,8 @@ OUT_OF_LINE void NAME(load_some_rows)(REAL (*columns)[LANES], const char *source
 }
 
 /* Columns to rows, number by number. */
-OUT_OF_LINE void NAME(store_some_rows)(REAL (*columns)[LANES], char *destination,
-                                       ptrdiff_t row_stride, int row_count, int classes) {
+static NEVER_INLINE void NAME(store_some_rows)(REAL (*columns)[LANES], char *destination,
+                                               ptrdiff_t row_stride, int row_count, int classes) {
     for (int row = 0; row < row_count; ++row) {
         REAL *values = (REAL *)(void *)(destination + row * row_stride);
         for (int k = 0; k < classes; ++k)
