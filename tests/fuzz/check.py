@@ -20,7 +20,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from checking import ROOT, Outcome, build_over_kernels, is_only_linked
+from checking import NOT_INLINED, ROOT, Outcome, build_over_kernels, runs_here
 from fuzz import corpus
 
 FUZZERS = ROOT / "tests" / "fuzz"
@@ -29,11 +29,7 @@ FINDINGS = WORK / "findings"
 HARNESS = ("fuzz_kernels.c", "problem.c", "compute.c", "oracle.c", "memory.c")
 SANITIZE = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
 
-# Calls of the sanitizer instead of inlined checks: the kernels compile in seconds, not minutes.
-CHECKED = [
-    *("-fsanitize=address,fuzzer-no-link", "-fno-omit-frame-pointer"),
-    *("-mllvm", "-asan-instrumentation-with-call-threshold=0"),
-]
+CHECKED_KERNELS = ["-fsanitize=address,fuzzer-no-link", "-fno-omit-frame-pointer", NOT_INLINED]
 LONGEST_INPUT = {"kernels": 400, "python": 200}
 QUICK_RUNS = 5000
 # A merge starts the fuzzer again, by its name: the Python one by the interpreter that runs this.
@@ -50,15 +46,15 @@ def build() -> Path:
     """The kernels' fuzzer, every instruction set of this processor instrumented."""
     WORK.mkdir(parents=True, exist_ok=True)
     sources = [FUZZERS / name for name in HARNESS]
-    flags = ["-gline-tables-only", "-Werror"]
-    program = WORK / "fuzz_kernels"
-    return build_over_kernels(program, sources, ["clang"], flags, flags_of=flags_of, link=SANITIZE)
-
-
-def flags_of(source: Path) -> list[str]:
-    if is_only_linked(source):
-        return ["-O0"]
-    return ["-O1", *(CHECKED if source.stem.startswith("isa_") else SANITIZE)]
+    return build_over_kernels(
+        WORK / "fuzz_kernels",
+        sources,
+        ["clang"],
+        ["-O1", "-gline-tables-only", "-Werror"],
+        wanted=runs_here,
+        flags_of=lambda source: CHECKED_KERNELS if source.stem.startswith("isa_") else SANITIZE,
+        link=SANITIZE,
+    )
 
 
 # --- running --------------------------------------------------------------------------------------

@@ -85,11 +85,8 @@ Counts = dict[str, float]
 
 
 def build_driver(flags: list[str], program: Path) -> Path:
-    def flags_of(source: Path) -> list[str]:
-        is_only_linked = source.stem.startswith("isa_") and source.stem[4:] not in ISAS
-        return ["-O0"] if is_only_linked else []
-
-    return build_over_kernels(program, [DRIVER / "driver.c"], compiler(), flags, flags_of=flags_of)
+    wanted = ISAS.__contains__
+    return build_over_kernels(program, [DRIVER / "driver.c"], compiler(), flags, wanted=wanted)
 
 
 def count_instructions(command: list[str | Path], only_in: str | None = None, **options) -> int:

@@ -26,8 +26,8 @@ from checking import (
     Outcome,
     build_over_kernels,
     compiler,
-    is_only_linked,
     run,
+    runs_here,
     with_avx512_emulated,
 )
 
@@ -54,11 +54,7 @@ def all_digests(directory: Path) -> dict[str, tuple[str, str]]:
     }
     found |= {isa: (isa, run([native, isa])) for isa in run([native]).split()}
     if shutil.which("clang"):
-        clang = built(
-            ["clang"],
-            directory / "clang",
-            flags_of=lambda source: ["-O0"] if is_only_linked(source) else [],
-        )
+        clang = built(["clang"], directory / "clang", wanted=runs_here)
         found |= {f"{isa} by clang": (isa, run([clang, isa])) for isa in run([clang]).split()}
     return found
 

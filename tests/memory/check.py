@@ -33,23 +33,19 @@ from typing import Any
 
 from checking import (
     ARM_COMPILER,
+    NOT_INLINED,
     ROOT,
     Outcome,
     build_over_kernels,
     compiler,
     figures_of,
-    is_only_linked,
     run,
+    runs_here,
     with_avx512_emulated,
 )
 
 PROGRAMS = ROOT / "tests/memory"
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
-# Calls of the sanitizer instead of inlined checks, which take a half longer to compile.
-CALLS_OF_SANITIZER = {
-    "gcc": ["--param=asan-instrumentation-with-call-threshold=0"],
-    "clang": ["-mllvm", "-asan-instrumentation-with-call-threshold=0"],
-}
 # They limit the address space, of which AddressSanitizer takes terabytes.
 NEED_ADDRESS_SPACE = (
     "tests/test_bad_input.py::test_allocation_fails",
@@ -71,8 +67,8 @@ def check_kernels(quick: bool) -> Figures:
         program = build_driver(
             compiler(),
             Path(directory) / "native",
-            ["-static"],
-            flags_of=lambda source: ["-O0"] if quick and is_only_linked(source) else ["-O1"],
+            ["-O1", "-static"],
+            wanted=lambda isa: not quick or runs_here(isa),
         )
         isas = run([program]).split()
         figures = {guarded_cases(isa): int(run([program, isa, *["quick"] * quick])) for isa in isas}
@@ -88,14 +84,11 @@ def check_kernels(quick: bool) -> Figures:
 
 def check_sanitizers(quick: bool) -> Figures:
     with tempfile.TemporaryDirectory() as directory:
-        family = "clang" if "clang" in run([*compiler(), "--version"]) else "gcc"
-        checked = ["-O1", "-g1", *SANITIZE, *CALLS_OF_SANITIZER[family]]
         program = build_driver(
             compiler(),
             Path(directory) / "sanitized",
-            [],
-            flags_of=lambda source: ["-O0"] if is_only_linked(source) else checked,
-            link=SANITIZE,
+            ["-O1", "-g1", NOT_INLINED, *SANITIZE],
+            wanted=runs_here,
         )
         options = os.environ | {"ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=1"}
         cases = [

@@ -35,7 +35,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from checking import ARM_COMPILER, ROOT, Outcome, build_over_kernels, run, runs_here
+from checking import ARM_COMPILER, NOT_INLINED, ROOT, Outcome, build_over_kernels, run, runs_here
 from mutants.extension import PACKAGE, Extension, compiler
 
 MUTANTS = ROOT / "tests" / "mutants"
@@ -226,7 +226,7 @@ def digests(extension: Extension) -> str:
         extension.directory / "driver",
         [DRIVER / "driver.c"],
         compiler(ARM_COMPILER),
-        ["-O1", "-static"],
+        ["-O1", "-static", NOT_INLINED],
         kernels=extension.package / "kernels",
     )
     return run(["qemu-aarch64", program, "neon"])

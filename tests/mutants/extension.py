@@ -1,7 +1,7 @@
 """The extension modules built from a copy of its sources, object by object, with flags of our own.
 
 A build in a copy leaves the checkout and the installed package alone, and compiles again only what
-a change touches. Instruction sets that are not wanted become tables that no processor supports.
+a change touches.
 
 Knows: the sources, what is compiled again when a file changes, compilers.
 Must not know: why somebody builds like this.
@@ -20,8 +20,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy
+from checking import NOT_INLINED, ROOT, write_stand_in
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = "xent_fast"
 ISAS = ("avx512", "avx2", "portable")
 BINDING = "_binding"
@@ -35,15 +35,6 @@ CYTHON_DIRECTIVES = (
     "initializedcheck=False",
     "wraparound=False",
 )
-
-# Functions of their own compile in a third of the time and are counted apart: to the same bits.
-INLINED = "#define ALWAYS_INLINE inline __attribute__((always_inline))"
-NOT_INLINED = "#define ALWAYS_INLINE __attribute__((noinline))"
-
-ABSENT_ISA = """#include "isa_tables.h"
-static int never(void) { return 0; }
-const xent_isa xent_isa_NAME = {"NAME", never};
-"""
 
 
 def compiler(name: str) -> list[str]:
@@ -63,20 +54,14 @@ class Extension:
     @classmethod
     def of_checkout(cls, directory: Path, isas: Iterable[str], flags: Iterable[str]) -> Extension:
         """A copy of the checkout's sources with nothing inlined, not built yet."""
-        extension = cls(directory, isas, flags)
+        extension = cls(directory, isas, [*flags, NOT_INLINED])
         shutil.copytree(
             ROOT / "src" / PACKAGE,
             extension.package,
             ignore=ignored,
         )
-        header = extension.package / "kernels" / "dtype.h"
-        text = header.read_text(encoding="utf-8")
-        if text.count(INLINED) != 1:
-            raise ValueError(f"{header.name} lacks the line {INLINED!r}")
-        header.write_text(text.replace(INLINED, NOT_INLINED), encoding="utf-8")
         for isa in set(ISAS) - set(extension.isas):
-            source = extension.package / "kernels" / f"isa_{isa}.c"
-            source.write_text(ABSENT_ISA.replace("NAME", isa), encoding="utf-8")
+            write_stand_in(extension.package / "kernels" / f"isa_{isa}.c")
         return extension
 
     def copied(self, directory: Path) -> Extension:

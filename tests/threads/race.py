@@ -45,7 +45,7 @@ def one_output_for_two() -> None:
 
     Of few classes: the sanitizer does not see stores of whole vectors, as those of long rows are.
     """
-    inputs = Inputs.of(100_000, 10)
+    inputs = Inputs.of(20_000, 10)
     out = np.empty_like(inputs.logits)
     together = threading.Barrier(2)
 

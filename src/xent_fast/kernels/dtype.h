@@ -112,7 +112,9 @@
 #define MAYBE_UNUSED
 #define ALIGNED_64 __declspec(align(64))
 #else
+#ifndef ALWAYS_INLINE /* what counts or checks functions gives another: they compile much faster */
 #define ALWAYS_INLINE inline __attribute__((always_inline))
+#endif
 #define NEVER_INLINE __attribute__((noinline))
 #define MAYBE_UNUSED __attribute__((unused))
 #define ALIGNED_64 __attribute__((aligned(64)))
