@@ -18,6 +18,7 @@ from xent_fast._binding.arguments cimport (
     check_alike,
     check_overlap,
     given_logits,
+    is_ordinary,
 )
 from xent_fast._binding.arrays cimport (
     Layout,
@@ -25,6 +26,7 @@ from xent_fast._binding.arrays cimport (
     computed_type,
     computed_type_number,
     dtype_of,
+    empty_like,
     empty_rows,
     shares_memory,
 )
@@ -89,7 +91,14 @@ cdef object any_probabilities(
 ):
     cdef xent_output output = XENT_LOG_PROBABILITIES if logarithms else XENT_PROBABILITIES
     cdef int threads = as_thread_count(num_threads)
-    cdef Given given = given_logits(logits, "logits", axis, out)
+    cdef cnp.ndarray rows
+    cdef Given given
+    if is_ordinary(logits, axis, out):
+        rows = <cnp.ndarray>logits
+        destination = empty_like(rows) if out is None else out
+        compute_softmax(rows, destination, output, threads, temperature, None)
+        return destination
+    given = given_logits(logits, "logits", axis, out)
     destination = given.output(out)
     matrices = given.layout.matrices([given.logits], [destination])
     compute_softmax(matrices[0], matrices[1], output, threads, temperature, given.layout)
@@ -109,8 +118,14 @@ cdef object any_log_sum_of_exponentials(
     object logits, object axis, bint keepdims, object out, object num_threads
 ):
     cdef int threads = as_thread_count(num_threads)
-    cdef Given given = given_logits(logits, "logits", axis, out)
-    cdef Layout layout = given.layout
+    cdef Given given
+    cdef Layout layout
+    if out is None and not keepdims and is_ordinary(logits, axis, None):
+        lse = compute_softmax(logits, None, XENT_PROBABILITIES, threads, 1.0, None)
+        if not has_nan(lse):
+            return lse
+    given = given_logits(logits, "logits", axis, out)
+    layout = given.layout
     shape = layout.row_shape
     if keepdims:
         shape = (*shape[:layout.axis], 1, *shape[layout.axis:])
