@@ -19,6 +19,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 import numpy
 from Cython.Build import cythonize
@@ -30,12 +31,12 @@ PACKAGE = Path("src/xent_fast")
 # The kernels belong to one module; everything else reaches them through it.
 INSTRUCTION_SETS = [
     "_binding/instruction_sets.pyx",
+    "kernels/isa_avx2.c",  # the longest first
+    "kernels/isa_avx512.c",
+    "kernels/isa_portable.c",
+    "kernels/isa_neon.c",
     "kernels/dispatch.c",
     "kernels/labels.c",
-    "kernels/isa_portable.c",
-    "kernels/isa_avx2.c",
-    "kernels/isa_avx512.c",
-    "kernels/isa_neon.c",
 ]
 BINDING = [
     "arguments",
@@ -95,8 +96,10 @@ RUN_PROBE = "import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1]).probe() != 1)
 class BuildExtension(build_ext):
     """Add what can be decided only once the compiler is known."""
 
+    translation = Lock()
+
     def build_extensions(self):
-        """Choose flags, translate Cython to C, build."""
+        """Choose flags, build all modules side by side."""
         family = "msvc" if self.compiler.compiler_type == "msvc" else "unix"
         if family == "unix":
             require_compiler(self.compiler.compiler_so[0])
@@ -109,14 +112,20 @@ class BuildExtension(build_ext):
                 FLAGS[family] + openmp_compile_flags + EXACT_FLAGS[family] + LAST_FLAGS
             )
             extension.extra_link_args = openmp_link_flags + EXACT_FLAGS[family]
+        self.compiler.compile = in_parallel(self.compiler.compile)
+        self.parallel = os.cpu_count()
+        super().build_extensions()
+
+    def build_extension(self, extension):
+        """Translate Cython to C, one module at a time, and compile while others are translated."""
+        with self.translation:
             extension.sources = cythonize(
                 [extension],
                 build_dir=self.build_temp,
                 compiler_directives=CYTHON_DIRECTIVES,
                 force=True,
             )[0].sources
-        self.compiler.compile = in_parallel(self.compiler.compile)
-        super().build_extensions()
+        super().build_extension(extension)
 
     def choose_openmp_flags(self, candidates):
         """Return the first flags that work, or none."""
