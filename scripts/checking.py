@@ -19,6 +19,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "src" / "xent_fast" / "kernels"
 ARM_COMPILER = "aarch64-linux-gnu-gcc"
+# Flags of the programs that run the kernels as they are: the same for all, so that a compiler cache
+# compiles the kernels once.
+STRICT = ["-O2", "-Wall", "-Wextra", "-Werror", "-static"]
 # Every function of the kernels compiled once: under sanitizers in a tenth of the time, to the same
 # bits, and each counted apart.
 NOT_INLINED = "-DALWAYS_INLINE=__attribute__((noinline))"

@@ -23,6 +23,7 @@ from typing import Any
 from checking import (
     ARM_COMPILER,
     ROOT,
+    STRICT,
     Outcome,
     build_over_kernels,
     compiler,
@@ -32,7 +33,6 @@ from checking import (
 )
 
 DRIVER = ROOT / "tests" / "kernel_driver"
-FLAGS = ["-O2", "-Wall", "-Wextra", "-Werror"]
 
 
 def record_of(isa: str) -> Path:
@@ -41,7 +41,7 @@ def record_of(isa: str) -> Path:
 
 
 def built(using: list[str], program: Path, **how: Any) -> Path:
-    return build_over_kernels(program, [DRIVER / "driver.c"], using, [*FLAGS, "-static"], **how)
+    return build_over_kernels(program, [DRIVER / "driver.c"], using, STRICT, **how)
 
 
 def all_digests(directory: Path) -> dict[str, tuple[str, str]]:

@@ -35,6 +35,7 @@ from checking import (
     ARM_COMPILER,
     NOT_INLINED,
     ROOT,
+    STRICT,
     Outcome,
     build_over_kernels,
     compiler,
@@ -67,13 +68,13 @@ def check_kernels(quick: bool) -> Figures:
         program = build_driver(
             compiler(),
             Path(directory) / "native",
-            ["-O1", "-static"],
+            STRICT,
             wanted=lambda isa: not quick or runs_here(isa),
         )
         isas = run([program]).split()
         figures = {guarded_cases(isa): int(run([program, isa, *["quick"] * quick])) for isa in isas}
         if not quick:
-            arm = build_driver([ARM_COMPILER], Path(directory) / "arm", ["-O1", "-static"])
+            arm = build_driver([ARM_COMPILER], Path(directory) / "arm", STRICT)
             emulated = ["qemu-aarch64", arm, "neon"]
             figures[guarded_cases("neon, under qemu")] = int(run(emulated))
             if "avx512" not in isas:

@@ -112,7 +112,7 @@
 #define MAYBE_UNUSED
 #define ALIGNED_64 __declspec(align(64))
 #else
-#ifndef ALWAYS_INLINE /* what counts or checks functions gives another: they compile much faster */
+#ifndef ALWAYS_INLINE /* checks define it as noinline: compiled faster, counted one by one */
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 #endif
 #define NEVER_INLINE __attribute__((noinline))
