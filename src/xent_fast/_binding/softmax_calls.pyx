@@ -91,12 +91,10 @@ cdef object any_probabilities(
 ):
     cdef xent_output output = XENT_LOG_PROBABILITIES if logarithms else XENT_PROBABILITIES
     cdef int threads = as_thread_count(num_threads)
-    cdef cnp.ndarray rows
     cdef Given given
     if is_ordinary(logits, axis, out):
-        rows = <cnp.ndarray>logits
-        destination = empty_like(rows) if out is None else out
-        compute_softmax(rows, destination, output, threads, temperature, None)
+        destination = empty_like(logits) if out is None else out
+        compute_softmax(logits, destination, output, threads, temperature, None)
         return destination
     given = given_logits(logits, "logits", axis, out)
     destination = given.output(out)
@@ -122,8 +120,8 @@ cdef object any_log_sum_of_exponentials(
     cdef Layout layout
     if out is None and not keepdims and is_ordinary(logits, axis, None):
         lse = compute_softmax(logits, None, XENT_PROBABILITIES, threads, 1.0, None)
-        if not has_nan(lse):
-            return lse
+        settle_undefined(lse, logits)
+        return lse
     given = given_logits(logits, "logits", axis, out)
     layout = given.layout
     shape = layout.row_shape
@@ -138,16 +136,21 @@ cdef object any_log_sum_of_exponentials(
             raise ValueError("out shares memory with logits")
     rows = layout.matrices([given.logits], [])[0]
     lse = compute_softmax(rows, None, XENT_PROBABILITIES, threads, 1.0, layout)
-    if has_nan(lse):  # NaN, +inf or nothing but -inf: the largest logit is the answer
-        moved = layout.moved(given.logits)
-        undefined = np.isnan(lse).reshape(moved.shape[:moved.ndim - 1])
-        with np.errstate(all="ignore"):
-            lse.reshape(undefined.shape)[undefined] = moved[undefined].max(axis=1)
+    settle_undefined(lse, layout.moved(given.logits))
     result = layout.as_given(lse).reshape(shape)
     if out is None:
         return result
     cnp.PyArray_CopyInto(destination, result)
     return out
+
+
+cdef int settle_undefined(cnp.ndarray lse, object logits) except -1:
+    """Of rows with NaN, +inf or nothing but -inf the largest logit; classes are the last axis."""
+    if has_nan(lse):
+        undefined = np.isnan(lse).reshape(logits.shape[:logits.ndim - 1])
+        with np.errstate(all="ignore"):
+            lse.reshape(undefined.shape)[undefined] = logits[undefined].max(axis=1)
+    return 0
 
 
 cdef bint has_nan(cnp.ndarray values) noexcept:
