@@ -52,11 +52,11 @@ enum { LANES_32 = 16, LANES_64 = 8, CHUNK_BITS = 16 };
 #define SCALE_32 0x1p32
 #define SCALE_64 0x1p64L
 #if HAS_FMA
-#define UNIT_32 exp2_unit_f32
-#define UNIT_64 exp2_unit_f64
+#define UNIT_32 unit_of_eighths_f32
+#define UNIT_64 unit_of_eighths_f64
 #else
-#define UNIT_32 1.0
-#define UNIT_64 1.0
+#define UNIT_32 unit_of_halves_f32
+#define UNIT_64 unit_of_halves_f64
 #endif
 
 /* Every non-positive float32: 0x80000000 is -0, 0xff800000 -inf. */

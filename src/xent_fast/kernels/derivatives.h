@@ -109,7 +109,17 @@ KERNEL_INLINE NAME(log_softmax_frame) NAME(frame_of_sum)(double total, double er
 
 /* exponential * minus_factor + addend */
 KERNEL_INLINE vec NAME(minus_product)(vec exponential, NAME(pair) minus_factor, vec addend) {
-    return v_fma(exponential, minus_factor.high, v_fma(exponential, minus_factor.low, addend));
+#if HAS_FMA
+    return NAME(product_with_pair_plus)(exponential, minus_factor, addend);
+#else
+    /* the halves of an infinite factor are not numbers, and small products have no halves */
+    const vec plain = v_mul(exponential, minus_factor.high),
+              rounded_once = NAME(product_with_pair)(exponential, minus_factor);
+    const vec large = v_select(v_equal(rounded_once, rounded_once), rounded_once, plain);
+    const vec_mask is_large =
+        v_greater(v_max(v_sub(v_splat(0), plain), plain), v_splat((REAL)SMALLEST_EXACT));
+    return v_add(v_select(is_large, large, plain), addend);
+#endif
 }
 
 /* Gradients where some l are beyond the limit. */

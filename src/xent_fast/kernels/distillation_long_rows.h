@@ -67,8 +67,8 @@ KERNEL_INLINE void NAME(distil_classes)(const REAL *exp_of_teacher, const REAL *
     vec terms[4], differences[4], grads[4];
     int64_t k = first;
     for (; k + HALF_GROUP <= first + count; k += HALF_GROUP) {
-        NAME(ask_ahead)(&frame->teacher_ahead, k, 4, XENT_INDEX_TARGETS);
-        NAME(ask_ahead)(&frame->student_ahead, k, 4, XENT_INDEX_TARGETS);
+        NAME(ask_ahead)(&frame->teacher_ahead, k, 1, XENT_INDEX_TARGETS);
+        NAME(ask_ahead)(&frame->student_ahead, k, 1, XENT_INDEX_TARGETS);
         EACH_OF(4, const int64_t at = k + j * LANES;
                 grads[j] = NAME(distil_vector)(
                     v_load(exp_of_teacher + at), v_load(exp_of_student + at), v_load(teacher + at),

@@ -24,7 +24,6 @@
 #undef LARGEST_TEMPERATURE
 #undef SMALLEST_EXACT
 #undef LANES_DISTANCE_UNIT
-#undef EXP2_TERMS
 #undef ATANH_TERMS
 
 #if REAL_BITS == 32
@@ -60,7 +59,6 @@
 /* A sum of smaller probabilities may lack digits that are seen. */
 #define SMALLEST_EXACT 0x1p-100f
 #define TINY_LOSS 0x1p-90f /* a loss below this leaves the lanes' type */
-#define EXP2_TERMS (HAS_FMA ? 3 : 6)
 #define ATANH_TERMS 4
 #elif REAL_BITS == 64
 #define REAL double
@@ -83,7 +81,6 @@
 #define LARGEST_TEMPERATURE 0x1p900
 #define LANES_DISTANCE_UNIT DISTANCE_UNIT
 #define SMALLEST_EXACT 0x1p-960
-#define EXP2_TERMS (HAS_FMA ? 7 : 11)
 #define ATANH_TERMS 8
 #else
 #error "define REAL_BITS as 32 or 64 before including dtype.h"
@@ -188,6 +185,7 @@
 #define v_mul NAME(v_mul)
 #define v_div NAME(v_div)
 #define v_max NAME(v_max)
+#define v_min NAME(v_min)
 #define v_fma NAME(v_fma)
 #define v_fms NAME(v_fms)
 #define v_not_less NAME(v_not_less)
@@ -199,7 +197,7 @@
 #define v_lane_numbers NAME(v_lane_numbers)
 #define v_bits_to_exponent NAME(v_bits_to_exponent)
 #define v_exponent NAME(v_exponent)
-#define v_power_of_eighths NAME(v_power_of_eighths)
+#define v_power_of_steps NAME(v_power_of_steps)
 #define v_drop NAME(v_drop)
 #define v_largest NAME(v_largest)
 #define v_first NAME(v_first)

@@ -10,7 +10,7 @@
  *
  * H is a sum of two numbers of which neither is negative, and both are sums of such: nothing
  * cancels, however small they are. A class of probability 0 adds 0 to both and has gradient 0.
- * With u half a unit in the last place at 1, exponentials are off by at most 1.5 u, d by 2 u (u at
+ * With u half a unit in the last place at 1, exponentials are off by at most 1.25 u, d by 2 u (u at
  * T = 1) and the sums by nothing that shows:
  *
  *     H        at most 7 u (6 u at T = 1) of itself, and one rounding

@@ -9,18 +9,21 @@
  * The usual exp(x - m) rounds x - m and so loses up to |x - m| / 2 units in the last place (u =
  * half a unit at 1). Here n is an exact integer and f is taken from the exact product x L:
  *
- *     with FMA       n = round(8 x L)    f = fma(x, 8 L_low, fma(x, 8 L, -n))    j = n mod 8
- *                    e = T_j 2^((n - j) / 8 - c) (1 + f P(f))      T_j = K 2^(j/8) 2^SCALE_UP
- *         relative error     u (1 [last rounding] + 0.31 [P] + 0.05 [T_j] + 0.1 [f, f T_j])
- *                            <= 1.5 u
- *         (float64:          u (1 + 0.04 + 0.08 + 0.1))
- *         K makes all eight T_j nearly numbers of the dtype; P has 3 terms (float64: 7).
+ *     n = round(S x L)   f = S x L - n   j = n mod S   S = EXP2_STEPS
+ *     e = T_j 2^((n - j) / S - c) (1 + f P(f))         T_j = K 2^(j/S) 2^SCALE_UP
  *
- *     without        n = round(x L)      f = x_high L1 - n + x_low L1 + x_high L2 + x_low L2 + x L3
- *                    e = 2^(n - c + SCALE_UP) (1 + f P(f))
+ *     with FMA       f = fma(x, S L_low, fma(x, S L, -n)), S = 8; P has 4 terms (float64: 7)
+ *         relative error     u (1 [last rounding] + 0.04 [P] + 0.05 [T_j] + 0.1 [f, f T_j])
+ *                            <= 1.25 u (float64: 0.08 [T_j])
+ *         K makes all eight T_j nearly numbers of the dtype.
+ *
+ *     without        f = x_high L1 - n + x_low L1 + x_high L2 + x_low L2 + x L3, times S = 2
  *                    halves of a significand: but for the last, exact products
- *         relative error     u (1 [last rounding] + 0.35 [f] + 0.25 [P, times f] + 0.1 [P])
- *                            <= 1.7 u,  K = 1
+ *         relative error     u (1 [last rounding] + 0.3 [f] + 0.3 [f T_j, times P] + 0.2 [P]
+ *                               + 0.1 [T_j])
+ *                            <= 1.9 u
+ *         K = (1 + sqrt 2) / 2, for K 2^(1/2) = K + 1/2: the lowest bit of n, put where the
+ *         significand has its 1/2, makes T_1 of T_0, and no table is looked up.
  *
  * u is 2^-24 (float32) or 2^-53.  coefficients.h holds P and T, make_coefficients.py makes them.
  *
@@ -32,12 +35,19 @@
  * vectors (see the vocabularies) go side by side, step by step, so that processors find enough to
  * do.
  */
+#undef EXP2_STEPS
+#undef EXP2_CONSTANT
+#undef EXP2_TERMS
 #undef EXPONENTIAL_UNIT
 #if HAS_FMA
-#define EXPONENTIAL_UNIT REAL_CONSTANT(exp2_unit)
+#define EXP2_STEPS 8
+#define EXP2_CONSTANT(name) REAL_CONSTANT(name##_of_eighths)
 #else
-#define EXPONENTIAL_UNIT 1.0
+#define EXP2_STEPS 2
+#define EXP2_CONSTANT(name) REAL_CONSTANT(name##_of_halves)
 #endif
+#define EXP2_TERMS ((int)(sizeof EXP2_CONSTANT(polynomial) / sizeof(REAL)))
+#define EXPONENTIAL_UNIT EXP2_CONSTANT(unit)
 
 /* What a temperature T makes of the constants: x / T has the logarithm to base 2 of its exponential
  * at x L / T. */
@@ -94,8 +104,7 @@ VECTOR_INLINE NAME(exponent_scale) NAME(scale_for)(double temperature) {
 
 /* What exponentials of one block, or of each lane, are relative to. */
 typedef struct {
-    vec magic;  /* adding it rounds 8 x L (x L) to an integer and leaves that, less 8 c (c), in the
-                   low bits */
+    vec magic; /* adding it rounds S x L to an integer and leaves that, less S c, in the low bits */
     vec lowest; /* smaller x give 0 */
     NAME(exponent_scale) scale;
 } NAME(exponential_reference);
@@ -104,11 +113,7 @@ typedef struct {
 VECTOR_INLINE NAME(exponential_reference)
     NAME(reference_for)(vec c, const NAME(exponent_scale) * scale) {
     NAME(exponential_reference) r;
-#if HAS_FMA
-    r.magic = v_fma(c, v_splat(-8), v_splat(ROUNDING_MAGIC));
-#else
-    r.magic = v_sub(v_splat(ROUNDING_MAGIC + (EXPONENT_BIAS + SCALE_UP)), c);
-#endif
+    r.magic = v_fma(c, v_splat(-EXP2_STEPS), v_splat(ROUNDING_MAGIC));
     /* -inf is below it at any temperature */
     r.lowest = v_max(v_mul(v_sub(c, v_splat(EXPONENT_BIAS + SCALE_UP - 1)), v_splat(scale->ln_2)),
                      v_splat(-LARGEST_REAL));
@@ -123,12 +128,14 @@ VECTOR_INLINE vec NAME(reference_exponent)(vec m, const NAME(exponent_scale) * s
 }
 
 #if !HAS_FMA
-/* f of the head; `n` is round(x L). */
+/* f of the head; `n` is round(S x L). */
 VECTOR_INLINE vec NAME(reduced_argument)(vec x, vec n, const NAME(exponent_scale) * scale) {
     const vec x_high = v_high_half(x);
     const vec x_low = v_sub(x, x_high);
-    const vec first = v_splat(scale->log2_e_first), second = v_splat(scale->log2_e_second);
-    const vec small = v_add(v_mul(x_low, second), v_mul(x, v_splat(scale->log2_e_third)));
+    const vec first = v_splat(EXP2_STEPS * scale->log2_e_first),
+              second = v_splat(EXP2_STEPS * scale->log2_e_second),
+              third = v_splat(EXP2_STEPS * scale->log2_e_third);
+    const vec small = v_add(v_mul(x_low, second), v_mul(x, third));
     const vec large = v_add(v_sub(v_mul(x_high, first), n), v_mul(x_low, first));
     const vec middle = v_mul(x_high, second);
     const vec sum = v_add(large, middle);
@@ -161,58 +168,45 @@ VECTOR_INLINE vec NAME(reduced_argument)(vec x, vec n, const NAME(exponent_scale
     } while (0)
 #endif
 
-/* Of `count` vectors (1, 2 or 4); `dropped`, unless NULL, takes what the last rounding dropped. */
-#if HAS_FMA
-VECTOR_INLINE void NAME(scaled_exponentials)(const vec *x, int count,
-                                             NAME(exponential_reference) reference,
-                                             vec *exponentials, vec *dropped) {
-    const REAL *p = REAL_CONSTANT(exp2_eighth_polynomial);
-    const vec eighths = v_splat(8 * reference.scale.log2_e),
-              eighths_low = v_splat(8 * reference.scale.log2_e_low);
+/* Of `count` vectors (1, 2 or 4); `dropped`, unless NULL, takes what the last rounding dropped.
+ * `flushes`, a constant, is 0 where no x is below reference.lowest. */
+VECTOR_INLINE void NAME(exponentials_in_reach)(const vec *x, int count,
+                                               NAME(exponential_reference) reference,
+                                               vec *exponentials, vec *dropped, int flushes) {
+    const REAL *p = EXP2_CONSTANT(polynomial);
+    const vec steps = v_splat(EXP2_STEPS * reference.scale.log2_e);
     vec f[4], q[4], power[4];
     vec_mask is_counted[4];
-    EACH_OF(count, is_counted[j] = v_not_less(x[j], reference.lowest));
-    EACH_OF(count, power[j] = v_fma(x[j], eighths, reference.magic));
-    EACH_OF(count, f[j] = v_fms(x[j], eighths, v_sub(power[j], reference.magic)));
-    EACH_OF(count, f[j] = v_fma(x[j], eighths_low, f[j]));
-    EACH_OF(count, power[j] = v_power_of_eighths(REAL_CONSTANT(exp2_table), power[j]));
+    if (flushes)
+        EACH_OF(count, is_counted[j] = v_not_less(x[j], reference.lowest));
+    EACH_OF(count, power[j] = v_fma(x[j], steps, reference.magic));
+#if HAS_FMA
+    const vec steps_low = v_splat(EXP2_STEPS * reference.scale.log2_e_low);
+    EACH_OF(count, f[j] = v_fms(x[j], steps, v_sub(power[j], reference.magic)));
+    EACH_OF(count, f[j] = v_fma(x[j], steps_low, f[j]));
+#else
+    EACH_OF(count, f[j] = NAME(reduced_argument)(x[j], v_sub(power[j], reference.magic),
+                                                 &reference.scale));
+#endif
+    EACH_OF(count, power[j] = v_power_of_steps(EXP2_CONSTANT(table), power[j]));
     EACH_OF(count, q[j] = v_splat(p[EXP2_TERMS - 1]));
     for (int k = EXP2_TERMS - 2; k >= 0; --k)
         EACH_OF(count, q[j] = v_fma(q[j], f[j], v_splat(p[k])));
     EACH_OF(count, f[j] = v_mul(power[j], f[j]));
-    EACH_OF(count, exponentials[j] = v_keep(is_counted[j], v_fma(f[j], q[j], power[j])));
+    EACH_OF(count, exponentials[j] = v_fma(f[j], q[j], power[j]));
     if (dropped)
-        EACH_OF(count, dropped[j] = v_keep(is_counted[j],
-                                           v_fma(f[j], q[j], v_sub(power[j], exponentials[j]))));
+        EACH_OF(count, dropped[j] = v_fma(f[j], q[j], v_sub(power[j], exponentials[j]));
+                dropped[j] = flushes ? v_keep(is_counted[j], dropped[j]) : dropped[j]);
+    if (flushes)
+        EACH_OF(count, exponentials[j] = v_keep(is_counted[j], exponentials[j]));
 }
-#else
+
+/* Of any x. */
 VECTOR_INLINE void NAME(scaled_exponentials)(const vec *x, int count,
                                              NAME(exponential_reference) reference,
                                              vec *exponentials, vec *dropped) {
-    const REAL *p = REAL_CONSTANT(exp2_polynomial);
-    const vec one = v_splat(1);
-    vec f[4], q[4], scale[4];
-    vec_mask is_counted[4];
-    EACH_OF(count, is_counted[j] = v_not_less(x[j], reference.lowest));
-    EACH_OF(count, f[j] = v_max(reference.lowest, x[j]));
-    EACH_OF(count, scale[j] = v_fma(f[j], v_splat(reference.scale.log2_e), reference.magic));
-    EACH_OF(count, f[j] = NAME(reduced_argument)(f[j], v_sub(scale[j], reference.magic),
-                                                 &reference.scale));
-    EACH_OF(count, scale[j] = v_bits_to_exponent(scale[j]));
-    EACH_OF(count, q[j] = v_splat(p[EXP2_TERMS - 1]));
-    for (int k = EXP2_TERMS - 2; k >= 0; --k)
-        EACH_OF(count, q[j] = v_fma(q[j], f[j], v_splat(p[k])));
-    EACH_OF(count, scale[j] = v_keep(is_counted[j], scale[j]));
-    if (dropped) {
-        EACH_OF(count, const vec power = v_fma(q[j], f[j], one);
-                exponentials[j] = v_mul(power, scale[j]);
-                dropped[j] = v_mul(v_fma(q[j], f[j], v_sub(one, power)), scale[j]));
-    } else {
-        EACH_OF(count, q[j] = v_fma(q[j], f[j], one));
-        EACH_OF(count, exponentials[j] = v_mul(q[j], scale[j]));
-    }
+    NAME(exponentials_in_reach)(x, count, reference, exponentials, dropped, 1);
 }
-#endif
 
 VECTOR_INLINE vec NAME(scaled_exponential)(vec x, NAME(exponential_reference) reference) {
     vec result;

@@ -26,9 +26,12 @@ typedef struct {
     double sum_below;
 } NAME(block_summary);
 
-/* Largest of `count` logits; NaN is passed over, so that it is -inf where there is no number. */
-KERNEL_INLINE REAL NAME(block_maximum)(const char *logits, int64_t count, int storage) {
+/* Largest of `count` logits; NaN is passed over, so that it is -inf where there is no number.
+ * `smallest`: the least of those that are computed with as they are; -inf for others. */
+KERNEL_INLINE REAL NAME(block_maximum)(const char *logits, int64_t count, int storage,
+                                       REAL *smallest) {
     const vec lowest = v_splat(-INFINITY);
+    *smallest = -INFINITY;
 #if REAL_BITS == 32
     if (storage != XENT_AS_COMPUTED) {
         const REAL maximum = widened(largest_of_16_bits(logits, count), storage);
@@ -36,19 +39,22 @@ KERNEL_INLINE REAL NAME(block_maximum)(const char *logits, int64_t count, int st
             return maximum;
     }
 #endif
-    vec a = lowest, b = lowest, c = lowest, d = lowest;
+    vec x[4], most[4] = {lowest, lowest, lowest, lowest}, least[4];
+    EACH_OF(4, least[j] = v_splat(INFINITY));
     int64_t k = 0;
     for (; k + HALF_GROUP <= count; k += HALF_GROUP) {
-        a = v_max(NAME(load_stored)(logits, k, storage), a);
-        b = v_max(NAME(load_stored)(logits, k + LANES, storage), b);
-        c = v_max(NAME(load_stored)(logits, k + 2 * LANES, storage), c);
-        d = v_max(NAME(load_stored)(logits, k + 3 * LANES, storage), d);
+        EACH_OF(4, x[j] = NAME(load_stored)(logits, k + j * LANES, storage);
+                most[j] = v_max(x[j], most[j]);
+                if (storage == XENT_AS_COMPUTED) least[j] = v_min(x[j], least[j]));
     }
-    for (; k + LANES <= count; k += LANES)
-        a = v_max(NAME(load_stored)(logits, k, storage), a);
-    if (k < count)
-        b = v_max(NAME(load_first_stored)(logits, k, (int)(count - k), -INFINITY, storage), b);
-    return v_largest(v_max(v_max(a, b), v_max(c, d)));
+    for (; k < count; k += LANES) {
+        x[0] = NAME(load_stored_up_to)(logits, k, count - k, -INFINITY, storage);
+        most[0] = v_max(x[0], most[0]);
+    }
+    if (storage == XENT_AS_COMPUTED)
+        *smallest = -v_largest(
+            v_sub(v_splat(0), v_min(v_min(least[0], least[1]), v_min(least[2], least[3]))));
+    return v_largest(v_max(v_max(most[0], most[1]), v_max(most[2], most[3])));
 }
 
 /* First position among `count` logits of their largest, or -1; where one of them is NaN any of the
@@ -79,22 +85,24 @@ typedef struct {
 } NAME(block_sums);
 
 /* What a sweep asks memory for on its way, far ahead: from where, and how many bytes further with
- * every vector. */
+ * every HALF_GROUP. */
 typedef struct {
     int is_asked;
     uintptr_t logits, logits_step;
     uintptr_t targets, targets_step;
 } NAME(ahead);
 
-/* On the way past `vectors` vectors from class `at`. */
-VECTOR_INLINE void NAME(ask_ahead)(const NAME(ahead) * ahead, int64_t at, int vectors, int kind) {
+/* The lines that belong to a HALF_GROUP at class `at`; no more than `lines`, a constant. */
+VECTOR_INLINE void NAME(ask_ahead)(const NAME(ahead) * ahead, int64_t at, int lines, int kind) {
     if (!ahead->is_asked)
         return;
-    for (int j = 0; j < vectors; ++j) {
-        const uintptr_t passed = (uintptr_t)at / LANES + (uintptr_t)j;
-        PREFETCH_LATER(ahead->logits + passed * ahead->logits_step);
+    const uintptr_t passed = (uintptr_t)at / HALF_GROUP;
+    const uintptr_t logits = ahead->logits + passed * ahead->logits_step,
+                    targets = ahead->targets + passed * ahead->targets_step;
+    for (uintptr_t line = 0; line < (uintptr_t)lines; ++line) {
+        PREFETCH_LATER(logits + line * 64);
         if (HAS_OWN_MASSES(kind))
-            PREFETCH_LATER(ahead->targets + passed * ahead->targets_step);
+            PREFETCH_LATER(targets + line * 64);
     }
 }
 
@@ -104,6 +112,7 @@ typedef struct {
     vec shift; /* subtracted from the logits first */
     vec base;  /* of the distances, times their unit in lanes */
     NAME(ahead) ahead;
+    int flushes; /* 0 where no exponential of a whole group is flushed to 0 */
 } NAME(block_frame);
 
 /* Adds the mass of half a group, or of the `last` classes of one; its distance is returned. */
@@ -129,11 +138,12 @@ VECTOR_INLINE vec NAME(add_masses)(const vec *x, const vec *masses, vec base,
 
 /* Exponentials of half a group. */
 VECTOR_INLINE void NAME(four_exponentials)(const vec *x, const NAME(block_frame) * frame, vec *e,
-                                           int kind) {
+                                           int kind, int flushes) {
     vec shifted[4];
     EACH_OF(4, shifted[j] = SHIFTS_A_COPY(kind) ? x[j] : v_sub(x[j], frame->shift));
     for (int k = 0; k < 4; k += INTERLEAVED)
-        NAME(scaled_exponentials)(shifted + k, INTERLEAVED, frame->reference, e + k, NULL);
+        NAME(exponentials_in_reach)(shifted + k, INTERLEAVED, frame->reference, e + k, NULL,
+                                    flushes);
 }
 
 /* Half of a whole group, from class `at`: exponentials to `e`, their sum is returned.  `excluded`,
@@ -142,8 +152,8 @@ VECTOR_INLINE void NAME(four_exponentials)(const vec *x, const NAME(block_frame)
  * nearer: without that the maximum's sweep would wait for them. */
 VECTOR_INLINE vec NAME(forward_half)(const char *logits, const NAME(masses) * masses, int64_t at,
                                      REAL *e, int excluded, const NAME(block_frame) * frame,
-                                     NAME(block_sums) * sums, vec *distance, int kind,
-                                     int storage) {
+                                     NAME(block_sums) * sums, vec *distance, int kind, int storage,
+                                     int flushes) {
     vec x[4], exponentials[4], mass[4];
     for (int line = 0; line < HALF_GROUP; line += LANES) {
         if (line * NAME(stored_bytes)(storage) % 64 == 0)
@@ -151,13 +161,13 @@ VECTOR_INLINE vec NAME(forward_half)(const char *logits, const NAME(masses) * ma
         if (HAS_OWN_MASSES(kind))
             PREFETCH(masses->targets + at + BLOCK + line);
     }
-    NAME(ask_ahead)(&frame->ahead, at, 4, kind);
+    NAME(ask_ahead)(&frame->ahead, at, 3, kind);
     EACH_OF(4, x[j] = NAME(load_stored)(logits, j * LANES, storage));
     if (HAS_OWN_MASSES(kind)) {
         EACH_OF(4, mass[j] = NAME(mass_of_vector)(masses, at + j * LANES, kind));
         *distance = NAME(add_masses)(x, mass, frame->base, sums, 0);
     }
-    NAME(four_exponentials)(x, frame, exponentials, kind);
+    NAME(four_exponentials)(x, frame, exponentials, kind, flushes);
     EACH_OF(4, v_store(e + j * LANES, exponentials[j]));
     if (excluded > -GROUP)
         EACH_OF(4, exponentials[j] =
@@ -169,14 +179,15 @@ VECTOR_INLINE vec NAME(forward_half)(const char *logits, const NAME(masses) * ma
 /* One whole group; `excluded` counts from its start, or is -GROUP, a constant. */
 VECTOR_INLINE void NAME(forward_group)(const char *logits, const NAME(masses) * masses, int64_t at,
                                        REAL *e, int excluded, const NAME(block_frame) * frame,
-                                       NAME(block_sums) * sums, int kind, int storage) {
+                                       NAME(block_sums) * sums, int kind, int storage,
+                                       int flushes) {
     const char *upper = NAME(stored_at)(logits, HALF_GROUP, storage);
     vec distance = v_splat(0), more = distance;
-    const vec first =
-        NAME(forward_half)(logits, masses, at, e, excluded, frame, sums, &distance, kind, storage);
+    const vec first = NAME(forward_half)(logits, masses, at, e, excluded, frame, sums, &distance,
+                                         kind, storage, flushes);
     const vec second = NAME(forward_half)(upper, masses, at + HALF_GROUP, e + HALF_GROUP,
                                           excluded > -GROUP ? excluded - HALF_GROUP : excluded,
-                                          frame, sums, &more, kind, storage);
+                                          frame, sums, &more, kind, storage, flushes);
     NAME(add_two_sums)(&sums->exponentials, first, second);
     if (HAS_OWN_MASSES(kind))
         NAME(wide_add)(&sums->distance, v_add(distance, more));
@@ -202,7 +213,7 @@ KERNEL_INLINE void NAME(forward_last_half)(const char *logits, const NAME(masses
         EACH_OF(4, mass[j] = NAME(mass_of_some)(masses, at + j * LANES, count - j * LANES, kind));
         *distance = NAME(add_masses)(x, mass, frame->base, sums, count);
     }
-    NAME(four_exponentials)(x, frame, exponentials, kind);
+    NAME(four_exponentials)(x, frame, exponentials, kind, 1);
     EACH_OF(4, NAME(store_up_to)(e + j * LANES, count - j * LANES, exponentials[j]));
     EACH_OF(4, exponentials[j] =
                    v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(excluded - j * LANES))),
@@ -231,8 +242,8 @@ KERNEL_INLINE void NAME(forward_last_group)(const char *logits, const NAME(masse
 /* The reference of a block by its maximum, which may be infinite or absent (-inf): then 0, and NaN,
  * if there is one, shows in the sum. */
 KERNEL_INLINE NAME(block_frame)
-    NAME(frame_of_block)(REAL maximum, const NAME(exponent_scale) * scale, NAME(ahead) ahead,
-                         NAME(block_summary) * summary) {
+    NAME(frame_of_block)(REAL maximum, REAL smallest, const NAME(exponent_scale) * scale,
+                         NAME(ahead) ahead, NAME(block_summary) * summary) {
     NAME(block_frame) frame;
     const int is_finite = maximum > -INFINITY && maximum < INFINITY;
     const REAL base = is_finite ? maximum : 0;
@@ -243,6 +254,7 @@ KERNEL_INLINE NAME(block_frame)
     frame.shift = v_splat(is_huge ? base : 0);
     frame.base = v_splat(base * LANES_DISTANCE_UNIT);
     frame.reference = NAME(reference_for)(v_splat(reference), scale);
+    frame.flushes = is_huge || !(smallest >= v_first(frame.reference.lowest));
     summary->maximum = maximum;
     summary->shift = is_huge ? base : 0;
     summary->reference = reference;
@@ -260,17 +272,21 @@ KERNEL_INLINE void NAME(forward_groups)(const char *logits, const NAME(masses) *
     const int64_t step = e ? GROUP : 0, whole = count - count % GROUP;
     const int64_t special = excluded < 0 || excluded >= whole ? whole : excluded - excluded % GROUP;
     int64_t k = 0;
-    for (; k < special; k += GROUP, place += step)
-        NAME(forward_group)(NAME(stored_at)(logits, k, storage), masses, first + k, place, -GROUP,
-                            frame, sums, kind, storage);
-    if (k < whole) {
+    for (int64_t end = special;; end = whole) {
+        if (frame->flushes)
+            for (; k < end; k += GROUP, place += step)
+                NAME(forward_group)(NAME(stored_at)(logits, k, storage), masses, first + k, place,
+                                    -GROUP, frame, sums, kind, storage, 1);
+        else
+            for (; k < end; k += GROUP, place += step)
+                NAME(forward_group)(NAME(stored_at)(logits, k, storage), masses, first + k, place,
+                                    -GROUP, frame, sums, kind, storage, 0);
+        if (k == whole)
+            break;
         NAME(forward_group)(NAME(stored_at)(logits, k, storage), masses, first + k, place,
-                            (int)(excluded - k), frame, sums, kind, storage);
+                            (int)(excluded - k), frame, sums, kind, storage, 1);
         k += GROUP, place += step;
     }
-    for (; k < whole; k += GROUP, place += step)
-        NAME(forward_group)(NAME(stored_at)(logits, k, storage), masses, first + k, place, -GROUP,
-                            frame, sums, kind, storage);
     if (k < count)
         NAME(forward_last_group)(NAME(stored_at)(logits, k, storage), masses, first + k, place,
                                  (int)(count - k), (int)(excluded - k), frame, sums, kind, storage);
@@ -330,7 +346,7 @@ KERNEL_INLINE void NAME(load_group)(const char *logits, const REAL *left, int64_
         } else {
             EACH_OF(4, x[j] = NAME(load_stored_up_to)(logits, first + j * LANES, some - j * LANES,
                                                       -INFINITY, storage));
-            NAME(four_exponentials)(x, frame, place, XENT_INDEX_TARGETS);
+            NAME(four_exponentials)(x, frame, place, XENT_INDEX_TARGETS, 1);
         }
     }
 }
@@ -388,8 +404,10 @@ KERNEL_INLINE int NAME(forward_block)(const char *logits, const NAME(masses) * m
                                       int64_t count, int64_t first, int64_t excluded,
                                       NAME(ahead) ahead, const NAME(settings) * settings,
                                       NAME(block_summary) * summary, int kind, int storage) {
-    const REAL maximum = NAME(block_maximum)(logits, count, storage);
-    const NAME(block_frame) frame = NAME(frame_of_block)(maximum, &settings->scale, ahead, summary);
+    REAL smallest;
+    const REAL maximum = NAME(block_maximum)(logits, count, storage, &smallest);
+    const NAME(block_frame) frame =
+        NAME(frame_of_block)(maximum, smallest, &settings->scale, ahead, summary);
     ALIGNED_64 REAL place[BLOCK];
     NAME(block_sums) sums = {NAME(zero_wide)(), NAME(zero_wide)(), NAME(zero_wide)()};
     int64_t position = -1;

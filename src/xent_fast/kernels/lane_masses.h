@@ -86,7 +86,8 @@ typedef struct {
 } NAME(column_sums);
 
 /* Adds `count` columns (1, 2 or 4) from `k` in a tree, a dense target's masses two by two: every
- * gradient has the error of their sum.  `pivot` and `labels` count from `k`.  0 * inf = 0. */
+ * gradient has the error of their sum (without FMA, where more is rounded, one by one).  `pivot` and
+ * `labels` count from `k`.  0 * inf = 0. */
 KERNEL_INLINE void NAME(add_columns)(const NAME(tile) * tile, int k, int count,
                                      const NAME(smoothed_masses) * smoothed, vec base, vec pivot,
                                      vec labels, NAME(column_sums) * sums, int is_weighted,
@@ -104,9 +105,9 @@ KERNEL_INLINE void NAME(add_columns)(const NAME(tile) * tile, int k, int count,
     } else if (kind != XENT_SMOOTHED_TARGETS) {
         EACH_OF(count, masses[j] = v_load(tile->masses[k + j]);
                 terms[j] = v_drop(v_equal(masses[j], zero), terms[j]));
-        for (int j = 0; j < count; j += 2)
-            NAME(add_or_begin)(&sums->mass, NAME(sum_of_some)(masses + j, count == 1 ? 1 : 2),
-                               k + j == 0);
+        const int together = HAS_FMA && count > 1 ? 2 : 1;
+        for (int j = 0; j < count; j += together)
+            NAME(add_or_begin)(&sums->mass, NAME(sum_of_some)(masses + j, together), k + j == 0);
     }
     if (kind != XENT_SMOOTHED_TARGETS || is_weighted)
         EACH_OF(count, sums->pivot_mass =

@@ -47,8 +47,8 @@ KERNEL_INLINE NAME(ahead) NAME(ahead_by)(const NAME(long_row) * row, uintptr_t l
                                          uintptr_t targets, int64_t lead, uintptr_t quarters) {
     const uintptr_t bytes = (uintptr_t)NAME(stored_bytes)(row->logits_storage);
     const NAME(ahead)
-        ahead = {row->asks_ahead, logits + (uintptr_t)lead * bytes, LANES * bytes * quarters / 4,
-                 targets + (uintptr_t)lead * sizeof(REAL), LANES * sizeof(REAL) * quarters / 4};
+        ahead = {row->asks_ahead, logits + (uintptr_t)lead * bytes, LANES * bytes * quarters,
+                 targets + (uintptr_t)lead * sizeof(REAL), LANES * sizeof(REAL) * quarters};
     return ahead;
 }
 
@@ -212,6 +212,23 @@ VECTOR_INLINE vec NAME(backward_mass)(const NAME(masses) * masses, int64_t at, i
     return v_mul(frame->minus_weight, NAME(load_up_to)(masses->class_weight + at, count, 0));
 }
 
+/* `vectors` (1 or 4) of them from class `at` of the row; the lists begin there. */
+VECTOR_INLINE void NAME(backward_some)(const REAL *e, char *grad, const NAME(masses) * masses,
+                                       int64_t at, int vectors, const NAME(backward_frame) * frame,
+                                       int in_two_steps, int is_weighted, int kind, int storage) {
+    vec some[4];
+    EACH_OF(
+        vectors, const vec mass =
+                     NAME(backward_mass)(masses, at + j * LANES, LANES, frame, is_weighted, kind);
+        some[j] = NAME(backward_vector)(v_load(e + j * LANES), mass, frame, in_two_steps, kind));
+    if (vectors == 1 || HAS_MASS(kind) || in_two_steps) {
+        EACH_OF(vectors, NAME(store_stored)(grad, j * LANES, some[j], storage));
+    } else {
+        NAME(store_two_stored)(grad, 0, some[0], some[1], storage);
+        NAME(store_two_stored)(grad, 2 * LANES, some[2], some[3], storage);
+    }
+}
+
 /* `count` classes from class `first`, whose place is `grad`; it may be that of their exponentials
  * `e`. */
 KERNEL_INLINE void NAME(backward_vectors)(const REAL *e, char *grad, const NAME(masses) * masses,
@@ -219,24 +236,16 @@ KERNEL_INLINE void NAME(backward_vectors)(const REAL *e, char *grad, const NAME(
                                           const NAME(backward_frame) * frame, int in_two_steps,
                                           int is_weighted, int kind, int storage) {
     int64_t k = 0;
-    for (; k + 2 * LANES <= count; k += 2 * LANES) {
-        NAME(ask_ahead)(&frame->ahead, first + k, 2, kind);
-        vec some[2];
-        for (int j = 0; j < 2; ++j) {
-            const int64_t at = k + j * LANES;
-            const vec mass =
-                NAME(backward_mass)(masses, first + at, LANES, frame, is_weighted, kind);
-            some[j] = NAME(backward_vector)(v_load(e + at), mass, frame, in_two_steps, kind);
-        }
-        if (HAS_MASS(kind) || in_two_steps) {
-            NAME(store_stored)(grad, k, some[0], storage);
-            NAME(store_stored)(grad, k + LANES, some[1], storage);
-        } else {
-            NAME(store_two_stored)(grad, k, some[0], some[1], storage);
-        }
+    for (; k + HALF_GROUP <= count; k += HALF_GROUP) {
+        NAME(ask_ahead)(&frame->ahead, first + k, 1, kind);
+        NAME(backward_some)(e + k, grad + k * NAME(stored_bytes)(storage), masses, first + k, 4,
+                            frame, in_two_steps, is_weighted, kind, storage);
     }
-    for (; k < count; k += LANES) {
-        const int left = count - k < LANES ? (int)(count - k) : LANES;
+    for (; k + LANES <= count; k += LANES)
+        NAME(backward_some)(e + k, grad + k * NAME(stored_bytes)(storage), masses, first + k, 1,
+                            frame, in_two_steps, is_weighted, kind, storage);
+    if (k < count) {
+        const int left = (int)(count - k);
         const vec mass = NAME(backward_mass)(masses, first + k, left, frame, is_weighted, kind);
         const vec some = v_load_first(e + k, left, 0);
         NAME(store_first_stored)(

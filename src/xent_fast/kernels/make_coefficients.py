@@ -3,9 +3,10 @@
 Knows: which function each polynomial stands for, on which interval, in which dtype.
 Must not know: how the kernels evaluate them.
 
-The exponential that uses fused multiply-add is 2^(f/8) times one of eight numbers of a table. All
-exponentials share one unit K, which cancels wherever two of them meet. It is chosen so that each of
-the eight is nearly a number of the dtype, and so that the polynomial needs no constant of its own.
+An exponential is 2^(f/S) times one of S numbers of a table: eighths, S = 8, where there is fused
+multiply-add; else halves, S = 2. All exponentials share one unit K, which cancels wherever two of
+them meet. It is chosen so that each of the table is nearly a number of the dtype, and so that the
+polynomial needs no constant of its own. K = (1 + sqrt 2) / 2 makes the second half K + 1/2.
 
 Each polynomial is the minimax one (Remez exchange in 40 digits, relative error of the whole
 function), its coefficients rounded to the dtype and polished there. The bound printed holds for
@@ -126,38 +127,38 @@ def rounded_fit(fit: Fit, count: int, bits: int) -> tuple[list[mpf], mpf]:
     return best, worst_error(sample(fit, 4002), best)
 
 
-def exp2_fit() -> Fit:
-    """2^f = 1 + f P(f); relative error of 2^f. The interval leaves room for the rounding of f."""
+def exp2_fit(steps: int) -> Fit:
+    """2^(f/steps) = a_0 + a_1 f + ..., relative error; |f| <= 1/2 but for roundings."""
     return Fit(
-        lambda f: mpmath.expm1(f * mpmath.log(2)) / f,
-        lambda f: abs(f) / mpf(2) ** f,
-        mpf("-0.506"),
-        mpf("0.506"),
-    )
-
-
-STEPS = 8  # numbers in the table
-
-
-def eighth_fit() -> Fit:
-    """2^(f/8) = a_0 + a_1 f + ..., relative error; |f| <= 1/2 but for roundings."""
-    return Fit(
-        lambda f: mpf(2) ** (f / STEPS),
-        lambda f: 1 / mpf(2) ** (f / STEPS),
+        lambda f: mpf(2) ** (f / steps),
+        lambda f: 1 / mpf(2) ** (f / steps),
         mpf("-0.502"),
         mpf("0.502"),
     )
 
 
-def best_unit(dtype: str) -> tuple[mpf, list[mpf], mpf]:
-    """A number U of the dtype, the table round(U 2^(j/8)) and its worst relative error.
+def halves(dtype: str) -> tuple[mpf, list[mpf], mpf]:
+    """K, the table [U, U + 1/2] and its worst relative error, where U is K rounded.
 
-    U is a multiple of 2^-23, so that float32 holds it. Candidates are judged in the widest floats
+    K 2^(1/2) = K + 1/2 for K = (1 + sqrt 2) / 2; K here is midway between what either number of the
+    table stands for.
+    """
+    unit = round_to((1 + mpmath.sqrt(2)) / 2, SIGNIFICAND_BITS[dtype])
+    table = [unit, unit + mpf("0.5")]
+    stood_for = [unit, table[1] / mpmath.sqrt(2)]
+    middle = sum(stood_for) / 2
+    return middle, table, max(abs(value / middle - 1) for value in stood_for)
+
+
+def eighths(dtype: str) -> tuple[mpf, list[mpf], mpf]:
+    """A number K of the dtype, the table round(K 2^(j/8)) and its worst relative error.
+
+    K is a multiple of 2^-23, so that float32 holds it. Candidates are judged in the widest floats
     of the machine, the best one in 40 digits.
     """
     real = {"f32": np.float32, "f64": np.float64}[dtype]
     wide = np.longdouble
-    powers = np.exp2(np.arange(STEPS, dtype=wide) / STEPS)
+    powers = np.exp2(np.arange(8, dtype=wide) / 8)
     worst, unit = wide(1), wide(1)
     for first in range(0, 2**23, 2**18):
         units = 1 + np.arange(first, first + 2**18).astype(wide) / 2**23
@@ -165,40 +166,45 @@ def best_unit(dtype: str) -> tuple[mpf, list[mpf], mpf]:
         errors = np.abs(exact.astype(real).astype(wide) / exact - 1).max(axis=1)
         if errors.min() < worst:
             worst, unit = errors.min(), units[errors.argmin()]
-    exact_table = [mpf(float(unit)) * mpf(2) ** (mpf(j) / STEPS) for j in range(STEPS)]
+    exact_table = [mpf(float(unit)) * mpf(2) ** (mpf(j) / 8) for j in range(8)]
     table = [round_to(value, SIGNIFICAND_BITS[dtype]) for value in exact_table]
     error = max(abs(a / b - 1) for a, b in zip(table, exact_table, strict=True))
     return mpf(float(unit)), table, error
 
 
-def emit_table(dtype: str, count: int, scale_up: int) -> None:
-    """Print the table as bits, made for adding n times an eighth of an exponent; K; polynomial."""
+def emit_exp2(name: str, dtype: str, count: int, scale_up: int) -> None:
+    """Print the table as bits, made for adding n times 1/S of an exponent; K; polynomial."""
     scalar, word, size = ("float", "uint32_t", 32) if dtype == "f32" else ("double", "uint64_t", 64)
     bits = SIGNIFICAND_BITS[dtype]
-    coefficients = minimax(eighth_fit(), count + 1)
-    unit, table, table_error = best_unit(dtype)
+    unit, table, table_error = {"eighths": eighths, "halves": halves}[name](dtype)
+    steps = len(table)
+    fit = exp2_fit(steps)
+    coefficients = minimax(fit, count + 1)
     rounded = [round_to(c / coefficients[0], bits) for c in coefficients[1:]]
     scaled = [coefficients[0]] + [c * coefficients[0] for c in rounded]
-    error = worst_error(sample(eighth_fit(), 4002), scaled)
+    error = worst_error(sample(fit, 4002), scaled)
     real = np.float32 if dtype == "f32" else np.float64
     entries = []
     for j, value in enumerate(table):
         pattern = int(real(float(value * mpf(2) ** scale_up)).view(f"u{size // 8}"))
-        entry = (pattern - (j << (bits - 4))) % 2**size
+        entry = (pattern - (j << (bits - 1)) // steps) % 2**size
         entries.append(f"{entry:#x}u" + ("ll" if size == 64 else ""))
+    if name == "halves":  # the same number for both
+        entries = sorted(set(entries))
     print(
-        f"/* K 2^(j/8) 2^{scale_up} as bits, less j eighths of an exponent; off by at most"
+        f"/* K 2^(j/{steps}) 2^{scale_up} as bits, less j {name} of an exponent; off by at most"
         f" 2^{mpmath.nstr(mpmath.log(table_error, 2), 4)} but for a constant in K. */"
     )
-    print(f"static const {word} exp2_table_{dtype}[{STEPS}] = {{{', '.join(entries)}}};")
+    body = ", ".join(entries)
+    print(f"static const {word} table_of_{name}_{dtype}[{len(entries)}] = {{{body}}};")
     unit = round_to(unit / coefficients[0], SIGNIFICAND_BITS["f64"])
-    print(f"static const double exp2_unit_{dtype} = {hexadecimal(unit, 'f64')}; /* K */")
+    print(f"static const double unit_of_{name}_{dtype} = {hexadecimal(unit, 'f64')}; /* K */")
     print(
-        "/* 2^(f/8) - 1 over f; relative error of 2^(f/8) at most"
+        f"/* 2^(f/{steps}) - 1 over f; relative error of 2^(f/{steps}) at most"
         f" 2^{mpmath.nstr(mpmath.log(error, 2), 4)} in exact arithmetic. */"
     )
     body = ", ".join(hexadecimal(c, dtype) for c in rounded)
-    print(f"static const {scalar} exp2_eighth_polynomial_{dtype}[{count}] = {{{body}}};")
+    print(f"static const {scalar} polynomial_of_{name}_{dtype}[{count}] = {{{body}}};")
 
 
 def atanh_fit() -> Fit:
@@ -261,14 +267,14 @@ def main() -> None:
     print("/* clang-format off */")
     print("#ifndef XENT_FAST_COEFFICIENTS_H\n#define XENT_FAST_COEFFICIENTS_H")
     print("\n#include <stdint.h>")
-    for dtype, exp2_count, eighth_count, scale_up, atanh_count in (
-        ("f32", 6, 3, 32, 4),
-        ("f64", 11, 7, 64, 8),
+    for dtype, eighths_count, halves_count, scale_up, atanh_count in (
+        ("f32", 4, 5, 32, 4),
+        ("f64", 7, 10, 64, 8),
     ):
         print()
         emit_constants(dtype)
-        emit_table(dtype, eighth_count, scale_up)
-        emit_polynomial("exp2_polynomial", dtype, exp2_fit(), exp2_count)
+        emit_exp2("eighths", dtype, eighths_count, scale_up)
+        emit_exp2("halves", dtype, halves_count, scale_up)
         emit_polynomial("atanh_polynomial", dtype, atanh_fit(), atanh_count)
     print("\n#endif")
 

@@ -82,6 +82,11 @@ KERNEL_INLINE vec v_max(vec a, vec b) {
     return a;
 }
 
+KERNEL_INLINE vec v_min(vec a, vec b) {
+    EACH_REGISTER(a.part[part] = INTRINSIC(min)(a.part[part], b.part[part]));
+    return a;
+}
+
 KERNEL_INLINE vec v_fma(vec a, vec b, vec c) {
     EACH_REGISTER(a.part[part] = INTRINSIC(fmadd)(a.part[part], b.part[part], c.part[part]));
     return a;
@@ -285,7 +290,7 @@ KERNEL_INLINE vec v_from_integers(const int64_t *source) {
     return r;
 }
 
-KERNEL_INLINE vec v_power_of_eighths(const BITS_TYPE *table, vec a) {
+KERNEL_INLINE vec v_power_of_steps(const BITS_TYPE *table, vec a) {
     const __m256i powers = _mm256_loadu_si256((const __m256i *)(const void *)table);
     EACH_REGISTER(const __m256i bits = _mm256_castps_si256(a.part[part]);
                   const __m256i power = _mm256_permutevar8x32_epi32(powers, bits);
@@ -352,7 +357,7 @@ KERNEL_INLINE vec v_from_integers(const int64_t *source) {
 
 /* Two permutations of four numbers each, whose halves are taken by the index 2 j and 2 j + 1; bit 2
  * of j chooses. */
-KERNEL_INLINE vec v_power_of_eighths(const BITS_TYPE *table, vec a) {
+KERNEL_INLINE vec v_power_of_steps(const BITS_TYPE *table, vec a) {
     const __m256i first = _mm256_loadu_si256((const __m256i *)(const void *)table);
     const __m256i last = _mm256_loadu_si256((const __m256i *)(const void *)(table + 4));
     const __m256i odd = _mm256_set1_epi64x(0x100000000);

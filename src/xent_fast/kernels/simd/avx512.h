@@ -51,6 +51,8 @@ KERNEL_INLINE vec v_div(vec a, vec b) { return INTRINSIC(div)(a, b); }
 
 KERNEL_INLINE vec v_max(vec a, vec b) { return INTRINSIC(max)(a, b); }
 
+KERNEL_INLINE vec v_min(vec a, vec b) { return INTRINSIC(min)(a, b); }
+
 KERNEL_INLINE vec v_fma(vec a, vec b, vec c) { return INTRINSIC(fmadd)(a, b, c); }
 
 KERNEL_INLINE vec v_fms(vec a, vec b, vec c) { return INTRINSIC(fmsub)(a, b, c); }
@@ -96,7 +98,7 @@ KERNEL_INLINE vec v_from_integers(const int64_t *source) {
     return _mm512_cvtepi32_ps(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
 }
 
-KERNEL_INLINE vec v_power_of_eighths(const BITS_TYPE *table, vec a) {
+KERNEL_INLINE vec v_power_of_steps(const BITS_TYPE *table, vec a) {
     const __m512i bits = _mm512_castps_si512(a);
     const __m512i twice =
         _mm512_broadcast_i32x8(_mm256_loadu_si256((const __m256i *)(const void *)table));
@@ -202,7 +204,7 @@ KERNEL_INLINE vec v_from_integers(const int64_t *source) {
     return _mm512_cvtepi32_pd(_mm512_cvtepi64_epi32(_mm512_loadu_si512(source)));
 }
 
-KERNEL_INLINE vec v_power_of_eighths(const BITS_TYPE *table, vec a) {
+KERNEL_INLINE vec v_power_of_steps(const BITS_TYPE *table, vec a) {
     const __m512i bits = _mm512_castpd_si512(a);
     const __m512i power = _mm512_permutexvar_epi64(bits, _mm512_loadu_si512(table));
     return _mm512_castsi512_pd(

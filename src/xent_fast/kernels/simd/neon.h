@@ -97,6 +97,12 @@ KERNEL_INLINE vec v_max(vec a, vec b) {
     return a;
 }
 
+KERNEL_INLINE vec v_min(vec a, vec b) {
+    EACH_REGISTER(a.part[part] = INTRINSIC(vbslq)(INTRINSIC(vcltq)(a.part[part], b.part[part]),
+                                                  a.part[part], b.part[part]));
+    return a;
+}
+
 KERNEL_INLINE vec v_fma(vec a, vec b, vec c) {
     EACH_REGISTER(a.part[part] = INTRINSIC(vfmaq)(c.part[part], a.part[part], b.part[part]));
     return a;
@@ -168,7 +174,7 @@ KERNEL_INLINE vec v_exponent(vec a) {
 }
 
 /* The bytes of entry j lie at j times the size of a number. */
-KERNEL_INLINE vec v_power_of_eighths(const BITS_TYPE *table, vec a) {
+KERNEL_INLINE vec v_power_of_steps(const BITS_TYPE *table, vec a) {
     const uint8_t *bytes = (const uint8_t *)(const void *)table;
 #if REAL_BITS == 32
     const uint8x16x2_t powers = {{vld1q_u8(bytes), vld1q_u8(bytes + 16)}};

@@ -163,6 +163,8 @@ VECTOR_INLINE vec v_drop(vec_mask where, vec a) {
 
 VECTOR_INLINE vec v_max(vec a, vec b) { return v_select(v_greater(a, b), a, b); }
 
+VECTOR_INLINE vec v_min(vec a, vec b) { return v_select(v_greater(b, a), a, b); }
+
 VECTOR_INLINE unsigned v_mask_bits(vec_mask a) {
     BITS_TYPE lanes[LANES];
     memcpy(lanes, &a, sizeof lanes);
@@ -174,6 +176,12 @@ VECTOR_INLINE unsigned v_mask_bits(vec_mask a) {
 
 VECTOR_INLINE vec v_bits_to_exponent(vec a) {
     EACH_PART(a.part[part] = part_as_real(part_as_bits(a.part[part]) << SIGNIFICAND_SHIFT));
+    return a;
+}
+
+VECTOR_INLINE vec v_power_of_steps(const BITS_TYPE *table, vec a) {
+    EACH_PART(a.part[part] =
+                  part_as_real((part_as_bits(a.part[part]) << (SIGNIFICAND_SHIFT - 1)) + table[0]));
     return a;
 }
 
