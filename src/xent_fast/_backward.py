@@ -181,8 +181,9 @@ def log_softmax_vjp(
 
     Notes
     -----
-    The error is at most 5 units in the last place of :math:`e^{\ell_c} \sum_k \mathrm{d}\ell_k`
-    plus one of the result; those of the exponential and the sum are within it. A log-probability of
+    The error is at most 9.5 units (float32: 3) in the last place of
+    :math:`e^{\ell_c} \sum_k \mathrm{d}\ell_k` plus one of the result, as far as a search has found;
+    those of the exponential and the sum are within it. A log-probability of
     -inf stands for the probability 0.
 
     References

@@ -10,11 +10,11 @@
  *
  * H is a sum of two numbers of which neither is negative, and both are sums of such: nothing
  * cancels, however small they are. A class of probability 0 adds 0 to both and has gradient 0.
- * With u half a unit in the last place at 1, exponentials are off by at most 1.25 u, d by 2 u (u at
- * T = 1) and the sums by nothing that shows:
+ * With u half a unit in the last place at 1, exponentials are off by at most 1.25 u (1.9 u
+ * without FMA), d by 2 u (u at T = 1) and the sums by nothing that shows:
  *
  *     H        at most 7 u (6 u at T = 1) of itself, and one rounding
- *     dH/dx    at most 11 u of p (|log p| + H) / T
+ *     dH/dx    at most 11 u (13 u without FMA) of p (|log p| + H) / T
  *
  * as long as numbers are normal and T is below LARGEST_TEMPERATURE.  Exponentials below
  * 2^-(EXPONENT_BIAS + SCALE_UP - 1) count as 0, which is below the smallest number for H too.
