@@ -60,3 +60,18 @@ def test_bounds(isa: str, dtype: type, classes: int, temperature: float, is_offs
     )
     assert ulp_errors(loss, exact_loss).max() <= LOSS_ULPS
     assert ulp_errors(gradient, exact_gradient).max() <= GRADIENT_ULPS
+
+
+@pytest.mark.parametrize("classes", [3, 10, 200, 3000])
+def test_smallest_temperature(isa: str, dtype: type, classes: int) -> None:
+    """Of equal logits all are as likely, of others one alone."""
+    least = 2.0**-124
+    logits = np.zeros((2, classes), dtype)
+    logits[1, 0] = 1
+    loss, gradient = softmax_cross_entropy_grad(
+        logits, np.zeros(2, int), temperature=least, scale=least, reduction="none"
+    )
+    expected = np.zeros((2, classes))
+    expected[0] = 1 / classes - (np.arange(classes) == 0)
+    np.testing.assert_allclose(loss / least, [np.log(classes), 0], rtol=1e-6)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)

@@ -98,7 +98,7 @@ def distillation_loss_grad(
         Class indices or dense targets, as for `softmax_cross_entropy`. Without them the loss is the
         first term alone, as with ``alpha=1``.
     temperature : float, default 1.0
-        Finite and at least 2^-126; both rows of logits are divided by it in the first term.
+        Finite and at least 2^-124; both rows of logits are divided by it in the first term.
     alpha : float in [0, 1], default 0.5
         Share of the first term.
     axis, sample_weight, ignore_index, reduction, scale, num_threads

@@ -82,7 +82,7 @@ def softmax_entropy(
     TypeError, ValueError, numpy.exceptions.AxisError, MemoryError
         As for `softmax`; also ValueError if `sample_weight` has another shape, is negative where
         ``reduction="mean"``, `reduction` is unknown, or `temperature` is not finite and at least
-        2^-126.
+        2^-124.
 
     See Also
     --------

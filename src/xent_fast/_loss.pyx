@@ -67,7 +67,7 @@ def softmax_cross_entropy(
     label_smoothing : float in [0, 1], default 0.0
         The share of the targets that is spread evenly over all classes.
     temperature : float, default 1.0
-        Finite and at least 2^-126; the logits are divided by it first.
+        Finite and at least 2^-124; the logits are divided by it first.
     z_loss : float, default 0.0
         Weight of the squared logarithm of the sum of exponentials, which keeps logits from
         drifting: the auxiliary loss of the PaLM report, Chowdhery et al. 2022.

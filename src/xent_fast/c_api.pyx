@@ -118,7 +118,7 @@ cdef const char *message(int status) noexcept nogil:
         )
     if status == XENT_FAST_BAD_OPTION:
         return (
-            "label_smoothing is not in [0, 1], temperature not finite and at least 2^-126, z_loss "
+            "label_smoothing is not in [0, 1], temperature not finite and at least 2^-124, z_loss "
             "NaN, or num_threads below 0"
         )
     if status == XENT_FAST_BAD_LAYOUT:
@@ -303,7 +303,7 @@ cdef int check_arguments(const xent_fast_call *call) noexcept nogil:
 cdef int check_options(const xent_fast_call *call) noexcept nogil:
     if not 0 <= call.label_smoothing <= 1 or call.z_loss != call.z_loss or call.num_threads < 0:
         return XENT_FAST_BAD_OPTION
-    if not 2.0**-126 <= call.temperature < INFINITY:
+    if not 2.0**-124 <= call.temperature < INFINITY:
         return XENT_FAST_BAD_OPTION
     return XENT_FAST_OK
 

@@ -62,9 +62,9 @@ cdef double as_label_smoothing(object given) except? -1.0:
 
 cdef double as_temperature(object given) except? -1.0:
     cdef double value = as_real(given, "temperature")
-    # from here log2(e) / T is finite in float32
-    if not 2.0**-126 <= value < INFINITY:
-        raise ValueError(f"temperature must be finite and at least 2**-126, not {value}")
+    # from here 8 log2(e) / T is finite in float32
+    if not 2.0**-124 <= value < INFINITY:
+        raise ValueError(f"temperature must be finite and at least 2**-124, not {value}")
     return value
 
 

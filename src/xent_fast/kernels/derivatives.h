@@ -116,8 +116,7 @@ KERNEL_INLINE vec NAME(minus_product)(vec exponential, NAME(pair) minus_factor, 
     const vec plain = v_mul(exponential, minus_factor.high),
               rounded_once = NAME(product_with_pair)(exponential, minus_factor);
     const vec large = v_select(v_equal(rounded_once, rounded_once), rounded_once, plain);
-    const vec_mask is_large =
-        v_greater(v_max(v_sub(v_splat(0), plain), plain), v_splat((REAL)SMALLEST_EXACT));
+    const vec_mask is_large = v_greater(NAME(magnitude)(plain), v_splat((REAL)SMALLEST_EXACT));
     return v_add(v_select(is_large, large, plain), addend);
 #endif
 }

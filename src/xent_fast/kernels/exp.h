@@ -19,13 +19,16 @@
  *
  *     without        f = x_high L1 - n + x_low L1 + x_high L2 + x_low L2 + x L3, times S = 2
  *                    halves of a significand: but for the last, exact products
+ *                    P has 5 terms (float64: 10)
  *         relative error     u (1 [last rounding] + 0.3 [f] + 0.3 [f T_j, times P] + 0.2 [P]
  *                               + 0.1 [T_j])
  *                            <= 1.9 u
  *         K = (1 + sqrt 2) / 2, for K 2^(1/2) = K + 1/2: the lowest bit of n, put where the
  *         significand has its 1/2, makes T_1 of T_0, and no table is looked up.
  *
- * u is 2^-24 (float32) or 2^-53.  coefficients.h holds P and T, make_coefficients.py makes them.
+ * P is fitted to |f| <= 0.502; f reaches 0.51 where |x L| is near 2^17, and 0.55 there at some
+ * temperatures, which adds up to 0.1 u.  u is 2^-24 (float32) or 2^-53.  coefficients.h holds P and
+ * T, make_coefficients.py makes them.
  *
  * Domain: |c| below 2^17 (float32), 2^30 (float64), x L - c <= 2.  Where x L - c is below
  * -(EXPONENT_BIAS + SCALE_UP - 1) the result is an exact 0, for -inf too; above that it is a normal
@@ -169,7 +172,7 @@ VECTOR_INLINE vec NAME(reduced_argument)(vec x, vec n, const NAME(exponent_scale
 #endif
 
 /* Of `count` vectors (1, 2 or 4); `dropped`, unless NULL, takes what the last rounding dropped.
- * `flushes`, a constant, is 0 where no x is below reference.lowest. */
+ * `flushes`, a constant, is 0 where no x is below reference.lowest and `dropped` is NULL. */
 VECTOR_INLINE void NAME(exponentials_in_reach)(const vec *x, int count,
                                                NAME(exponential_reference) reference,
                                                vec *exponentials, vec *dropped, int flushes) {
@@ -195,8 +198,8 @@ VECTOR_INLINE void NAME(exponentials_in_reach)(const vec *x, int count,
     EACH_OF(count, f[j] = v_mul(power[j], f[j]));
     EACH_OF(count, exponentials[j] = v_fma(f[j], q[j], power[j]));
     if (dropped)
-        EACH_OF(count, dropped[j] = v_fma(f[j], q[j], v_sub(power[j], exponentials[j]));
-                dropped[j] = flushes ? v_keep(is_counted[j], dropped[j]) : dropped[j]);
+        EACH_OF(count, dropped[j] = v_keep(is_counted[j],
+                                           v_fma(f[j], q[j], v_sub(power[j], exponentials[j]))));
     if (flushes)
         EACH_OF(count, exponentials[j] = v_keep(is_counted[j], exponentials[j]));
 }

@@ -27,7 +27,8 @@ typedef struct {
 } NAME(block_summary);
 
 /* Largest of `count` logits; NaN is passed over, so that it is -inf where there is no number.
- * `smallest`: the least of those that are computed with as they are; -inf for others. */
+ * `smallest`: the least logit of all whole half groups, NaN passed over; -inf where they have 16
+ * bits. */
 KERNEL_INLINE REAL NAME(block_maximum)(const char *logits, int64_t count, int storage,
                                        REAL *smallest) {
     const vec lowest = v_splat(-INFINITY);
@@ -92,7 +93,8 @@ typedef struct {
     uintptr_t targets, targets_step;
 } NAME(ahead);
 
-/* The lines that belong to a HALF_GROUP at class `at`; no more than `lines`, a constant. */
+/* `lines` of them, the quarters of ahead_by, from where those of the HALF_GROUP at class `at` begin;
+ * of 16 bits they overlap the next one's. */
 VECTOR_INLINE void NAME(ask_ahead)(const NAME(ahead) * ahead, int64_t at, int lines, int kind) {
     if (!ahead->is_asked)
         return;
@@ -273,7 +275,7 @@ KERNEL_INLINE void NAME(forward_groups)(const char *logits, const NAME(masses) *
     const int64_t special = excluded < 0 || excluded >= whole ? whole : excluded - excluded % GROUP;
     int64_t k = 0;
     for (int64_t end = special;; end = whole) {
-        if (frame->flushes)
+        if (storage != XENT_AS_COMPUTED || frame->flushes)
             for (; k < end; k += GROUP, place += step)
                 NAME(forward_group)(NAME(stored_at)(logits, k, storage), masses, first + k, place,
                                     -GROUP, frame, sums, kind, storage, 1);

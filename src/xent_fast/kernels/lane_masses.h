@@ -86,8 +86,8 @@ typedef struct {
 } NAME(column_sums);
 
 /* Adds `count` columns (1, 2 or 4) from `k` in a tree, a dense target's masses two by two: every
- * gradient has the error of their sum (without FMA, where more is rounded, one by one).  `pivot` and
- * `labels` count from `k`.  0 * inf = 0. */
+ * gradient has the error of their sum (without FMA, where more is rounded, one by one).  `pivot`
+ * and `labels` count from `k`.  0 * inf = 0. */
 KERNEL_INLINE void NAME(add_columns)(const NAME(tile) * tile, int k, int count,
                                      const NAME(smoothed_masses) * smoothed, vec base, vec pivot,
                                      vec labels, NAME(column_sums) * sums, int is_weighted,

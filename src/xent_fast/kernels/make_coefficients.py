@@ -190,7 +190,8 @@ def emit_exp2(name: str, dtype: str, count: int, scale_up: int) -> None:
         entry = (pattern - (j << (bits - 1)) // steps) % 2**size
         entries.append(f"{entry:#x}u" + ("ll" if size == 64 else ""))
     if name == "halves":  # the same number for both
-        entries = sorted(set(entries))
+        assert entries[0] == entries[1]
+        entries = entries[:1]
     print(
         f"/* K 2^(j/{steps}) 2^{scale_up} as bits, less j {name} of an exponent; off by at most"
         f" 2^{mpmath.nstr(mpmath.log(table_error, 2), 4)} but for a constant in K. */"

@@ -189,6 +189,6 @@ def upstream(place: Place, given: ArrayLike | None, reduction: str) -> Float64Ar
 
 def temperature_of(given: float) -> float:
     temperature = number(given, "temperature")
-    if not 2**-126 <= temperature < math.inf:
-        raise ValueError(f"temperature must be finite and at least 2**-126, not {temperature}")
+    if not 2**-124 <= temperature < math.inf:
+        raise ValueError(f"temperature must be finite and at least 2**-124, not {temperature}")
     return temperature
