@@ -125,6 +125,13 @@
 #define KERNEL_INLINE VECTOR_INLINE
 #endif
 
+/* Whether the compiler knows a number once it has inlined what asks. */
+#if defined(__GNUC__) || defined(__clang__)
+#define IS_CONSTANT(number) __builtin_constant_p(number)
+#else
+#define IS_CONSTANT(number) 0
+#endif
+
 /* Asks for a cache line that will be read soon, or later: then it need come no nearer than the
  * core's second cache.  An address outside the array does no harm. */
 #if defined(__GNUC__) || defined(__clang__)

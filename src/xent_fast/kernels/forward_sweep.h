@@ -26,9 +26,14 @@ typedef struct {
     double sum_below;
 } NAME(block_summary);
 
+/* Whether a block's smallest logit is looked for, which may save its exponentials the mask.  To
+ * find it among 16 bits, or where x is not multiplied and added at once, costs more. */
+#undef FINDS_SMALLEST
+#define FINDS_SMALLEST(storage) (HAS_FMA && (storage) == XENT_AS_COMPUTED)
+
 /* Largest of `count` logits; NaN is passed over, so that it is -inf where there is no number.
- * `smallest`: the least logit of all whole half groups, NaN passed over; -inf where they have 16
- * bits. */
+ * `smallest`: the least logit of all whole half groups, NaN passed over; -inf where it is not looked
+ * for. */
 KERNEL_INLINE REAL NAME(block_maximum)(const char *logits, int64_t count, int storage,
                                        REAL *smallest) {
     const vec lowest = v_splat(-INFINITY);
@@ -46,13 +51,13 @@ KERNEL_INLINE REAL NAME(block_maximum)(const char *logits, int64_t count, int st
     for (; k + HALF_GROUP <= count; k += HALF_GROUP) {
         EACH_OF(4, x[j] = NAME(load_stored)(logits, k + j * LANES, storage);
                 most[j] = v_max(x[j], most[j]);
-                if (storage == XENT_AS_COMPUTED) least[j] = v_min(x[j], least[j]));
+                if (FINDS_SMALLEST(storage)) least[j] = v_min(x[j], least[j]));
     }
     for (; k < count; k += LANES) {
         x[0] = NAME(load_stored_up_to)(logits, k, count - k, -INFINITY, storage);
         most[0] = v_max(x[0], most[0]);
     }
-    if (storage == XENT_AS_COMPUTED)
+    if (FINDS_SMALLEST(storage))
         *smallest = -v_largest(
             v_sub(v_splat(0), v_min(v_min(least[0], least[1]), v_min(least[2], least[3]))));
     return v_largest(v_max(v_max(most[0], most[1]), v_max(most[2], most[3])));
@@ -275,7 +280,7 @@ KERNEL_INLINE void NAME(forward_groups)(const char *logits, const NAME(masses) *
     const int64_t special = excluded < 0 || excluded >= whole ? whole : excluded - excluded % GROUP;
     int64_t k = 0;
     for (int64_t end = special;; end = whole) {
-        if (storage != XENT_AS_COMPUTED || frame->flushes)
+        if (!FINDS_SMALLEST(storage) || frame->flushes)
             for (; k < end; k += GROUP, place += step)
                 NAME(forward_group)(NAME(stored_at)(logits, k, storage), masses, first + k, place,
                                     -GROUP, frame, sums, kind, storage, 1);

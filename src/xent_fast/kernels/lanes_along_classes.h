@@ -230,8 +230,9 @@ VECTOR_INLINE void NAME(backward_some)(const REAL *e, char *grad, const NAME(mas
 }
 
 /* `count` classes from class `first`, whose place is `grad`; it may be that of their exponentials
- * `e`. */
-KERNEL_INLINE void NAME(backward_vectors)(const REAL *e, char *grad, const NAME(masses) * masses,
+ * `e`.  Always inlined, like its callers: a multiplication a vector is less than what a compiler
+ * that is left the choice has asked there about kind and storage. */
+VECTOR_INLINE void NAME(backward_vectors)(const REAL *e, char *grad, const NAME(masses) * masses,
                                           int64_t first, int64_t count,
                                           const NAME(backward_frame) * frame, int in_two_steps,
                                           int is_weighted, int kind, int storage) {
@@ -257,7 +258,7 @@ KERNEL_INLINE void NAME(backward_vectors)(const REAL *e, char *grad, const NAME(
  * from its first class.  Where the factors would leave the normal numbers they are RESCALE times
  * larger, and that is taken back last.  Products of exponentials are no NaN but where the factor is
  * infinite or one. */
-KERNEL_INLINE void NAME(backward_block)(const NAME(long_row) * row, int64_t first, int64_t count,
+VECTOR_INLINE void NAME(backward_block)(const NAME(long_row) * row, int64_t first, int64_t count,
                                         double row_factor, double row_factor_low,
                                         double block_weight, double weight, int kind, int storage) {
     const REAL *e = row->exponentials + first;
@@ -339,7 +340,7 @@ KERNEL_INLINE void NAME(log_probabilities)(const NAME(long_row) * row, int64_t f
 }
 
 /* Backward sweep of block `b` with the results in lane `k`. */
-KERNEL_INLINE void NAME(backward_block_of)(const NAME(long_row) * row, int64_t b,
+VECTOR_INLINE void NAME(backward_block_of)(const NAME(long_row) * row, int64_t b,
                                            double temperature, const row_results *results, int k,
                                            int kind, int storage) {
     const int64_t first = b * BLOCK, count = NAME(block_length)(row->classes, first);

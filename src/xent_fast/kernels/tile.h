@@ -54,6 +54,37 @@ KERNEL_INLINE int NAME(next_square)(int done, int classes, int *first, int *coun
     return *first + *count;
 }
 
+/* A whole vector of rows to columns, and back. */
+KERNEL_INLINE void NAME(turn_to_columns)(REAL (*columns)[LANES], const char *source,
+                                         ptrdiff_t row_stride, int classes) {
+    for (int done = 0, first, count; done < classes;) {
+        done = NAME(next_square)(done, classes, &first, &count);
+        v_load_transposed(source + first * (ptrdiff_t)sizeof(REAL), row_stride, count,
+                          columns + first);
+    }
+}
+
+KERNEL_INLINE void NAME(turn_to_rows)(REAL (*columns)[LANES], char *destination,
+                                      ptrdiff_t row_stride, int classes) {
+    for (int done = 0, first, count; done < classes;) {
+        done = NAME(next_square)(done, classes, &first, &count);
+        v_store_transposed(columns + first, destination + first * (ptrdiff_t)sizeof(REAL),
+                           row_stride, count);
+    }
+}
+
+/* The same where their number is not a constant: inlined, they would be a tenth of all machine
+ * code. */
+static NEVER_INLINE void NAME(turn_any_to_columns)(REAL (*columns)[LANES], const char *source,
+                                                   ptrdiff_t row_stride, int classes) {
+    NAME(turn_to_columns)(columns, source, row_stride, classes);
+}
+
+static NEVER_INLINE void NAME(turn_any_to_rows)(REAL (*columns)[LANES], char *destination,
+                                                ptrdiff_t row_stride, int classes) {
+    NAME(turn_to_rows)(columns, destination, row_stride, classes);
+}
+
 /* Whether classes lie apart and rows side by side. */
 KERNEL_INLINE int NAME(has_columns)(ptrdiff_t class_stride) {
     return class_stride != 0 && class_stride != (ptrdiff_t)sizeof(REAL);
@@ -108,11 +139,10 @@ KERNEL_INLINE void NAME(load_columns)(REAL (*columns)[LANES], const char *source
         NAME(load_some_rows)(columns, source, row_stride, row_count, classes);
         return;
     }
-    for (int done = 0, first, count; done < classes;) {
-        done = NAME(next_square)(done, classes, &first, &count);
-        v_load_transposed(source + first * (ptrdiff_t)sizeof(REAL), row_stride, count,
-                          columns + first);
-    }
+    if (IS_CONSTANT(classes))
+        NAME(turn_to_columns)(columns, source, row_stride, classes);
+    else
+        NAME(turn_any_to_columns)(columns, source, row_stride, classes);
 }
 
 KERNEL_INLINE void NAME(store_columns)(REAL (*columns)[LANES], char *destination,
@@ -126,11 +156,10 @@ KERNEL_INLINE void NAME(store_columns)(REAL (*columns)[LANES], char *destination
         NAME(store_some_rows)(columns, destination, row_stride, row_count, classes);
         return;
     }
-    for (int done = 0, first, count; done < classes;) {
-        done = NAME(next_square)(done, classes, &first, &count);
-        v_store_transposed(columns + first, destination + first * (ptrdiff_t)sizeof(REAL),
-                           row_stride, count);
-    }
+    if (IS_CONSTANT(classes))
+        NAME(turn_to_rows)(columns, destination, row_stride, classes);
+    else
+        NAME(turn_any_to_rows)(columns, destination, row_stride, classes);
 }
 
 /* Rows of the first vector: all of it or, where so many classes lie so far apart that their lines
