@@ -29,11 +29,6 @@ class Layout:
     byte_swapped: bool = False
     read_only: bool = False
 
-    @property
-    def takes_output(self) -> bool:
-        """Whether the array may be given as `out`."""
-        return not (self.byte_swapped or self.read_only)
-
 
 def _contiguous(rows: int, columns: int, itemsize: int) -> tuple[int, int]:
     return columns * itemsize, itemsize
@@ -55,7 +50,7 @@ LAYOUTS = {
     "read_only": Layout(_contiguous, read_only=True),
     "byte_swapped": Layout(_contiguous, byte_swapped=True),
 }
-OUTPUT_LAYOUTS = tuple(name for name, layout in LAYOUTS.items() if layout.takes_output)
+OUTPUT_LAYOUTS = tuple(name for name, layout in LAYOUTS.items() if not layout.read_only)
 
 
 class GuardedArray:

@@ -186,10 +186,10 @@ def test_broadcast_logits(isa: str, dtype: type, kind: str, classes: int) -> Non
     assert_same_bits(got.grad, want.grad)
 
 
-@pytest.mark.parametrize("layout", ("contiguous", "padded_rows", "reversed_rows", "misaligned"))
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("label_dtype", LABEL_DTYPES, ids=str)
 def test_labels(isa: str, dtype: type, label_dtype: np.dtype, layout: str) -> None:
-    """Labels of every integer dtype, strided, reversed or misaligned, are read as they lie."""
+    """Labels of every integer dtype, in any layout, are read as they lie."""
     rows, classes = 35, 10
     logits, labels = _case("index", rows, classes, dtype)
     guarded = GuardedArray(labels.astype(label_dtype), layout)
@@ -239,8 +239,8 @@ def test_reduction_and_weights(
 def test_ignored_rows(
     isa: str, dtype: type, reduction: str, ignore_index: int, classes: int
 ) -> None:
-    """Ignored rows are not read, have gradient 0 and leave the denominator."""
-    rows = 37
+    """Ignored rows are not read, have gradient 0 and leave the denominator, beside a scale too."""
+    rows, scale = 37, -2.5
     logits, labels = _case("index", rows, classes, dtype)
     labels[labels == ignore_index] = 0
     ignored = np.arange(rows) % 3 == 1
@@ -256,6 +256,7 @@ def test_ignored_rows(
         sample_weight=weight,
         ignore_index=ignore_index,
         reduction=reduction,
+        scale=scale,
         out=output.array,
     )
 
@@ -263,9 +264,9 @@ def test_ignored_rows(
     assert_same_bits(grad[ignored], np.zeros((ignored.sum(), classes), dtype))
     kept_logits, kept_labels, kept_weight = logits[~ignored], labels[~ignored], weight[~ignored]
     want = reference.softmax_cross_entropy_grad(
-        kept_logits, kept_labels, sample_weight=kept_weight, reduction=reduction
+        kept_logits, kept_labels, sample_weight=kept_weight, reduction=reduction, scale=scale
     )
-    row_weight = kept_weight / (kept_weight.sum() if reduction == "mean" else 1.0)
+    row_weight = scale * kept_weight / (kept_weight.sum() if reduction == "mean" else 1.0)
     mass = effective_mass(kept_labels, classes, row_weight)
     assert_gradient(grad[~ignored], want.grad, mass, dtype, "index")
     if reduction == "none":
