@@ -5,9 +5,7 @@ Knows the public functions and what they refuse. Must not know how they check it
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -19,19 +17,13 @@ import numpy as np
 import pytest
 from helpers import GuardedArray
 
-from xent_fast import reference, softmax_cross_entropy, softmax_cross_entropy_grad
-from xent_fast._binding import instruction_sets
+from xent_fast import softmax_cross_entropy, softmax_cross_entropy_grad
 
 ROWS, CLASSES = 6, 4
 PATTERN = 0xA5
 UINT64 = np.uint64
 
 as_strided = np.lib.stride_tricks.as_strided
-
-
-def kind_of(value: object) -> str:
-    """The id of a parameter: its dtype, else its type."""
-    return str(getattr(value, "dtype", type(value).__name__))
 
 
 def make_logits(rows: int = ROWS, classes: int = CLASSES, dtype: type = np.float32) -> np.ndarray:
@@ -201,28 +193,6 @@ def test_ignore_index_outside_the_classes_is_never_an_index(ignore_index: int, d
 # --- targets of the wrong kind ---
 
 
-@pytest.mark.parametrize(
-    "targets",
-    [
-        make_labels(dtype=np.float64),
-        make_labels(dtype=np.float16),
-        make_labels() == 0,
-        make_labels().astype(object),
-        make_labels().astype(str),
-        make_labels().astype("S1"),
-        make_labels().astype(complex),
-        make_labels().astype("m8[s]"),
-        [0.0, 1.0, 2.0, 3.0, 0.0, 1.0],
-        [True] * ROWS,
-        None,
-        2.0,
-    ],
-    ids=kind_of,
-)
-def test_labels_that_are_not_integers(targets: object) -> None:
-    assert_rejected(TypeError, "class indices must be integers", make_logits(), targets)
-
-
 @pytest.mark.parametrize("dtype", [complex, object, "U1", "m8[s]"], ids=str)
 def test_dense_targets_of_no_real_numbers(dtype: type) -> None:
     targets = np.zeros((ROWS, CLASSES), dtype)
@@ -364,23 +334,6 @@ def test_rows_without_a_class(targets: np.ndarray) -> None:
     )
 
 
-def test_masked_arrays() -> None:
-    logits, labels = make_logits(), make_labels()
-    masked = np.ma.masked_array
-    assert_rejected(TypeError, "logits must not be a masked array", masked(logits), labels)
-    assert_rejected(TypeError, "targets must not be a masked array", logits, masked(labels))
-    weight = masked(np.ones(ROWS))
-    message = "sample_weight must not be a masked array"
-    assert_rejected(TypeError, message, logits, labels, sample_weight=weight)
-    out = masked(patterned(logits.shape))
-    assert_raises_and_writes_nothing(
-        TypeError,
-        "out must not be a masked array",
-        lambda: softmax_cross_entropy_grad(logits, labels, out=out),
-        out.data,
-    )
-
-
 # --- out ---
 
 
@@ -404,7 +357,7 @@ def assert_out_rejected(
 
 
 @pytest.mark.parametrize(
-    "out", [[[0.0] * CLASSES] * ROWS, 0.0, "out", bytearray(96), np.float32(0)], ids=kind_of
+    "out", [[[0.0] * CLASSES] * ROWS, 0.0, "out", bytearray(96), np.float32(0)], ids=type
 )
 def test_out_that_is_no_array(out: object) -> None:
     assert_out_rejected(TypeError, "out must be an ndarray", out, make_logits(), make_labels())
@@ -587,15 +540,6 @@ def test_nan_in_sample_weight_propagates() -> None:
     assert np.isnan(softmax_cross_entropy(make_logits(), make_labels(), sample_weight=weight))
 
 
-def test_negative_sample_weight_is_used_as_given() -> None:
-    weight = np.array([-1.0, 2.0, -3.0, 4.0, -5.0, 6.0])
-    got = softmax_cross_entropy(
-        make_logits(), make_labels(), sample_weight=weight, reduction="none"
-    )
-    plain = softmax_cross_entropy(make_logits(), make_labels(), reduction="none")
-    np.testing.assert_allclose(got, weight * plain, rtol=1e-6)
-
-
 @pytest.mark.parametrize(
     "reduction", ["average", "Mean", "", b"mean", None, 0, True, ["mean"], np.zeros(2)], ids=repr
 )
@@ -604,34 +548,17 @@ def test_unknown_reduction(reduction: object) -> None:
     assert_rejected(ValueError, message, make_logits(), make_labels(), reduction=reduction)
 
 
-@pytest.mark.parametrize(
-    "scale",
-    [None, True, np.True_, "2", b"2", 1j, [1.0], np.ones(1), np.array(True), Decimal(1)],
-    ids=repr,
-)
-def test_scale_that_is_no_real_number(scale: object) -> None:
-    message = "scale must be a real number"
-    assert_rejected(TypeError, message, make_logits(), make_labels(), scale=scale)
-
-
-@pytest.mark.parametrize(
-    "ignore_index", [1.0, True, np.True_, "1", [1], np.ones(2, int), Decimal(1)], ids=repr
-)
-def test_ignore_index_that_is_no_integer(ignore_index: object) -> None:
-    message = "ignore_index must be an integer or None"
-    assert_rejected(TypeError, message, make_logits(), make_labels(), ignore_index=ignore_index)
+@pytest.mark.parametrize("option", ["ignore_index", "num_threads"])
+@pytest.mark.parametrize("value", [1.0, True, np.True_, "1", [1], Decimal(1)], ids=repr)
+def test_options_that_are_no_integers(option: str, value: object) -> None:
+    message = f"{option} must be an integer or None"
+    assert_rejected(TypeError, message, make_logits(), make_labels(), **{option: value})
 
 
 def test_ignore_index_with_dense_targets() -> None:
     targets = np.zeros((ROWS, CLASSES), np.float32)
     message = "ignore_index needs targets that are class indices"
     assert_rejected(ValueError, message, make_logits(), targets, ignore_index=0)
-
-
-@pytest.mark.parametrize("num_threads", [1.0, True, np.False_, "2", [1]], ids=repr)
-def test_num_threads_that_is_no_integer(num_threads: object) -> None:
-    message = "num_threads must be an integer or None"
-    assert_rejected(TypeError, message, make_logits(), make_labels(), num_threads=num_threads)
 
 
 @pytest.mark.parametrize("num_threads", [0, -1, np.int8(-2), -(2**70)])
@@ -664,26 +591,19 @@ def test_options_that_do_not_exist(option: str) -> None:
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("classes", [0, 1, CLASSES])
 @pytest.mark.parametrize("dense", [False, True])
-def test_no_rows(reduction: str, classes: int, dense: bool) -> None:
-    logits = make_logits(0, classes)
+def test_no_rows(dtype: type, reduction: str, classes: int, dense: bool) -> None:
+    logits = make_logits(0, classes, dtype)
     targets = np.zeros((0, classes)) if dense else []
     loss, grad = softmax_cross_entropy_grad(logits, targets, reduction=reduction, out=logits)
     assert grad is logits
     if reduction == "none":
         assert loss.shape == (0,)
-        assert loss.dtype == np.float32
+        assert loss.dtype == dtype
     else:
         assert loss == pytest.approx(np.nan if reduction == "mean" else 0.0, nan_ok=True)
-    assert softmax_cross_entropy_grad(logits, targets).grad.shape == (0, classes)
-
-
-@pytest.mark.parametrize("dense", [False, True])
-def test_one_class(dense: bool) -> None:
-    logits = np.array([[3.0], [-1e30], [0.0]], np.float32)
-    targets = np.full((3, 1), 0.7) if dense else np.zeros(3, np.uint8)
-    loss, grad = softmax_cross_entropy_grad(logits, targets, out=logits)
-    assert loss == 0.0
-    np.testing.assert_array_equal(grad, np.zeros((3, 1)))
+    grad = softmax_cross_entropy_grad(logits, targets).grad
+    assert grad.shape == (0, classes)
+    assert grad.dtype == dtype
 
 
 @pytest.mark.parametrize("layout", ["plain", "fortran"])
@@ -811,44 +731,3 @@ for name, call in calls.items():
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the address space, and /proc")
 def test_allocation_fails() -> None:
     subprocess.run([sys.executable, "-c", MEMORY_SCRIPT], check=True, timeout=120)
-
-
-def test_interrupt_waits_for_the_end_of_the_call() -> None:
-    rows, classes = 20_000, 300
-    logits = np.broadcast_to(make_logits(1, classes), (rows, classes))
-    labels = np.zeros(rows, np.int64)
-    want = softmax_cross_entropy_grad(logits, labels, num_threads=1).grad
-    out = patterned(logits.shape)
-    about_to_call = threading.Event()
-
-    def interrupt() -> None:
-        about_to_call.wait()
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    previous = instruction_sets.use_isa("portable")
-    # A shell starts commands in the background with this signal ignored.
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    switch_interval = sys.getswitchinterval()
-    # The thread runs when the call gives up the interpreter's lock, not before.
-    sys.setswitchinterval(60)
-    try:
-        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-            about_to_call.set()
-            softmax_cross_entropy_grad(logits, labels, out=out, num_threads=1)
-            time.sleep(60)
-    finally:
-        sys.setswitchinterval(switch_interval)
-        signal.signal(signal.SIGINT, handler)
-        instruction_sets.use_isa(previous)
-        thread.join()
-    np.testing.assert_allclose(out, want, rtol=1e-4, atol=1e-12)
-
-
-def test_reference_agrees_on_what_these_tests_feed() -> None:
-    """The ordinary call that every test above spoils in one place is right."""
-    got = softmax_cross_entropy_grad(make_logits(), make_labels())
-    want = reference.softmax_cross_entropy_grad(make_logits(), make_labels())
-    assert got.loss == pytest.approx(want.loss, rel=1e-6)
-    np.testing.assert_allclose(got.grad, want.grad, rtol=1e-6)

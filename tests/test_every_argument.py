@@ -58,8 +58,11 @@ GOOD_CALLS = {name: good_call(function) for name, function in FUNCTIONS.items()}
 
 # --- what each argument refuses -------------------------------------------------------------------
 
-NO_REAL_NUMBERS = ("1", None, True, np.True_, 1j, [0.5], np.ones(1), Decimal(1))
-NO_INTEGERS = (1.0, True, np.False_, "1", [1], Decimal(1))
+NO_REAL_NUMBERS = (
+    *("1", b"1", None, True, np.True_, np.array(True)),
+    *(1j, [0.5], np.ones(1), Decimal(1)),
+)
+NO_INTEGERS = (1.0, True, np.False_, "1", [1], np.ones(2, int), Decimal(1))
 
 
 def each(error: type[Exception], *values: object) -> list[tuple[type[Exception], object]]:
@@ -87,8 +90,9 @@ def bad_labels() -> list[tuple[type[Exception], object]]:
 
     out_of_bounds = [with_last(value) for value in (CLASSES, -1, -100, 2**63 - 1, 2**32 + 1)]
     out_of_bounds += [with_last(value, np.uint64) for value in (2**63, 2**64 - 1)]
-    dtypes = (float, bool, complex, object, str, "m8[s]")
+    dtypes = (float, np.float16, bool, complex, object, str, "S1", "m8[s]")
     no_integers = [LABELS.astype(dtype) for dtype in dtypes]
+    no_integers += [LABELS.astype(float).tolist(), [True] * ROWS]
     shapes = [LABELS[:-1], np.zeros((ROWS, 1), int), np.zeros((1, ROWS), int), np.zeros((), int)]
     return (
         each(IndexError, *out_of_bounds)

@@ -186,6 +186,7 @@ def test_bfloat16(argument: str) -> None:
         ({0, 1}, ("set", "list()")),
         ((label for label in LABELS), ("generator", "list()")),
         (None, ("None (targets)",)),
+        (2.0, ("float64 (targets)",)),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -51,7 +51,6 @@ NEED_PORTABLE = (
     "tests/test_api.py::test_show_config_returns_a_dict",
     "tests/test_api.py::test_use_isa_returns_the_one_before",
     "tests/test_backward.py::test_instruction_sets",
-    "tests/test_bad_input.py::test_interrupt_waits_for_the_end_of_the_call",
     "tests/test_bits.py::test_portable_path",
     "tests/test_processes.py::test_interrupts",
 )
