@@ -6,7 +6,6 @@ Knows the two formulas, exactly. Must not know how a kernel adds or takes expone
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import mpmath
@@ -26,8 +25,6 @@ NAMES = {
 }
 # Vectors of 8 and 16 numbers, parts of them, several at once.
 CLASS_COUNTS = (1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 48, 64, 65, 130, 300)
-
-as_strided = np.lib.stride_tricks.as_strided
 
 
 @pytest.fixture(params=FUNCTIONS)
@@ -318,30 +315,6 @@ def good(shape: tuple[int, ...] = (6, 4), dtype: type = np.float32) -> np.ndarra
     return np.full(shape, 0.25, dtype)
 
 
-BAD_INPUTS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
-    "integers": (
-        lambda: np.ones((6, 4), int),
-        TypeError,
-        "must be float16, bfloat16, float32 or float64, not int64",
-    ),
-    "text": (lambda: "abc", TypeError, "must be float16, bfloat16, float32 or float64"),
-    "None": (lambda: None, TypeError, "must be float16, bfloat16, float32 or float64, not None"),
-    "ragged": (lambda: [[1.0], [1.0, 2.0]], ValueError, "inhomogeneous"),
-}
-
-
-@pytest.mark.parametrize("kind", BAD_INPUTS)
-@pytest.mark.parametrize("position", [0, 1])
-def test_bad_inputs(of: str, kind: str, position: int) -> None:
-    make, error, message = BAD_INPUTS[kind]
-    arguments = [good(), good()]
-    arguments[position] = make()
-    if kind != "ragged":
-        message = f"{NAMES[of][position]} {message}"
-    with pytest.raises(error, match=re.escape(message)):
-        FUNCTIONS[of](*arguments)
-
-
 @pytest.mark.parametrize(
     ("slopes", "error", "message"),
     [
@@ -376,22 +349,14 @@ def test_more_threads_than_rows(of: str) -> None:
     assert_same_bits(got, FUNCTIONS[of](values, slopes))
 
 
-def overlapping_rows() -> np.ndarray:
-    return as_strided(np.zeros(40, np.float32), (6, 4), (8, 4))
-
-
 @pytest.mark.parametrize(
     ("out", "error", "message"),
     [
-        ([[0.0]], TypeError, "out must be an ndarray, not list"),
         (np.ma.array(good()), TypeError, "out must not be a masked array"),
         (good(dtype=np.float64), TypeError, "probabilities' dtype float32, not float64"),
         (good((4, 6)), ValueError, "probabilities' shape (6, 4), not (4, 6)"),
-        (np.broadcast_to(np.float32(0), (6, 4)), ValueError, "output array is read-only (out)"),
-        (as_strided(good(), (6, 4), (0, 4)), ValueError, "out overlaps itself"),
-        (overlapping_rows(), ValueError, "out overlaps itself"),
     ],
-    ids=["list", "masked", "dtype", "shape", "read-only", "one row", "rows overlap"],
+    ids=["masked", "dtype", "shape"],
 )
 def test_bad_out(of: str, out: object, error: type[Exception], message: str) -> None:
     before = np.array(out)

@@ -155,8 +155,6 @@ def test_no_rows(shape: tuple[int, ...], dtype: type[np.floating]) -> None:
 
 
 STUDENT = np.zeros((3, 4))
-READ_ONLY = np.zeros((3, 4))
-READ_ONLY.flags.writeable = False
 MEMORY = np.zeros(13)
 
 
@@ -164,18 +162,10 @@ MEMORY = np.zeros(13)
     ("error", "words", "arguments"),
     [
         (
-            TypeError,
-            "^student_logits must be float16, bfloat16",
-            {"student_logits": STUDENT.astype(int)},
-        ),
-        (TypeError, "^student_logits .* masked", {"student_logits": np.ma.masked_array(STUDENT)}),
-        (ValueError, "^student_logits .* have no class", {"student_logits": STUDENT[:, :0]}),
-        (
             ValueError,
             "^student_logits must .* no axis",
             {"student_logits": np.float64(1), "teacher_logits": 1.0},
         ),
-        (ValueError, "teacher_logits must have the shape", {"teacher_logits": np.zeros((3, 1))}),
         (ValueError, "must have the student_logits' shape", {"targets": np.zeros((4, 3))}),
         (ValueError, "ignore_index", {"ignore_index": 0}),
         (
@@ -188,8 +178,6 @@ MEMORY = np.zeros(13)
             "student_logits' dtype float64, not float32",
             {"out": np.zeros((3, 4), np.float32)},
         ),
-        (ValueError, r"shape \(3, 4\), not \(4, 3\)", {"out": np.zeros((4, 3))}),
-        (ValueError, "read-only", {"out": READ_ONLY}),
         (
             ValueError,
             "out overlaps teacher_logits",
@@ -202,7 +190,9 @@ MEMORY = np.zeros(13)
         ),
     ],
 )
-def test_bad_input(error: type[Exception], words: str, arguments: dict[str, Any]) -> None:
+def test_arguments_that_do_not_go_together(
+    error: type[Exception], words: str, arguments: dict[str, Any]
+) -> None:
     """Every complaint comes before the first write."""
     before = np.array(arguments.get("out", 0.0))
     arguments = {"student_logits": STUDENT, "teacher_logits": STUDENT + 1, **arguments}

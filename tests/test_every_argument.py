@@ -131,8 +131,13 @@ BAD_OUT = [
     *each(ValueError, as_strided(np.ones(40), SHAPE, (16, 8))),
     *each(ValueError, as_strided(np.ones(4), SHAPE, (0, 8))),
 ]
-OUT_SHAPES = {"logsumexp": (ROWS,)}  # where it is not the logits'
-BAD_LOGITS = no_floats(*SHAPE) + each(ValueError, np.ones((ROWS, 0)))
+OUT_SHAPES = {
+    **dict.fromkeys(("out", "grad_out", "hessian_out"), SHAPE),
+    "grad_hidden_out": (ROWS, FEATURES),
+    "grad_weight_out": (CLASSES, FEATURES),
+    "grad_bias_out": (CLASSES,),
+}
+BAD_LOGITS = no_floats(*SHAPE) + each(TypeError, "abc", None) + each(ValueError, np.ones((ROWS, 0)))
 BAD_REAL = each(TypeError, *NO_REAL_NUMBERS)
 
 
@@ -153,6 +158,7 @@ REFUSED: dict[str, list[tuple[type[Exception], object]]] = {
     **dict.fromkeys(
         ("grad_probabilities", "grad_log_probabilities"),
         no_floats(*SHAPE)
+        + each(TypeError, "abc", None)
         + each(ValueError, floats(CLASSES), floats(CLASSES, ROWS))
         + each(TypeError, floats(dtype=np.float32)),
     ),
@@ -220,7 +226,6 @@ REFUSED_BY: dict[tuple[str, str], list[tuple[type[Exception], object]]] = {
 # What a message calls an argument, where that is not its name alone.
 NAMED_BY = {
     "x": "logits",
-    "student_logits": "logits",
     "y": "targets",
     "statistics": "statistics|ranges",
     "hidden": "hidden|weight must have shape",
@@ -267,13 +272,12 @@ def test_the_good_call_is_good(function: str) -> None:
 def test_bad_argument(function: str, argument: str) -> None:
     """The right exception, which names what is wrong, and no byte of any array written."""
     call = getattr(xent_fast, function)
-    takes_out = "out" in arguments_of(function)
+    places = OUT_SHAPES.keys() & set(arguments_of(function))
     for error, value in refused(function, argument):
         arguments = {**GOOD_CALLS[function]}
-        if function == "softmax_cross_entropy_grad_hessian":
-            arguments["grad_out"], arguments["hessian_out"] = np.full((2, *SHAPE), 7.0)
-        if takes_out:
-            arguments["out"] = np.full(OUT_SHAPES.get(function, SHAPE), 7.0)
+        for place in places:
+            shape = (ROWS,) if function == "logsumexp" else OUT_SHAPES[place]
+            arguments[place] = np.full(shape, 7.0)
         arguments[argument] = value
         arrays = [array for array in arguments.values() if isinstance(array, np.ndarray)]
         before = [array.tobytes() for array in arrays]

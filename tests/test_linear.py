@@ -321,49 +321,18 @@ def test_chunks_do_not_matter(rows: int, chunk_rows: int, seed: int, skip: bool)
 
 SMALL = (np.ones((3, 2)), np.ones((4, 2)), np.ones(4), np.arange(3))
 BAD_ARGUMENTS: list[tuple[int, Any, type[Exception], str]] = [
-    (0, np.ones((3, 3)), ValueError, "weight must have shape"),
     (0, np.float64(1.0), ValueError, "hidden must have a feature axis"),
     (0, np.ones((3, 2), np.float32), TypeError, "weight is float64, but hidden float32"),
-    (0, np.ones((3, 2), int), TypeError, "hidden must be float16, bfloat16"),
-    (0, np.ma.ones((3, 2)), TypeError, "hidden must not be a masked"),
     (1, np.ones((0, 2)), ValueError, "has no class"),
-    (1, np.ones(2), ValueError, "weight must have shape"),
-    (1, np.ones((4, 2), complex), TypeError, "weight must be float16, bfloat16"),
-    (2, np.ones(3), ValueError, "bias must have shape"),
     (2, np.ones(4, np.float16), TypeError, "bias is float16, but hidden float64"),
     (3, np.array([0, 1, 4]), IndexError, r"index 4 is out of bounds .* size 4 \(targets\[2\]\)"),
-    (3, np.array([0, 1, -1]), IndexError, r"index -1 is out of bounds"),
-    (3, np.arange(4), ValueError, "class indices must have shape"),
-    (3, np.arange(3.0), TypeError, "targets"),
 ]
-BAD_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"class_weight": np.ones(3)}, ValueError, "class_weight must have shape"),
-    ({"sample_weight": np.ones(4)}, ValueError, "sample_weight must have shape"),
-    ({"class_weight": -np.ones(4)}, ValueError, "class_weight must not be negative"),
-    ({"sample_weight": -np.ones(3)}, ValueError, "sample_weight must not be negative"),
-    ({"ignore_index": 1.5}, TypeError, "ignore_index"),
-    ({"label_smoothing": 2.0}, ValueError, "label_smoothing"),
-    ({"temperature": 0.0}, ValueError, "temperature"),
-    ({"z_loss": np.nan}, ValueError, "z_loss"),
-    ({"reduction": "avg"}, ValueError, "reduction"),
-    ({"scale": "1"}, TypeError, "scale"),
-    ({"chunk_rows": 0}, ValueError, "chunk_rows must be at least 1"),
-    ({"chunk_rows": 2.0}, TypeError, "chunk_rows"),
-    ({"progress": 3}, TypeError, "progress must be callable"),
-    ({"num_threads": 0}, ValueError, "num_threads"),
-]
-BAD_OUTPUTS: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"accumulate": True}, ValueError, "accumulate=True adds to"),
-    (
-        {"grad_weight_out": np.ones((4, 2), np.float32)},
-        TypeError,
-        "grad_weight_out must be float64",
-    ),
-    ({"grad_weight_out": np.ones((2, 4))}, ValueError, "grad_weight_out must have shape"),
-    ({"grad_weight_out": [1.0]}, TypeError, "grad_weight_out must be an ndarray"),
-    ({"grad_bias_out": np.broadcast_to(1.0, 4)}, ValueError, "read-only"),
-    ({"grad_hidden_out": SMALL[0]}, ValueError, "grad_hidden_out shares memory with hidden"),
-    ({"grad_weight_out": SMALL[1].view()}, ValueError, "shares memory with weight"),
+BAD_TOGETHER: list[tuple[dict[str, Any], str]] = [
+    ({"class_weight": -np.ones(4)}, "class_weight must not be negative"),
+    ({"sample_weight": -np.ones(3)}, "sample_weight must not be negative"),
+    ({"accumulate": True}, "accumulate=True adds to"),
+    ({"grad_hidden_out": SMALL[0]}, "grad_hidden_out shares memory with hidden"),
+    ({"grad_weight_out": SMALL[1].view()}, "shares memory with weight"),
 ]
 
 
@@ -380,15 +349,9 @@ def test_bad_argument(
         function(*arguments)
 
 
-@pytest.mark.parametrize(("options", "error", "message"), BAD_OPTIONS)
-def test_bad_option(options: dict[str, Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        linear_softmax_cross_entropy(*SMALL, **options)
-
-
-@pytest.mark.parametrize(("options", "error", "message"), [*BAD_OPTIONS, *BAD_OUTPUTS])
+@pytest.mark.parametrize(("options", "message"), BAD_TOGETHER)
 def test_nothing_is_written_before_everything_is_checked(
-    options: dict[str, Any], error: type[Exception], message: str
+    options: dict[str, Any], message: str
 ) -> None:
     outputs = {
         "grad_hidden_out": np.full((3, 2), 7.0),
@@ -396,7 +359,7 @@ def test_nothing_is_written_before_everything_is_checked(
         "grad_bias_out": np.full(4, 7.0),
     }
     given = {} if options == {"accumulate": True} else outputs
-    with pytest.raises(error, match=message):
+    with pytest.raises(ValueError, match=message):
         linear_softmax_cross_entropy_grad(*SMALL, **{**given, **options})
     assert all((out == 7).all() for out in outputs.values())
     assert all((array == 1).all() for array in SMALL[:3])

@@ -143,20 +143,6 @@ LABELS = np.arange(6) % 4
     [
         (
             GOOD,
-            LABELS + 1,
-            {},
-            IndexError,
-            "index 4 is out of bounds for axis 1 with size 4 (targets[3])",
-        ),
-        (
-            GOOD,
-            LABELS - 1,
-            {},
-            IndexError,
-            "index -1 is out of bounds for axis 1 with size 4 (targets[0])",
-        ),
-        (
-            GOOD,
             np.full(6, 2**64 - 1, np.uint64),
             {"ignore_index": -1},
             IndexError,
@@ -164,41 +150,12 @@ LABELS = np.arange(6) % 4
         ),
         (
             GOOD,
-            LABELS.astype(float),
-            {},
-            TypeError,
-            "class indices must be integers, not float64 (targets)",
-        ),
-        (GOOD, LABELS > 1, {}, TypeError, "class indices must be integers, not bool (targets)"),
-        (
-            GOOD,
-            LABELS[1:],
-            {},
-            ValueError,
-            "class indices must have shape (6,), not (5,) (targets)",
-        ),
-        (GOOD - 0.5, LABELS, {}, ValueError, "probabilities must be in [0, 1]; probabilities["),
-        (GOOD, LABELS, {"weight": [1, -1, 1, 1]}, ValueError, "weight must not be negative"),
-        (GOOD, LABELS, {"sample_weight": [1, -1] * 3}, ValueError, "sample_weight[1] is -1.0"),
-        (GOOD, GOOD.astype(complex), {}, TypeError, "targets must be integers or, if dense"),
-        (
-            GOOD,
             GOOD[:, 1:],
             {},
             ValueError,
             "dense targets must have the probabilities' shape (6, 4)",
         ),
-        (GOOD, np.ma.array(LABELS), {}, TypeError, "targets must not be a masked array"),
         (GOOD, GOOD, {"ignore_index": 0}, ValueError, "ignore_index needs targets that are class"),
-        (GOOD, LABELS, {"ignore_index": 1.0}, TypeError, "ignore_index must be an integer or None"),
-        (
-            GOOD.astype(int),
-            LABELS,
-            {},
-            TypeError,
-            "probabilities must be float16, bfloat16, float32 or float64, not int64",
-        ),
-        (np.ma.array(GOOD), LABELS, {}, TypeError, "probabilities must not be a masked array"),
         (
             GOOD.tolist(),
             LABELS,
@@ -207,27 +164,7 @@ LABELS = np.arange(6) % 4
             "probabilities must be an ndarray where out",
         ),
         (GOOD[:, :0], LABELS, {}, ValueError, "no class along axis 1"),
-        (GOOD, LABELS, {"axis": 2}, np.exceptions.AxisError, "axis 2 is out of bounds"),
-        (GOOD, LABELS, {"weight": np.ones(3)}, ValueError, "weight must have shape (4,), not (3,)"),
-        (GOOD, LABELS, {"weight": ["a"] * 4}, TypeError, "weight must hold real numbers"),
-        (GOOD, LABELS, {"weight": np.ma.ones(4)}, TypeError, "weight must not be a masked array"),
-        (
-            GOOD,
-            LABELS,
-            {"sample_weight": np.ones(4)},
-            ValueError,
-            "sample_weight must have shape (6,)",
-        ),
-        (
-            GOOD,
-            LABELS,
-            {"sample_weight": np.ones(6, bool)},
-            TypeError,
-            "sample_weight must hold real",
-        ),
-        (GOOD, LABELS, {"label_smoothing": 1.1}, ValueError, "label_smoothing must be in [0, 1]"),
         (GOOD, LABELS, {"clip": 0.5}, ValueError, "clip must be in [0, 0.5), not 0.5"),
-        (GOOD, LABELS, {"clip": True}, TypeError, "clip must be a real number, not bool"),
     ],
 )
 def test_bad_input(
@@ -243,10 +180,8 @@ def test_bad_input(
 @pytest.mark.parametrize(
     ("out", "error", "message"),
     [
-        ([0.0], TypeError, "out must be an ndarray, not list"),
         (GOOD.astype(float), TypeError, "out must have the probabilities' dtype float32"),
         (GOOD[1:].copy(), ValueError, "out must have the probabilities' shape (6, 4)"),
-        (np.broadcast_to(np.float32(0), (6, 4)), ValueError, "output array is read-only (out)"),
         (GOOD[::-1], ValueError, "out overlaps probabilities"),
     ],
 )

@@ -410,93 +410,65 @@ def test_tensorflow(remove_accidental_hits: bool) -> None:
 # --- bad input ------------------------------------------------------------------------------------
 
 LAYER = make_layer()
-BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], dict[str, Any], type[Exception], str]] = {
-    "hidden of integers": ({"hidden": np.ones((5, 3), int)}, {}, TypeError, "hidden must be float"),
-    "hidden masked": ({"hidden": np.ma.array(LAYER.hidden)}, {}, TypeError, "masked"),
-    "hidden a vector": ({"hidden": LAYER.hidden[0]}, {}, ValueError, "hidden must have shape"),
+BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "weight of another dtype": (
         {"weight": LAYER.weight.astype(np.float32)},
-        {},
         TypeError,
         "weight is float32, but hidden float64",
     ),
     "weight transposed": (
         {"weight": LAYER.weight.T},
-        {},
         ValueError,
         r"weight must have shape \(classes, 3\), not \(3, 12\)",
     ),
-    "weight a number": ({"weight": 1.0}, {}, ValueError, "weight must have shape"),
-    "weight without a class": ({"weight": np.ones((0, 3))}, {}, ValueError, "no class"),
     "bias of another shape": (
         {"bias": np.zeros(11)},
-        {},
         ValueError,
         r"bias must have shape \(12,\), not \(11,\)",
     ),
-    "bias of another dtype": ({"bias": np.zeros(12, int)}, {}, TypeError, "bias must be float16,"),
     "last target too large": (
         {"targets": np.array([0, 1, 2, 3, 12])},
-        {},
         IndexError,
         r"index 12 is out of bounds for axis 0 with size 12 \(targets\[4\]\)",
     ),
     "target beyond int64": (
         {"targets": np.array([0, 1, 2, 3, 2**63 + 1], np.uint64)},
-        {},
         IndexError,
         "9223372036854775809",
     ),
-    "targets too few": ({"targets": [0, 1]}, {}, ValueError, "targets must have shape"),
-    "no samples": ({}, {"num_sampled": 0}, ValueError, "num_sampled must be at least 1, not 0"),
+    "no samples": ({"num_sampled": 0}, ValueError, "num_sampled must be at least 1, not 0"),
     "more samples than classes": (
-        {},
         {"num_sampled": 13},
         ValueError,
         "num_sampled must be at most the number of classes 12, not 13",
     ),
-    "sampler unknown": ({}, {"sampler": "zipf"}, ValueError, "sampler must be 'log_uniform', 'uni"),
-    "sampler a number": ({}, {"sampler": 3}, TypeError, "sampler must be a name or"),
-    "sampler of three": ({}, {"sampler": (1, 2, 3)}, TypeError, "sampler must be a name or"),
+    "sampler unknown": ({"sampler": "zipf"}, ValueError, "sampler must be 'log_uniform', 'uni"),
     "sample too large": (
-        {},
         {"sampler": ([0, 1, 2, 12], np.ones(12))},
         IndexError,
         r"index 12 .* \(samples\[3\]\)",
     ),
-    "samples of floats": ({}, {"sampler": (np.ones(4), np.ones(12))}, TypeError, "(samples)"),
     "samples of another number": (
-        {},
         {"sampler": ([0, 1], np.ones(12))},
         ValueError,
         r"samples must have shape \(4,\) as num_sampled, not \(2,\)",
     ),
     "counts of another length": (
-        {},
         {"sampler": ([0, 1, 2, 3], np.ones(4))},
         ValueError,
         r"expected_counts must have shape \(12,\), not \(4,\)",
     ),
     "count of NaN": (
-        {},
         {"sampler": ([0, 1, 2, 3], np.r_[1.0, np.nan, np.ones(10)])},
         ValueError,
         r"expected_counts\[1\] must be positive and finite, not nan",
     ),
-    "rng a string": ({}, {"rng": "0"}, TypeError, "SeedSequence"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_ARGUMENTS)
 def test_bad_input(case: str) -> None:
-    arrays, options, error, message = BAD_ARGUMENTS[case]
-    arguments = {
-        "hidden": LAYER.hidden,
-        "weight": LAYER.weight,
-        "bias": LAYER.bias,
-        "targets": LAYER.targets,
-    }
+    changed, error, message = BAD_ARGUMENTS[case]
+    arguments = {**vars(LAYER), "num_sampled": 4, **changed}
     with pytest.raises(error, match=message):
-        _sampled.sampled_softmax_loss_grad(
-            **{**arguments, **arrays}, **{"num_sampled": 4, **options}
-        )
+        _sampled.sampled_softmax_loss_grad(**arguments)

