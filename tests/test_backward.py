@@ -6,7 +6,6 @@ Knows the two formulas, exactly. Must not know how a kernel adds or takes expone
 from __future__ import annotations
 
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 import mpmath
 import numpy as np
@@ -214,19 +213,6 @@ def test_instruction_sets(of: str, dtype: type, first: str) -> None:
         for other in others:
             with forced(other):
                 assert_same_bits(FUNCTIONS[of](values, slopes), want)
-
-
-def test_many_callers(of: str, dtype: type) -> None:
-    values, slopes = make_inputs(of, (300, 400), dtype)
-    want = FUNCTIONS[of](values, slopes, num_threads=1)
-
-    def call(number: int) -> np.ndarray:
-        over = values.copy()
-        return FUNCTIONS[of](over, slopes, out=over, num_threads=1 + number % 3)
-
-    with ThreadPoolExecutor(8) as callers:
-        for got in callers.map(call, range(24)):
-            assert_same_bits(got, want)
 
 
 # --- layouts ---

@@ -77,20 +77,6 @@ def test_importing_leaves_the_environment_as_it_was() -> None:
     assert run(script, GOMP_SPINCOUNT="7", OMP_NUM_THREADS="1") == "True"
 
 
-def test_importing_brings_numpy_alone() -> None:
-    """No other library, and of NumPy not the random generators, which take half as long as it."""
-    script = (
-        "import sys, numpy; before = set(sys.modules); import xent_fast\n"
-        "new = set(sys.modules) - before\n"
-        "print(*sorted({name.partition('.')[0] for name in new} - set(sys.stdlib_module_names)))\n"
-        "print(*sorted(name for name in new if name.startswith('numpy.')))"
-    )
-    libraries, of_numpy = map(str.split, run(script).split("\n"))
-    own = [name for name in libraries if not name.startswith(("_cython_", "cython_runtime"))]
-    assert set(own) - {"numpy"} == {"xent_fast"}
-    assert [name for name in of_numpy if name.startswith(("numpy.random", "numpy.testing"))] == []
-
-
 @needs_openmp
 def test_workers_wait_briefly_unless_the_user_says_otherwise() -> None:
     assert threads_of()["waiting"] == "briefly"
