@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import spacings_apart
+from helpers import LAYOUTS, OUTPUT_LAYOUTS, GuardedArray, bits, spacings_apart
 from instruction_sets import FMA_ISAS, forced
 
 import xent_fast
@@ -49,10 +49,6 @@ def rounded_to(dtype: Any, a: Any) -> Any:
     """Without a word about what becomes infinite."""
     with np.errstate(all="ignore"):
         return a.astype(dtype)
-
-
-def bits(a: Any) -> Any:
-    return np.ascontiguousarray(a).view(np.uint16)
 
 
 def ulps(got: Any, want: Any) -> float:
@@ -313,8 +309,8 @@ def test_ranges_of_classes(shape: tuple[int, int], kind: str, dtype: Any, isa: s
 def test_range_layouts(dtype: Any) -> None:
     x, y, _ = inputs((9, 40), dtype)
     want = by_ranges(x, y)
-    for layout in ("padded", "reversed classes", "every second class", "fortran", "misaligned"):
-        given = LAYOUTS[layout](x)
+    for layout in ("padded_rows", "reversed_columns", "sliced_columns", "fortran", "misaligned"):
+        given = GuardedArray(x, layout).array
         got = by_ranges(given, y, given)
         assert_same_bits(got[0], want[0])
         assert_same_bits(got[1], want[1])
@@ -382,30 +378,13 @@ def test_sampled(dtype: Any) -> None:
     assert function(*given[:2], None, np.arange(20), **options).grad_bias.dtype == np.float32
 
 
-LAYOUTS: dict[str, Callable[[Any], Any]] = {
-    "padded": lambda a: np.concatenate([a, a], axis=1)[:, : a.shape[1]],
-    "reversed rows": lambda a: a[::-1].copy()[::-1],
-    "reversed classes": lambda a: a[:, ::-1].copy()[:, ::-1],
-    "every second class": lambda a: np.repeat(a, 2, axis=1)[:, ::2],
-    "fortran": np.asfortranarray,
-    "misaligned": lambda a: misaligned(a),
-    "byte-swapped": lambda a: a.astype(a.dtype.newbyteorder()),
-}
-
-
 # ml_dtypes has no bfloat16 of the other byte order.
 LAYOUT_CASES = [
     (layout, dtype)
     for layout in LAYOUTS
     for dtype in DTYPES
-    if layout != "byte-swapped" or dtype is np.float16
+    if layout != "byte_swapped" or dtype is np.float16
 ]
-
-
-def misaligned(a: Any) -> Any:
-    memory = np.zeros(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
-    memory[...] = a
-    return memory
 
 
 @pytest.mark.parametrize(("layout", "dtype"), LAYOUT_CASES, ids=str)
@@ -413,14 +392,18 @@ def misaligned(a: Any) -> Any:
 def test_layouts(name: str, layout: str, dtype: Any) -> None:
     for shape in ((40, 3), (40, 70)):
         x, y, v = inputs(shape, dtype)
-        wide = [LAYOUTS[layout](a.astype(np.float32)) for a in (x, v)]
-        want = FUNCTIONS[name](wide[0], y, wide[1])
-        given, other = LAYOUTS[layout](x), LAYOUTS[layout](v)
+        want = FUNCTIONS[name](x.astype(np.float32), y, v.astype(np.float32))
+        given, other = GuardedArray(x, layout), GuardedArray(v, layout)
         rounded = rounded_to(dtype, want)
-        assert_same_bits(FUNCTIONS[name](given, y, other), rounded)
+        assert_same_bits(FUNCTIONS[name](given.array, y, other.array), rounded)
         out = np.empty(shape, np.float32)
-        np.testing.assert_array_equal(FUNCTIONS[name](given, y, other, out=out), want)
-        assert_same_bits(np.array(FUNCTIONS[name](given, y, other, out=given), dtype), rounded)
+        np.testing.assert_array_equal(FUNCTIONS[name](given.array, y, other.array, out=out), want)
+        given.assert_untouched()
+        if layout in OUTPUT_LAYOUTS:
+            FUNCTIONS[name](given.array, y, other.array, out=given.array)
+            assert_same_bits(np.array(given.array, dtype), rounded)
+            given.assert_guards_intact()
+        other.assert_untouched()
 
 
 @by_name

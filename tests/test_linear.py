@@ -14,6 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from helpers import LAYOUTS, OUTPUT_LAYOUTS, GuardedArray
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -135,36 +136,30 @@ def test_few_features(features: int) -> None:
     assert_close(got, want, np.float64)
 
 
-def as_laid_out(array: np.ndarray, layout: str) -> np.ndarray:
-    if layout == "fortran":
-        return np.asfortranarray(array)
-    if layout == "reversed":
-        return array[..., ::-1].copy()[..., ::-1]
-    if layout == "padded":
-        return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, 3)])[..., : array.shape[-1]]
-    if layout == "byte_swapped":
-        return array.astype(array.dtype.newbyteorder())
-    array = array.copy()
-    array.flags.writeable = layout != "read_only"
-    return array
-
-
-@pytest.mark.parametrize("layout", ["fortran", "reversed", "padded", "byte_swapped", "read_only"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts(dtype: type, layout: str) -> None:
     """Inputs as they lie, and outputs but read-only ones."""
     arguments, keywords = Layer(dtype).call("all_but_dense")
     want = linear_softmax_cross_entropy_grad(*arguments, **keywords)
-    given = [as_laid_out(array, layout) for array in arguments]
-    outputs: dict[str, np.ndarray] = {}
-    if layout != "read_only":
+    given = [GuardedArray(array, layout) for array in arguments]
+    outputs: dict[str, GuardedArray] = {}
+    if layout in OUTPUT_LAYOUTS:
         outputs = {
-            f"{name}_out": as_laid_out(np.full(getattr(want, name).shape, np.nan, dtype), layout)
+            name: GuardedArray(np.full(getattr(want, name).shape, np.nan, dtype), layout)
             for name in want._fields[1:]
         }
-    got = linear_softmax_cross_entropy_grad(*given, chunk_rows=9, **keywords, **outputs)
+    got = linear_softmax_cross_entropy_grad(
+        *(guarded.array for guarded in given),
+        chunk_rows=9,
+        **keywords,
+        **{f"{name}_out": out.array for name, out in outputs.items()},
+    )
     assert_close(got, want, dtype)
+    for guarded in given:
+        guarded.assert_untouched()
     for name, out in outputs.items():
-        assert getattr(got, name.removesuffix("_out")) is out
+        assert getattr(got, name) is out.array
+        out.assert_guards_intact()
 
 
 @pytest.mark.parametrize("half", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
