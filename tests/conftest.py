@@ -1,6 +1,6 @@
 """Fixtures: one run per implementation, instruction set, dtype, target kind; Hypothesis settings.
 
-Knows how the library is told which instruction set to use; must not know what any test checks.
+Knows which of each there are; must not know what any test checks.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from helpers import TARGET_KINDS
 from hypothesis import HealthCheck, settings
+from instruction_sets import AVAILABLE, forced
 
 import xent_fast
 from xent_fast import reference
-from xent_fast._binding import instruction_sets
 
 # Modules with the same functions, both held to other people's values.
 IMPLEMENTATIONS = {"reference": reference, "xent_fast": xent_fast}
@@ -41,12 +41,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.fixture(params=instruction_sets.available_isas())
+@pytest.fixture(params=AVAILABLE)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every instruction set this machine can run, in force for one test."""
-    previous = instruction_sets.use_isa(request.param)
-    yield request.param
-    instruction_sets.use_isa(previous)
+    with forced(request.param):
+        yield request.param
 
 
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])

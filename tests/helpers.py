@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -123,6 +124,31 @@ def make_targets(
         return rng.random((rows, classes)).astype(dtype)
     labels = rng.integers(0, classes, rows)
     return labels if kind == "index" else one_hot(labels, classes, dtype)
+
+
+def make_problem(
+    shape: tuple[int, ...], axis: int, kind: str, options: dict[str, Any], dtype: type
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, dict[str, Any]]:
+    """Two matrices of logits, targets, and the options with weights in place of True.
+
+    Dense targets of any row sum, or class indices, one of which is ignored; or no targets.
+    """
+    rng = np.random.default_rng(shape)
+    row_shape = np.delete(shape, axis)
+    logits, other = (4 * rng.standard_normal((2, *shape))).astype(dtype)
+    options = {"axis": axis, **options}
+    targets = None
+    if kind == "dense":
+        targets = rng.random(shape).astype(dtype)
+    elif kind == "index":
+        targets = np.array(rng.integers(0, shape[axis], row_shape))
+        if targets.size > 1:
+            options["ignore_index"] = targets.flat[1]
+    if "weight" in options:
+        options["weight"] = rng.random(shape[axis]).astype(dtype)
+    if "sample_weight" in options:
+        options["sample_weight"] = np.array(rng.random(row_shape))
+    return logits, other, targets, options
 
 
 def one_hot(labels: np.ndarray, classes: int, dtype: type) -> np.ndarray:

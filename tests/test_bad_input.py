@@ -112,7 +112,6 @@ def test_label_out_of_bounds(value: int, dtype: type, row: int) -> None:
     assert_rejected(IndexError, message, make_logits(), labels)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("num_threads", [None, 1, 3])
 def test_only_the_last_row_of_many_is_bad(dtype: type, num_threads: int | None) -> None:
     rows = 20_000

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import make_problem
 
 from xent_fast import distillation_loss_grad, reference, softmax_cross_entropy_grad
 
@@ -32,30 +33,6 @@ SHAPES = {
 }
 
 
-def problem(
-    place: str, kind: str, option: str, dtype: type[np.floating]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, dict[str, Any]]:
-    """Student, teacher, targets and the options with weights in place of True."""
-    shape, axis = SHAPES[place]
-    rng = np.random.default_rng(len(place))
-    options = {"axis": axis, **OPTIONS[option]}
-    row_shape = np.delete(shape, axis)
-    student = (4 * rng.standard_normal(shape)).astype(dtype)
-    teacher = (4 * rng.standard_normal(shape)).astype(dtype)
-    targets = None
-    if kind == "dense":
-        targets = rng.random(shape).astype(dtype)
-    elif kind == "index":
-        targets = np.array(rng.integers(0, shape[axis], row_shape))
-        if targets.size > 1:
-            options["ignore_index"] = targets.flat[1]
-    if "weight" in options:
-        options["weight"] = rng.random(shape[axis]).astype(dtype)
-    if "sample_weight" in options:
-        options["sample_weight"] = np.array(rng.random(row_shape))
-    return student, teacher, targets, options
-
-
 @pytest.mark.parametrize("kind", ["index", "dense", "none"])
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("place", SHAPES)
@@ -63,7 +40,7 @@ def test_against_the_definition(
     place: str, option: str, kind: str, isa: str, dtype: type[np.floating]
 ) -> None:
     """A gradient within 64 eps of its row's largest number; no term of a loss is negative."""
-    student, teacher, targets, options = problem(place, kind, option, dtype)
+    student, teacher, targets, options = make_problem(*SHAPES[place], kind, OPTIONS[option], dtype)
     originals = [student.copy(), teacher.copy()]
     got = distillation_loss_grad(student, teacher, targets, **options)
     want = reference.distillation_loss_grad(student, teacher, targets, **options)
@@ -93,7 +70,9 @@ def test_student_near_its_teacher(distance: float, dtype: type[np.floating]) -> 
 
 
 def test_alpha_of_zero_is_the_loss_of_the_targets(dtype: type[np.floating]) -> None:
-    student, teacher, targets, options = problem("many rows", "index", "weight", dtype)
+    student, teacher, targets, options = make_problem(
+        *SHAPES["many rows"], "index", OPTIONS["weight"], dtype
+    )
     got = distillation_loss_grad(student, teacher, targets, alpha=0.0, **options)
     want = softmax_cross_entropy_grad(student, targets, **options)
     eps = np.finfo(dtype).eps
@@ -103,7 +82,9 @@ def test_alpha_of_zero_is_the_loss_of_the_targets(dtype: type[np.floating]) -> N
 
 def test_out(dtype: type[np.floating]) -> None:
     for place in SHAPES:
-        student, teacher, targets, options = problem(place, "index", "weight", dtype)
+        student, teacher, targets, options = make_problem(
+            *SHAPES[place], "index", OPTIONS["weight"], dtype
+        )
         want = distillation_loss_grad(student, teacher, targets, **options)
         strided = np.empty((*student.shape, 2), dtype)[..., 1]
         for out in (np.empty_like(student), np.empty_like(student, order="F"), strided):
