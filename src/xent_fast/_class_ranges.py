@@ -61,20 +61,7 @@ def range_of(
     *,
     with_grad: bool = False,
 ) -> Range:
-    """A range's arrays, checked, with all that is allocated for it.
-
-    Parameters
-    ----------
-    logits, targets, axis, weight, out
-        As for `grad_from_statistics`.
-    with_grad : bool
-        Whether there will be a gradient.
-
-    Returns
-    -------
-    Range
-        Arrays as the kernels take them.
-    """
+    """A range's arrays, checked, with all that is allocated for it."""
     x = arguments.checked_floats(logits, "logits", out)
     number = binding_options.checked_integer(axis, "axis")
     if not -x.ndim <= number < x.ndim:
@@ -137,19 +124,7 @@ def measured(
 ) -> ClassStatistics:
     """What `class_statistics` returns, of arrays that are ready.
 
-    Parameters
-    ----------
-    rows : Range
-        The range's arrays.
-    first_class, num_classes, label_smoothing, temperature, ignore_index
-        As there.
-    leaves_exponentials : bool
-        Whether exponentials go where the gradient belongs.
-
-    Returns
-    -------
-    ClassStatistics
-        Of that range.
+    With `leaves_exponentials` these go where the gradient belongs.
     """
     statistics = described(
         rows, first_class, num_classes, label_smoothing, temperature, ignore_index
@@ -212,20 +187,10 @@ def measure(
     *,
     leaves_exponentials: bool = False,
 ) -> None:
-    """Fill in the numbers of a range's rows.
+    """Fill in the numbers of a range's rows, in statistics as `described` has left them.
 
-    Parameters
-    ----------
-    rows : Range
-        The range's arrays; with `leaves_exponentials` those go where the gradient belongs.
-    statistics : ClassStatistics
-        As `described` has left them.
-    ignore_index : int or None
-        As there.
-    z_loss : float
-        That of the loss, or any if it is 0 neither here nor there.
-    leaves_exponentials : bool
-        Whether `write` is to need no logits.
+    `z_loss` is that of the loss, or any if it is 0 neither here nor there. With
+    `leaves_exponentials`, which go where the gradient belongs, `written` is to need no logits.
     """
     options = options_of(statistics)
     exponentials = rows.grad if leaves_exponentials else None
@@ -280,18 +245,7 @@ def settled(
     reduction: Reduction,
     scale: float,
 ) -> Settled:
-    """What rows share, everything having been checked.
-
-    Parameters
-    ----------
-    statistics, sample_weight, z_loss, reduction, scale
-        As for `loss_from_statistics`.
-
-    Returns
-    -------
-    Settled
-        With what the rows' losses are multiplied by.
-    """
+    """What rows share, everything having been checked; arguments as of `loss_from_statistics`."""
     if not isinstance(statistics, ClassStatistics):
         raise TypeError(f"statistics must be ClassStatistics, not {type(statistics).__name__}")
     _, _, z_loss, scale = binding_options.checked_options(0.0, 1.0, z_loss, reduction, scale)
@@ -330,17 +284,7 @@ def row_weights(sample_weight: ArrayLike | None, row_shape: tuple[int, ...]) -> 
 def mean_denominator(statistics: ClassStatistics, sample_weight: ArrayLike | None) -> float:
     """The weight of some rows in a mean over these and others.
 
-    Parameters
-    ----------
-    statistics : ClassStatistics
-        Of all classes, or of those where the rows' targets lie.
-    sample_weight : array_like or None
-        As for `loss_from_statistics`.
-
-    Returns
-    -------
-    float
-        What their losses' sum would be divided by, were there no other rows.
+    The statistics are of all classes, or of those where the rows' targets lie.
     """
     return _denominator(statistics, row_weights(sample_weight, (statistics.rows,)))
 
@@ -361,20 +305,7 @@ def _denominator(statistics: ClassStatistics, weights: Float64Array | None) -> f
 
 
 def losses(statistics: ClassStatistics, shared: Settled) -> float | FloatArray:
-    """What `loss_from_statistics` returns.
-
-    Parameters
-    ----------
-    statistics : ClassStatistics
-        Of all classes.
-    shared : Settled
-        What rows share.
-
-    Returns
-    -------
-    float or ndarray of shape (rows,)
-        In nats.
-    """
+    """What `loss_from_statistics` returns, from the statistics of all classes."""
     row_loss = np.empty(statistics.rows, statistics.dtype)
     if shared.factor is None:
         return math.nan
@@ -411,19 +342,7 @@ def written(
 ) -> LossAndGrad[Any, Any]:
     """What `grad_from_statistics` returns, of arrays that are ready.
 
-    Parameters
-    ----------
-    rows : Range
-        The range's arrays, and where its gradient belongs.
-    statistics, first_class, sample_weight, z_loss, reduction, scale
-        As there.
-    has_exponentials : bool
-        Whether the logits are the exponentials that `measure` has left.
-
-    Returns
-    -------
-    LossAndGrad
-        The loss, and the range's gradient.
+    With `has_exponentials` the logits are the exponentials that `measure` has left.
     """
     has_exponentials = has_exponentials and not arguments.lies_in_16_bits(rows.logits)
     shared = settled(statistics, sample_weight, z_loss, reduction, scale)

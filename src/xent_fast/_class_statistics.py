@@ -145,25 +145,9 @@ def empty_statistics(
     num_classes: int | None,
     weight: NDArray[np.floating[Any]] | None,
 ) -> ClassStatistics:
-    """Those of one range, with a place for its rows' numbers.
+    """Those of one range, from its first class to its end, with zeros for its rows' numbers.
 
-    Parameters
-    ----------
-    rows : int
-        How many rows there are.
-    bounds : tuple of int
-        The range's first class and end.
-    options : Options
-        What it has in common with the others.
-    num_classes : int or None
-        How many classes there are in all, if that is known.
-    weight : ndarray or None
-        Class weights of the range.
-
-    Returns
-    -------
-    ClassStatistics
-        Their rows hold zeros.
+    `options` are what it has in common with the others, `weight` its own class weights.
     """
     start, end = bounds
     dtype = np.float32 if options.itemsize == 4 else np.float64

@@ -10,20 +10,7 @@ from typing import Any
 
 @contextmanager
 def needed_by(module: str, extra: str) -> Iterator[None]:
-    """Imports inside this say which extra of this package brings what is missing.
-
-    Parameters
-    ----------
-    module : str
-        The module of this package that cannot be without them.
-    extra : str
-        The name of the extra.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        If one of them is not installed.
-    """
+    """Imports inside this say which extra of this package brings what is missing."""
     try:
         yield
     except ModuleNotFoundError as missing:
@@ -37,17 +24,7 @@ def needed_by(module: str, extra: str) -> Iterator[None]:
 def refuse_outputs(options: dict[str, Any], function: str) -> None:
     """The loss alone is returned, and the framework owns the gradient.
 
-    Parameters
-    ----------
-    options : dict
-        What the caller gave by keyword.
-    function : str
-        The name for the message.
-
-    Raises
-    ------
-    TypeError
-        If an option would change what is returned.
+    TypeError if an option would change what is returned.
     """
     for name in ("out", "return_statistics"):
         if name in options:

@@ -77,18 +77,7 @@ class Outputs:
 
 
 def layer_of(hidden: ArrayLike, weight: ArrayLike, bias: ArrayLike | None) -> Layer:
-    """The layer and its input as matrices.
-
-    Parameters
-    ----------
-    hidden, weight, bias
-        As for `linear_softmax_cross_entropy`.
-
-    Returns
-    -------
-    Layer
-        Views or, where BLAS could not take these, copies.
-    """
+    """The layer and its input as matrices: views or, where BLAS could not take these, copies."""
     h = arguments.checked_array(hidden, "hidden")
     w = arguments.checked_array(weight, "weight")
     b = None if bias is None else arguments.checked_array(bias, "bias")
@@ -157,18 +146,7 @@ def batch_of(
 ) -> Batch:
     """What the loss takes besides the logits, settled for the batch as a whole.
 
-    Parameters
-    ----------
-    layer : Layer
-        The layer and its input.
-    targets, class_weight, sample_weight, ignore_index, label_smoothing, temperature, z_loss, \
-    reduction, scale, num_threads
-        As for `linear_softmax_cross_entropy`.
-
-    Returns
-    -------
-    Batch
-        Denominators and labels are final.
+    Denominators and labels are final.
     """
     rows_of_targets, weights, row_weights, factor = loss_calls.settle_batch(
         (*layer.hidden_shape[:-1], layer.classes),
@@ -203,20 +181,7 @@ def batch_of(
 
 
 def as_chunk_rows(given: SupportsIndex | None, layer: Layer) -> int:
-    """How many rows go through the layer at a time.
-
-    Parameters
-    ----------
-    given : int or None
-        `chunk_rows` of the caller.
-    layer : Layer
-        The layer and its input.
-
-    Returns
-    -------
-    int
-        At least 1.
-    """
+    """How many rows go through the layer at a time, at least 1; `given` is the caller's."""
     rows = max(len(layer.hidden), 1)
     if given is None:
         fitting = MOST_CHUNK_BYTES // (layer.classes * np.dtype(layer.dtype).itemsize)
@@ -231,18 +196,7 @@ def as_chunk_rows(given: SupportsIndex | None, layer: Layer) -> int:
 
 
 def as_progress(given: Progress | None) -> Progress | None:
-    """The callback, checked.
-
-    Parameters
-    ----------
-    given : callable or None
-        `progress` of the caller.
-
-    Returns
-    -------
-    callable or None
-        The same.
-    """
+    """The callback, checked."""
     if given is not None and not callable(given):
         raise TypeError(f"progress must be callable or None, not {type(given).__name__}")
     return given
@@ -257,21 +211,8 @@ def outputs_of(
 ) -> Outputs:
     """The arrays of the caller, or new ones, none of which has been written to.
 
-    Parameters
-    ----------
-    layer : Layer
-        The layer and its input.
-    given : tuple of ndarray or None
-        `grad_hidden_out`, `grad_weight_out` and `grad_bias_out` of the caller.
-    inputs : tuple
-        Whose memory these may not share.
-    accumulate : bool
-        Whether gradients are added to them.
-
-    Returns
-    -------
-    Outputs
-        Where the gradients go.
+    `given` are those for the gradients of hidden, weight and bias, to which they are added with
+    `accumulate`; `inputs` are whose memory these may not share.
     """
     if layer.bias is None and given[2] is not None:
         raise ValueError("grad_bias_out is given, but bias is None")

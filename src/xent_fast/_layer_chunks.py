@@ -33,15 +33,7 @@ def swept(
 ) -> float | FloatArray:
     """The loss, having written the gradients. All large arrays are allocated before that.
 
-    Parameters
-    ----------
-    layer, batch, chunk_rows, progress, outputs
-        As `_layer_arguments` makes them; without `outputs` there is the loss alone.
-
-    Returns
-    -------
-    float or ndarray
-        As of `linear_softmax_cross_entropy`.
+    Without `outputs` there is the loss alone.
     """
     rows = len(layer.hidden)
     row_losses = np.zeros(rows, layer.dtype) if batch.has_row_losses else None

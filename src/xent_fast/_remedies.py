@@ -1,5 +1,8 @@
 """What people hand over in place of numbers, and what makes numbers of it: the ends of errors.
 
+`given` is the argument, `array` what `numpy.asarray` made of it, `name` what errors call it. A
+remedy is the end of a sentence, or nothing.
+
 Knows: other libraries' containers by their attributes (none is imported), the words of remedies.
 Must not know: how an argument is checked, memory layouts, mathematics.
 """
@@ -15,19 +18,7 @@ _MISSING_TYPES = ("NoneType", "NAType", "NaTType")
 
 
 def described(given: object, array: NDArray[Any]) -> str:
-    """What was given, in a word: its dtype, or its type where NumPy found no numbers in it.
-
-    Parameters
-    ----------
-    given : object
-        An argument.
-    array : ndarray
-        What `numpy.asarray` made of it.
-
-    Returns
-    -------
-    str
-    """
+    """What was given, in a word: its dtype, or its type where NumPy found no numbers in it."""
     if given is None:
         return "None"
     if array.dtype.kind != "O" or isinstance(given, np.ndarray):
@@ -39,17 +30,7 @@ def described(given: object, array: NDArray[Any]) -> str:
 
 
 def for_masked(name: str) -> str:
-    """What to do with a masked array, as the end of a sentence.
-
-    Parameters
-    ----------
-    name : str
-        The argument.
-
-    Returns
-    -------
-    str
-    """
+    """What to do with a masked array."""
     if name == "targets":
         return "; targets.filled(-100) with ignore_index=-100 leaves the masked rows out"
     if "logits" in name:
@@ -62,21 +43,7 @@ def for_labels(
 ) -> str:
     """What makes class indices of an argument that holds no integers.
 
-    Parameters
-    ----------
-    given : object
-        The argument.
-    array : ndarray
-        What `numpy.asarray` made of it.
-    name : str, default "targets"
-        What errors call it.
-    may_be_ignored : bool, default True
-        Whether an ignore_index can be given, and dense numbers too.
-
-    Returns
-    -------
-    str
-        The end of a sentence, or nothing.
+    `may_be_ignored` says whether an ignore_index can be given, and dense numbers too.
     """
     container = _for_container(given, ".toarray() makes dense targets of it")
     if container:
@@ -104,24 +71,7 @@ def for_labels(
 
 
 def for_numbers(given: object, array: NDArray[Any], name: str, dtype: str = "float") -> str:
-    """What makes floating-point numbers of an argument.
-
-    Parameters
-    ----------
-    given : object
-        The argument.
-    array : ndarray
-        What `numpy.asarray` made of it.
-    name : str
-        What errors call it.
-    dtype : str, default "float"
-        The dtype to make, as one writes it.
-
-    Returns
-    -------
-    str
-        The end of a sentence, or nothing.
-    """
+    """What makes floating-point numbers of an argument: of that dtype, as one writes it."""
     container = _for_container(given, ".toarray() makes an array of it")
     if container:
         return container
@@ -140,19 +90,7 @@ def for_numbers(given: object, array: NDArray[Any], name: str, dtype: str = "flo
 def for_label_out_of_bounds(label: object, classes: int, may_be_ignored: bool) -> str:
     """What may be behind a class index that is out of bounds.
 
-    Parameters
-    ----------
-    label : int
-        The index.
-    classes : int
-        How many classes there are.
-    may_be_ignored : bool
-        Whether an ignore_index could have been given, and was not.
-
-    Returns
-    -------
-    str
-        The end of a sentence, or nothing.
+    `may_be_ignored` says whether an ignore_index could have been given, and was not.
     """
     if not isinstance(label, numbers.Integral):
         return ""
@@ -166,19 +104,9 @@ def for_label_out_of_bounds(label: object, classes: int, may_be_ignored: bool) -
 
 
 def too_large_for_a_label(given: object, array: NDArray[Any]) -> int | None:
-    """Where integers hold the first that no integer dtype holds beside the others.
+    """Where integers, flattened, hold the first that no integer dtype holds beside the others.
 
-    Parameters
-    ----------
-    given : object
-        The targets.
-    array : ndarray
-        What `numpy.asarray` made of them: objects, or floats of a list.
-
-    Returns
-    -------
-    int or None
-        Its place in the flattened array.
+    NumPy makes objects of them, or floats of a list.
     """
     if array.dtype.kind == "f" and isinstance(given, (list, tuple)):
         array = np.array(given, dtype=object)

@@ -35,26 +35,8 @@ def draw_candidates(
 ) -> Candidates:
     """Draw `num_sampled` classes of `num_classes` as `sampler` says, or check those it holds.
 
-    Parameters
-    ----------
-    sampler : {"log_uniform", "uniform"} or (samples, expected_counts)
-        See `xent_fast.sampled_softmax_loss_grad`.
-    num_sampled : int
-        How many.
-    num_classes : int
-        The classes are ``range(num_classes)``.
-    rng : numpy.random.Generator
-        Where chance comes from.
-
-    Returns
-    -------
-    Candidates
-        The named distributions give distinct classes.
-
-    Raises
-    ------
-    IndexError, TypeError, ValueError
-        As for `xent_fast.sampled_softmax_loss_grad`.
+    The named distributions give distinct classes. Errors are those of
+    `xent_fast.sampled_softmax_loss_grad`.
     """
     count = _as_count(num_sampled)
     if isinstance(sampler, str):
@@ -216,27 +198,10 @@ def _given_candidates(
 
 
 def as_classes(given: ArrayLike, num_classes: int, name: str) -> ClassArray:
-    """Class numbers of any integer dtype as intp.
+    """Class numbers of any integer dtype as intp, all in ``range(num_classes)``.
 
-    Parameters
-    ----------
-    given : array_like of int
-        The numbers.
-    num_classes : int
-        They must lie in ``range(num_classes)``.
-    name : str
-        What error messages call them.
-
-    Returns
-    -------
-    ndarray of intp
-
-    Raises
-    ------
-    IndexError
-        If a number is out of bounds.
-    TypeError
-        If they are not integers.
+    IndexError where one is out of bounds, TypeError where they are no integers; both call them by
+    their name.
     """
     classes = arguments.checked_array(given, name)
     if classes.size == 0 and not isinstance(given, np.ndarray):

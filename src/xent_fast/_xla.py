@@ -40,10 +40,7 @@ _OWN_FOLDER = 0o700
 def is_available() -> bool:
     """Whether the handlers are registered: compiled now or before, and loaded.
 
-    Returns
-    -------
-    bool
-        False where JAX brings no header or the machine has no C compiler.
+    Not where JAX brings no header or the machine has no C compiler.
     """
     try:
         _register(_load())
@@ -53,19 +50,10 @@ def is_available() -> bool:
 
 
 def losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """One loss a row.
+    """One loss a row, of classes on the last axis.
 
-    Parameters
-    ----------
-    logits : Array of float16, bfloat16, float32 or float64
-        Classes on the last axis.
-    labels : Array
-        Integers of 32 or 64 bits, without that axis, or numbers of the shape and dtype of `logits`.
-
-    Returns
-    -------
-    Array
-        Of the shape of `logits` without that axis, of what they are computed in.
+    `labels` are integers of 32 or 64 bits without that axis, or numbers of the shape and dtype of
+    `logits`.
     """
     call = jax.ffi.ffi_call(_HANDLERS[0], _rows_of(logits), vmap_method="broadcast_all")
     result: jax.Array = call(logits, labels)
@@ -73,18 +61,7 @@ def losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def losses_and_grads(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """One loss a row, and its gradient, which takes the logits' place where they are done with.
-
-    Parameters
-    ----------
-    logits, labels : Array
-        As for `losses`.
-
-    Returns
-    -------
-    tuple of two Arrays
-        As of `losses`, and one of the shape of `logits`.
-    """
+    """One loss a row, and its gradient, which takes the logits' place where they are done with."""
     call = jax.ffi.ffi_call(
         _HANDLERS[1],
         (_rows_of(logits), jax.ShapeDtypeStruct(logits.shape, logits.dtype)),
@@ -100,18 +77,7 @@ def _rows_of(logits: jax.Array) -> jax.ShapeDtypeStruct:
 
 
 def computed_type(logits: jax.Array) -> Any:
-    """Of losses: the dtype of logits, or float32 where that has 16 bits.
-
-    Parameters
-    ----------
-    logits : Array
-        Of a dtype as above.
-
-    Returns
-    -------
-    dtype
-        What the library computes in.
-    """
+    """Of losses: the dtype of logits, or float32 where that has 16 bits."""
     return jax.numpy.promote_types(logits.dtype, jax.numpy.float32)
 
 
