@@ -17,15 +17,12 @@ import argparse
 import ctypes
 import faulthandler
 import json
-import os
-import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-TIME_LIMIT = 60
+from child import TIME_LIMIT, right_in_child
 
 
 def xent_fast() -> Callable[[], bool]:
@@ -73,25 +70,6 @@ def libgomps() -> list[str]:
         if Path(line.split(maxsplit=5)[-1].strip()).name.startswith("libgom")
     }
     return sorted(files)
-
-
-def right_in_child(work: Callable[[], bool]) -> bool:
-    child = os.fork()
-    if child == 0:
-        status = 2
-        try:
-            status = 0 if work() else 1
-        finally:
-            os._exit(status)
-    deadline = time.monotonic() + TIME_LIMIT
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status) == 0
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
 
 
 def all_at_once(neighbours: list[Callable[[], bool]], rounds: int) -> list[bool]:
