@@ -84,12 +84,7 @@ def layer_of(hidden: ArrayLike, weight: ArrayLike, bias: ArrayLike | None) -> La
     dtype = logits_dtype(h, w, b)
     if h.ndim == 0:
         raise ValueError("hidden must have a feature axis; it has no axis at all")
-    if w.ndim != 2 or w.shape[1] != h.shape[-1]:
-        raise ValueError(f"weight must have shape (classes, {h.shape[-1]}), not {w.shape}")
-    if len(w) == 0:
-        raise ValueError(f"weight of shape {w.shape} has no class")
-    if b is not None and b.shape != w.shape[:1]:
-        raise ValueError(f"bias must have shape {w.shape[:1]}, not {b.shape}")
+    check_shapes(h, w, b)
     return Layer(
         _for_blas(h.reshape(_row_count(h.shape), h.shape[-1])),
         _for_blas(w),
@@ -102,6 +97,18 @@ def layer_of(hidden: ArrayLike, weight: ArrayLike, bias: ArrayLike | None) -> La
 
 def _row_count(shape: tuple[int, ...]) -> int:
     return math.prod(shape[:-1])
+
+
+def check_shapes(hidden: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None) -> None:
+    """Complain of a layer whose arrays do not fit together."""
+    if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1]:
+        raise ValueError(
+            f"weight must have shape (classes, {hidden.shape[-1]}), not {weight.shape}"
+        )
+    if len(weight) == 0:
+        raise ValueError(f"weight of shape {weight.shape} has no class")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must have shape {weight.shape[:1]}, not {bias.shape}")
 
 
 def logits_dtype(

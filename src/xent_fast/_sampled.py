@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import arguments
-from xent_fast._layer_arguments import logits_dtype
+from xent_fast._layer_arguments import check_shapes, logits_dtype
 from xent_fast._loss import softmax_cross_entropy_grad
 from xent_fast._result import FloatT, SampledLossAndGrad
 from xent_fast._sampler import ClassArray, Sampler, as_classes, draw_candidates
@@ -252,13 +252,8 @@ def _layer(
     if h.ndim != 2:
         raise ValueError(f"hidden must have shape (batch, features), not {h.shape}")
     w = _plain(weight, "weight")
-    if w.ndim != 2 or w.shape[1] != h.shape[1]:
-        raise ValueError(f"weight must have shape (classes, {h.shape[1]}), not {w.shape}")
-    if len(w) == 0:
-        raise ValueError(f"weight of shape {w.shape} has no class")
     b = None if bias is None else _plain(bias, "bias")
-    if b is not None and b.shape != w.shape[:1]:
-        raise ValueError(f"bias must have shape {w.shape[:1]}, not {b.shape}")
+    check_shapes(h, w, b)
     return h, w, b
 
 

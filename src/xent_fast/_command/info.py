@@ -1,6 +1,6 @@
 """`python -m xent_fast info`: the configuration in words, with what limits it.
 
-Knows: `show_config`, and where a system tells of its processors and loaded libraries.
+Knows: `show_config`, and where a system tells of its processors.
 Must not know: how the library chooses.
 """
 
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import xent_fast
+from xent_fast._loading import openmp_libraries
 
 # The month of a specification, as compilers tell it, to its number.
 OPENMP_VERSIONS = {201107: "3.1", 201307: "4.0", 201511: "4.5", 201811: "5.0", 202011: "5.1"}
 FASTER_SETS = {"x86_64": ("avx512", "avx2"), "AMD64": ("avx512", "avx2")}
-MAPS = Path("/proc/self/maps")
 CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -84,21 +84,12 @@ def openmp(version: int | None) -> str:
             "To have threads, install GCC and build again with XENT_FAST_REQUIRE_OPENMP=1"
         )
     text = OPENMP_VERSIONS.get(version, str(version))
-    libraries = loaded_openmp_libraries()
+    libraries = sorted(openmp_libraries())
     if libraries:
         text += f", by {', '.join(libraries)}"
     if len(libraries) > 1:
         text += " (several in one process: each has its own threads)"
     return text
-
-
-def loaded_openmp_libraries() -> list[str]:
-    """Paths of the OpenMP libraries in this process, where the system tells (Linux)."""
-    try:
-        maps = MAPS.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return sorted(set(re.findall(r"(/\S*lib(?:g|i)?omp\S*\.so\S*)", maps)))
 
 
 def processor(count: int | None) -> str:
