@@ -70,12 +70,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--rounds", type=int, help=f"turns of each; half of them for variants (default: {ROUNDS})"
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=UNPUBLISHED,
-        help="folder of the figures as JSON and of the pictures (default: %(default)s)",
-    )
     parser.add_argument("--write", action="store_true", help="renew the page, README and pictures")
     parser.add_argument(
         "--from", dest="source", type=Path, metavar="JSON", help="time nothing: show these figures"
@@ -241,7 +235,7 @@ def main() -> None:
         results = json.loads(arguments.source.read_text())
     else:
         results = measured(arguments)
-        save(results, arguments.output / "benchmarks.json")
+        save(results, UNPUBLISHED / "benchmarks.json")
     print(report.printed(results))
     machine = (results.get("cost of options") or results.get("steps") or results)["machine"]
     print(f"\n{in_words(machine)}")
@@ -249,8 +243,8 @@ def main() -> None:
         publish(results)
     else:
         if "workloads" in results:
-            pictures.draw_all(results, arguments.output)
-        print(f"\nFigures and pictures are in {arguments.output}.")
+            pictures.draw_all(results, UNPUBLISHED)
+        print(f"\nFigures and pictures are in {UNPUBLISHED}.")
 
 
 def measured(arguments: argparse.Namespace) -> dict:

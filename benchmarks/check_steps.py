@@ -11,7 +11,6 @@ Knows the limit. Must not know how a step is timed.
 
 from __future__ import annotations
 
-import argparse
 from statistics import median
 
 from checking import Outcome
@@ -19,17 +18,13 @@ from checking import Outcome
 from benchmarks.steps import CONTESTANTS, DEFAULT, ONE_THREAD, SHAPES, measure
 
 GUARDED = SHAPES[1:4]
-MOST = 1.1
+RUNS, MOST = 9, 1.1
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs", type=int, default=9)
-
-
-def check(options: argparse.Namespace) -> Outcome:
+def check(_: object) -> Outcome:
     ours = tuple(one for one in CONTESTANTS if one.name in (DEFAULT, ONE_THREAD))
     figures, failed = {}, 0
-    for cell in measure(GUARDED, ours, options.runs):
+    for cell in measure(GUARDED, ours, RUNS):
         ratios = cell["ratios of rounds"]
         figures[cell["label"]] = median(ratios)
         failed += median(ratios) > MOST

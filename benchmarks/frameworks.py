@@ -3,7 +3,6 @@
     python -m benchmarks.frameworks                the table of docs/frameworks.md, printed
     python -m benchmarks.frameworks --write        the same, written to the page
     python -m benchmarks.frameworks --only JAX     its rows alone; --write leaves the others
-    python -m benchmarks.frameworks --lines        the columns that need no measuring, printed
     python -m benchmarks.frameworks --limits       where PyTorch itself computes small inputs
 
 It needs the extra `test-frameworks`. A time is the least of several repetitions, on as many threads
@@ -208,7 +207,8 @@ def measured_rows(family: str | None) -> dict[str, str]:
         if family not in (None, row.family):
             continue
         loss = row.loss()
-        cells = fixed_cells(row)
+        by_hand = str(glue.lines_of(row.by_hand)) if row.by_hand else ""
+        cells = [row.name, by_hand, str(glue.lines_of(row.loss)), row.orders]
         for shape in SHAPES:
             gradient, step = row.make(loss, *shape, FEATURES)
             cells.append(f"{least_milliseconds(gradient):.3g} / {least_milliseconds(step):.3g}")
@@ -216,12 +216,6 @@ def measured_rows(family: str | None) -> dict[str, str]:
         lines[row.name] = as_line(*cells)
         print(lines[row.name], flush=True)
     return lines
-
-
-def fixed_cells(row: Row) -> list[str]:
-    """What no time goes into: the name, lines by hand and as the row has them, derivatives."""
-    by_hand = str(glue.lines_of(row.by_hand)) if row.by_hand else ""
-    return [row.name, by_hand, str(glue.lines_of(row.loss)), row.orders]
 
 
 def as_line(*cells: str) -> str:
@@ -258,15 +252,11 @@ if __name__ == "__main__":
     families = sorted({row.family for row in ROWS})
     parser.add_argument("--write", action="store_true", help="renew the table of the page")
     parser.add_argument("--only", choices=families, help="the rows of one framework alone")
-    parser.add_argument("--lines", action="store_true", help="lines and derivatives alone")
     parser.add_argument("--limits", action="store_true", help="PyTorch's small inputs alone")
     parser.add_argument("--memory-of", metavar="LOSS", help="one loss's memory, in this process")
     chosen = parser.parse_args()
     if chosen.memory_of:
         print_peak(chosen.memory_of)
-    elif chosen.lines:
-        for row in ROWS:
-            print(as_line(*fixed_cells(row)))
     elif chosen.limits:
         print_limits()
     else:

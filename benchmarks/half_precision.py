@@ -1,6 +1,6 @@
 """Loss and gradient of logits of 16 bits, in place, beside float32, other libraries and casts.
 
-    python -m benchmarks.half_precision [--threads N] [--seconds S]
+    python -m benchmarks.half_precision [--threads N]
 
 PyTorch, and JAX with optax, are there or left out; PyTorch's compiler needs one of C++. The limit
 is what writing and reading as many bytes in place takes.
@@ -24,13 +24,14 @@ import xent_fast
 
 SHAPES = ((256, 1000), (65_536, 10), (8, 32_000), (512, 32_000))
 CHUNK_LOGITS = 262_144
+SECONDS = 0.6  # of each cell
 
 
-def best(call: Callable[[], object], seconds: float) -> float:
+def best(call: Callable[[], object]) -> float:
     """Milliseconds of the fastest of some calls, the first two of which do not count."""
     call()
     call()
-    fastest, end = float("inf"), time.perf_counter() + seconds
+    fastest, end = float("inf"), time.perf_counter() + SECONDS
     while time.perf_counter() < end:
         start = time.perf_counter()
         call()
@@ -118,12 +119,12 @@ WAYS: dict[str, Callable[..., Callable[[], object]]] = {
 }
 
 
-def cell(way: str, logits: Any, labels: Any, threads: int, seconds: float) -> str:
+def cell(way: str, logits: Any, labels: Any, threads: int) -> str:
     """A time or, without the library, nothing."""
     if way == "by chunks" and logits.dtype == np.float32:
         return "–"
     try:
-        return f"{best(WAYS[way](logits.copy(), labels, threads), seconds):.3f}"
+        return f"{best(WAYS[way](logits.copy(), labels, threads)):.3f}"
     except ImportError:
         return "–"
 
@@ -131,7 +132,6 @@ def cell(way: str, logits: Any, labels: Any, threads: int, seconds: float) -> st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=0.6, help="of each cell")
     options = parser.parse_args()
     if options.threads == 1:  # read by JAX when it starts
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
@@ -144,7 +144,7 @@ def main() -> None:
         labels = rng.integers(0, shape[1], shape[0])
         for dtype in (np.float32, np.float16, ml_dtypes.bfloat16):
             logits = single.astype(dtype)
-            cells = [cell(way, logits, labels, options.threads, options.seconds) for way in WAYS]
+            cells = [cell(way, logits, labels, options.threads) for way in WAYS]
             name = f"{shape[0]:,} x {shape[1]:,} | {logits.dtype.name}"
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
 

@@ -1,12 +1,11 @@
 """Draws the figures of docs/derivation.md into docs/images.
 
-    python docs/derivation/plots.py [--output FOLDER]
+    python docs/derivation/plots.py
 
 Knows: the formulas as a textbook writes them, in NumPy, and the public functions of xent_fast.
 Must not know: how xent_fast works inside.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -214,15 +213,11 @@ FIGURES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=IMAGES, help="default: docs/images")
-    folder = parser.parse_args().output
-    folder.mkdir(parents=True, exist_ok=True)
     for name, draw in FIGURES.items():
         figure = draw()
-        figure.savefig(folder / name, dpi=90)
+        figure.savefig(IMAGES / name, dpi=90)
         plt.close(figure)
-        print(folder / name)
+        print(IMAGES / name)
 
 
 if __name__ == "__main__":
