@@ -80,28 +80,6 @@ def test_alpha_of_zero_is_the_loss_of_the_targets(dtype: type[np.floating]) -> N
     np.testing.assert_allclose(got.grad, want.grad, rtol=0, atol=4 * eps * np.abs(want.grad).max())
 
 
-def test_out(dtype: type[np.floating]) -> None:
-    for place in SHAPES:
-        student, teacher, targets, options = make_problem(
-            *SHAPES[place], "index", OPTIONS["weight"], dtype
-        )
-        want = distillation_loss_grad(student, teacher, targets, **options)
-        strided = np.empty((*student.shape, 2), dtype)[..., 1]
-        for out in (np.empty_like(student), np.empty_like(student, order="F"), strided):
-            got = distillation_loss_grad(student, teacher, targets, out=out, **options)
-            assert got.grad is out
-            assert got.loss == want.loss
-            np.testing.assert_array_equal(out, want.grad)
-        for in_place in (0, 1):
-            arguments = [student.copy(), teacher.copy()]
-            out = arguments[in_place]
-            got = distillation_loss_grad(*arguments, targets, out=out, **options)
-            assert got.loss == want.loss
-            np.testing.assert_array_equal(out, want.grad)
-            untouched = arguments[1 - in_place]
-            np.testing.assert_array_equal(untouched, (student, teacher)[1 - in_place])
-
-
 def test_rows_that_do_not_count_and_rows_without_a_softmax(dtype: type[np.floating]) -> None:
     nan, inf = np.nan, np.inf
     student = np.array([[nan, 0], [nan, 0], [0, 1], [-inf, 0], [-inf, 0], [0, 0]], dtype)

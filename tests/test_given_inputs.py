@@ -43,6 +43,17 @@ def one_hot(dtype: Any) -> np.ndarray:
     return np.eye(CLASSES)[LABELS].astype(dtype)
 
 
+def derivative(argument: str, values: np.ndarray, logits: np.ndarray = LOGITS) -> np.ndarray:
+    """Of a function that has such an argument."""
+    if argument == "targets":
+        return softmax_cross_entropy_grad(logits, values).grad
+    if argument == "teacher":
+        return xent_fast.distillation_loss_grad(logits, values).grad
+    if argument == "vector":
+        return xent_fast.softmax_cross_entropy_hvp(logits, LABELS, values)
+    return softmax_cross_entropy_grad(logits, LABELS, **{argument: values}).grad
+
+
 # --- containers of other libraries, by the attributes that tell them ------------------------------
 
 
@@ -150,16 +161,8 @@ def test_bfloat16(argument: str) -> None:
         "vector": LOGITS,
     }[argument].astype(bfloat16)
 
-    def result(values: np.ndarray) -> Any:
-        if argument == "targets":
-            return softmax_cross_entropy_grad(LOGITS, values).grad
-        if argument == "teacher":
-            return xent_fast.distillation_loss_grad(LOGITS, values).grad
-        if argument == "vector":
-            return xent_fast.softmax_cross_entropy_hvp(LOGITS, LABELS, values)
-        return softmax_cross_entropy_grad(LOGITS, LABELS, **{argument: values}).grad
-
-    np.testing.assert_array_equal(result(rounded), result(rounded.astype(float)))
+    want = derivative(argument, rounded.astype(float))
+    np.testing.assert_array_equal(derivative(argument, rounded), want)
 
 
 # --- labels that are no integers ------------------------------------------------------------------
@@ -317,16 +320,11 @@ def test_casts_to_the_logits_dtype_neither_warn_nor_raise(name: str, value: floa
     logits = LOGITS.astype(np.float32)
     with warnings.catch_warnings(), np.errstate(all="raise"):
         warnings.simplefilter("error")
-        if name == "targets":
-            softmax_cross_entropy(logits, np.full(LOGITS.shape, value))
-        elif name == "teacher":
-            xent_fast.distillation_loss_grad(logits, np.full(LOGITS.shape, value))
-        elif name == "vector":
-            xent_fast.softmax_cross_entropy_hvp(logits, LABELS, np.full(LOGITS.shape, value))
-        else:
-            weights = np.full(CLASSES if name == "weight" else ROWS, value)
-            softmax_cross_entropy(logits, LABELS, **{name: weights})
-            xent_fast.cross_entropy(reference.softmax(LOGITS), LABELS, **{name: weights})
+        shapes = {"weight": CLASSES, "sample_weight": ROWS}
+        values = np.full(shapes.get(name, LOGITS.shape), value)
+        derivative(name, values, logits)
+        if name in shapes:
+            xent_fast.cross_entropy(reference.softmax(LOGITS), LABELS, **{name: values})
 
 
 @pytest.mark.parametrize("value", [np.inf, 5e-324])

@@ -88,21 +88,11 @@ def test_every_combination_of_options(
     ):
         options = {"weight": weight, "label_smoothing": smoothing, "reduction": reduction}
         want = torch_loss_and_grad(logits, targets, ignore_index=ignore_index, **options)
-        got = implementation.softmax_cross_entropy_grad(
-            logits,
-            targets,
-            axis=class_axis(dimensions),
-            ignore_index=None if ignore_index == -100 else ignore_index,
-            **options,
-        )
+        options["axis"] = class_axis(dimensions)
+        options["ignore_index"] = None if ignore_index == -100 else ignore_index
+        got = implementation.softmax_cross_entropy_grad(logits, targets, **options)
         assert_agree(got, want)
-        loss = implementation.softmax_cross_entropy(
-            logits,
-            targets,
-            axis=class_axis(dimensions),
-            ignore_index=None if ignore_index == -100 else ignore_index,
-            **options,
-        )
+        loss = implementation.softmax_cross_entropy(logits, targets, **options)
         assert_agree([loss], [want[0]])
 
 

@@ -85,29 +85,6 @@ def test_probability_near_one(dtype: type[np.floating]) -> None:
     np.testing.assert_allclose(got, want, rtol=64 * np.finfo(dtype).eps)
 
 
-def test_out(dtype: type[np.floating]) -> None:
-    for place in SHAPES:
-        logits, vector, targets, options = make_problem(
-            *SHAPES[place], "index", OPTIONS["z_loss"], dtype
-        )
-        product = softmax_cross_entropy_hvp(logits, targets, vector, **options)
-        diagonal = softmax_cross_entropy_hessian_diagonal(logits, targets, **options)
-        strided = np.empty((*logits.shape, 2), dtype)[..., 1]
-        for out in (np.empty_like(logits), np.empty_like(logits, order="F"), strided):
-            assert softmax_cross_entropy_hvp(logits, targets, vector, out=out, **options) is out
-            np.testing.assert_array_equal(out, product)
-        for in_place in (0, 1):
-            arguments = [logits.copy(), vector.copy()]
-            out = arguments[in_place]
-            softmax_cross_entropy_hvp(arguments[0], targets, arguments[1], out=out, **options)
-            np.testing.assert_array_equal(out, product)
-            np.testing.assert_array_equal(arguments[1 - in_place], (logits, vector)[1 - in_place])
-        out = logits.copy()
-        got = softmax_cross_entropy_hessian_diagonal(out, targets, out=out, **options)
-        assert got is out
-        np.testing.assert_array_equal(out, diagonal)
-
-
 def test_rows_that_do_not_count_and_rows_without_a_softmax(dtype: type[np.floating]) -> None:
     nan, inf = np.nan, np.inf
     logits = np.array(
