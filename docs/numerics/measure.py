@@ -18,7 +18,6 @@ import importlib.metadata
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 from distributions import DISTRIBUTIONS, draw, soft_targets
@@ -27,21 +26,21 @@ from oracle import arithmetic_for, disagreement_with_definition, effective_mass,
 from peers import Functions, Peer, installed_peers, scipy_functions
 from tables import (
     FUNCTIONS,
+    PAGE,
     Cell,
     Results,
     distinct,
     functions,
     other_targets,
     overall,
+    processor_name,
     worst_by,
+    write_block,
 )
 from tqdm import tqdm
 
 import xent_fast
 from xent_fast._binding import instruction_sets
-
-PAGE = Path(__file__).parent.parent / "numerics.md"
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 CLASSES = (3, 10, 1000, 32000, 128256)
 QUICK_CLASSES = (3, 10, 1000)
@@ -153,15 +152,6 @@ class Measurement:
             self._add(name, kind, distribution, logits, tallies)
 
 
-def processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def description(oracle_errors: dict[str, float], left_out: list[str]) -> str:
     packages = ("xent_fast", "numpy", "scipy", "mpmath")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
@@ -190,14 +180,6 @@ def report(results: Results, libraries: list[str]) -> str:
         parts += ["Worst loss / target / others by number of classes:\n"]
         parts += [worst_by(results, dtype, "classes", libraries)]
     return "\n".join(parts)
-
-
-def replace_tables(page: Path, tables: str) -> None:
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, marker, after = rest.partition(END)
-    if not marker:
-        raise ValueError(f"{page} lacks the markers {BEGIN} and {END}")
-    page.write_text(f"{before}{BEGIN}\n\n{tables}\n{END}{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -229,7 +211,7 @@ def main() -> None:
     tables = description(oracle_errors, left_out) + "\n"
     tables += report(measurement.results, list(libraries))
     if arguments.write:
-        replace_tables(PAGE, tables)
+        write_block("measured", f"\n{tables}\n")
     else:
         print(tables)
 

@@ -19,10 +19,10 @@ import math
 import sys
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tables import PAGE, processor_name, write_block
 from worst_rows import (
     KINDS,
     QUANTITIES,
@@ -41,8 +41,6 @@ from worst_rows import (
 
 from xent_fast._binding import instruction_sets
 
-PAGE = Path(__file__).parents[1] / "numerics.md"
-BEGIN, END = "<!-- search: begin -->\n", "<!-- search: end -->\n"
 DTYPES = ("float32", "float64")
 PATHS = {"fma": "", "portable": ", no FMA"}
 # Rows side by side up to 128 classes, classes side by side beyond.
@@ -283,20 +281,6 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_page(text: str) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    PAGE.write_text(before + BEGIN + text + END + after, encoding="utf-8")
-
-
-def machine() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return "an unknown processor"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10.0)
@@ -324,14 +308,14 @@ def main() -> int:
             "seed": arguments.seed,
             "rows": judged,
             "isas": ", ".join(instruction_sets.available_isas()),
-            "machine": machine(),
+            "machine": processor_name(),
         }
         runs = [] if arguments.afresh else record["runs"]
         rows = [as_entry(cell, *pair) for cell, pair in results.items()]
         rows += [entry for entry in record["rows"] if Cell(*entry["cell"]) not in results]
         record = {"runs": [*runs, run], "rows": rows}
         save(record)
-        write_page(table(record))
+        write_block("search", table(record))
     if record["rows"]:
         print(table(record))
     return int(broken > 0)

@@ -1,16 +1,20 @@
-"""Measured errors as Markdown tables.
+"""Measured errors as Markdown tables, and the page that has them.
 
-Knows: Markdown, and how to gather cells by implementation, distribution or number of classes.
+Knows: Markdown, how to gather cells by implementation, distribution or number of classes, and which
+processor this is.
 Must not know: how the errors were measured.
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from judgement import Tally
 
+PAGE = Path(__file__).parent.parent / "numerics.md"
 INDEX_QUANTITIES = ("loss", "target", "others")
 FUNCTIONS = "functions of the softmax"
 FUNCTION_QUANTITIES = ("p", "small p", "log p", "lse")
@@ -146,3 +150,22 @@ def worst_by(results: Results, dtype: str, attribute: str, names: list[str]) -> 
     columns = together(names, ([entry(value, name) for value in values] for name in names))
     labels = [f"{value:,}" if isinstance(value, int) else value for value in values]
     return _table([attribute, *columns], zip(labels, *columns.values(), strict=True))
+
+
+def processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def write_block(name: str, text: str) -> None:
+    """Put lines between the page's markers of that name."""
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    _, marker, after = rest.partition(end)
+    if not marker:
+        raise ValueError(f"{PAGE} lacks the markers {begin} and {end}")
+    PAGE.write_text(before + begin + text + end + after, encoding="utf-8")
