@@ -160,18 +160,6 @@ def distillation_loss_grad(
     array([[-0.25,  0.25]])
     """
     return second_order_calls.distillation(
-        student_logits,
-        teacher_logits,
-        targets,
-        temperature,
-        alpha,
-        axis,
-        weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        reduction,
-        scale,
-        out,
-        num_threads,
-    )
+        student_logits, teacher_logits, targets, temperature, alpha, axis, weight, sample_weight,
+        ignore_index, label_smoothing, reduction, scale, out, num_threads,
+    )  # fmt: skip

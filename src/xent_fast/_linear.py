@@ -151,18 +151,9 @@ def linear_softmax_cross_entropy(
     """
     layer = layer_of(hidden, weight, bias)
     batch = batch_of(
-        layer,
-        targets,
-        class_weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        temperature,
-        z_loss,
-        reduction,
-        scale,
-        num_threads,
-    )
+        layer, targets, class_weight, sample_weight, ignore_index, label_smoothing, temperature,
+        z_loss, reduction, scale, num_threads,
+    )  # fmt: skip
     return swept(layer, batch, as_chunk_rows(chunk_rows, layer), as_progress(progress), None)
 
 
@@ -293,18 +284,9 @@ def linear_softmax_cross_entropy_grad(
     """
     layer = layer_of(hidden, weight, bias)
     batch = batch_of(
-        layer,
-        targets,
-        class_weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        temperature,
-        z_loss,
-        reduction,
-        scale,
-        num_threads,
-    )
+        layer, targets, class_weight, sample_weight, ignore_index, label_smoothing, temperature,
+        z_loss, reduction, scale, num_threads,
+    )  # fmt: skip
     chunk = as_chunk_rows(chunk_rows, layer)
     callback = as_progress(progress)
     outputs = outputs_of(

@@ -160,19 +160,9 @@ def cross_entropy(
     array([1.38629436, 0.69314718])
     """
     batch = _settled(
-        probabilities,
-        targets,
-        axis,
-        weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        clip,
-        reduction,
-        scale,
-        None,
-        num_threads,
-    )
+        probabilities, targets, axis, weight, sample_weight, ignore_index, label_smoothing, clip,
+        reduction, scale, None, num_threads,
+    )  # fmt: skip
     return _loss_and_grad(batch, reduction, None)
 
 
@@ -281,19 +271,9 @@ def cross_entropy_grad(
     (1.386294, array([-4.,  0.]))
     """
     batch = _settled(
-        probabilities,
-        targets,
-        axis,
-        weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        clip,
-        reduction,
-        scale,
-        out,
-        num_threads,
-    )
+        probabilities, targets, axis, weight, sample_weight, ignore_index, label_smoothing, clip,
+        reduction, scale, out, num_threads,
+    )  # fmt: skip
     rows: FloatArray = np.empty(
         batch.rows.shape, batch.rows.dtype if out is None else out.dtype.type
     )

@@ -118,21 +118,9 @@ def softmax_cross_entropy_hvp(
     array([[ 0.1875, -0.0625, -0.0625, -0.0625]])
     """
     return second_order_calls.hessian_times_vector(
-        logits,
-        targets,
-        vector,
-        axis,
-        weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        temperature,
-        z_loss,
-        reduction,
-        scale,
-        out,
-        num_threads,
-    )
+        logits, targets, vector, axis, weight, sample_weight, ignore_index, label_smoothing,
+        temperature, z_loss, reduction, scale, out, num_threads,
+    )  # fmt: skip
 
 
 @overload
@@ -216,20 +204,9 @@ def softmax_cross_entropy_hessian_diagonal(
     array([[0.1875, 0.1875, 0.1875, 0.1875]])
     """
     return second_order_calls.hessian_diagonal(
-        logits,
-        targets,
-        axis,
-        weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        temperature,
-        z_loss,
-        reduction,
-        scale,
-        out,
-        num_threads,
-    )
+        logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature,
+        z_loss, reduction, scale, out, num_threads,
+    )  # fmt: skip
 
 
 @overload
@@ -366,20 +343,6 @@ def softmax_cross_entropy_grad_hessian(
     array([[0.375, 0.375, 0.375, 0.375]])
     """
     return second_order_calls.grad_hessian(
-        logits,
-        targets,
-        axis,
-        weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        temperature,
-        z_loss,
-        factor,
-        min_hessian,
-        reduction,
-        scale,
-        grad_out,
-        hessian_out,
-        num_threads,
-    )
+        logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature,
+        z_loss, factor, min_hessian, reduction, scale, grad_out, hessian_out, num_threads,
+    )  # fmt: skip
