@@ -7,31 +7,31 @@ call must be right.
 
     python changing_labels.py [--calls N] [--quick]     N calls a case
 
-Knows the public functions and how memory is protected. Must not know how labels are read.
+Knows the public functions. Must not know how memory is protected (tests/memory/pages.py), nor how
+labels are read.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import itertools
 import json
-import mmap
 import random
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "memory"))
+import pages
+
 from xent_fast import softmax_cross_entropy_grad
 from xent_fast._binding import instruction_sets
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_PROT_NONE = 0
 
 # Both kernels, blocks, and rows that threads share.
 SHAPES = ((6000, 3), (4000, 10), (2500, 33), (300, 1000), (3, 70_000))
@@ -43,21 +43,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "statistics": {"return_statistics": True},
 }
 LABEL_TYPES = (np.int64, np.int32, np.uint64)
-
-
-def guarded(values: np.ndarray, at_end: bool) -> np.ndarray:
-    """A copy whose last byte, or first, has a page beside it that ends the process if touched."""
-    page = mmap.PAGESIZE
-    inner = -(-values.nbytes // page) * page
-    memory = mmap.mmap(-1, inner + 2 * page)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    for guard in (address, address + page + inner):
-        if _libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), _PROT_NONE) != 0:
-            raise OSError(ctypes.get_errno(), "mprotect")
-    offset = page + (inner - values.nbytes if at_end else 0)
-    copy = np.frombuffer(memory, values.dtype, values.size, offset).reshape(values.shape)
-    copy[...] = values
-    return copy
 
 
 @dataclass
@@ -102,12 +87,13 @@ def check_case(
 ) -> Figures:
     rng = np.random.default_rng(shape)
     rows, classes = shape
-    logits = guarded(rng.standard_normal(shape).astype(np.float32), at_end)
-    labels = guarded(np.full(rows, classes // 2, label_type), at_end)
-    out = guarded(np.zeros(shape, np.float32), at_end)
+    arena, side = pages.Arena(), "behind" if at_end else "before"
+    logits = arena.placed(rng.standard_normal(shape).astype(np.float32), side)
+    labels = arena.placed(np.full(rows, classes // 2, label_type), side)
+    out = arena.placed(np.zeros(shape, np.float32), side)
     given = dict(options)
     if given.pop("weight", False):
-        given["weight"] = guarded(np.ones(classes, np.float32), at_end)
+        given["weight"] = arena.placed(np.ones(classes, np.float32), side)
     if label_type is np.uint64:
         given.pop("ignore_index", None)
 
