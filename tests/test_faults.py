@@ -13,6 +13,7 @@ from typing import NamedTuple
 import mpmath
 import numpy as np
 import pytest
+from helpers import assert_within_spacings
 
 import xent_fast
 from xent_fast import softmax, softmax_cross_entropy, softmax_cross_entropy_grad
@@ -75,13 +76,10 @@ def one_hot(classes: int, label: int) -> np.ndarray:
 
 
 def assert_close(got: object, want: object, dtype: type, ulp: float = 6) -> None:
-    """Each number within so many spacings of the dtype at the right one."""
+    """Each number finite, and within so many spacings of the dtype at the right one."""
     got, want = np.asarray(got, FLOAT64), np.asarray(want, FLOAT64)
-    with np.errstate(over="ignore"):
-        spacing = np.spacing(np.abs(want).astype(dtype)).astype(FLOAT64)
     assert np.isfinite(got).all(), got
-    error = np.abs(got - want) / spacing
-    assert error.max() <= ulp, (error.max(), got.ravel()[:8], want.ravel()[:8])
+    assert_within_spacings(got, want, dtype, ulp)
 
 
 # --- blocks without a class that counts -----------------------------------------------------------
