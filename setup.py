@@ -97,6 +97,14 @@ class BuildExtension(build_ext):
     """Add what can be decided only once the compiler is known."""
 
     translation = Lock()
+    user_options = build_ext.user_options + [  # noqa: RUF005  setuptools asks for a list of its own
+        ("kernels-alone=", None, "compile no more than the kernels, into this folder"),
+    ]
+
+    def initialize_options(self):
+        """Build everything."""
+        super().initialize_options()
+        self.kernels_alone = None
 
     def build_extensions(self):
         """Choose flags, build all modules side by side."""
@@ -113,8 +121,21 @@ class BuildExtension(build_ext):
             )
             extension.extra_link_args = openmp_link_flags + EXACT_FLAGS[family]
         self.compiler.compile = in_parallel(self.compiler.compile)
+        if self.kernels_alone:
+            self.compile_kernels(self.extensions[0])
+            return
         self.parallel = os.cpu_count()
         super().build_extensions()
+
+    def compile_kernels(self, extension):
+        """Compile the extension's C files: objects that checks link with programs of their own."""
+        self.compiler.compile(
+            [source for source in extension.sources if source.endswith(".c")],
+            output_dir=self.kernels_alone,
+            macros=extension.define_macros,
+            include_dirs=extension.include_dirs,
+            extra_postargs=extension.extra_compile_args,
+        )
 
     def build_extension(self, extension):
         """Translate Cython to C, one module at a time, and compile while others are translated."""

@@ -19,8 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "src" / "xent_fast" / "kernels"
 ARM_COMPILER = "aarch64-linux-gnu-gcc"
-# Flags of the programs that run the kernels as they are: the same for all, so that a compiler cache
-# compiles the kernels once.
+# Flags of the programs that run the kernels as they are.
 STRICT = ["-O2", "-Wall", "-Wextra", "-Werror", "-static"]
 # Every function of the kernels compiled once: under sanitizers in a tenth of the time, to the same
 # bits, and each counted apart.
@@ -96,6 +95,11 @@ def write_stand_in(source: Path) -> None:
     )
 
 
+def compiled(source: Path, result: Path, using: list[str], flags: Iterable[str]) -> Path:
+    run([*using, "-std=c11", "-ffp-contract=off", *flags, "-c", source, "-o", result])
+    return result
+
+
 def build_over_kernels(
     program: Path,
     sources: Iterable[Path],
@@ -112,17 +116,29 @@ def build_over_kernels(
     Of the instruction sets, those `wanted`; stand-ins for the others.
     """
 
-    def compiled(source: Path) -> Path:
+    def compiled_part(source: Path) -> Path:
         result = program.with_name(f"{program.name}-{source.stem}.o")
         if source.stem.startswith("isa_") and not wanted(source.stem.removeprefix("isa_")):
             source = program.with_name(source.name)
             write_stand_in(source)
-        common = ["-std=c11", "-ffp-contract=off", *flags, *flags_of(source), f"-I{kernels}"]
-        run([*using, *common, "-c", source, "-o", result])
-        return result
+        return compiled(source, result, using, [*flags, *flags_of(source), f"-I{kernels}"])
 
-    objects = in_parallel(compiled, [*sources, *sorted(kernels.glob("*.c"))])
+    objects = in_parallel(compiled_part, [*sources, *sorted(kernels.glob("*.c"))])
     run([*using, *flags, *link, *objects, "-lm", "-o", program])
+    return program
+
+
+def build_over_shipped_kernels(program: Path, source: Path) -> Path:
+    """The same of one source and the kernels as a build of the package compiles them.
+
+    A compiler cache that has seen the package being installed has these objects.
+    """
+    kernels = program.with_name(f"{program.name}-kernels")
+    words = [sys.executable, "setup.py", "-q", "build_ext", f"--kernels-alone={kernels}"]
+    run(words, cwd=ROOT, stderr=subprocess.STDOUT)
+    flags = [*STRICT, f"-I{KERNELS}"]
+    main = compiled(source, program.with_name(f"{program.name}.o"), compiler(), flags)
+    run([*compiler(), *flags, main, *kernels.rglob("*.o"), "-lm", "-o", program])
     return program
 
 

@@ -42,6 +42,7 @@ QUICK_TESTS = (
     "classes",
     "closed_forms",
     "digests",
+    "every_argument",
     "faults",
     "fork",
     "given_inputs",

@@ -38,6 +38,7 @@ from checking import (
     STRICT,
     Outcome,
     build_over_kernels,
+    build_over_shipped_kernels,
     compiler,
     figures_of,
     run,
@@ -65,11 +66,8 @@ def check_calls(quick: bool) -> Figures:
 
 def check_kernels(quick: bool) -> Figures:
     with tempfile.TemporaryDirectory() as directory:
-        program = build_driver(
-            compiler(),
-            Path(directory) / "native",
-            STRICT,
-            wanted=lambda isa: not quick or runs_here(isa),
+        program = build_over_shipped_kernels(
+            Path(directory) / "native", PROGRAMS / "guarded_kernels.c"
         )
         isas = run([program]).split()
         figures = {guarded_cases(isa): int(run([program, isa, *["quick"] * quick])) for isa in isas}
