@@ -58,10 +58,10 @@ KERNEL_INLINE REAL NAME(curvature_weight)(double weight) {
 
 /* The sum of each lane's exponentials but for the one above half of all, of FEW_TERMS classes at
  * most. */
-KERNEL_INLINE vec NAME(some_small_exponentials)(REAL (*exponentials)[LANES], int classes,
+KERNEL_INLINE vec NAME(some_small_exponentials)(REAL (*exponentials)[LANES], int64_t classes,
                                                 vec half) {
     vec even = v_splat(0), odd = v_splat(0);
-    int k = 0;
+    int64_t k = 0;
     for (; k + 2 <= classes; k += 2) {
         const vec e = v_load(exponentials[k]), next = v_load(exponentials[k + 1]);
         even = v_add(even, v_drop(v_greater(e, half), e));
@@ -77,7 +77,7 @@ KERNEL_INLINE vec NAME(some_small_exponentials)(REAL (*exponentials)[LANES], int
 /* Of all of them. */
 KERNEL_INLINE vec NAME(small_exponentials)(REAL (*exponentials)[LANES], int classes, vec half) {
     vec sum = v_splat(0);
-    for (int k = 0; k < classes; k += FEW_TERMS)
+    for (int64_t k = 0; k < classes; k += FEW_TERMS)
         sum = v_add(sum,
                     NAME(some_small_exponentials)(
                         exponentials + k, classes - k < FEW_TERMS ? classes - k : FEW_TERMS, half));
@@ -96,7 +96,7 @@ KERNEL_INLINE void NAME(diagonal_columns)(const NAME(curved_rows) * rows, vec we
         const vec others = NAME(small_exponentials)(rows->exponentials, rows->classes, half);
         of_likely = v_max(least, v_mul(v_mul(others, factor), p_of_maximum));
     }
-    for (int k = 0; k < rows->classes; ++k) {
+    for (int64_t k = 0; k < rows->classes; ++k) {
         const vec e = v_load(rows->exponentials[k]), rest = v_sub(one, v_mul(e, inverse));
         if (ahead)
             PREFETCH(destination + k * step + ahead);
@@ -111,13 +111,13 @@ KERNEL_INLINE void NAME(diagonal_columns)(const NAME(curved_rows) * rows, vec we
 KERNEL_INLINE vec NAME(centre_columns)(const NAME(curved_rows) * rows, REAL (*vector)[LANES],
                                        vec *sum) {
     vec sums[4], of_likeliest = v_splat(0), largest = v_splat(1), total = v_splat(0);
-    for (int k = 0; k < rows->classes; ++k)
+    for (int64_t k = 0; k < rows->classes; ++k)
         of_likeliest = v_select(v_equal(v_load(rows->exponentials[k]), rows->exp_of_maximum),
                                 v_load(vector[k]), of_likeliest);
-    for (int first = 0; first < rows->classes; first += FEW_TERMS) {
+    for (int64_t first = 0; first < rows->classes; first += FEW_TERMS) {
         for (int j = 0; j < 4; ++j)
             sums[j] = v_splat(0);
-        for (int k = first; k < rows->classes && k < first + FEW_TERMS; ++k) {
+        for (int64_t k = first; k < rows->classes && k < first + FEW_TERMS; ++k) {
             const vec u = v_sub(v_load(vector[k]), of_likeliest);
             v_store(vector[k], u);
             largest = v_max(NAME(magnitude)(u), largest);
@@ -136,7 +136,7 @@ KERNEL_INLINE void NAME(product_columns)(const NAME(curved_rows) * rows, REAL (*
     const vec zero = v_splat(0), inverse = v_div(v_splat(1), rows->total),
               factor = v_mul(weight, inverse);
     const vec mean = v_mul(sum, inverse), scaled_mean = v_sub(zero, v_mul(sum, factor));
-    for (int k = 0; k < rows->classes; ++k) {
+    for (int64_t k = 0; k < rows->classes; ++k) {
         const vec e = v_load(rows->exponentials[k]), u = v_load(vector[k]);
         const vec product = v_mul(v_mul(e, factor), v_sub(u, mean));
         v_store((REAL *)(void *)(destination + k * step),
@@ -152,7 +152,7 @@ static NEVER_INLINE unsigned NAME(leaving_curvature)(const NAME(curved_rows) * r
               first = v_load(rows->exponentials[0]);
     const unsigned is_large = v_mask_bits(v_not_less(size, v_splat(LARGEST_HERE)));
     unsigned leaving = v_mask_bits(v_not_less(size, v_splat(LARGEST_FACTOR)));
-    for (int k = 0; k < rows->classes; ++k)
+    for (int64_t k = 0; k < rows->classes; ++k)
         leaving |= is_large & v_mask_bits(v_equal(v_load(rows->exponentials[k]), zero));
     leaving &= v_mask_bits(v_equal(first, first)) & v_mask_bits(v_not_less(rows->labels, zero));
     return leaving & v_mask_bits(v_greater(v_splat(INFINITY), largest));
@@ -172,7 +172,7 @@ static NEVER_INLINE void NAME(take_leaving_curvature)(const NAME(curvature_write
         NAME(curvature_of_far_row)(writer->batch, row,
                                    clamped_label(rows->label_values[lane], rows->classes),
                                    writer->kind, (const REAL *)(const void *)vector, result);
-        for (int k = 0; k < rows->classes; ++k)
+        for (int64_t k = 0; k < rows->classes; ++k)
             columns[k][lane] = vector || result[k] > writer->least || result[k] != result[k]
                                    ? result[k]
                                    : writer->least;

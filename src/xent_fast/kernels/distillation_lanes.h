@@ -63,7 +63,7 @@ KERNEL_INLINE void NAME(distil_vector_of_rows)(
     NAME(softmax_of_columns)(&student, classes, scale);
     const vec_mask teaches = teacher.is_number, learns = student.is_number;
     const NAME(divergence_results) results = NAME(diverge)(&teacher, &student, classes, weights);
-    for (int k = 0; k < classes; ++k) {
+    for (int64_t k = 0; k < classes; ++k) {
         const vec slope = v_select(v_equal(results.likeliest, v_splat((REAL)k)),
                                    results.slope_of_likeliest, v_load(student.exponentials[k]));
         v_store(columns[k],
@@ -78,7 +78,7 @@ KERNEL_INLINE void NAME(distil_vector_of_rows)(
     for (int lane = 0; lane < row_count; ++lane)
         losses[lane] = divergence[lane] + (target_loss ? (double)target_loss[lane] : 0);
     if ((numbers & counting) != all) {
-        for (int k = 0; k < classes; ++k) {
+        for (int64_t k = 0; k < classes; ++k) {
             const vec grad =
                 v_select(teaches, v_select(learns, v_load(columns[k]), v_splat(NAN)), v_splat(NAN));
             v_store(columns[k], v_keep(counts, grad));
@@ -93,7 +93,7 @@ KERNEL_INLINE void NAME(distil_vector_of_rows)(
         if (!(leaving >> lane & 1))
             continue;
         losses[lane] = NAME(distil_leaving_row)(problem, first_row + lane, grad, workspace);
-        for (int k = 0; k < classes; ++k)
+        for (int64_t k = 0; k < classes; ++k)
             columns[k][lane] = grad[k];
     }
     NAME(store_columns)(columns, batch->grad + first_row * batch->grad_row_stride,

@@ -156,7 +156,7 @@ typedef struct {
 
 /* (y - max y) - (x - max x) of a class. */
 KERNEL_INLINE vec NAME(distance_of_class)(const NAME(softmax_lanes) * teacher,
-                                          const NAME(softmax_lanes) * student, int k) {
+                                          const NAME(softmax_lanes) * student, int64_t k) {
     return v_sub(v_sub(v_load(teacher->logits[k]), teacher->largest),
                  v_sub(v_load(student->logits[k]), student->largest));
 }
@@ -164,7 +164,7 @@ KERNEL_INLINE vec NAME(distance_of_class)(const NAME(softmax_lanes) * teacher,
 /* `count` classes (1 or 2) from `k`: their terms and differences, which take the place of the
  * student's exponentials, to the sums given.  `likeliest` counts from there. */
 KERNEL_INLINE void NAME(two_divergences)(const NAME(softmax_lanes) * teacher,
-                                         NAME(softmax_lanes) * student, int k, int count,
+                                         NAME(softmax_lanes) * student, int64_t k, int count,
                                          vec likeliest, NAME(divergence_lanes) * lanes,
                                          vec *sum_of_terms, vec *sum_of_differences) {
     vec terms[4], differences[4]; /* EACH_OF names four */
@@ -187,7 +187,7 @@ KERNEL_INLINE void NAME(two_divergences)(const NAME(softmax_lanes) * teacher,
 
 /* The same of 1, 2 or 4 classes, added in a tree. */
 KERNEL_INLINE void NAME(some_divergences)(const NAME(softmax_lanes) * teacher,
-                                          NAME(softmax_lanes) * student, int k, int count,
+                                          NAME(softmax_lanes) * student, int64_t k, int count,
                                           vec likeliest, NAME(divergence_lanes) * lanes) {
     vec terms[2], differences[2];
     NAME(two_divergences)(teacher, student, k, count < 2 ? 1 : 2, likeliest, lanes, terms,
@@ -216,7 +216,7 @@ typedef struct {
 
 /* v of a class. */
 KERNEL_INLINE vec NAME(near_difference)(const NAME(softmax_lanes) * teacher,
-                                        const NAME(softmax_lanes) * student, int k,
+                                        const NAME(softmax_lanes) * student, int64_t k,
                                         NAME(pair) of_likeliest) {
     const NAME(pair) difference =
         NAME(exact_difference)(v_load(teacher->logits[k]), v_load(student->logits[k]));
@@ -230,7 +230,7 @@ KERNEL_INLINE vec_mask NAME(near_lanes)(const NAME(softmax_lanes) * teacher,
                                         const NAME(softmax_lanes) * student, int classes,
                                         vec of_likeliest, vec inverse_temperature) {
     vec highest = v_splat(-INFINITY), minus_lowest = highest;
-    for (int k = 0; k < classes; ++k) {
+    for (int64_t k = 0; k < classes; ++k) {
         const vec distance = NAME(distance_of_class)(teacher, student, k);
         highest = v_max(distance, highest);
         minus_lowest = v_max(v_sub(v_splat(0), distance), minus_lowest);
@@ -252,14 +252,14 @@ static NEVER_INLINE void NAME(take_near_lanes)(const NAME(softmax_lanes) * teach
     NAME(pair) of_likeliest = NAME(zero_pair)(), mean = NAME(zero_pair)(), sum = NAME(zero_pair)();
     vec_f64 wide[LANES / 8];
     ALIGNED_64 double shifts[LANES];
-    for (int k = 0; k < classes; ++k) {
+    for (int64_t k = 0; k < classes; ++k) {
         const vec_mask is_likeliest = v_equal(teacher->likeliest, v_splat((REAL)k));
         const NAME(pair) difference =
             NAME(exact_difference)(v_load(teacher->logits[k]), v_load(student->logits[k]));
         of_likeliest.high = v_select(is_likeliest, difference.high, of_likeliest.high);
         of_likeliest.low = v_select(is_likeliest, difference.low, of_likeliest.low);
     }
-    for (int k = 0; k < classes; ++k) {
+    for (int64_t k = 0; k < classes; ++k) {
         const vec v = NAME(near_difference)(teacher, student, k, of_likeliest),
                   d = v_mul(v, inverse_temperature);
         const vec part = v_mul(v, v_sub(one, v_mul(d, NAME(divergence_series)(d))));
@@ -269,7 +269,7 @@ static NEVER_INLINE void NAME(take_near_lanes)(const NAME(softmax_lanes) * teach
     for (int j = 0; j < LANES / 8; ++j)
         v_store_f64(shifts + 8 * j, common_shifts(wide[j], weights->temperature));
     const vec shift = NAME(pairs_of)(shifts).high;
-    for (int k = 0; k < classes; ++k) {
+    for (int64_t k = 0; k < classes; ++k) {
         const vec u = v_sub(NAME(near_difference)(teacher, student, k, of_likeliest), shift);
         const vec d = v_mul(u, inverse_temperature), series = NAME(divergence_series)(d);
         const vec e = v_load(teacher->exponentials[k]);

@@ -35,7 +35,7 @@ typedef struct {
 /* Exponentials of `count` columns (1, 2 or 4) from `k` to `place`, and to `e`, but 0 for the
  * labels', which count from there.  The label's and the largest are found here unless their low
  * parts count, too. */
-KERNEL_INLINE void NAME(some_index_exponentials)(NAME(lane_columns) columns, int k, int count,
+KERNEL_INLINE void NAME(some_index_exponentials)(NAME(lane_columns) columns, int64_t k, int count,
                                                  vec labels,
                                                  const NAME(exponential_reference) * reference,
                                                  REAL (*place)[LANES], vec *e,
@@ -72,7 +72,7 @@ KERNEL_INLINE void NAME(want_rows)(NAME(wanted_lines) * wanted, const char *matr
         NAME(has_columns)(class_stride) ? class_stride : LANES * (ptrdiff_t)sizeof(REAL);
 }
 
-KERNEL_INLINE void NAME(ask_for)(const NAME(wanted_lines) * wanted, int k, int count) {
+KERNEL_INLINE void NAME(ask_for)(const NAME(wanted_lines) * wanted, int64_t k, int count) {
     for (int matrix = 0; wanted && matrix < wanted->count; ++matrix)
         for (int j = 0; j < count; ++j)
             PREFETCH(wanted->first[matrix] + (k + j) * wanted->step[matrix]);
@@ -179,9 +179,10 @@ KERNEL_INLINE vec NAME(gradient_of_maximum)(vec exp_of_maximum, vec factor, vec 
 }
 
 /* The gradient of as many in place of their exponentials, to `destination`. */
-KERNEL_INLINE void NAME(some_index_gradients)(REAL (*place)[LANES], int k, int count, vec labels,
-                                              NAME(index_factors) factors, vec exp_of_maximum,
-                                              int is_bounded, char *destination, ptrdiff_t step) {
+KERNEL_INLINE void NAME(some_index_gradients)(REAL (*place)[LANES], int64_t k, int count,
+                                              vec labels, NAME(index_factors) factors,
+                                              vec exp_of_maximum, int is_bounded, char *destination,
+                                              ptrdiff_t step) {
     EACH_OF(count, const vec e = v_load(place[k + j]); vec grad = v_mul(e, factors.of_exponentials);
             if (is_bounded) grad = v_select(v_equal(e, exp_of_maximum), factors.of_maximum, grad);
             v_store((REAL *)(void *)(destination + (k + j) * step),

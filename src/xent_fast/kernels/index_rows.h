@@ -28,7 +28,7 @@ static NEVER_INLINE unsigned NAME(leaving_index_lanes)(REAL (*columns)[LANES],
         return (1u << LANES) - 1;
     if (settings->row.output != XENT_GRADIENT)
         return 0;
-    for (int k = 0; k < rows->classes; ++k)
+    for (int64_t k = 0; k < rows->classes; ++k)
         maximum = v_max(v_load(columns[k]), maximum);
     const vec factor = v_mul(NAME(magnitude)(weights->gradient_weight.high), weights->last_factor);
     return NAME(lanes_out_of_reach)(columns, rows->classes, maximum, factor, factor,
@@ -116,7 +116,7 @@ KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows,
             /* one NaN everywhere: which of two an operation passes on differs between processors */
             factors.of_exponentials = v_select(is_number, factors.of_exponentials, v_splat(NAN));
             factors.of_label = v_select(is_number, factors.of_label, v_splat(NAN));
-            for (int k = 0; k < classes; ++k)
+            for (int64_t k = 0; k < classes; ++k)
                 v_store(place[k], v_select(is_number, v_load(place[k]), v_splat(NAN)));
         }
         if (rows->counts != all)
@@ -140,7 +140,7 @@ KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows,
         NAME(index_gradients)(place, classes, labels, factors, sums.exp_of_maximum.high,
                               weight.high, is_exact, (char *)place, sizeof place[0]);
     if (batch->grad && weights->is_rescaled && !is_softmax)
-        for (int k = 0; k < classes; ++k)
+        for (int64_t k = 0; k < classes; ++k)
             v_store(place[k], v_mul(v_load(place[k]), weights->last_factor));
     if (leaving)
         NAME(take_leaving_rows)(batch, rows->first_row, rows->row_count, leaving,

@@ -34,7 +34,7 @@ KERNEL_INLINE void NAME(shape_masses)(NAME(tile) * tile, const xent_batch *batch
     const REAL *class_weight = (const REAL *)(const void *)batch->class_weight;
     const vec share = v_splat((REAL)(1 - batch->options.label_smoothing));
     const vec floor = v_splat((REAL)(batch->options.label_smoothing / (double)batch->classes));
-    for (int k = 0; k < (int)batch->classes; ++k) {
+    for (int64_t k = 0; k < batch->classes; ++k) {
         const vec mass = v_fma(v_load(tile->masses[k]), share, floor);
         v_store(tile->masses[k], class_weight ? v_mul(mass, v_splat(class_weight[k])) : mass);
     }
@@ -58,7 +58,7 @@ KERNEL_INLINE NAME(smoothed_masses) NAME(smoothed_masses_of)(const xent_batch *b
     masses.class_weight = (const REAL *)(const void *)batch->class_weight;
     if (masses.class_weight) {
         weight_sum = 0;
-        for (int k = 0; k < (int)batch->classes; ++k)
+        for (int64_t k = 0; k < batch->classes; ++k)
             weight_sum += (double)masses.class_weight[k];
     }
     masses.share = NAME(pair_of)(1 - batch->options.label_smoothing);
@@ -88,7 +88,7 @@ typedef struct {
 /* Adds `count` columns (1, 2 or 4) from `k` in a tree, a dense target's masses two by two: every
  * gradient has the error of their sum (without FMA, where more is rounded, one by one).  `pivot`
  * and `labels` count from `k`.  0 * inf = 0. */
-KERNEL_INLINE void NAME(add_columns)(const NAME(tile) * tile, int k, int count,
+KERNEL_INLINE void NAME(add_columns)(const NAME(tile) * tile, int64_t k, int count,
                                      const NAME(smoothed_masses) * smoothed, vec base, vec pivot,
                                      vec labels, NAME(column_sums) * sums, int is_weighted,
                                      int kind) {

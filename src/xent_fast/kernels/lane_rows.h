@@ -19,12 +19,13 @@ KERNEL_INLINE int NAME(vectors_at_once)(int64_t classes) {
 }
 
 /* A statement for k = 0, 4, ... with a constant `count` of 4, then for the one to three classes
- * that are left; `from_k` are the labels counted from k. */
+ * that are left; `from_k` are the labels counted from k.  Loops over classes count in 64 bits: of
+ * 32, which wrap around by Python's flags for extensions, each use would make 64. */
 #ifndef EACH_CLASS
 #define EACH_CLASS(classes, labels, statement)  \
     do {                                        \
         vec from_k = labels;                    \
-        int k = 0;                              \
+        int64_t k = 0;                          \
         for (; k + 4 <= (classes); k += 4) {    \
             enum { count = 4 };                 \
             statement;                          \
@@ -58,13 +59,13 @@ typedef struct {
     ptrdiff_t step;
 } NAME(lane_columns);
 
-KERNEL_INLINE vec NAME(load_column)(NAME(lane_columns) columns, int k) {
+KERNEL_INLINE vec NAME(load_column)(NAME(lane_columns) columns, int64_t k) {
     return v_load((const REAL *)(const void *)(columns.first + k * columns.step));
 }
 
 KERNEL_INLINE vec NAME(maximum_of_columns)(NAME(lane_columns) columns, int classes) {
     vec maximum = v_splat(-INFINITY), another = v_splat(-INFINITY);
-    int k = 0;
+    int64_t k = 0;
     for (; k + 2 <= classes; k += 2) {
         maximum = v_max(NAME(load_column)(columns, k), maximum);
         another = v_max(NAME(load_column)(columns, k + 1), another);
@@ -77,7 +78,7 @@ KERNEL_INLINE vec NAME(maximum_of_columns)(NAME(lane_columns) columns, int class
 /* First class that has the maximum. */
 KERNEL_INLINE vec NAME(first_of_columns)(NAME(lane_columns) columns, int classes, vec maximum) {
     vec first = v_splat(-1), number = v_splat((REAL)(classes - 1));
-    for (int k = classes - 1; k >= 0; --k) {
+    for (int64_t k = classes - 1; k >= 0; --k) {
         first = v_select(v_equal(NAME(load_column)(columns, k), maximum), number, first);
         number = v_sub(number, v_splat(1));
     }
@@ -106,7 +107,7 @@ KERNEL_INLINE vec NAME(shift_huge_columns)(REAL (*columns)[LANES], int classes, 
     if (v_mask_bits(is_huge) == 0)
         return zero;
     const vec shift = v_keep(is_huge, maximum);
-    for (int k = 0; k < classes; ++k)
+    for (int64_t k = 0; k < classes; ++k)
         v_store(columns[k], v_sub(v_load(columns[k]), shift));
     return shift;
 }
@@ -122,7 +123,7 @@ static NEVER_INLINE unsigned NAME(lanes_out_of_reach)(REAL (*columns)[LANES], in
     const NAME(reach) reach = NAME(reach_of)(factor, scale);
     unsigned leaving = v_mask_bits(v_not_less(largest, v_splat(LARGEST_FACTOR)));
     const unsigned counts = v_mask_bits(v_not_less(factor, v_splat(VISIBLE_FACTOR)));
-    for (int k = 0; k < classes; ++k)
+    for (int64_t k = 0; k < classes; ++k)
         leaving |=
             counts & v_mask_bits(NAME(is_out_of_reach)(v_sub(maximum, v_load(columns[k])), &reach));
     return leaving;
@@ -236,7 +237,7 @@ KERNEL_INLINE NAME(pair) NAME(keep_pair)(vec_mask where, NAME(pair) a) {
 KERNEL_INLINE void NAME(clear_rows_without_label)(REAL (*columns)[LANES], int classes, vec labels) {
     const vec_mask counts = v_not_less(labels, v_splat(0));
     if (v_mask_bits(counts) != (1u << LANES) - 1)
-        for (int k = 0; k < classes; ++k)
+        for (int64_t k = 0; k < classes; ++k)
             v_store(columns[k], v_keep(counts, v_load(columns[k])));
 }
 

@@ -12,8 +12,8 @@
 /* Exponentials of `count` columns (1, 2 or 4) from `k` to `place`, unless that is NULL; they are
  * added to the sums by twos but for the pivot's, which counts from `k`.  `has_dropped`: what their
  * last roundings dropped counts, too. */
-KERNEL_INLINE void NAME(some_exponentials)(NAME(lane_columns) columns, REAL (*place)[LANES], int k,
-                                           int count, vec pivot,
+KERNEL_INLINE void NAME(some_exponentials)(NAME(lane_columns) columns, REAL (*place)[LANES],
+                                           int64_t k, int count, vec pivot,
                                            const NAME(exponential_reference) * reference,
                                            NAME(lane_sums) * sums, int has_dropped) {
     const int step = count > INTERLEAVED ? INTERLEAVED : count;
@@ -116,9 +116,10 @@ KERNEL_INLINE vec NAME(rounded_product)(NAME(pair) a, NAME(pair) b) {
 
 /* The gradient of `count` columns (1, 2 or 4) from `k` in place of their exponentials; `pivot` and
  * `labels` count from there. */
-KERNEL_INLINE void NAME(some_gradients)(NAME(tile) * tile, int k, int count, vec pivot, vec labels,
-                                        NAME(pair) factor, vec pivot_gradient, vec minus_weight,
-                                        vec minus_label, const REAL *class_weight, int kind) {
+KERNEL_INLINE void NAME(some_gradients)(NAME(tile) * tile, int64_t k, int count, vec pivot,
+                                        vec labels, NAME(pair) factor, vec pivot_gradient,
+                                        vec minus_weight, vec minus_label, const REAL *class_weight,
+                                        int kind) {
     vec grad[4];
     if (kind == XENT_SMOOTHED_TARGETS)
         EACH_OF(count, const vec mass = class_weight
@@ -178,7 +179,7 @@ KERNEL_INLINE void NAME(gradient_of_tile)(NAME(tile) * tile, int classes,
         factor.high = v_select(is_number, factor.high, not_a_number);
         factor.low = v_select(is_number, factor.low, not_a_number);
         pivot_gradient = v_select(is_number, pivot_gradient, not_a_number);
-        for (int k = 0; k < classes; ++k)
+        for (int64_t k = 0; k < classes; ++k)
             v_store(tile->columns[k], v_select(is_number, v_load(tile->columns[k]), not_a_number));
     }
     if (kind == XENT_SMOOTHED_TARGETS && smoothed->class_weight)
@@ -188,7 +189,7 @@ KERNEL_INLINE void NAME(gradient_of_tile)(NAME(tile) * tile, int classes,
         NAME(columns_gradient)(tile, classes, sums->pivot, factor, pivot_gradient, weight, smoothed,
                                0, kind);
     if (weights->is_rescaled)
-        for (int k = 0; k < classes; ++k)
+        for (int64_t k = 0; k < classes; ++k)
             v_store(tile->columns[k], v_mul(v_load(tile->columns[k]), weights->last_factor));
 }
 

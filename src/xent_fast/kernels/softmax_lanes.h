@@ -91,7 +91,7 @@ KERNEL_INLINE void NAME(settle_softmax_vector)(NAME(softmax_vector) * rows,
 }
 
 /* What is asked for of a class, NaN where there is none. */
-KERNEL_INLINE vec NAME(softmax_of_class)(const NAME(softmax_vector) * rows, int k,
+KERNEL_INLINE vec NAME(softmax_of_class)(const NAME(softmax_vector) * rows, int64_t k,
                                          double temperature, int keeps_exponentials) {
     vec result;
     if (keeps_exponentials) {
@@ -124,12 +124,12 @@ KERNEL_INLINE void NAME(write_softmax_vector)(NAME(softmax_vector) * rows, const
                          v_select(rows->is_number, rows->sums.pivot, v_splat(-1)), has_ignored);
     }
     if (lies) {
-        for (int k = 0; grad && k < classes; ++k)
+        for (int64_t k = 0; grad && k < classes; ++k)
             v_store((REAL *)(void *)(grad + k * batch->grad_class_stride),
                     NAME(softmax_of_class)(rows, k, temperature, keeps_exponentials));
         return;
     }
-    for (int k = 0; grad && k < classes; ++k)
+    for (int64_t k = 0; grad && k < classes; ++k)
         v_store(rows->place[k], NAME(softmax_of_class)(rows, k, temperature, keeps_exponentials));
     if (has_ignored)
         NAME(clear_rows_without_label)(rows->place, classes, rows->labels);

@@ -44,8 +44,8 @@ static NEVER_INLINE void NAME(store_some_rows)(REAL (*columns)[LANES], char *des
 /* The squares and half squares of columns that make up `classes`: the next begins at *first, *count
  * columns wide, where `done` are behind; the last may overlap the one before it.  Returns how many
  * are behind then. */
-KERNEL_INLINE int NAME(next_square)(int done, int classes, int *first, int *count) {
-    const int left = classes - done;
+KERNEL_INLINE int64_t NAME(next_square)(int64_t done, int classes, int64_t *first, int *count) {
+    const int64_t left = classes - done;
     if (left >= TRANSPOSE_WIDTH || (left > TRANSPOSE_WIDTH / 2 && done > 0))
         *count = TRANSPOSE_WIDTH;
     else
@@ -57,7 +57,8 @@ KERNEL_INLINE int NAME(next_square)(int done, int classes, int *first, int *coun
 /* A whole vector of rows to columns, and back. */
 KERNEL_INLINE void NAME(turn_to_columns)(REAL (*columns)[LANES], const char *source,
                                          ptrdiff_t row_stride, int classes) {
-    for (int done = 0, first, count; done < classes;) {
+    int count;
+    for (int64_t done = 0, first; done < classes;) {
         done = NAME(next_square)(done, classes, &first, &count);
         v_load_transposed(source + first * (ptrdiff_t)sizeof(REAL), row_stride, count,
                           columns + first);
@@ -66,7 +67,8 @@ KERNEL_INLINE void NAME(turn_to_columns)(REAL (*columns)[LANES], const char *sou
 
 KERNEL_INLINE void NAME(turn_to_rows)(REAL (*columns)[LANES], char *destination,
                                       ptrdiff_t row_stride, int classes) {
-    for (int done = 0, first, count; done < classes;) {
+    int count;
+    for (int64_t done = 0, first; done < classes;) {
         done = NAME(next_square)(done, classes, &first, &count);
         v_store_transposed(columns + first, destination + first * (ptrdiff_t)sizeof(REAL),
                            row_stride, count);
