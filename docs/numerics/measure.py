@@ -33,7 +33,6 @@ from tables import (
     functions,
     other_targets,
     overall,
-    processor_name,
     worst_by,
     write_block,
 )
@@ -41,6 +40,7 @@ from tqdm import tqdm
 
 import xent_fast
 from xent_fast._binding import instruction_sets
+from xent_fast._command.info import processor_name
 
 CLASSES = (3, 10, 1000, 32000, 128256)
 QUICK_CLASSES = (3, 10, 1000)

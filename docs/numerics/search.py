@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from tables import PAGE, processor_name, write_block
+from tables import PAGE, write_block
 from worst_rows import (
     KINDS,
     QUANTITIES,
@@ -40,6 +40,7 @@ from worst_rows import (
 )
 
 from xent_fast._binding import instruction_sets
+from xent_fast._command.info import processor_name
 
 DTYPES = ("float32", "float64")
 PATHS = {"fma": "", "portable": ", no FMA"}

@@ -1,13 +1,11 @@
 """Measured errors as Markdown tables, and the page that has them.
 
-Knows: Markdown, how to gather cells by implementation, distribution or number of classes, and which
-processor this is.
+Knows: Markdown, how to gather cells by implementation, distribution or number of classes.
 Must not know: how the errors were measured.
 """
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,15 +148,6 @@ def worst_by(results: Results, dtype: str, attribute: str, names: list[str]) -> 
     columns = together(names, ([entry(value, name) for value in values] for name in names))
     labels = [f"{value:,}" if isinstance(value, int) else value for value in values]
     return _table([attribute, *columns], zip(labels, *columns.values(), strict=True))
-
-
-def processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def write_block(name: str, text: str) -> None:

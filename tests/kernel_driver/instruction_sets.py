@@ -2,8 +2,9 @@
 
 Builds the C driver over the kernels as the package has them, by clang and for 64-bit Arm, runs each
 instruction set, and compares the digests with those kept beside it; --update renews these. Each
-compiler's warnings are errors. AVX-512 runs natively where the processor has it, else under an
-emulator (scripts/run_with_avx512_emulation.sh says what that needs) unless --no-emulator is given.
+compiler's warnings are errors, but for one of GCC's at -O3 (scripts/checking.py). AVX-512 runs
+natively where the processor has it, else under an emulator (scripts/run_with_avx512_emulation.sh
+says what that needs) unless --no-emulator is given.
 
 Needs cc, Cython and setuptools; aarch64-linux-gnu-gcc and qemu-aarch64 (Debian:
 gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user).

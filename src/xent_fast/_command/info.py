@@ -33,7 +33,7 @@ def show(as_json: bool) -> int:
         "instructions": instructions(config["isa"]),
         "threads": threads(config["threads"]),
         "OpenMP": openmp(config["threads"]["openmp"]),
-        "processor": processor(config["threads"]["processors"]),
+        "processor": f"{processor_name()}, {config['threads']['processors']} processors",
         "compiler": config["compiler"],
         "Python": f"{config['python']}, NumPy {config['numpy']}",
         "system": config["platform"],
@@ -92,12 +92,12 @@ def openmp(version: int | None) -> str:
     return text
 
 
-def processor(count: int | None) -> str:
-    """Its name as the system knows it."""
+def processor_name() -> str:
+    """As the system knows it."""
     name = platform.processor() or platform.machine()
     try:
         match = re.search(r"^model name\s*: (.*)$", CPU_INFO.read_text(encoding="utf-8"), re.M)
         name = match[1].strip() if match else name
     except OSError:
         pass
-    return f"{name}, {count} processors"
+    return name

@@ -230,8 +230,8 @@ VECTOR_INLINE void NAME(backward_some)(const REAL *e, char *grad, const NAME(mas
 }
 
 /* `count` classes from class `first`, whose place is `grad`; it may be that of their exponentials
- * `e`.  Always inlined, like its callers: a multiplication a vector is less than what a compiler
- * that is left the choice has asked there about kind and storage. */
+ * `e`.  It and its callers are inlined always: they multiply once a vector, and where a compiler had
+ * the choice, it asked for kind and storage at every one. */
 VECTOR_INLINE void NAME(backward_vectors)(const REAL *e, char *grad, const NAME(masses) * masses,
                                           int64_t first, int64_t count,
                                           const NAME(backward_frame) * frame, int in_two_steps,
