@@ -32,6 +32,7 @@ from benchmarks.machine import describe, in_words
 from benchmarks.timing import Timing
 from benchmarks.workers import time_batch, time_workload, workers_for
 from benchmarks.workloads import QUICK_BYTES, WORKLOADS, Workload
+from scripts.pages import write_block
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
@@ -217,16 +218,16 @@ def publish(results: dict) -> None:
     save(json.loads(PUBLISHED.read_text()) | results, PUBLISHED)
     if "workloads" in results:
         pictures.draw_all(results, IMAGES)
-        report.replace_block(PAGE, "measured", report.page_block(results))
-        report.replace_block(README, "benchmark table", report.readme_block(results))
+        write_block(PAGE, "measured", report.page_block(results))
+        write_block(README, "benchmark table", report.readme_block(results))
         for page in (README, INDEX):
-            report.replace_block(page, "times", report.least_gain(results), edge="")
+            write_block(page, "times", report.least_gain(results))
     if "cost of options" in results:
         block = report.options_block(results["cost of options"])
-        report.replace_block(PAGE, "options measured", block)
+        write_block(PAGE, "options measured", block)
     if "steps" in results:
-        report.replace_block(PAGE, "steps measured", report.steps_block(results["steps"]))
-        report.replace_block(README, "step", report.readme_step(results["steps"]))
+        write_block(PAGE, "steps measured", report.steps_block(results["steps"]))
+        write_block(README, "step", report.readme_step(results["steps"]))
 
 
 def main() -> None:

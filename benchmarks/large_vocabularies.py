@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.report import replace_block, table
+from scripts.pages import table, write_block
 
 PAGE = Path(__file__).parent.parent / "docs" / "large_vocabularies.md"
 SHAPES = {
@@ -392,7 +392,7 @@ def main() -> None:
         text = part(name, arguments.quick)
         print(text, end="\n\n")
         if arguments.write:
-            replace_block(PAGE, f"measured: {name}", f"\n{text}\n")
+            write_block(PAGE, f"measured: {name}", text)
 
 
 if __name__ == "__main__":

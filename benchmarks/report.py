@@ -5,7 +5,6 @@ Knows: words and Markdown. Must not know: how anything is timed, computed or dra
 
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from statistics import median
 
 from benchmarks import figures, steps
@@ -14,6 +13,7 @@ from benchmarks.implementations import BASELINE, OURS
 from benchmarks.implementations.contract import LIBRARY, LIMIT, PEER
 from benchmarks.machine import in_words
 from benchmarks.options import CLASSES_LAST, FUNCTION_NAMES, OPTION_NAMES, PLAIN, PYTORCH
+from scripts.pages import table
 
 SMALL_GAIN = 2  # times as fast as the fastest peer: less is named on the page
 
@@ -33,12 +33,6 @@ def times(value: float | None) -> str:
 
 def percent(share: float | None) -> str:
     return "–" if share is None else f"{share:.0%}".replace("%", " %")
-
-
-def table(header: Iterable[str], rows: Iterable[Iterable[str]], text_columns: int = 1) -> str:
-    header = list(header)
-    rule = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *rows])
 
 
 def one_workload(cell: dict) -> str:
@@ -320,13 +314,3 @@ def readme_block(results: dict) -> str:
         "[Benchmarks](docs/benchmarks.md) has every batch and library, xent_fast\non 1 thread, and "
         "where it gains least."
     )
-
-
-def replace_block(path: Path, name: str, text: str, edge: str = "\n") -> None:
-    """Put `text` between the file's markers of that name, with `edge` before and after it."""
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, found_begin, rest = path.read_text().partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not (found_begin and found_end):
-        raise ValueError(f"{path} lacks {begin} or {end}")
-    path.write_text(f"{before}{begin}{edge}{text}{edge}{end}{after}")

@@ -1,6 +1,6 @@
 """The register of the checks, and the tables that pages have of it and of what the checks found.
 
-Knows: the register's form, the pages and their markers. Must not know: how a check is run.
+Knows: the register's form, the pages and their blocks. Must not know: how a check is run.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from pages import table, with_block, write_block
 
 ROOT = Path(__file__).resolve().parent.parent
 REGISTER = Path(__file__).parent / "checks.toml"
@@ -68,22 +70,20 @@ def of_checks(checks: Mapping[str, Check]) -> str:
         ]
         for check in checks.values()
     ]
-    return markdown_table(["check", "`--quick` takes", "takes", "needs"], rows)
+    return table(["check", "`--quick` takes", "takes", "needs"], rows, text_columns=4)
 
 
 def of_proofs(checks: Mapping[str, Check]) -> str:
     """For whoever wants to know what they show."""
-    return markdown_table(
-        ["`scripts/check`", "what it proves"],
-        [[f"`{check.name}`", check.proves] for check in checks.values()],
-    )
+    rows = [[f"`{check.name}`", check.proves] for check in checks.values()]
+    return table(["`scripts/check`", "what it proves"], rows, text_columns=2)
 
 
 def pages(checks: Mapping[str, Check]) -> dict[Path, str]:
     """Each page as it should be."""
     return {
-        RECIPES: with_table(RECIPES, "checks", of_checks(checks)),
-        RELIABILITY: with_table(RELIABILITY, "checks", of_proofs(checks)),
+        RECIPES: with_block(RECIPES, "checks", of_checks(checks)),
+        RELIABILITY: with_block(RELIABILITY, "checks", of_proofs(checks)),
     }
 
 
@@ -92,15 +92,15 @@ def pages(checks: Mapping[str, Check]) -> dict[Path, str]:
 
 def write_figures(name: str, command: Iterable[str], figures: Mapping[str, object]) -> None:
     machine = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    table = f"{machine}. `{' '.join(command)}`\n\n{of_figures(figures)}"
-    RELIABILITY.write_text(with_table(RELIABILITY, f"measured: {name}", table), encoding="utf-8")
+    text = f"{machine}. `{' '.join(command)}`\n\n{of_figures(figures)}"
+    write_block(RELIABILITY, f"measured: {name}", text)
 
 
 def of_figures(figures: Mapping[str, object]) -> str:
     """A figure a row; figures "what, where: quantity" in a table of their own, "what" a row."""
     text = {name: shown(value) for name, value in figures.items()}
     plain = [[name, value] for name, value in text.items() if ": " not in name]
-    parts = [markdown_table(["figure", "value"], plain)]
+    parts = [table(["figure", "value"], plain, text_columns=2)]
     places: dict[str, dict[str, dict[str, str]]] = {}
     for name, value in text.items():
         place, colon, quantity = name.partition(": ")
@@ -115,7 +115,7 @@ def of_figures(figures: Mapping[str, object]) -> str:
             together.setdefault(tuple(values[each] for each in quantities), []).append(where)
         rows += [[f"{what}, {', '.join(names)}", *values] for values, names in together.items()]
     if rows:
-        parts.append(markdown_table(["", *quantities], rows))
+        parts.append(table(["", *quantities], rows, text_columns=1 + len(quantities)))
     return "\n\n".join(parts)
 
 
@@ -123,18 +123,3 @@ def shown(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    rule = ["---"] * len(header)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *rows])
-
-
-def with_table(page: Path, name: str, table: str) -> str:
-    """The page's text with this between its markers."""
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
-    _, marker, after = rest.partition(end)
-    if not marker:
-        raise ValueError(f"{page} lacks the markers {begin} and {end}")
-    return f"{before}{begin}\n\n{table}\n\n{end}{after}"

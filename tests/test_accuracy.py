@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distributions import DISTRIBUTIONS, draw, soft_targets
-from judgement import Tally, judge_dense_targets, judge_functions, judge_index_targets
-from oracle import (
+
+from docs.numerics.distributions import DISTRIBUTIONS, draw, soft_targets
+from docs.numerics.judgement import Tally, judge_dense_targets, judge_functions, judge_index_targets
+from docs.numerics.oracle import (
     EXTENDED,
     FLOAT64,
     QUADRUPLE,
@@ -27,7 +28,6 @@ from oracle import (
     evaluate,
     ulp_errors,
 )
-
 from xent_fast import log_softmax, logsumexp, softmax, softmax_cross_entropy_grad
 
 ULPS = 4  # of the rows drawn here, as the next

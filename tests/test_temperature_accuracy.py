@@ -14,8 +14,8 @@ import functools
 import mpmath
 import numpy as np
 import pytest
-from oracle import ulp_errors
 
+from docs.numerics.oracle import ulp_errors
 from xent_fast import softmax_cross_entropy_grad
 
 LOSS_ULPS = 3

@@ -9,9 +9,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import worst_rows
-from worst_rows import Cell, Rows, bound_of, exact_error, load, path_of, quick_judge, recorded
 
+from docs.numerics import worst_rows
+from docs.numerics.worst_rows import (
+    Cell,
+    Rows,
+    bound_of,
+    exact_error,
+    load,
+    path_of,
+    quick_judge,
+    recorded,
+)
 from xent_fast._binding import instruction_sets
 
 ROWS = recorded(load())

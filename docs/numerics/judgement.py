@@ -20,7 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from oracle import Exact, lse_scale, ulp_errors
+
+from docs.numerics.oracle import Exact, lse_scale, ulp_errors
 
 
 @dataclass

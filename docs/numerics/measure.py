@@ -1,8 +1,8 @@
 """Worst and mean errors of xent_fast and its peers, in ulps; writes the tables of docs/numerics.md.
 
-    python docs/numerics/measure.py --write     measures (minutes) and replaces the page's tables
-    python docs/numerics/measure.py             the same, printed
-    python docs/numerics/measure.py --quick     fewer rows of fewer sizes (seconds), printed
+    python -m docs.numerics.measure --write     measures (minutes) and replaces the page's tables
+    python -m docs.numerics.measure             the same, printed
+    python -m docs.numerics.measure --quick     fewer rows of fewer sizes (seconds), printed
 
 Needs the extras `test` (mpmath) and `benchmark` (SciPy, tqdm); PyTorch and JAX join where they are
 installed.
@@ -20,11 +20,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from distributions import DISTRIBUTIONS, draw, soft_targets
-from judgement import Tally, judge_dense_targets, judge_functions, judge_index_targets
-from oracle import arithmetic_for, disagreement_with_definition, effective_mass, evaluate
-from peers import Functions, Peer, installed_peers, scipy_functions
-from tables import (
+from tqdm import tqdm
+
+import xent_fast
+from docs.numerics.distributions import DISTRIBUTIONS, draw, soft_targets
+from docs.numerics.judgement import Tally, judge_dense_targets, judge_functions, judge_index_targets
+from docs.numerics.oracle import (
+    arithmetic_for,
+    disagreement_with_definition,
+    effective_mass,
+    evaluate,
+)
+from docs.numerics.peers import Functions, Peer, installed_peers, scipy_functions
+from docs.numerics.tables import (
     FUNCTIONS,
     PAGE,
     Cell,
@@ -34,11 +42,8 @@ from tables import (
     other_targets,
     overall,
     worst_by,
-    write_block,
 )
-from tqdm import tqdm
-
-import xent_fast
+from scripts.pages import write_block
 from xent_fast._binding import instruction_sets
 from xent_fast._command.info import processor_name
 
@@ -165,21 +170,21 @@ def description(oracle_errors: dict[str, float], left_out: list[str]) -> str:
         f"Python {platform.python_version()}, {versions}.\n"
         f"Oracle against mpmath at 2400 bits, largest error on a sample of every distribution: "
         f"{oracle}.\n"
-        f"Left out because not installed: {', '.join(left_out) or 'nothing'}.\n"
+        f"Left out because not installed: {', '.join(left_out) or 'nothing'}."
     )
 
 
 def report(results: Results, libraries: list[str]) -> str:
     parts = []
     for dtype in ENTRIES:
-        parts += [f"### {dtype}\n", overall(results, dtype)]
-        parts += ["Other targets:\n", other_targets(results, dtype, libraries)]
-        parts += ["softmax, log_softmax, logsumexp:\n", functions(results, dtype)]
-        parts += ["Worst loss / target / others by distribution:\n"]
+        parts += [f"### {dtype}", overall(results, dtype)]
+        parts += ["Other targets:", other_targets(results, dtype, libraries)]
+        parts += ["softmax, log_softmax, logsumexp:", functions(results, dtype)]
+        parts += ["Worst loss / target / others by distribution:"]
         parts += [worst_by(results, dtype, "distribution", distinct(results, "implementation"))]
-        parts += ["Worst loss / target / others by number of classes:\n"]
+        parts += ["Worst loss / target / others by number of classes:"]
         parts += [worst_by(results, dtype, "classes", libraries)]
-    return "\n".join(parts)
+    return "\n\n".join(parts)
 
 
 def main() -> None:
@@ -208,12 +213,12 @@ def main() -> None:
     for cell in tqdm(cells, unit="cell"):
         measurement.measure_cell(*cell, entries[cell[0]])
 
-    tables = description(oracle_errors, left_out) + "\n"
-    tables += report(measurement.results, list(libraries))
+    tables = report(measurement.results, list(libraries))
+    text = f"{description(oracle_errors, left_out)}\n\n{tables}"
     if arguments.write:
-        write_block("measured", f"\n{tables}\n")
+        write_block(PAGE, "measured", text)
     else:
-        print(tables)
+        print(text)
 
 
 if __name__ == "__main__":

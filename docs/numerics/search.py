@@ -1,6 +1,6 @@
 """Look for the rows on which the library is least accurate: a bound that is stated withstands it.
 
-    python docs/numerics/search.py --minutes 60 --seed 1 --write
+    python -m docs.numerics.search --minutes 60 --seed 1 --write
 
 Rows are crossed and mutated, and those with the largest errors live on; every quantity, dtype and
 path has its own rows, which begin with the worst that are on record. The judge is double or long
@@ -22,8 +22,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from tables import PAGE, write_block
-from worst_rows import (
+
+from docs.numerics.tables import PAGE
+from docs.numerics.worst_rows import (
     KINDS,
     QUANTITIES,
     RECORD,
@@ -38,7 +39,7 @@ from worst_rows import (
     recorded,
     save,
 )
-
+from scripts.pages import table, write_block
 from xent_fast._binding import instruction_sets
 from xent_fast._command.info import processor_name
 
@@ -258,28 +259,24 @@ def of_all_paths(results: dict[Cell, tuple[Rows, float]]) -> dict[Cell, tuple[Ro
 # --- what is said of it ---------------------------------------------------------------------------
 
 
-def table(record: dict[str, Any]) -> str:
+def bounds(record: dict[str, Any]) -> str:
     """Bounds, and the worst rows on record."""
     worst = {tuple(entry["cell"]): entry["ulp"] for entry in record["rows"]}
     heads = [f"{dtype}{what}" for dtype in DTYPES for what in PATHS.values()]
-    lines = [
-        f"| result | {' | '.join(heads)} |",
-        "| --- |" + " ---: |" * len(heads),
-    ]
+    lines = []
     for kind, quantity in QUANTITIES:
         columns = [f"{kind}: {quantity}" if quantity != "result" else f"`{kind}`"]
         for dtype in DTYPES:
             errors = [worst[dtype, path, kind, quantity] for path in PATHS]
             columns += [f"**{bound_of(error):g}** ({error:.2f})" for error in errors]
-        lines.append("| " + " | ".join(columns) + " |")
+        lines.append(columns)
     runs = record["runs"]
     minutes, rows = sum(run["minutes"] for run in runs), sum(run["rows"] for run in runs)
-    lines += [
-        "",
+    return (
+        f"{table(['result', *heads], lines)}\n\n"
         f"Searched for {minutes:g} minutes in all, until {runs[-1]['date']}: {rows:.1e} rows "
-        f"judged, {runs[-1]['isas']} on {runs[-1]['machine']}.",
-    ]
-    return "\n".join(lines) + "\n"
+        f"judged, {runs[-1]['isas']} on {runs[-1]['machine']}."
+    )
 
 
 def main() -> int:
@@ -316,9 +313,9 @@ def main() -> int:
         rows += [entry for entry in record["rows"] if Cell(*entry["cell"]) not in results]
         record = {"runs": [*runs, run], "rows": rows}
         save(record)
-        write_block("search", table(record))
+        write_block(PAGE, "search", bounds(record))
     if record["rows"]:
-        print(table(record))
+        print(bounds(record))
     return int(broken > 0)
 
 

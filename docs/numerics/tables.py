@@ -1,6 +1,6 @@
 """Measured errors as Markdown tables, and the page that has them.
 
-Knows: Markdown, how to gather cells by implementation, distribution or number of classes.
+Knows: how to gather cells by implementation, distribution or number of classes.
 Must not know: how the errors were measured.
 """
 
@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from judgement import Tally
+from docs.numerics.judgement import Tally
+from scripts.pages import table
 
 PAGE = Path(__file__).parent.parent / "numerics.md"
 INDEX_QUANTITIES = ("loss", "target", "others")
@@ -57,12 +58,6 @@ def number(value: float) -> str:
     return f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
 
 
-def _table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
-    rows = [list(header), *map(list, lines)]
-    rows.insert(1, ["---", *["---:"] * (len(rows[0]) - 1)])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
-
-
 def together(names: Iterable[str], figures: Iterable[Iterable[str]]) -> dict[str, list[str]]:
     """Figures by name; names that have the same ones share an entry, and their first word."""
     found: dict[tuple[str, ...], list[str]] = {}
@@ -96,7 +91,7 @@ def overall(results: Results, dtype: str) -> str:
         )
         for name in names
     )
-    return _table(header, ([name, *row] for name, row in together(names, figures).items()))
+    return table(header, ([name, *row] for name, row in together(names, figures).items()))
 
 
 def other_targets(results: Results, dtype: str, implementations: list[str]) -> str:
@@ -114,7 +109,7 @@ def other_targets(results: Results, dtype: str, implementations: list[str]) -> s
             figures.append(_worst_and_mean(tallies))
         for names, row in together(implementations, figures).items():
             lines.append([f"{kind}: {names}", *row])
-    return _table(header, lines)
+    return table(header, lines)
 
 
 def functions(results: Results, dtype: str) -> str:
@@ -131,7 +126,7 @@ def functions(results: Results, dtype: str) -> str:
         )
         for name in names
     )
-    return _table(header, ([name, *row] for name, row in together(names, figures).items()))
+    return table(header, ([name, *row] for name, row in together(names, figures).items()))
 
 
 def worst_by(results: Results, dtype: str, attribute: str, names: list[str]) -> str:
@@ -147,14 +142,4 @@ def worst_by(results: Results, dtype: str, attribute: str, names: list[str]) -> 
     values = distinct(results, attribute)
     columns = together(names, ([entry(value, name) for value in values] for name in names))
     labels = [f"{value:,}" if isinstance(value, int) else value for value in values]
-    return _table([attribute, *columns], zip(labels, *columns.values(), strict=True))
-
-
-def write_block(name: str, text: str) -> None:
-    """Put lines between the page's markers of that name."""
-    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
-    _, marker, after = rest.partition(end)
-    if not marker:
-        raise ValueError(f"{PAGE} lacks the markers {begin} and {end}")
-    PAGE.write_text(before + begin + text + end + after, encoding="utf-8")
+    return table([attribute, *columns], zip(labels, *columns.values(), strict=True))

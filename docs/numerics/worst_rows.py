@@ -26,7 +26,9 @@ from typing import Any
 
 import mpmath
 import numpy as np
-from oracle import (
+
+import xent_fast
+from docs.numerics.oracle import (
     EXTENDED,
     FLOAT64,
     Arithmetic,
@@ -37,8 +39,6 @@ from oracle import (
     lse_scale,
     ulp_errors,
 )
-
-import xent_fast
 
 RECORD = Path(__file__).with_name("worst_rows.json")
 

@@ -1,7 +1,7 @@
 """What limits the threads of a call, calls on more and more threads, steps beside other libraries'
 threads (the tables of docs/threads.md), and calls beside busy programs.
 
-    python docs/threads/measure.py [limits] [scaling] [company] [neighbours] [--write]
+    python -m docs.threads.measure [limits] [scaling] [company] [neighbours] [--write]
 
 Every situation has a process of its own. Needs Linux and threadpoolctl; libraries that are not
 installed are left out of the company.
@@ -13,12 +13,12 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from scripts.pages import table, write_block
 from xent_fast import show_config
 
 PAGE = Path(__file__).parent.parent / "threads.md"
@@ -173,12 +173,6 @@ def answer(script: str, *arguments: str, environment: dict[str, str]) -> str:
     return done.stdout.strip()
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    header = list(header)
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def limits() -> str:
     rows = [
         [name, answer(script, environment=environment)]
@@ -234,15 +228,6 @@ TABLES = {"limits": limits, "scaling": scaling, "company": company, "neighbours"
 ON_THE_PAGE = {"limits", "scaling", "company"}
 
 
-def replace_block(name: str, text: str) -> None:
-    begin, end = f"<!-- measured: {name}: begin -->", f"<!-- measured: {name}: end -->"
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
-    _, marker, after = rest.partition(end)
-    if not marker:
-        raise ValueError(f"{PAGE} lacks the markers {begin} and {end}")
-    PAGE.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tables", nargs="*", choices=[[], *TABLES], help="all if none is named")
@@ -255,7 +240,7 @@ def main() -> None:
     for name in arguments.tables or TABLES:
         text = f"{TABLES[name]()}\n\n{where}"
         if arguments.write and name in ON_THE_PAGE:
-            replace_block(name, text)
+            write_block(PAGE, f"measured: {name}", text)
         else:
             print(f"## {name}\n\n{text}\n")
 
