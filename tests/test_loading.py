@@ -123,7 +123,10 @@ def test_workers_bound_to_processors_that_are_not_there_are_not_used() -> None:
 @needs_linux
 def test_threads_that_cannot_be_started_are_done_without() -> None:
     want = run(BITS.format(before=""), "1")
-    assert run(BITS.format(before=LITTLE_MEMORY), "64") == want
+    little = BITS.format(before=LITTLE_MEMORY)
+    assert run(little, "64") == want
+    assert run(little, "2", OMP_STACKSIZE=" 1 g") == want
+    assert run(little, "2", GOMP_STACKSIZE="524288") == want
 
 
 @pytest.mark.skipif(HAS_OPENMP, reason="needs a build without OpenMP")

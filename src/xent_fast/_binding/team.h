@@ -2,8 +2,8 @@
  *
  * OpenMP's run-time library ends the process where a thread cannot be started (a limit of processes
  * or of memory), and a worker whose stack is too small for the kernels crashes. So before a calling
- * thread's team grows, as many threads are started and ended by hand, and then the team's own
- * stacks are looked at, once.
+ * thread's team grows, as many threads, with stacks no smaller, are started and ended by hand, and
+ * then the team's own stacks are looked at, once.
  *
  * Knows: POSIX threads, OpenMP's teams. Must not know: Python, kernels' names, how many threads a
  * call would like.
@@ -13,6 +13,7 @@
 
 #if defined(_OPENMP) && !defined(_WIN32)
 
+#include <ctype.h>
 #include <limits.h>
 #include <omp.h>
 #include <pthread.h>
@@ -21,6 +22,7 @@
 #endif
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Bytes of stack that a worker must have. Distillation of a few classes with targets takes most,
  * some 140 KiB, and what libraries keep for every thread lies there too. */
@@ -39,21 +41,48 @@ static void *xent_wait_for_gate(void *gate) {
     return NULL;
 }
 
+/* A stack as a worker's: the system's size, or what the environment asks for where that is more, in
+ * KiB unless a letter says otherwise. Where libgomp reads it otherwise, as less, the fault costs
+ * threads, not the process. */
+static void xent_set_stack(pthread_attr_t *attributes) {
+    static const char *const names[] = {"OMP_STACKSIZE", "GOMP_STACKSIZE"};
+    size_t most = 0, asked;
+    int i, letter, shift;
+    char *rest;
+    pthread_attr_getstacksize(attributes, &most);
+    for (i = 0; i < 2; i++) {
+        const char *text = getenv(names[i]);
+        if (text == NULL)
+            continue;
+        asked = strtoul(text, &rest, 10);
+        letter = tolower((unsigned char)rest[strspn(rest, " ")]);
+        shift = letter == 'b' ? 0 : letter == 'm' ? 20 : letter == 'g' ? 30 : 10;
+        if (asked <= SIZE_MAX >> shift && asked << shift > most)
+            most = asked << shift;
+    }
+    pthread_attr_setstacksize(attributes, most);
+}
+
 /* `wanted` if as many threads can live at once; else about half of what could, for the process
  * needs some more. */
 static int xent_try_to_start(int wanted) {
     pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
     pthread_t *workers = malloc((size_t)wanted * sizeof *workers);
+    pthread_attr_t attributes;
     int started = 0, i;
-    if (workers == NULL)
+    if (workers == NULL || pthread_attr_init(&attributes) != 0) {
+        free(workers);
         return 1;
+    }
+    xent_set_stack(&attributes);
     pthread_mutex_lock(&gate);
     while (started < wanted - 1 &&
-           pthread_create(&workers[started], NULL, xent_wait_for_gate, &gate) == 0)
+           pthread_create(&workers[started], &attributes, xent_wait_for_gate, &gate) == 0)
         started++;
     pthread_mutex_unlock(&gate);
     for (i = 0; i < started; i++)
         pthread_join(workers[i], NULL);
+    pthread_attr_destroy(&attributes);
     free(workers);
     return started == wanted - 1 ? wanted : started / 2 + 1;
 }
