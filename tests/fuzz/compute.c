@@ -29,7 +29,10 @@ typedef struct {
 static int bit(int bits, int k) { return bits >> k & 1; }
 
 static xent_storage storage_of(const layout *l, int k) {
-    return k == LOGITS ? l->logits_storage : k == GRAD ? l->grad_storage : XENT_AS_COMPUTED;
+    return k == LOGITS    ? l->logits_storage
+           : k == GRAD    ? l->grad_storage
+           : k == TARGETS ? l->targets_storage
+                          : XENT_AS_COMPUTED;
 }
 
 static size_t item_of(const problem *p, const layout *l, int k) {
@@ -63,32 +66,39 @@ static void turn(const char *values, int64_t rows, int64_t columns, size_t item,
 
 static char turned_values[MOST_LOGITS * 8], stored_values[MOST_LOGITS * 2];
 
-/* Those of 16 bits are never turned. */
+/* Values as they lie. */
+static const char *as_laid(const arrays *a, int k, const problem *p, const layout *l,
+                           const char *values) {
+    const xent_storage storage = storage_of(l, k);
+    const char *lying = values;
+    if (storage != XENT_AS_COMPUTED) {
+        narrow(l->isa, storage, values, p->rows * p->classes, stored_values);
+        lying = stored_values;
+    }
+    if (a->is_turned[k]) {
+        turn(lying, p->rows, p->classes, item_of(p, l, k), turned_values);
+        lying = turned_values;
+    }
+    return lying;
+}
+
 static void put_matrix(const arrays *a, int k, const problem *p, const layout *l,
                        const char *values) {
-    const xent_storage storage = storage_of(l, k);
-    if (a->is_turned[k])
-        turn(values, p->rows, p->classes, (size_t)item_size(p->dtype), turned_values);
-    if (storage != XENT_AS_COMPUTED)
-        narrow(l->isa, storage, values, p->rows * p->classes, stored_values);
-    put_rows(&a->at[k], a->is_turned[k]               ? turned_values
-                        : storage != XENT_AS_COMPUTED ? stored_values
-                                                      : values);
+    put_rows(&a->at[k], as_laid(a, k, p, l, values));
 }
 
 static void get_matrix(const arrays *a, int k, const problem *p, const layout *l, char *values) {
     const xent_storage storage = storage_of(l, k);
-    get_rows(&a->at[k], a->is_turned[k]               ? turned_values
-                        : storage != XENT_AS_COMPUTED ? stored_values
-                                                      : values);
+    char *straight = storage != XENT_AS_COMPUTED ? stored_values : values;
+    get_rows(&a->at[k], a->is_turned[k] ? turned_values : straight);
     if (a->is_turned[k])
-        turn(turned_values, p->classes, p->rows, (size_t)item_size(p->dtype), values);
+        turn(turned_values, p->classes, p->rows, item_of(p, l, k), straight);
     if (storage != XENT_AS_COMPUTED)
         widen(l->isa, storage, stored_values, p->rows * p->classes, values);
 }
 
-static ptrdiff_t row_stride(const arrays *a, int k, const problem *p) {
-    return a->is_turned[k] ? item_size(p->dtype) : a->at[k].rows == 1 ? 0 : a->at[k].stride;
+static ptrdiff_t row_stride(const arrays *a, int k, const problem *p, const layout *l) {
+    return a->is_turned[k] ? (ptrdiff_t)item_of(p, l, k) : a->at[k].rows == 1 ? 0 : a->at[k].stride;
 }
 
 static ptrdiff_t class_stride(const arrays *a, int k) {
@@ -130,15 +140,16 @@ static xent_batch describe(const problem *p, const layout *l, arrays *a) {
         .rows = p->rows,
         .classes = p->classes,
         .logits = a->at[LOGITS].first,
-        .logits_row_stride = row_stride(a, LOGITS, p),
+        .logits_row_stride = row_stride(a, LOGITS, p, l),
         .logits_class_stride = class_stride(a, LOGITS),
         .logits_storage = l->logits_storage,
         .grad_storage = l->grad_storage,
+        .dense_targets_storage = l->targets_storage,
         .grad = l->with_grad ? a->at[grad].first : NULL,
-        .grad_row_stride = l->with_grad ? row_stride(a, grad, p) : 0,
+        .grad_row_stride = l->with_grad ? row_stride(a, grad, p, l) : 0,
         .grad_class_stride = l->with_grad ? class_stride(a, grad) : 0,
         .dense_targets = a->is_used[TARGETS] ? a->at[TARGETS].first : NULL,
-        .dense_targets_row_stride = a->is_used[TARGETS] ? row_stride(a, TARGETS, p) : 0,
+        .dense_targets_row_stride = a->is_used[TARGETS] ? row_stride(a, TARGETS, p, l) : 0,
         .dense_targets_class_stride = a->is_used[TARGETS] ? class_stride(a, TARGETS) : 0,
         .sample_weight =
             p->has_sample_weight ? (const double *)(void *)a->at[SAMPLE_WEIGHT].first : NULL,
@@ -248,9 +259,9 @@ static int is_unchanged(const arrays *a, int k, const problem *p, const layout *
         get_matrix(a, k, p, l, now);
         return memcmp(now, values, bytes) == 0;
     }
-    narrow(l->isa, storage, values, p->rows * p->classes, stored_values);
+    const char *lying = as_laid(a, k, p, l, values);
     get_rows(&a->at[k], now);
-    return memcmp(now, stored_values, bytes) == 0;
+    return memcmp(now, lying, bytes) == 0;
 }
 
 static const char *what_was_spoilt(const problem *p, const layout *l, const arrays *a) {

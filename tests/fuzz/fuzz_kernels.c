@@ -30,10 +30,10 @@ static void describe_layout(const layout *l) {
     fprintf(stderr,
             "  %s, order %d (%d), in place %d, grad %d, row loss %d, statistics %d, gaps %d %d %d, "
             "reversed %d, turned "
-            "%d, ends %d, storages %d %d\n",
+            "%d, ends %d, storages %d %d %d\n",
             l->isa->name, l->order, l->rows_a_call, l->in_place, l->with_grad, l->with_row_loss,
             l->with_statistics, l->gap[0], l->gap[1], l->gap[2], l->is_reversed, l->is_turned,
-            l->at_end, l->logits_storage, l->grad_storage);
+            l->at_end, l->logits_storage, l->grad_storage, l->targets_storage);
 }
 
 /* Says what was computed and ends the program. */

@@ -276,10 +276,14 @@ static int is_portable(const xent_isa *isa) { return strcmp(isa->name, "portable
 /* Of one layout the gradient is always float32, for the oracle; in place it lies as the logits. */
 static void take_storages(unsigned asked, const problem *p, int has_wide_gradient, layout *l) {
     const xent_row_kernels *kernels = &l->isa->kernels[p->dtype][p->kind];
-    l->logits_storage = l->grad_storage = XENT_AS_COMPUTED;
-    if (p->family != ROW_KERNELS || l->is_turned || !kernels->scratch_bytes ||
-        kernels->scratch_bytes(p->classes) == 0)
+    const xent_batch outline = {.classes = p->classes,
+                                .logits_class_stride = l->is_turned,
+                                .dense_targets = p->has_labels ? NULL : p->targets};
+    l->logits_storage = l->grad_storage = l->targets_storage = XENT_AS_COMPUTED;
+    if (p->family != ROW_KERNELS || !kernels->knows_storage(&outline))
         return;
+    if ((asked & 4) && !p->has_labels)
+        l->targets_storage = p->storage;
     if ((asked & 1) && !(has_wide_gradient && l->in_place))
         l->logits_storage = p->storage;
     if (l->in_place)
@@ -323,13 +327,13 @@ static void take_layouts(choices *c, const problem *p, layout layouts[2]) {
     layouts[0].with_grad = layouts[0].with_row_loss = layouts[0].with_statistics = 1;
 }
 
-/* Logits that 16 bits hold without loss. */
-static void round_logits(problem *p, const xent_isa *isa) {
+/* Numbers that 16 bits hold without loss. */
+static void round_matrix(const problem *p, const xent_isa *isa, char *values) {
     static char stored[MOST_LOGITS * 2];
     if (p->storage == XENT_AS_COMPUTED)
         return;
-    narrow(isa, p->storage, p->logits, p->rows * p->classes, stored);
-    widen(isa, p->storage, stored, p->rows * p->classes, p->logits);
+    narrow(isa, p->storage, values, p->rows * p->classes, stored);
+    widen(isa, p->storage, stored, p->rows * p->classes, values);
 }
 
 /* Probabilities are asked for without options, and of smoothed targets without weight. */
@@ -347,7 +351,9 @@ void take_case(choices *c, problem *p, layout layouts[2]) {
     take_values(c, p);
     while (has_choices(c))
         take_edit(c, p);
-    round_logits(p, layouts[0].isa);
+    round_matrix(p, layouts[0].isa, p->logits);
+    if (p->family == ROW_KERNELS && !p->has_labels)
+        round_matrix(p, layouts[0].isa, p->targets);
     if (p->output != XENT_GRADIENT)
         clear_options(p);
 }

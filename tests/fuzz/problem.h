@@ -28,7 +28,7 @@ typedef struct {
     xent_label_type label_type;
     int has_ignore_index;
     int64_t ignore_index;
-    xent_storage storage; /* what holds the logits without loss */
+    xent_storage storage; /* what holds logits and targets without loss */
     double weight_factor, label_smoothing, temperature, z_loss;
     char logits[MOST_LOGITS * 8];  /* backward passes: values */
     char targets[MOST_LOGITS * 8]; /* backward passes: slopes */
@@ -51,7 +51,7 @@ typedef struct {
     int is_turned;   /* bit k: of matrix k the rows are contiguous, not the classes */
     int gap[3];      /* items between the rows of logits, gradient and targets */
     int label_gap, label_offset; /* bytes */
-    xent_storage logits_storage, grad_storage;
+    xent_storage logits_storage, grad_storage, targets_storage;
 } layout;
 
 /* What came out, as the values are kept. */

@@ -182,13 +182,15 @@ static size_t stored_bytes(xent_dtype dtype, xent_storage storage) {
 
 /* Numbers as they are stored; of 16 bits any. */
 static void fill_stored(buffer b, xent_dtype dtype, xent_storage storage, int64_t rows,
-                        int64_t classes) {
+                        int64_t classes, double spread) {
+    const ptrdiff_t class_stride = b.class_stride ? b.class_stride : (ptrdiff_t)sizeof(uint16_t);
     if (storage == XENT_AS_COMPUTED)
-        fill_reals(b, dtype, rows, classes, 8);
+        fill_reals(b, dtype, rows, classes, spread);
     else
         for (int64_t row = 0; row < rows; ++row)
             for (int64_t k = 0; k < classes; ++k)
-                ((uint16_t *)(void *)(b.first + row * b.row_stride))[k] = (uint16_t)random_bits();
+                *(uint16_t *)(void *)(b.first + row * b.row_stride + k * class_stride) =
+                    (uint16_t)random_bits();
 }
 
 /* Classes, and here and there what is none: labels may change after they were checked. */
@@ -213,16 +215,22 @@ typedef struct {
     guard_side side;
     xent_label_type label_type;
     xent_output output;
-    xent_storage logits_storage, grad_storage;
+    xent_storage logits_storage, grad_storage, targets_storage;
     int has_options; /* row losses, lse, predictions, weights */
     int64_t rows, classes;
 } request;
 
+static int has_dense_targets(request r) {
+    return r.kind == XENT_DENSE_TARGETS || r.kind == XENT_SHAPED_TARGETS;
+}
+
 static void point_at_targets(xent_batch *batch, request r) {
-    if (r.kind == XENT_DENSE_TARGETS || r.kind == XENT_SHAPED_TARGETS) {
-        const buffer targets = kept(r.rows, r.classes, real_bytes(r.dtype), r.side);
-        fill_reals(targets, r.dtype, r.rows, r.classes, 1);
+    if (has_dense_targets(r)) {
+        const size_t bytes = stored_bytes(r.dtype, r.targets_storage);
+        const buffer targets = kept(r.rows, r.classes, bytes, r.side);
+        fill_stored(targets, r.dtype, r.targets_storage, r.rows, r.classes, 1);
         batch->dense_targets = targets.first;
+        batch->dense_targets_storage = r.targets_storage;
         batch->dense_targets_row_stride = targets.row_stride;
         batch->dense_targets_class_stride = targets.class_stride;
         return;
@@ -253,7 +261,7 @@ static xent_batch make_batch(request r) {
     const int has_smoothing = r.kind == XENT_SHAPED_TARGETS || r.kind == XENT_SMOOTHED_TARGETS;
     const int is_gradient = r.output == XENT_GRADIENT;
     const buffer logits = kept(r.rows, r.classes, stored_bytes(r.dtype, r.logits_storage), r.side);
-    fill_stored(logits, r.dtype, r.logits_storage, r.rows, r.classes);
+    fill_stored(logits, r.dtype, r.logits_storage, r.rows, r.classes, 8);
     buffer grad = logits;
     if (r.place == APART)
         grad = kept(r.rows, r.classes, stored_bytes(r.dtype, r.grad_storage), r.side);
@@ -296,12 +304,12 @@ static void run_shared(const xent_row_kernels *kernels, const xent_batch *batch,
 
 static void run_rows(const xent_isa *isa, request r) {
     snprintf(case_name, sizeof case_name,
-             "%s %s, %s to %s, %s targets, labels of type %d, output %d %s, options %d, guards %s, "
-             "%" PRId64 " x %" PRId64,
+             "%s %s, %s to %s, %s targets of %s, labels of type %d, output %d %s, options %d, "
+             "guards %s, %" PRId64 " x %" PRId64,
              isa->name, r.dtype == XENT_FLOAT32 ? "float32" : "float64",
              storage_names[r.logits_storage], storage_names[r.grad_storage], kind_names[r.kind],
-             (int)r.label_type, (int)r.output, place_names[r.place], r.has_options,
-             side_names[r.side], r.rows, r.classes);
+             storage_names[r.targets_storage], (int)r.label_type, (int)r.output,
+             place_names[r.place], r.has_options, side_names[r.side], r.rows, r.classes);
     const xent_row_kernels *kernels = &isa->kernels[r.dtype][r.kind];
     const xent_batch batch = make_batch(r);
     void *workspace = kept_column(1, xent_workspace_bytes(kernels, &batch), r.side);
@@ -319,17 +327,20 @@ static void run_rows(const xent_isa *isa, request r) {
     give_regions_back();
 }
 
-/* The same batch with logits or gradient in 16 bits, as far as its kernels read and write these. */
+/* The same batch with matrices in 16 bits, as far as its kernels read and write these. */
 static int64_t run_stored_rows(const xent_isa *isa, request r) {
     const xent_row_kernels *kernels = &isa->kernels[r.dtype][r.kind];
+    const xent_batch outline = {.classes = r.classes,
+                                .logits_class_stride = r.side == AROUND_COLUMNS && r.classes > 1,
+                                .dense_targets = has_dense_targets(r) ? "" : NULL};
     int64_t cases = 0;
-    if (r.side == AROUND_COLUMNS || !kernels->scratch_bytes ||
-        kernels->scratch_bytes(r.classes) == 0)
+    if (!kernels->knows_storage(&outline))
         return cases;
     for (int first = 0; first < XENT_STORAGE_COUNT; ++first)
         for (int second = 0; second < XENT_STORAGE_COUNT; ++second) {
             r.logits_storage = (xent_storage)first;
             r.grad_storage = (xent_storage)second;
+            r.targets_storage = (xent_storage)((first + second) % XENT_STORAGE_COUNT);
             if (first + second == 0 || (r.place == IN_PLACE && first != second) ||
                 (r.place == LOSS_ONLY && second > 0))
                 continue;
@@ -351,7 +362,7 @@ static int64_t run_storage(const xent_isa *isa, request r) {
         const buffer stored = kept(r.rows, r.classes, sizeof(uint16_t), r.side);
         const buffer wide = kept(r.rows, r.classes, sizeof(float), r.side);
         float *numbers = (float *)(void *)wide.first;
-        fill_stored(stored, XENT_FLOAT32, (xent_storage)storage, r.rows, r.classes);
+        fill_stored(stored, XENT_FLOAT32, (xent_storage)storage, r.rows, r.classes, 8);
         kernels->load(stored.first, stored.row_stride, r.rows, r.classes, numbers,
                       wide.row_stride / (ptrdiff_t)sizeof(float));
         kernels->store(numbers, wide.row_stride / (ptrdiff_t)sizeof(float), r.rows, r.classes,

@@ -123,6 +123,7 @@ cdef int describe_rows(
     batch.output = XENT_GRADIENT
     batch.logits_storage = XENT_AS_COMPUTED
     batch.grad_storage = XENT_AS_COMPUTED
+    batch.dense_targets_storage = XENT_AS_COMPUTED
     batch.class_weight = NULL if weight is None else cnp.PyArray_BYTES(weight)
     batch.sample_weight = NULL
     if sample_weight is not None:

@@ -168,15 +168,13 @@ cdef inline bint knows_storage(
     const xent_row_kernels *kernels, const xent_batch *batch
 ) noexcept nogil:
     """Whether the kernels widen and round these rows by themselves."""
-    if kernels.scratch_bytes == NULL or xent_is_turned(batch):
-        return False
-    return kernels.scratch_bytes(batch.classes) != 0
+    return kernels.knows_storage != NULL and kernels.knows_storage(batch)
 
 
 cdef inline void note_storage(
     const StoredMatrices *stored, const xent_batch *batch, xent_batch *copy
 ) noexcept nogil:
-    """The batch, its logits and gradient of the storage types they have."""
+    """The batch, its matrices of the storage types they have."""
     cdef const StoredMatrix *matrix
     cdef int number
     copy[0] = batch[0]
@@ -186,6 +184,8 @@ cdef inline void note_storage(
             copy.logits_storage = matrix.storage
         elif <const char *>batch + matrix.address == <const char *>&batch.grad:
             copy.grad_storage = matrix.storage
+        else:
+            copy.dense_targets_storage = matrix.storage
 
 
 cdef inline int64_t rows_per_chunk(int64_t rows, int64_t classes, bint turned) noexcept nogil:

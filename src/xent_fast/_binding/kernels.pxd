@@ -61,6 +61,7 @@ cdef extern from "kernels/contract.h" nogil:
         const char *dense_targets
         Py_ssize_t dense_targets_row_stride
         Py_ssize_t dense_targets_class_stride
+        xent_storage dense_targets_storage
         const double *sample_weight
         double weight_factor
         const double *grad_output
@@ -93,7 +94,7 @@ cdef extern from "kernels/contract.h" nogil:
         ) noexcept nogil
         void (*backward_blocks)(int64_t first_block, int64_t count, void *workspace) noexcept nogil
         size_t (*turning_bytes)(int64_t classes) noexcept nogil
-        size_t (*scratch_bytes)(int64_t classes) noexcept nogil
+        bint (*knows_storage)(const xent_batch *batch) noexcept nogil
 
     ctypedef struct xent_vjp_batch:
         int64_t rows
@@ -184,18 +185,6 @@ cdef extern from "kernels/contract.h" nogil:
             const float *numbers, int64_t step, int64_t lines, int64_t count, char *stored,
             Py_ssize_t stored_step
         ) noexcept nogil
-        void (*load_turned)(
-            const char *stored, Py_ssize_t row_stride, int64_t rows, int64_t classes,
-            float *numbers, int64_t step
-        ) noexcept nogil
-        void (*store_turned)(
-            const float *numbers, int64_t step, int64_t rows, int64_t classes, char *stored,
-            Py_ssize_t row_stride
-        ) noexcept nogil
-
-    enum:
-        XENT_FEWEST_TURNED
-        XENT_MOST_TURNED
 
     ctypedef struct xent_isa:
         const char *name

@@ -31,7 +31,6 @@ cdef struct StoredMatrices:
     int count
     bint are_needed         # the kernels cannot work on the batch as it is
     bint are_turned         # some matrix has its classes apart and kernels need them side by side
-    bint lie_in_columns     # all have them side by side, and kernels get them apart
     size_t row_factor       # where the batch has doubles for its rows; 0: it has none
     size_t row_factor_step  # and where their step
     StoredMatrix matrices[MOST_MATRICES]

@@ -11,9 +11,6 @@ from libc.stdint cimport int64_t
 from xent_fast._binding.instruction_sets cimport storage_kernels
 from xent_fast._binding.kernels cimport (
     XENT_AS_COMPUTED,
-    XENT_FEWEST_TURNED,
-    XENT_MOST_TURNED,
-    XENT_ROW_GRANULARITY,
     xent_batch,
     xent_storage,
     xent_storage_kernels,
@@ -48,7 +45,6 @@ cdef void describe_stored(
     stored.count = 0
     stored.are_needed = False
     stored.are_turned = False
-    stored.lie_in_columns = False
     stored.row_factor = 0
     stored.row_factor_step = 0
     matrix = note_matrix(
@@ -71,27 +67,6 @@ cdef void describe_stored(
         )
         matrix.group_stride = groups.targets_stride
         matrix.is_read = True
-    stored.lie_in_columns = may_lie_in_columns(stored, batch, groups.rows)
-
-
-cdef bint may_lie_in_columns(
-    const StoredMatrices *stored, const xent_batch *batch, int64_t rows
-) noexcept nogil:
-    """Whether rows of a few classes become columns as they are widened: the kernels need not turn
-    them then, and those of the loss take any layout."""
-    cdef const StoredMatrix *matrix
-    cdef int number
-    if not XENT_FEWEST_TURNED <= batch.classes <= XENT_MOST_TURNED:
-        return False
-    if rows < XENT_ROW_GRANULARITY or stored.batch_bytes != sizeof(xent_batch):
-        return False
-    for number in range(stored.count):
-        matrix = &stored.matrices[number]
-        if storage_kernels()[<int>matrix.storage].load_turned == NULL:
-            return False
-        if class_stride_of(matrix, batch) != 0:
-            return False
-    return True
 
 
 cdef StoredMatrix *note_matrix(
@@ -129,7 +104,6 @@ cdef void lay_side_by_side(
     cdef Py_ssize_t apart
     cdef int number
     stored.are_needed = stored.are_needed or has_groups
-    stored.lie_in_columns = False
     for number in range(stored.count):
         matrix = &stored.matrices[number]
         apart = class_stride_of(matrix, batch)
@@ -154,7 +128,7 @@ cdef size_t own_bytes(
     for number in range(stored.count):
         matrix = &stored.matrices[number]
         if has_own_place(stored, batch, number):
-            bytes += own_count(stored, matrix, batch, chunk_rows, classes) * matrix.real_bytes
+            bytes += own_count(matrix, batch, chunk_rows, classes) * matrix.real_bytes
     return bytes
 
 
@@ -187,39 +161,24 @@ cdef inline Py_ssize_t class_stride_of(
     return stride_at(batch, matrix.class_stride)
 
 
-cdef inline bint has_own_rows(
-    const StoredMatrices *stored, const StoredMatrix *matrix, const void *batch
-) noexcept nogil:
-    """Whether the classes of a row stand side by side in the thread's own memory."""
-    return not stored.lie_in_columns and class_stride_of(matrix, batch) == 0
-
-
 cdef inline int64_t own_step(
-    const StoredMatrices *stored,
-    const StoredMatrix *matrix,
-    const void *batch,
-    int64_t chunk_rows,
-    int64_t classes,
+    const StoredMatrix *matrix, const void *batch, int64_t chunk_rows, int64_t classes
 ) noexcept nogil:
     """From one row to the next or, where classes lie apart, from one class to the next.
 
     Those are an odd number of cache lines, so that the classes of some rows do not meet in a cache.
     """
-    if has_own_rows(stored, matrix, batch):
+    if class_stride_of(matrix, batch) == 0:
         return classes
     return ((chunk_rows + 15) // 16 | 1) * 16
 
 
 cdef inline int64_t own_count(
-    const StoredMatrices *stored,
-    const StoredMatrix *matrix,
-    const void *batch,
-    int64_t chunk_rows,
-    int64_t classes,
+    const StoredMatrix *matrix, const void *batch, int64_t chunk_rows, int64_t classes
 ) noexcept nogil:
     """Numbers of some rows, so many that the next matrix is aligned."""
-    cdef int64_t lines = chunk_rows if has_own_rows(stored, matrix, batch) else classes
-    return (lines * own_step(stored, matrix, batch, chunk_rows, classes) + 15) // 16 * 16
+    cdef int64_t lines = chunk_rows if class_stride_of(matrix, batch) == 0 else classes
+    return (lines * own_step(matrix, batch, chunk_rows, classes) + 15) // 16 * 16
 
 
 cdef void place_rows(
@@ -246,11 +205,11 @@ cdef void place_rows(
             continue
         if has_own_place(stored, batch, number):
             address[0] = memory
-            memory += own_count(stored, matrix, batch, row_count, classes) * matrix.real_bytes
+            memory += own_count(matrix, batch, row_count, classes) * matrix.real_bytes
         else:
             address[0] = first_place
-        step = own_step(stored, matrix, batch, row_count, classes) * matrix.real_bytes
-        if has_own_rows(stored, matrix, batch):
+        step = own_step(matrix, batch, row_count, classes) * matrix.real_bytes
+        if class_stride_of(matrix, batch) == 0:
             set_stride(copy, matrix.row_stride, step)
         else:
             set_stride(copy, matrix.row_stride, matrix.real_bytes)
@@ -296,20 +255,16 @@ cdef void move_rows(
             turn_rows(matrix, kernels, direction, place, numbers, row_count, classes)
             continue
         stored_step = class_stride_of(matrix, batch)
+        step = stride_at(copy, matrix.row_stride if stored_step == 0 else matrix.class_stride)
+        step //= <Py_ssize_t>sizeof(float)
         lines, count = classes, row_count
         if stored_step == 0:
             stored_step = stride_at(batch, matrix.row_stride)
             lines, count = row_count, classes
-        step = stride_at(
-            copy, matrix.row_stride if has_own_rows(stored, matrix, batch) else matrix.class_stride
-        ) // <Py_ssize_t>sizeof(float)
-        load, store = kernels.load, kernels.store
-        if stored.lie_in_columns:
-            load, store = kernels.load_turned, kernels.store_turned
         if direction == LOAD:
-            load(place, stored_step, lines, count, numbers, step)
+            kernels.load(place, stored_step, lines, count, numbers, step)
         else:
-            store(numbers, step, lines, count, place, stored_step)
+            kernels.store(numbers, step, lines, count, place, stored_step)
 
 
 cdef void turn_rows(

@@ -90,8 +90,7 @@ typedef struct {
     int64_t classes;    /* at least 1 */
     const char *logits; /* row 0 */
     ptrdiff_t logits_row_stride, logits_class_stride;
-    xent_storage logits_storage,
-        grad_storage; /* all but XENT_AS_COMPUTED only where the kernels have `scratch_bytes` */
+    xent_storage logits_storage, grad_storage; /* see `knows_storage` */
     char *grad; /* row 0; NULL: loss only; may be `logits` with the same strides, else disjoint */
     ptrdiff_t grad_row_stride, grad_class_stride;
     xent_labels labels; /* class indices */
@@ -99,6 +98,7 @@ typedef struct {
         *dense_targets; /* dense targets, same dtype as the logits; row 0; NULL for class indices */
     ptrdiff_t dense_targets_row_stride; /* may be 0: one row of targets for all */
     ptrdiff_t dense_targets_class_stride;
+    xent_storage dense_targets_storage;
     const double *sample_weight; /* one number a row, or NULL for 1 */
     double weight_factor;        /* a row's weight a = sample_weight * weight_factor */
     const double *grad_output;   /* multiplies the gradient alone: one number every
@@ -175,9 +175,9 @@ typedef struct {
     /* Bytes that the workspace of `process_rows` has besides, where a matrix has a class stride. */
     size_t (*turning_bytes)(int64_t classes);
 
-    /* Bytes that either workspace has besides, after a multiple of 64, where logits or gradient lie
-     * in 16 bits.  They may for rows of so many classes unless this is 0, if classes are
-     * contiguous.  NULL: never. */
+    /* Whether matrices of a batch may lie in 16 bits; what either workspace has besides if logits
+     * or gradient do, after a multiple of 64.  NULL: they may not. */
+    int (*knows_storage)(const xent_batch *batch);
     size_t (*scratch_bytes)(int64_t classes);
 } xent_row_kernels;
 
@@ -303,16 +303,7 @@ typedef struct {
                  float *numbers, int64_t step);
     void (*store)(const float *numbers, int64_t step, int64_t lines, int64_t count, char *stored,
                   ptrdiff_t stored_step);
-    /* The same of rows that have their classes side by side there and apart here, `step` numbers
-     * from one to the next: XENT_FEWEST_TURNED to XENT_MOST_TURNED of them.  NULL where kernels
-     * turn rows themselves as fast. */
-    void (*load_turned)(const char *stored, ptrdiff_t row_stride, int64_t rows, int64_t classes,
-                        float *numbers, int64_t step);
-    void (*store_turned)(const float *numbers, int64_t step, int64_t rows, int64_t classes,
-                         char *stored, ptrdiff_t row_stride);
 } xent_storage_kernels;
-
-enum { XENT_FEWEST_TURNED = 8, XENT_MOST_TURNED = 128 };
 
 /* Everything one instruction set exports. */
 typedef struct {

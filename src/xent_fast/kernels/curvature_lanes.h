@@ -196,7 +196,8 @@ KERNEL_INLINE void NAME(write_curvature)(const NAME(curvature_writer) * writer,
     unsigned leaving = 0;
     if (writer->vector) {
         NAME(load_columns)(columns, writer->vector + rows->first_row * writer->vector_row_stride,
-                           writer->vector_row_stride, 0, rows->row_count, rows->classes);
+                           writer->vector_row_stride, 0, rows->row_count, rows->classes,
+                           XENT_AS_COMPUTED);
         NAME(clear_rows_without_label)(columns, rows->classes, rows->labels);
         largest = NAME(centre_columns)(rows, columns, &sum);
     }
@@ -216,5 +217,5 @@ KERNEL_INLINE void NAME(write_curvature)(const NAME(curvature_writer) * writer,
     if (leaving)
         NAME(take_leaving_curvature)(writer, rows, leaving, columns);
     NAME(store_columns)(columns, result, writer->result_row_stride, writer->result_class_stride,
-                        rows->row_count, rows->classes);
+                        rows->row_count, rows->classes, XENT_AS_COMPUTED);
 }

@@ -302,15 +302,15 @@ KERNEL_INLINE void NAME(vjp_of_few_classes)(const xent_vjp_batch *batch, int64_t
         const int64_t left = first_row + row_count - row;
         const int count = left < LANES ? (int)left : LANES;
         NAME(load_columns)(values, batch->values + row * batch->values_row_stride,
-                           batch->values_row_stride, 0, count, rows.classes);
+                           batch->values_row_stride, 0, count, rows.classes, XENT_AS_COMPUTED);
         NAME(load_columns)(slopes, batch->slopes + row * batch->slopes_row_stride,
-                           batch->slopes_row_stride, 0, count, rows.classes);
+                           batch->slopes_row_stride, 0, count, rows.classes, XENT_AS_COMPUTED);
         compute(&rows);
         if (batch->grad_output)
             NAME(multiply_columns)(&rows, batch->grad_output + row * batch->grad_output_step,
                                    batch->grad_output_step, count);
         NAME(store_columns)(slopes, batch->grad + row * batch->grad_row_stride,
-                            batch->grad_row_stride, 0, count, rows.classes);
+                            batch->grad_row_stride, 0, count, rows.classes, XENT_AS_COMPUTED);
     }
 }
 

@@ -54,9 +54,9 @@ KERNEL_INLINE void NAME(distil_vector_of_rows)(
     ALIGNED_64 double divergence[LANES];
     ALIGNED_64 REAL columns[MOST_CLASSES_ALONG_ROWS][LANES];
     NAME(load_columns)(teacher.logits, problem->teacher + first_row * problem->teacher_row_stride,
-                       problem->teacher_row_stride, 0, row_count, classes);
+                       problem->teacher_row_stride, 0, row_count, classes, XENT_AS_COMPUTED);
     NAME(load_columns)(student.logits, batch->logits + first_row * batch->logits_row_stride,
-                       batch->logits_row_stride, 0, row_count, classes);
+                       batch->logits_row_stride, 0, row_count, classes, XENT_AS_COMPUTED);
     const vec counted = NAME(lane_labels)(&batch->labels, labels, row_count);
     const vec_mask counts = v_not_less(counted, v_splat(0));
     NAME(softmax_of_columns)(&teacher, classes, scale);
@@ -97,7 +97,7 @@ KERNEL_INLINE void NAME(distil_vector_of_rows)(
             columns[k][lane] = grad[k];
     }
     NAME(store_columns)(columns, batch->grad + first_row * batch->grad_row_stride,
-                        batch->grad_row_stride, 0, row_count, classes);
+                        batch->grad_row_stride, 0, row_count, classes, XENT_AS_COMPUTED);
 }
 
 /* Rows of a few classes; losses to `losses`. */

@@ -44,7 +44,8 @@ KERNEL_INLINE vec_mask NAME(is_out_of_reach)(vec distance, const NAME(reach) * r
 typedef struct {
     const xent_batch *batch;
     const char *logits, *targets, *class_weight;
-    ptrdiff_t logit_step, target_step;
+    ptrdiff_t logit_step, target_step; /* bytes from one class to the next */
+    int logits_storage, targets_storage;
     int64_t classes, label;
     int kind;
     int64_t pivot; /* the first maximum */
@@ -53,26 +54,29 @@ typedef struct {
     far others, other_mass, pivot_mass, distance; /* O, Q - q_m, q_m, sum of q (m - x) / T */
 } NAME(far_row);
 
-KERNEL_INLINE REAL NAME(real_at)(const char *data, ptrdiff_t step, int64_t k) {
-    return *(const REAL *)(const void *)(data + k * step);
+KERNEL_INLINE REAL NAME(far_logit)(const NAME(far_row) * row, int64_t k) {
+    return NAME(load_number)(row->logits + k * row->logit_step, 0, row->logits_storage);
 }
 
 /* (x - m) / T of class k */
 static NEVER_INLINE far NAME(far_distance)(const NAME(far_row) * row, int64_t k) {
-    const far x = far_of((double)NAME(real_at)(row->logits, row->logit_step, k));
-    return far_product(far_sum(x, far_of(-(double)row->maximum)), row->over_temperature);
+    const REAL x = NAME(far_logit)(row, k);
+    return far_product(far_sum(far_of((double)x), far_of(-(double)row->maximum)),
+                       row->over_temperature);
 }
 
 /* q of class k, for a row weight of 1 */
 static NEVER_INLINE far NAME(far_mass)(const NAME(far_row) * row, int64_t k) {
     far mass = far_of(0), weight = far_of(1);
     if (row->class_weight)
-        weight = far_of((double)NAME(real_at)(row->class_weight, (ptrdiff_t)sizeof(REAL), k));
+        weight = far_of((double)((const REAL *)(const void *)row->class_weight)[k]);
+    if (row->targets)
+        mass = far_of((double)NAME(load_number)(row->targets + k * row->target_step, 0,
+                                                row->targets_storage));
     if (row->kind == XENT_DENSE_TARGETS)
-        return far_of((double)NAME(real_at)(row->targets, row->target_step, k));
+        return mass;
     if (row->kind == XENT_SHAPED_TARGETS)
-        mass = far_product(row->share,
-                           far_of((double)NAME(real_at)(row->targets, row->target_step, k)));
+        mass = far_product(row->share, mass);
     else if (k == row->label)
         mass = row->kind == XENT_INDEX_TARGETS ? far_of(1) : row->share;
     if (row->kind != XENT_INDEX_TARGETS)
@@ -83,13 +87,16 @@ static NEVER_INLINE far NAME(far_mass)(const NAME(far_row) * row, int64_t k) {
 static NEVER_INLINE NAME(far_row)
     NAME(far_row_at)(const xent_batch *batch, int64_t at, int64_t label, int kind) {
     NAME(far_row) row;
-    const ptrdiff_t item = (ptrdiff_t)sizeof(REAL);
     row.batch = batch;
+    row.logits_storage = (int)batch->logits_storage;
     row.logits = batch->logits + at * batch->logits_row_stride;
-    row.logit_step = batch->logits_class_stride ? batch->logits_class_stride : item;
+    row.logit_step = batch->logits_class_stride ? batch->logits_class_stride
+                                                : NAME(stored_bytes)(row.logits_storage);
     row.targets =
         batch->dense_targets ? batch->dense_targets + at * batch->dense_targets_row_stride : NULL;
-    row.target_step = batch->dense_targets_class_stride ? batch->dense_targets_class_stride : item;
+    row.targets_storage = (int)batch->dense_targets_storage;
+    row.target_step = batch->dense_targets_class_stride ? batch->dense_targets_class_stride
+                                                        : NAME(stored_bytes)(row.targets_storage);
     row.class_weight = batch->class_weight;
     row.classes = batch->classes;
     row.label = label;
@@ -99,9 +106,9 @@ static NEVER_INLINE NAME(far_row)
     row.floor =
         far_quotient(far_of(batch->options.label_smoothing), far_of((double)batch->classes));
     row.pivot = 0;
-    row.maximum = NAME(real_at)(row.logits, row.logit_step, 0);
+    row.maximum = NAME(far_logit)(&row, 0);
     for (int64_t k = 1; k < row.classes; ++k) {
-        const REAL x = NAME(real_at)(row.logits, row.logit_step, k);
+        const REAL x = NAME(far_logit)(&row, k);
         if (x > row.maximum) {
             row.maximum = x;
             row.pivot = k;

@@ -435,5 +435,6 @@ static size_t NAME(grad_hessian_turning_bytes)(int64_t classes) {
      NULL,                                             \
      NULL,                                             \
      PASTE_NAMES(grad_hessian_turning_bytes, dtype),   \
+     NULL,                                             \
      NULL}
 #endif

@@ -66,10 +66,11 @@ typedef struct {
 /* Those of a vector of rows from `row` on: a line of each plane, or all lines of rows without gaps
  * (of others, some; an address outside the matrix does no harm). */
 KERNEL_INLINE void NAME(want_rows)(NAME(wanted_lines) * wanted, const char *matrix, int64_t row,
-                                   ptrdiff_t row_stride, ptrdiff_t class_stride) {
+                                   ptrdiff_t row_stride, ptrdiff_t class_stride,
+                                   xent_storage storage) {
     wanted->first[wanted->count] = matrix + row * row_stride;
     wanted->step[wanted->count++] =
-        NAME(has_columns)(class_stride) ? class_stride : LANES * (ptrdiff_t)sizeof(REAL);
+        NAME(has_columns)(class_stride) ? class_stride : LANES * NAME(stored_bytes)((int)storage);
 }
 
 KERNEL_INLINE void NAME(ask_for)(const NAME(wanted_lines) * wanted, int64_t k, int count) {

@@ -52,7 +52,7 @@ KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows,
     unsigned leaving = 0;
 
     NAME(load_columns)(place, logits, batch->logits_row_stride, batch->logits_class_stride,
-                       rows->row_count, classes);
+                       rows->row_count, classes, batch->logits_storage);
     if (rows->counts != all)
         NAME(clear_rows_without_label)(place, classes, labels);
     if (weights->may_leave)
@@ -149,7 +149,7 @@ KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows,
     if (batch->grad)
         NAME(store_columns)(place, batch->grad + rows->first_row * batch->grad_row_stride,
                             batch->grad_row_stride, batch->grad_class_stride, rows->row_count,
-                            classes);
+                            classes, batch->grad_storage);
 }
 
 static NEVER_INLINE void NAME(take_two_or_three_classes)(const NAME(lane_rows) * rows,
@@ -179,15 +179,21 @@ KERNEL_INLINE void NAME(take_any_rows)(const NAME(lane_rows) * rows,
  * gradients and the diagonal is asked for, in one layout; their weights neither leave the lanes nor
  * are rescaled.  They take the same operations as any others, but each step of some vectors before
  * the next. */
-KERNEL_INLINE int NAME(is_plain_batch)(const xent_batch *batch,
+KERNEL_INLINE int NAME(is_plain_batch)(const xent_batch *batch, int has_columns,
                                        const NAME(curvature_writer) * curvature) {
-    const int has_columns = NAME(has_columns)(batch->logits_class_stride);
     if (curvature &&
         (curvature->vector || has_columns != NAME(has_columns)(curvature->result_class_stride)))
         return 0;
     return batch->output == XENT_GRADIENT && batch->options.temperature == 1 &&
            !lse_counts(&batch->options) && !batch->lse && !batch->prediction &&
-           (!batch->grad || has_columns == NAME(has_columns)(batch->grad_class_stride));
+           (!batch->grad || has_columns == (batch->grad_storage == XENT_AS_COMPUTED &&
+                                            NAME(has_columns)(batch->grad_class_stride)));
+}
+
+/* Bytes from one class of plain rows to the next that the turning of columns is told: constant 0
+ * where numbers lie as computed. */
+KERNEL_INLINE ptrdiff_t NAME(plain_class_stride)(ptrdiff_t class_stride, xent_storage storage) {
+    return storage == XENT_AS_COMPUTED ? 0 : class_stride;
 }
 
 typedef struct {
@@ -221,13 +227,13 @@ KERNEL_INLINE NAME(wanted_lines) NAME(wanted_on_the_way)(const xent_batch *batch
     NAME(wanted_lines) wanted;
     wanted.count = 0;
     NAME(want_rows)(&wanted, batch->logits, row + VECTORS_AT_ONCE * LANES, batch->logits_row_stride,
-                    batch->logits_class_stride);
+                    batch->logits_class_stride, batch->logits_storage);
     if (batch->grad && batch->grad != batch->logits)
-        NAME(want_rows)(&wanted, batch->grad, row, batch->grad_row_stride,
-                        batch->grad_class_stride);
+        NAME(want_rows)(&wanted, batch->grad, row, batch->grad_row_stride, batch->grad_class_stride,
+                        batch->grad_storage);
     if (curvature)
         NAME(want_rows)(&wanted, curvature->result, row, curvature->result_row_stride,
-                        curvature->result_class_stride);
+                        curvature->result_class_stride, XENT_AS_COMPUTED);
     return wanted;
 }
 
@@ -240,7 +246,10 @@ KERNEL_INLINE void NAME(sum_plain_rows)(NAME(plain_vector) * rows, const xent_ba
     NAME(lane_columns) columns = {logits, batch->logits_class_stride};
     NAME(index_sums) sums;
     if (!has_columns) {
-        NAME(load_columns)(rows->place, logits, batch->logits_row_stride, 0, LANES, classes);
+        NAME(load_columns)(
+            rows->place, logits, batch->logits_row_stride,
+            NAME(plain_class_stride)(batch->logits_class_stride, batch->logits_storage), LANES,
+            classes, batch->logits_storage);
         columns.first = (const char *)rows->place;
         columns.step = sizeof rows->place[0];
     }
@@ -292,7 +301,8 @@ KERNEL_INLINE void NAME(write_plain_curvature)(NAME(plain_vector) * rows,
     }
     NAME(diagonal_columns)(&curved, weight, v_splat(curvature->least), (char *)columns,
                            sizeof columns[0], 0);
-    NAME(store_columns)(columns, result, curvature->result_row_stride, 0, LANES, classes);
+    NAME(store_columns)(columns, result, curvature->result_row_stride, 0, LANES, classes,
+                        XENT_AS_COMPUTED);
 }
 
 /* Whether the lanes hold the weights of the diagonal of the vector of rows that begins at `row` of
@@ -311,7 +321,9 @@ KERNEL_INLINE void NAME(write_plain_rows)(NAME(plain_vector) * rows, const xent_
         rows->weight.high, is_exact, has_columns ? grad : (char *)rows->place,
         has_columns ? batch->grad_class_stride : (ptrdiff_t)sizeof rows->place[0]);
     if (!has_columns)
-        NAME(store_columns)(rows->place, grad, batch->grad_row_stride, 0, LANES, classes);
+        NAME(store_columns)(rows->place, grad, batch->grad_row_stride,
+                            NAME(plain_class_stride)(batch->grad_class_stride, batch->grad_storage),
+                            LANES, classes, batch->grad_storage);
 }
 
 /* `count` vectors of them; those that are not taken are as they were. */
@@ -380,8 +392,9 @@ KERNEL_INLINE void NAME(index_rows_of)(const xent_batch *batch, int64_t first_ro
                                        double *row_loss, const NAME(curvature_writer) * curvature,
                                        int is_exact, int most) {
     const int has_own_weights = NAME(has_own_weights)(batch) || batch->class_weight != NULL;
-    const int is_plain_batch = NAME(is_plain_batch)(batch, curvature);
-    const int has_columns = NAME(has_columns)(batch->logits_class_stride);
+    const int has_columns =
+        batch->logits_storage == XENT_AS_COMPUTED && NAME(has_columns)(batch->logits_class_stride);
+    const int is_plain_batch = NAME(is_plain_batch)(batch, has_columns, curvature);
     const NAME(settings) settings = NAME(settings_of)(batch);
     NAME(lane_weights) weights;
     NAME(plain_vector) plain[VECTORS_AT_ONCE];

@@ -354,7 +354,7 @@ KERNEL_INLINE void NAME(load_short_rows)(NAME(short_rows) * rows, const xent_bat
     const int row_count = (int)rows->row_count;
     const char *logits = batch->logits + first_row * batch->logits_row_stride;
     NAME(load_columns)(tile->columns, logits, batch->logits_row_stride, batch->logits_class_stride,
-                       row_count, classes);
+                       row_count, classes, batch->logits_storage);
     rows->lanes = v_splat(-1);
     if (HAS_LABELS(kind)) {
         rows->lanes = NAME(lane_labels)(&batch->labels, labels, row_count);
@@ -364,9 +364,10 @@ KERNEL_INLINE void NAME(load_short_rows)(NAME(short_rows) * rows, const xent_bat
             NAME(clear_rows_without_label)(tile->columns, classes, rows->lanes);
         }
     } else {
-        NAME(load_columns)(
-            tile->masses, batch->dense_targets + first_row * batch->dense_targets_row_stride,
-            batch->dense_targets_row_stride, batch->dense_targets_class_stride, row_count, classes);
+        NAME(load_columns)(tile->masses,
+                           batch->dense_targets + first_row * batch->dense_targets_row_stride,
+                           batch->dense_targets_row_stride, batch->dense_targets_class_stride,
+                           row_count, classes, batch->dense_targets_storage);
     }
     if (kind == XENT_SHAPED_TARGETS)
         NAME(shape_masses)(tile, batch);
@@ -403,7 +404,8 @@ KERNEL_INLINE void NAME(write_short_rows)(NAME(short_rows) * rows, const xent_ba
                                 has_grad ? tile->columns : NULL, row_loss, kind);
     if (has_grad)
         NAME(store_columns)(tile->columns, batch->grad + first_row * batch->grad_row_stride,
-                            batch->grad_row_stride, batch->grad_class_stride, row_count, classes);
+                            batch->grad_row_stride, batch->grad_class_stride, row_count, classes,
+                            batch->grad_storage);
 }
 
 /* All of them, some vectors of rows at a time; smoothed targets, whose masses have one place, a

@@ -223,6 +223,7 @@ KERNEL_INLINE double NAME(loss_of_leaving_row)(const xent_batch *batch, int64_t 
     xent_batch plain = *batch;
     plain.logits = row->logits;
     plain.logits_row_stride = 0;
+    plain.logits_storage = (xent_storage)row->logits_storage;
     const double loss = NAME(loss_of_far_row)(
         &plain, at, row->label, kind, is_rounded ? row->scratch : (REAL *)(void *)row->grad, 1);
     if (is_rounded)

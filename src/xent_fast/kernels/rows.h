@@ -48,9 +48,11 @@ static NEVER_INLINE void NAME(turn)(NAME(matrix) source, NAME(matrix) destinatio
                     PREFETCH(source.data + (row + row_count) * source.row_stride +
                              (k + j) * source_step);
             NAME(load_columns)(columns, source.data + row * source.row_stride + k * source_step,
-                               source.row_stride, source.class_stride, rows, count);
+                               source.row_stride, source.class_stride, rows, count,
+                               XENT_AS_COMPUTED);
             NAME(store_columns)(columns, destination.data + row * destination.row_stride + k * step,
-                                destination.row_stride, destination.class_stride, rows, count);
+                                destination.row_stride, destination.class_stride, rows, count,
+                                XENT_AS_COMPUTED);
         }
     }
 }
@@ -175,8 +177,16 @@ static size_t NAME(turning_bytes)(int64_t classes) {
     return classes > MOST_CLASSES_ALONG_ROWS ? 2 * NAME(bytes_of_turned)(classes) : 0;
 }
 
+/* Whether numbers of a batch may lie in 16 bits: those of long rows without dense targets if
+ * classes are contiguous, those of fewer classes in any layout. */
+static int NAME(knows_storage)(const xent_batch *batch) {
+    if (REAL_BITS != 32 || batch->classes <= MOST_CLASSES_ALONG_ROWS)
+        return NAME(has_stored_columns)(batch->classes);
+    return !batch->dense_targets && !batch->logits_class_stride && !batch->grad_class_stride;
+}
+
 /* Rows between their sweeps that have no place for exponentials of their own. */
-MAYBE_UNUSED static size_t NAME(scratch_bytes)(int64_t classes) {
+static size_t NAME(scratch_bytes)(int64_t classes) {
     const int64_t rows = NAME(rows_at_once)(classes);
     return classes > MOST_CLASSES_ALONG_ROWS
                ? (size_t)(rows * NAME(scratch_step)(classes)) * sizeof(REAL)
@@ -300,12 +310,13 @@ KERNEL_INLINE void NAME(backward_shared)(int64_t first_block, int64_t count, voi
                                                void *workspace) {                                  \
         NAME(backward_shared)(first_block, count, workspace, kind);                                \
     }
-#define ROW_KERNELS_TABLE(name, dtype, scratch_bytes)                                       \
+#define ROW_KERNELS_TABLE(name, dtype)                                                      \
     {PASTE_NAMES(name##_rows, dtype),         PASTE_NAMES(workspace_bytes, dtype),          \
      PASTE_NAMES(blocks_to_share, dtype),     PASTE_NAMES(shared_row_bytes, dtype),         \
      PASTE_NAMES(begin_##name##_row, dtype),  PASTE_NAMES(forward_##name##_blocks, dtype),  \
      PASTE_NAMES(finish_##name##_row, dtype), PASTE_NAMES(backward_##name##_blocks, dtype), \
-     PASTE_NAMES(turning_bytes, dtype),       scratch_bytes}
+     PASTE_NAMES(turning_bytes, dtype),       PASTE_NAMES(knows_storage, dtype),            \
+     PASTE_NAMES(scratch_bytes, dtype)}
 #endif
 
 EACH_TARGET_KIND(ROW_KERNELS)

@@ -278,7 +278,8 @@ KERNEL_INLINE double NAME(mass_of_few_classes)(const xent_second_order_batch *pr
                                                              : (ptrdiff_t)sizeof(REAL);
     double mass = 0;
     for (int64_t k = 0; k < batch->classes; ++k)
-        mass += (double)NAME(real_at)(targets, step, k) * (weights ? (double)weights[k] : 1);
+        mass += (double)NAME(load_number)(targets + k * step, 0, XENT_AS_COMPUTED) *
+                (weights ? (double)weights[k] : 1);
     return (1 - batch->options.label_smoothing) * mass +
            batch->options.label_smoothing * problem->mean_class_weight;
 }

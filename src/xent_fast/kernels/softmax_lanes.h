@@ -50,12 +50,14 @@ KERNEL_INLINE void NAME(sum_softmax_vector)(NAME(softmax_vector) * rows, const x
     const char *logits = batch->logits + first_row * batch->logits_row_stride;
     const NAME(lane_columns) place = {(const char *)rows->place, sizeof rows->place[0]},
                              lying = {logits, batch->logits_class_stride};
-    const int turns =
-        has_ignored || rows->row_count < LANES || !NAME(has_columns)(batch->logits_class_stride);
+    const int turns = has_ignored || rows->row_count < LANES ||
+                      batch->logits_storage != XENT_AS_COMPUTED ||
+                      !NAME(has_columns)(batch->logits_class_stride);
     rows->columns = turns ? place : lying;
     if (turns)
         NAME(load_columns)(rows->place, logits, batch->logits_row_stride,
-                           batch->logits_class_stride, rows->row_count, classes);
+                           batch->logits_class_stride, rows->row_count, classes,
+                           batch->logits_storage);
     if (has_ignored) {
         rows->labels = NAME(lane_labels)(&batch->labels, labels, rows->row_count);
         NAME(clear_rows_without_label)(rows->place, classes, rows->labels);
@@ -64,7 +66,8 @@ KERNEL_INLINE void NAME(sum_softmax_vector)(NAME(softmax_vector) * rows, const x
     rows->sums.maximum = rows->top = base;
     if (v_mask_bits(v_greater(NAME(magnitude)(base), v_splat(scale->huge_logit)))) {
         if (!turns)
-            NAME(load_columns)(rows->place, logits, 0, batch->logits_class_stride, LANES, classes);
+            NAME(load_columns)(rows->place, logits, 0, batch->logits_class_stride, LANES, classes,
+                               XENT_AS_COMPUTED);
         rows->columns = place;
         base = NAME(finite_maximum)(base);
         rows->top =
@@ -112,6 +115,7 @@ KERNEL_INLINE void NAME(write_softmax_vector)(NAME(softmax_vector) * rows, const
     const unsigned numbers = v_mask_bits(rows->is_number);
     char *grad = batch->grad ? batch->grad + first_row * batch->grad_row_stride : NULL;
     const int lies = !has_ignored && !settings->all_leave && row_count == LANES &&
+                     batch->grad_storage == XENT_AS_COMPUTED &&
                      NAME(has_columns)(batch->grad_class_stride);
     for (int row = 0; numbers != (1u << LANES) - 1 && row < row_count; ++row)
         if (!(numbers >> row & 1) && !(has_ignored && is_ignored(&batch->labels, labels[row])))
@@ -138,7 +142,7 @@ KERNEL_INLINE void NAME(write_softmax_vector)(NAME(softmax_vector) * rows, const
                                 grad ? rows->place : NULL, row_loss, XENT_SMOOTHED_TARGETS);
     if (grad)
         NAME(store_columns)(rows->place, grad, batch->grad_row_stride, batch->grad_class_stride,
-                            row_count, classes);
+                            row_count, classes, batch->grad_storage);
 }
 
 /* All of them; their losses are 0, or NaN where there is no softmax. */

@@ -143,5 +143,6 @@ KERNEL_INLINE double NAME(sum_of_others)(const REAL *p, int64_t count, int64_t l
      NULL,                                       \
      NULL,                                       \
      NULL,                                       \
+     NULL,                                       \
      NULL}
 #endif

@@ -1,8 +1,8 @@
 /* How numbers lie in memory: as they are computed with or, for float32, in 16 bits.  A template
  * over REAL_BITS.
  *
- * Knows: the storage types, each a pair of load and store, and how their rows turn.  Must not know:
- * what the numbers are, where they go.
+ * Knows: the storage types, each a pair of load and store.  Must not know: what the numbers are,
+ * where they go.
  *
  * Widening is exact.  Rounding is to nearest, ties to even, subnormal numbers included; what is
  * beyond the largest number becomes infinite, and NaN stays NaN.  `storage` is a constant where it
@@ -93,6 +93,32 @@ VECTOR_INLINE void v_store_two_of_16_bits(uint16_t *destination, vec a, vec b, i
     v_store_float16(destination, a);
     v_store_float16(destination + LANES, b);
 }
+
+/* A statement in which a storage of 16 bits is the constant `kept`. */
+#define WITH_STORAGE(storage, statement)   \
+    do {                                   \
+        if ((storage) == XENT_FLOAT16) {   \
+            enum { kept = XENT_FLOAT16 };  \
+            statement;                     \
+        } else {                           \
+            enum { kept = XENT_BFLOAT16 }; \
+            statement;                     \
+        }                                  \
+    } while (0)
+
+#if HAS_PAIRS
+/* The first and the second of two numbers in each lane, and back. */
+VECTOR_INLINE void split_pairs(vec pairs, vec *first, vec *second, int storage) {
+    if (storage == XENT_FLOAT16)
+        v_split_float16(pairs, first, second);
+    else
+        v_split_bfloat16(pairs, first, second);
+}
+
+VECTOR_INLINE vec join_pairs(vec first, vec second, int storage) {
+    return storage == XENT_FLOAT16 ? v_join_float16(first, second) : v_join_bfloat16(first, second);
+}
+#endif
 #else
 #define EACH_STORAGE(each, ...) each(as_computed, XENT_AS_COMPUTED, __VA_ARGS__)
 #endif
@@ -241,105 +267,6 @@ VECTOR_INLINE void store_lines(const float *numbers, int64_t step, int64_t lines
         NAME(narrow)(numbers + line * step, count, stored + line * stored_step, storage);
 }
 
-#if HAS_PAIRS
-/* Two classes of 16 bits side by side turn as one number of 32 bits would, that many of them at a
- * time. */
-enum { MOST_PAIRS = 8 };
-
-VECTOR_INLINE void split_pairs(vec pairs, vec *first, vec *second, int storage) {
-    if (storage == XENT_FLOAT16)
-        v_split_float16(pairs, first, second);
-    else
-        v_split_bfloat16(pairs, first, second);
-}
-
-VECTOR_INLINE vec join_pairs(vec first, vec second, int storage) {
-    return storage == XENT_FLOAT16 ? v_join_float16(first, second) : v_join_bfloat16(first, second);
-}
-
-/* The pairs that turn at a time, of at least 8 classes: the first class of the next *count pairs is
- * *first, where `done` classes are behind; the last pairs may overlap those before them.  Returns
- * how many classes are behind then. */
-VECTOR_INLINE int64_t next_pairs(int64_t done, int64_t classes, int64_t *first, int *count) {
-    const int64_t left = classes - done;
-    *count =
-        left >= 2 * MOST_PAIRS || (left > MOST_PAIRS && done > 0) ? MOST_PAIRS : MOST_PAIRS / 2;
-    *first = left < 2 * *count ? classes - 2 * *count : done;
-    return *first + 2 * *count;
-}
-
-/* Rows, 8 to MOST_CLASSES_ALONG_ROWS classes each, to columns `step` numbers apart. */
-VECTOR_INLINE void load_turned_rows(const char *stored, ptrdiff_t row_stride, int64_t rows,
-                                    int64_t classes, float *columns, int64_t step, int storage) {
-    ALIGNED_64 float square[MOST_PAIRS][LANES], few[MOST_CLASSES_ALONG_ROWS];
-    int64_t row = 0;
-    for (; row + LANES <= rows; row += LANES) {
-        const char *source = stored + row * row_stride;
-        for (int64_t k = 0; k < LANES * classes; k += 64 / (int64_t)sizeof(uint16_t))
-            PREFETCH(source + (k + AHEAD) * (int64_t)sizeof(uint16_t));
-        int count;
-        for (int64_t done = 0, behind = 0, first; done < classes; behind = done) {
-            done = next_pairs(behind, classes, &first, &count);
-            v_load_transposed(NAME(stored_at)(source, first, storage), row_stride, count, square);
-            for (int j = (int)(behind - first) / 2; j < count; ++j) {
-                float *column = columns + (first + 2 * j) * step + row;
-                vec one, other;
-                split_pairs(v_load(square[j]), &one, &other, storage);
-                v_store(column, one);
-                v_store(column + step, other);
-            }
-        }
-    }
-    for (; row < rows; ++row) {
-        NAME(widen)(stored + row * row_stride, classes, few, storage);
-        for (int64_t k = 0; k < classes; ++k)
-            columns[k * step + row] = few[k];
-    }
-}
-
-VECTOR_INLINE void store_turned_rows(const float *columns, int64_t step, int64_t rows,
-                                     int64_t classes, char *stored, ptrdiff_t row_stride,
-                                     int storage) {
-    ALIGNED_64 float pairs[MOST_CLASSES_ALONG_ROWS / 2][LANES], few[MOST_CLASSES_ALONG_ROWS];
-    int64_t row = 0;
-    for (; row + LANES <= rows; row += LANES) {
-        int count;
-        for (int64_t done = 0, behind = 0, first; done < classes; behind = done) {
-            done = next_pairs(behind, classes, &first, &count);
-            float (*square)[LANES] = pairs + first / 2;
-            /* pairs that overlap others by one class are made again */
-            for (int j = first % 2 ? 0 : (int)(behind - first) / 2; j < count; ++j) {
-                const float *column = columns + (first + 2 * j) * step + row;
-                v_store(square[j], join_pairs(v_load(column), v_load(column + step), storage));
-            }
-            v_store_transposed(square,
-                               stored + row * row_stride + first * (int64_t)sizeof(uint16_t),
-                               row_stride, count);
-        }
-    }
-    for (; row < rows; ++row) {
-        for (int64_t k = 0; k < classes; ++k)
-            few[k] = columns[k * step + row];
-        NAME(narrow)(few, classes, stored + row * row_stride, storage);
-    }
-}
-
-#define TURNING_KERNELS(type, storage)                                                     \
-    static void load_turned_##type(const char *stored, ptrdiff_t row_stride, int64_t rows, \
-                                   int64_t classes, float *columns, int64_t step) {        \
-        load_turned_rows(stored, row_stride, rows, classes, columns, step, storage);       \
-    }                                                                                      \
-    static void store_turned_##type(const float *columns, int64_t step, int64_t rows,      \
-                                    int64_t classes, char *stored, ptrdiff_t row_stride) { \
-        store_turned_rows(columns, step, rows, classes, stored, row_stride, storage);      \
-    }
-#define STORAGE_KERNELS_OF(type) \
-    {load_##type, store_##type, load_turned_##type, store_turned_##type}
-#else
-#define TURNING_KERNELS(type, storage)
-#define STORAGE_KERNELS_OF(type) {load_##type, store_##type, NULL, NULL}
-#endif
-
 #define STORAGE_KERNELS(type, storage)                                                         \
     static void load_##type(const char *stored, ptrdiff_t stored_step, int64_t lines,          \
                             int64_t count, float *numbers, int64_t step) {                     \
@@ -348,12 +275,13 @@ VECTOR_INLINE void store_turned_rows(const float *columns, int64_t step, int64_t
     static void store_##type(const float *numbers, int64_t step, int64_t lines, int64_t count, \
                              char *stored, ptrdiff_t stored_step) {                            \
         store_lines(numbers, step, lines, count, stored, stored_step, storage);                \
-    }                                                                                          \
-    TURNING_KERNELS(type, storage)
+    }
 
 STORAGE_KERNELS(float16, XENT_FLOAT16)
 STORAGE_KERNELS(bfloat16, XENT_BFLOAT16)
 
-#define STORAGE_KERNELS_TABLE \
-    {{NULL, NULL, NULL, NULL}, STORAGE_KERNELS_OF(float16), STORAGE_KERNELS_OF(bfloat16)}
+#define STORAGE_KERNELS_TABLE                                                          \
+    {                                                                                  \
+        {NULL, NULL}, {load_float16, store_float16}, { load_bfloat16, store_bfloat16 } \
+    }
 #endif

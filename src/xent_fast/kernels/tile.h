@@ -1,16 +1,22 @@
 /* Sixteen (float64: eight) rows of a few classes side by side: a small tile that turns rows into
  * columns and back. A template over REAL_BITS.
  *
- * Knows: how rows and planes lie in memory.
+ * Knows: how rows and planes lie in memory, in which storage.
  * Must not know: instruction sets, what is computed.
  */
 #undef SET_PERIOD
 #undef SET_LINES
+#undef load_stored_columns
+#undef store_stored_columns
 
 /* Lines of memory this many bytes apart share a set of that many places in the nearest cache of
  * usual processors; those four times as far apart do in the next one too. */
 #define SET_PERIOD 4096
 #define SET_LINES 8
+
+#ifndef FEWEST_STORED
+#define FEWEST_STORED 8
+#endif
 
 /* Column k holds class k of every row. */
 typedef struct {
@@ -130,9 +136,133 @@ KERNEL_INLINE void NAME(store_lying_columns)(REAL (*columns)[LANES], char *desti
     }
 }
 
+#if HAS_PAIRS && REAL_BITS == 32
+/* Two classes of 16 bits side by side turn as one number of 32 bits would, that many of them at a
+ * time. */
+enum { MOST_PAIRS = 8 };
+
+/* The pairs that turn at a time, of FEWEST_STORED classes or more: the first class of the next
+ * *count pairs is *first, where `done` classes are behind; the last pairs may overlap those before
+ * them.  Returns how many classes are behind then. */
+VECTOR_INLINE int64_t next_pairs(int64_t done, int64_t classes, int64_t *first, int *count) {
+    const int64_t left = classes - done;
+    *count =
+        left >= 2 * MOST_PAIRS || (left > MOST_PAIRS && done > 0) ? MOST_PAIRS : MOST_PAIRS / 2;
+    *first = left < 2 * *count ? classes - 2 * *count : done;
+    return *first + 2 * *count;
+}
+
+/* A whole vector of rows to columns, and back. */
+VECTOR_INLINE void turn_pairs_to_columns(float (*columns)[LANES], const char *source,
+                                         ptrdiff_t row_stride, int64_t classes, int storage) {
+    ALIGNED_64 float square[MOST_PAIRS][LANES];
+    int count;
+    for (int64_t done = 0, behind = 0, first; done < classes; behind = done) {
+        done = next_pairs(behind, classes, &first, &count);
+        v_load_transposed(NAME(stored_at)(source, first, storage), row_stride, count, square);
+        for (int64_t j = (behind - first) / 2; j < count; ++j) {
+            vec one, other;
+            split_pairs(v_load(square[j]), &one, &other, storage);
+            v_store(columns[first + 2 * j], one);
+            v_store(columns[first + 2 * j + 1], other);
+        }
+    }
+}
+
+VECTOR_INLINE void turn_pairs_to_rows(float (*columns)[LANES], char *destination,
+                                      ptrdiff_t row_stride, int64_t classes, int storage) {
+    ALIGNED_64 float pairs[MOST_CLASSES_ALONG_ROWS / 2][LANES];
+    int count;
+    for (int64_t done = 0, behind = 0, first; done < classes; behind = done) {
+        done = next_pairs(behind, classes, &first, &count);
+        float (*square)[LANES] = pairs + first / 2;
+        /* pairs that overlap others by one class are made again */
+        for (int64_t j = first % 2 ? 0 : (behind - first) / 2; j < count; ++j) {
+            const float (*two)[LANES] = (const float (*)[LANES])columns + first + 2 * j;
+            v_store(square[j], join_pairs(v_load(two[0]), v_load(two[1]), storage));
+        }
+        v_store_transposed(square, destination + first * (int64_t)sizeof(uint16_t), row_stride,
+                           count);
+    }
+}
+
+/* Columns of FEWEST_STORED classes or more that lie in 16 bits, and back. */
+VECTOR_INLINE void load_16_bit_columns(float (*columns)[LANES], const char *source,
+                                       ptrdiff_t row_stride, ptrdiff_t class_stride, int row_count,
+                                       int64_t classes, int storage) {
+    ALIGNED_64 float few[MOST_CLASSES_ALONG_ROWS];
+    if (class_stride) {
+        for (int64_t k = 0; k < classes; ++k)
+            v_store(columns[k],
+                    NAME(load_first_stored)(source + k * class_stride, 0, row_count, 0, storage));
+        return;
+    }
+    if (row_count == LANES) {
+        turn_pairs_to_columns(columns, source, row_stride, classes, storage);
+        return;
+    }
+    for (int64_t k = 0; k < classes; ++k)
+        v_store(columns[k], v_splat(0));
+    for (int row = 0; row < row_count; ++row) {
+        NAME(widen)(source + row * row_stride, classes, few, storage);
+        for (int64_t k = 0; k < classes; ++k)
+            columns[k][row] = few[k];
+    }
+}
+
+VECTOR_INLINE void store_16_bit_columns(float (*columns)[LANES], char *destination,
+                                        ptrdiff_t row_stride, ptrdiff_t class_stride, int row_count,
+                                        int64_t classes, int storage) {
+    ALIGNED_64 float few[MOST_CLASSES_ALONG_ROWS];
+    if (class_stride) {
+        for (int64_t k = 0; k < classes; ++k)
+            NAME(store_first_stored)(destination + k * class_stride, 0, row_count,
+                                     v_load(columns[k]), storage);
+        return;
+    }
+    if (row_count == LANES) {
+        turn_pairs_to_rows(columns, destination, row_stride, classes, storage);
+        return;
+    }
+    for (int row = 0; row < row_count; ++row) {
+        for (int64_t k = 0; k < classes; ++k)
+            few[k] = columns[k][row];
+        NAME(narrow)(few, classes, destination + row * row_stride, storage);
+    }
+}
+
+static NEVER_INLINE void load_stored_columns(float (*columns)[LANES], const char *source,
+                                             ptrdiff_t row_stride, ptrdiff_t class_stride,
+                                             int row_count, int64_t classes, int storage) {
+    WITH_STORAGE(storage, load_16_bit_columns(columns, source, row_stride, class_stride, row_count,
+                                              classes, kept));
+}
+
+static NEVER_INLINE void store_stored_columns(float (*columns)[LANES], char *destination,
+                                              ptrdiff_t row_stride, ptrdiff_t class_stride,
+                                              int row_count, int64_t classes, int storage) {
+    WITH_STORAGE(storage, store_16_bit_columns(columns, destination, row_stride, class_stride,
+                                               row_count, classes, kept));
+}
+#else
+#define load_stored_columns(...)
+#define store_stored_columns(...)
+#endif
+
+/* Whether so many classes may lie in 16 bits; fewer are taken in by others faster. */
+KERNEL_INLINE int NAME(has_stored_columns)(int64_t classes) {
+    return HAS_PAIRS && REAL_BITS == 32 && classes >= FEWEST_STORED;
+}
+
+/* Columns of a vector of rows, `row_count` of which are there, and back. */
 KERNEL_INLINE void NAME(load_columns)(REAL (*columns)[LANES], const char *source,
                                       ptrdiff_t row_stride, ptrdiff_t class_stride, int row_count,
-                                      int classes) {
+                                      int classes, xent_storage storage) {
+    if (NAME(has_stored_columns)(classes) && storage != XENT_AS_COMPUTED) {
+        load_stored_columns(columns, source, row_stride, class_stride, row_count, classes,
+                            (int)storage);
+        return;
+    }
     if (NAME(has_columns)(class_stride)) {
         NAME(load_lying_columns)(columns, source, class_stride, row_count, classes);
         return;
@@ -149,7 +279,12 @@ KERNEL_INLINE void NAME(load_columns)(REAL (*columns)[LANES], const char *source
 
 KERNEL_INLINE void NAME(store_columns)(REAL (*columns)[LANES], char *destination,
                                        ptrdiff_t row_stride, ptrdiff_t class_stride, int row_count,
-                                       int classes) {
+                                       int classes, xent_storage storage) {
+    if (NAME(has_stored_columns)(classes) && storage != XENT_AS_COMPUTED) {
+        store_stored_columns(columns, destination, row_stride, class_stride, row_count, classes,
+                             (int)storage);
+        return;
+    }
     if (NAME(has_columns)(class_stride)) {
         NAME(store_lying_columns)(columns, destination, class_stride, row_count, classes);
         return;
