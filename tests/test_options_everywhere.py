@@ -9,8 +9,9 @@ Must not know how any of these ways computes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,35 +56,35 @@ def make_case(rows: int, classes: int, dtype: type, kind: str) -> tuple[np.ndarr
     return logits, labels
 
 
-@pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("kind", ["index", "dense", "ignoring"])
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_against_the_definition(
-    isa: str, dtype: type, way: tuple[int, int, int], kind: str, option: str
+    isa: str, dtype: type, way: tuple[int, int, int], kind: str
 ) -> None:
     rows, classes, threads = way
     logits, targets = make_case(rows, classes, dtype, kind)
-    options = dict(OPTIONS[option])
-    if "weight" in options:
-        options["weight"] = np.random.default_rng(1).uniform(0.5, 2, classes).astype(dtype)
-    if kind == "ignoring":
-        options["ignore_index"] = -1
-    arguments: dict[str, Any] = options | {"reduction": "none", "return_statistics": True}
-    want = reference.softmax_cross_entropy_grad(logits, targets, **arguments)
-    got = softmax_cross_entropy_grad(logits, targets, num_threads=threads, **arguments)
-    alone = softmax_cross_entropy(logits, targets, num_threads=threads, **arguments)
-    tolerance = TOLERANCE[dtype]
-    assert_within(got.loss, want.loss, tolerance * np.abs(want.loss))
-    largest = np.abs(want.grad).max(axis=1, keepdims=True)
-    assert_within(got.grad, want.grad, tolerance * np.broadcast_to(largest, logits.shape))
-    np.testing.assert_array_equal(alone.loss, got.loss)
-    for statistics in (got.statistics, alone.statistics):
-        np.testing.assert_allclose(statistics.lse, want.statistics.lse, rtol=tolerance)
-        np.testing.assert_array_equal(statistics.prediction, want.statistics.prediction)
-        np.testing.assert_array_equal(statistics.is_correct, want.statistics.is_correct)
-    if kind == "ignoring":
-        assert not got.grad[1].any()
-        assert not got.statistics.is_correct[1]
+    for option in OPTIONS:
+        options = dict(OPTIONS[option])
+        if "weight" in options:
+            options["weight"] = np.random.default_rng(1).uniform(0.5, 2, classes).astype(dtype)
+        if kind == "ignoring":
+            options["ignore_index"] = -1
+        arguments: dict[str, Any] = options | {"reduction": "none", "return_statistics": True}
+        want = reference.softmax_cross_entropy_grad(logits, targets, **arguments)
+        got = softmax_cross_entropy_grad(logits, targets, num_threads=threads, **arguments)
+        alone = softmax_cross_entropy(logits, targets, num_threads=threads, **arguments)
+        tolerance = TOLERANCE[dtype]
+        assert_within(got.loss, want.loss, tolerance * np.abs(want.loss))
+        largest = np.abs(want.grad).max(axis=1, keepdims=True)
+        assert_within(got.grad, want.grad, tolerance * np.broadcast_to(largest, logits.shape))
+        np.testing.assert_array_equal(alone.loss, got.loss)
+        for statistics in (got.statistics, alone.statistics):
+            np.testing.assert_allclose(statistics.lse, want.statistics.lse, rtol=tolerance)
+            np.testing.assert_array_equal(statistics.prediction, want.statistics.prediction)
+            np.testing.assert_array_equal(statistics.is_correct, want.statistics.is_correct)
+        if kind == "ignoring":
+            assert not got.grad[1].any()
+            assert not got.statistics.is_correct[1]
 
 
 @pytest.mark.parametrize("kind", ["index", "dense"])
@@ -189,31 +190,27 @@ WEIGHED: dict[str, Callable[..., Any]] = {
 
 
 @pytest.mark.parametrize("name", WEIGHED)
-@pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("classes", [3, 10, 40, 3_000])
-def test_a_weight_changes_no_other_row(
-    isa: str, dtype: type, classes: int, order: Literal["C", "F"], name: str
-) -> None:
-    rng = np.random.default_rng(classes)
-    logits, vectors = (
-        np.array(3 * rng.standard_normal((21, classes)), dtype, order=order) for _ in range(2)
-    )
-    labels, others = rng.integers(0, classes, 21), np.arange(21) % 15 != 5
-    ones, weights = np.ones(21), np.ones(21)
-    want = WEIGHED[name](logits, labels, vectors, sample_weight=ones)
-    for weight in (1e20, 1e4, 1e-12, 1e-37, 0.0, np.nan):
-        weights[~others] = weight
-        got = WEIGHED[name](logits, labels, vectors, sample_weight=weights)
-        pairs = zip(got, want, strict=True) if isinstance(got, tuple) else [(got, want)]
-        for part, whole in pairs:
-            np.testing.assert_array_equal(part[others], whole[others])
+def test_a_weight_changes_no_other_row(isa: str, dtype: type, name: str) -> None:
+    for classes, order in itertools.product([3, 10, 40, 3_000], ["C", "F"]):
+        rng = np.random.default_rng(classes)
+        logits, vectors = (
+            np.array(3 * rng.standard_normal((21, classes)), dtype, order=order) for _ in range(2)
+        )
+        labels, others = rng.integers(0, classes, 21), np.arange(21) % 15 != 5
+        ones, weights = np.ones(21), np.ones(21)
+        want = WEIGHED[name](logits, labels, vectors, sample_weight=ones)
+        for weight in (1e20, 1e4, 1e-12, 1e-37, 0.0, np.nan):
+            weights[~others] = weight
+            got = WEIGHED[name](logits, labels, vectors, sample_weight=weights)
+            pairs = zip(got, want, strict=True) if isinstance(got, tuple) else [(got, want)]
+            for part, whole in pairs:
+                np.testing.assert_array_equal(part[others], whole[others])
 
 
-@pytest.mark.parametrize("option", ["plain", "z_loss and temperature", "smoothing"])
 @pytest.mark.parametrize("kind", ["index", "dense", "ignoring"])
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_grad_output_multiplies_the_gradient_alone(
-    isa: str, dtype: type, way: tuple[int, int, int], kind: str, option: str
+    isa: str, dtype: type, way: tuple[int, int, int], kind: str
 ) -> None:
     """The loss is that of a call without it, the gradient has the bits of rows with that weight.
 
@@ -221,22 +218,25 @@ def test_grad_output_multiplies_the_gradient_alone(
     """
     rows, classes, threads = way
     logits, targets = make_case(rows, classes, dtype, kind)
-    arguments: dict[str, Any] = {**OPTIONS[option], "reduction": "none", "num_threads": threads}
-    if kind == "ignoring":
-        arguments["ignore_index"] = -1
-    plain = softmax_cross_entropy_grad(logits, targets, return_statistics=True, **arguments)
-    factors = (-2.5, np.linspace(-1, 2, rows), 0.0, 1e-30, 1e30, 1e300, np.inf, np.nan)
-    for factor in factors if classes < MANY else factors[:2]:
-        with np.errstate(all="ignore"):
-            got = softmax_cross_entropy_grad(
-                logits, targets, grad_output=factor, return_statistics=True, **arguments
-            )
-            weight = np.broadcast_to(factor, rows)
-            want = softmax_cross_entropy_grad(logits, targets, sample_weight=weight, **arguments)
-        tolerance = 0 if factor is factors[0] or factor is factors[1] else TOLERANCE[dtype]
-        np.testing.assert_allclose(got.loss, plain.loss, rtol=tolerance)
-        np.testing.assert_allclose(got.statistics.lse, plain.statistics.lse, rtol=tolerance)
-        np.testing.assert_array_equal(got.grad, want.grad)
+    for option in ["plain", "z_loss and temperature", "smoothing"]:
+        arguments: dict[str, Any] = {**OPTIONS[option], "reduction": "none", "num_threads": threads}
+        if kind == "ignoring":
+            arguments["ignore_index"] = -1
+        plain = softmax_cross_entropy_grad(logits, targets, return_statistics=True, **arguments)
+        factors = (-2.5, np.linspace(-1, 2, rows), 0.0, 1e-30, 1e30, 1e300, np.inf, np.nan)
+        for factor in factors if classes < MANY else factors[:2]:
+            with np.errstate(all="ignore"):
+                got = softmax_cross_entropy_grad(
+                    logits, targets, grad_output=factor, return_statistics=True, **arguments
+                )
+                weight = np.broadcast_to(factor, rows)
+                want = softmax_cross_entropy_grad(
+                    logits, targets, sample_weight=weight, **arguments
+                )
+            tolerance = 0 if factor is factors[0] or factor is factors[1] else TOLERANCE[dtype]
+            np.testing.assert_allclose(got.loss, plain.loss, rtol=tolerance)
+            np.testing.assert_allclose(got.statistics.lse, plain.statistics.lse, rtol=tolerance)
+            np.testing.assert_array_equal(got.grad, want.grad)
 
 
 def test_grad_output_beside_weights_of_rows_and_classes(isa: str, dtype: type) -> None:

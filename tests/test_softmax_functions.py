@@ -104,42 +104,37 @@ def test_sums_over_threads(dtype: type[np.floating]) -> None:
     assert len(losses) == 1
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_places(
-    function: Callable[..., Results], isa: str, dtype: type[np.floating], shape: tuple[int, int]
-) -> None:
+def test_places(function: Callable[..., Results], isa: str, dtype: type[np.floating]) -> None:
     """In place of either matrix, in rows that lie apart, in another order, and by itself."""
-    x, other, targets = make_case(shape, dtype, is_dense=False)
-    want = function(x, other, targets)
-    for place in (0, 1):
-        copies = [x.copy(), other.copy()]
-        assert_all_same(function(*copies, targets, out=copies[place]), want)
-    apart = np.full((shape[0], shape[1] + 3), np.nan, dtype)
-    assert_all_same(function(x, other, targets, out=apart[:, 1:-2]), want)
-    assert np.isnan(apart[:, [0, -2, -1]]).all()
-    assert_all_same(
-        function(x[::-1], other[::-1], targets[::-1]), tuple(part[::-1] for part in want)
-    )
-    for row in (0, shape[0] - 1):
-        alone = slice(row, row + 1)
-        got = function(x[alone], other[alone], targets[alone])
-        assert_all_same(got, tuple(part[alone] for part in want))
+    for shape in SHAPES:
+        x, other, targets = make_case(shape, dtype, is_dense=False)
+        want = function(x, other, targets)
+        for place in (0, 1):
+            copies = [x.copy(), other.copy()]
+            assert_all_same(function(*copies, targets, out=copies[place]), want)
+        apart = np.full((shape[0], shape[1] + 3), np.nan, dtype)
+        assert_all_same(function(x, other, targets, out=apart[:, 1:-2]), want)
+        assert np.isnan(apart[:, [0, -2, -1]]).all()
+        assert_all_same(
+            function(x[::-1], other[::-1], targets[::-1]), tuple(part[::-1] for part in want)
+        )
+        for row in (0, shape[0] - 1):
+            alone = slice(row, row + 1)
+            got = function(x[alone], other[alone], targets[alone])
+            assert_all_same(got, tuple(part[alone] for part in want))
 
 
 @pytest.mark.parametrize("names", SAME_BITS_PAIRS, ids="-".join)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_instruction_sets(
-    function: Callable[..., Results],
-    dtype: type[np.floating],
-    shape: tuple[int, int],
-    names: tuple[str, str],
+    function: Callable[..., Results], dtype: type[np.floating], names: tuple[str, str]
 ) -> None:
-    case = make_case(shape, dtype, is_dense=True)
-    results = []
-    for name in names:
-        with forced(name):
-            results.append(function(*case))
-    assert_all_same(*results)
+    for shape in SHAPES:
+        case = make_case(shape, dtype, is_dense=True)
+        results = []
+        for name in names:
+            with forced(name):
+                results.append(function(*case))
+        assert_all_same(*results)
 
 
 @pytest.mark.parametrize("classes", [3, 40, 3_000])
