@@ -23,7 +23,8 @@ from xent_fast import show_config
 
 ROOM = Path(__file__).parent / "threads"
 TIME_LIMIT = 120
-SHAPES = ((4000, 10), (60, 1000), (2, 40_000))
+# More than one chunk of rows, so that threads share them, or a row that they share.
+SHAPES = ((2000, 10), (20, 1000), (1, 40_000))
 CALLERS = 6
 
 

@@ -1,6 +1,6 @@
 """Run every public function over arrays whose neighbouring pages may not be touched.
 
-    python tests/memory/guard_pages.py [--quick] [--one-isa]
+    python tests/memory/guard_pages.py [--quick [--widths N...]] [--one-isa]
 
 An access outside an array ends the process that makes it; this one then says which call it was.
 Results must have the bits that the same call gives in ordinary memory, and the bytes next to each
@@ -19,7 +19,7 @@ import mmap
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,30 +43,30 @@ ROW_COUNTS = (17, 16, 2, 1)
 LABEL_DTYPES = [np.dtype(kind + width) for kind in "iu" for width in "1248"]
 
 
-def shapes(quick: bool, dtype: type) -> Iterator[tuple[int, int, tuple[str, ...]]]:
+def shapes(few: Sequence[int], dtype: type) -> Iterator[tuple[int, int, tuple[str, ...]]]:
     """Rows, classes and layouts; every layout at a few widths alone."""
-    for classes in QUICK_WIDTHS if quick else sorted({*WIDTHS, *MORE_WIDTHS}):
-        for rows in ROW_COUNTS[:1] if quick or classes > 1000 else ROW_COUNTS:
+    for classes in few or sorted({*WIDTHS, *MORE_WIDTHS}):
+        for rows in ROW_COUNTS[:1] if few or classes > 1000 else ROW_COUNTS:
             yield rows, classes, ("rows",)
-        few_layouts = quick and dtype != np.float32
+        few_layouts = few and dtype != np.float32
         if classes in WIDTHS_OF_ALL_LAYOUTS[: 1 if few_layouts else None]:
             yield 18, classes, calls.LAYOUTS[1:]
 
 
-def cases(quick: bool, isa: str, dtype: type) -> Iterator[tuple[str, calls.Call, str]]:
+def cases(few: Sequence[int], isa: str, dtype: type) -> Iterator[tuple[str, calls.Call, str]]:
     """Name, call and side; labels of each integer type in turn.
 
-    If quick, each side in turn, and results in new arrays only where none can be given.
+    At few widths each side in turn, and results in new arrays only where none can be given.
     """
     number = 0
-    for rows, classes, layouts in shapes(quick, dtype):
+    for rows, classes, layouts in shapes(few, dtype):
         for call in calls.every_call(rows, classes, layouts, dtype):
             ways_out = FUNCTIONS[call.function.__name__].ways_out(call.variant)
-            if quick and ways_out[1:] and not call.outputs:
+            if few and ways_out[1:] and not call.outputs:
                 continue
             labels = LABEL_DTYPES[number % len(LABEL_DTYPES)]
             side = pages.SIDES[number % len(pages.SIDES)]
-            for chosen in (side,) if quick else pages.SIDES:
+            for chosen in (side,) if few else pages.SIDES:
                 name = f"{isa} {dtype.__name__} {rows} x {classes} {labels} {chosen}: {call.name}"
                 yield name, with_labels_of(call, labels), chosen
             number += 1
@@ -114,12 +114,12 @@ def agree(call: calls.Call, got: list[np.ndarray], want: list[np.ndarray]) -> bo
     return all(a.tobytes() == b.tobytes() for a, b in zip(got, want, strict=True))
 
 
-def run(quick: bool, isa: str, dtype: type, progress: Path) -> int:
+def run(few: Sequence[int], isa: str, dtype: type, progress: Path) -> int:
     """The number of calls made; the name of the one under way stands in `progress`."""
     instruction_sets.use_isa(isa)
     arena, count = pages.Arena(), 0
     with progress.open("r+b") as file, mmap.mmap(file.fileno(), 0) as name_of_case:
-        for name, call, side in cases(quick, isa, dtype):
+        for name, call, side in cases(few, isa, dtype):
             count += 1
             name_of_case[:] = name.encode().ljust(len(name_of_case))
             arena.reset()
@@ -131,13 +131,14 @@ def run(quick: bool, isa: str, dtype: type, progress: Path) -> int:
     return count
 
 
-def run_in_a_process(quick: bool, isa: str, dtype: str) -> int:
+def run_in_a_process(few: Sequence[int], isa: str, dtype: str) -> int:
     """As `run`; exits with the name of the case where that fails or crashes."""
     with tempfile.TemporaryDirectory() as directory:
         progress = Path(directory) / "case"
         progress.write_bytes(b" " * 256)
         command = [sys.executable, "-X", "faulthandler", __file__, "--worker"]
-        command += [isa, dtype, str(progress), *(["--quick"] if quick else [])]
+        command += [isa, dtype, str(progress)]
+        command += ["--quick", "--widths", *map(str, few)] if few else []
         finished = subprocess.run(command, stdout=subprocess.PIPE, check=False)
         if finished.returncode:
             case = progress.read_text().strip()
@@ -148,18 +149,20 @@ def run_in_a_process(quick: bool, isa: str, dtype: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer widths, one side a call")
+    parser.add_argument("--quick", action="store_true", help="few widths, one side a call")
+    parser.add_argument("--widths", nargs="+", type=int, default=QUICK_WIDTHS, help="which few")
     parser.add_argument("--one-isa", action="store_true", help="the best instruction set alone")
     parser.add_argument("--worker", nargs=3, metavar=("ISA", "DTYPE", "FILE"))
     arguments = parser.parse_args()
+    few = arguments.widths if arguments.quick else ()
     if arguments.worker:
         isa, dtype, progress = arguments.worker
-        print(run(arguments.quick, isa, np.dtype(dtype).type, Path(progress)))
+        print(run(few, isa, np.dtype(dtype).type, Path(progress)))
         return
     dtypes = [np.dtype(dtype).name for dtype in DTYPES]
     isas = instruction_sets.available_isas()[: 1 if arguments.one_isa else None]
     runs = [(isa, dtype) for isa in isas for dtype in dtypes]
-    counts = [run_in_a_process(arguments.quick, *each) for each in runs]
+    counts = [run_in_a_process(few, *each) for each in runs]
     faults = counts.count(0)
     print(json.dumps({"guarded_calls": sum(counts), "faults": faults}))
     sys.exit(bool(faults))

@@ -18,7 +18,7 @@ from calls import CALLS, Inputs, bits
 from threadpoolctl import threadpool_limits
 
 SHAPES = ((4000, 10), (60, 1000), (2, 270_000))
-QUICK_SHAPES = (SHAPES[0], (2, 40_000))
+QUICK_SHAPES = ((2000, 10), (1, 40_000))
 LIMITS = (None, 1, 3)
 QUICK_LIMITS = (None,)
 THREADS = 3
