@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import make_problem
+from instruction_sets import AVAILABLE, forced
 
 from xent_fast import (
     reference,
@@ -52,21 +53,23 @@ def assert_close(got: np.ndarray, want: np.ndarray, dtype: type[np.floating], ax
 
 @pytest.mark.parametrize("kind", ["index", "dense"])
 @pytest.mark.parametrize("place", SHAPES)
-def test_against_the_definition(place: str, kind: str, isa: str, dtype: type[np.floating]) -> None:
+def test_against_the_definition(place: str, kind: str, dtype: type[np.floating]) -> None:
     for option in OPTIONS:
         logits, vector, targets, options = make_problem(
             *SHAPES[place], kind, OPTIONS[option], dtype
         )
         originals = [array.copy() for array in (logits, targets, vector)]
-        got = softmax_cross_entropy_hvp(logits, targets, vector, **options)
-        want = reference.softmax_cross_entropy_hvp(logits, targets, vector, **options)
-        assert_close(got, want, dtype, options["axis"])
-        got = softmax_cross_entropy_hessian_diagonal(logits, targets, **options)
+        product = reference.softmax_cross_entropy_hvp(logits, targets, vector, **options)
         want = reference.softmax_cross_entropy_hessian_diagonal(logits, targets, **options)
-        assert_close(got, want, dtype, options["axis"])
-        if options.get("z_loss") is None:  # terms of one sign: every number is accurate by itself
-            # exp of a rounded difference; its error is that of the difference, up to 30 here.
-            np.testing.assert_allclose(got, want, rtol=64 * np.finfo(dtype).eps, atol=0)
+        for isa in AVAILABLE:
+            with forced(isa):
+                got = softmax_cross_entropy_hvp(logits, targets, vector, **options)
+                assert_close(got, product, dtype, options["axis"])
+                got = softmax_cross_entropy_hessian_diagonal(logits, targets, **options)
+            assert_close(got, want, dtype, options["axis"])
+            if options.get("z_loss") is None:  # terms of one sign: each is accurate by itself
+                # exp of a rounded difference; its error is that of the difference, up to 30 here.
+                np.testing.assert_allclose(got, want, rtol=64 * np.finfo(dtype).eps, atol=0)
         for array, original in zip((logits, targets, vector), originals, strict=True):
             np.testing.assert_array_equal(array, original)
 
