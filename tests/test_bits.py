@@ -45,6 +45,7 @@ def assert_same(got: LossAndGrad, want: LossAndGrad) -> None:
     assert_same_bits(got.grad, want.grad)
 
 
+@pytest.mark.parametrize("kind", ("index", "dense"))
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_threads(isa: str, dtype: type, kind: str, shape: tuple[int, int]) -> None:
     """Any number of threads; the batch's loss is summed in one order."""

@@ -25,7 +25,7 @@ ROOM = Path(__file__).parent / "threads"
 TIME_LIMIT = 120
 # More than one chunk of rows, so that threads share them, or a row that they share.
 SHAPES = ((2000, 10), (20, 1000), (1, 40_000))
-CALLERS = 6
+CALLERS = 4
 
 
 def run(script: str, *arguments: str) -> dict[str, int]:
