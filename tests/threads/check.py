@@ -50,14 +50,14 @@ def figures_of(script: str, *arguments: str, **circumstances: Any) -> dict[str, 
 # --- parallel regions of a caller -----------------------------------------------------------------
 
 
-def check_nested(directory: Path) -> dict[str, int]:
+def check_nested(directory: Path, quick: bool) -> dict[str, int]:
     """From regions of the extension's own OpenMP library and of another beside it."""
     libraries = []
     for compiler in ("gcc", "clang"):
         library = directory / f"nested-{compiler}.so"
         run([compiler, "-fopenmp", "-shared", "-fPIC", ROOM / "nested.c", "-o", library])
         libraries.append(str(library))
-    figures = figures_of("nested.py", *libraries)
+    figures = figures_of("nested.py", *(["--quick"] if quick else []), *libraries)
     return {
         "calls from parallel regions of the caller": figures["calls"],
         "of them wrong": figures["calls"] - figures["right"],
@@ -164,7 +164,7 @@ def check(options: argparse.Namespace) -> Outcome:
         figures = (
             check_races(directory, options.quick)
             | check_labels(options.quick)
-            | check_nested(directory)
+            | check_nested(directory, options.quick)
         )
     print(*(f"{name}: {value}" for name, value in figures.items()), sep="\n")
     wrong = [

@@ -2,7 +2,7 @@
 
     python nested.py [--quick] LIBRARY...
 
-LIBRARY is nested.c, built with OpenMP; --quick takes fewer and shorter rows and no limit.
+LIBRARY is nested.c, built with OpenMP; --quick takes fewer and shorter rows and fewer limits.
 
 Knows the public functions and how a C library calls back. Must not know how they share out work.
 """
@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 SHAPES = ((4000, 10), (60, 1000), (2, 270_000))
 QUICK_SHAPES = ((2000, 10), (1, 40_000))
 LIMITS = (None, 1, 3)
-QUICK_LIMITS = (None,)
+QUICK_LIMITS = (None, 1)
 THREADS = 3
 
 
