@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import json
 import sys
 
@@ -19,8 +20,8 @@ from threadpoolctl import threadpool_limits
 
 SHAPES = ((4000, 10), (60, 1000), (2, 270_000))
 QUICK_SHAPES = ((2000, 10), (1, 40_000))
-LIMITS = (None, 1, 3)
-QUICK_LIMITS = (None, 1)
+WAYS = tuple(itertools.product((1, 2), (None, 1, 3)))  # levels and limits
+QUICK_WAYS = ((1, None), (2, None), (2, 1))
 THREADS = 3
 
 
@@ -50,11 +51,10 @@ def main() -> int:
         want = {name: bits(call(inputs, 1)) for name, call in CALLS.items()}
         for path in arguments.libraries:
             library = ctypes.CDLL(path)
-            for levels in (1, 2):
-                for limit in QUICK_LIMITS if quick else LIMITS:
-                    with threadpool_limits(limit):
-                        right += in_parallel(library, levels, inputs, want)
-                    made += THREADS * len(CALLS)
+            for levels, limit in QUICK_WAYS if quick else WAYS:
+                with threadpool_limits(limit):
+                    right += in_parallel(library, levels, inputs, want)
+                made += THREADS * len(CALLS)
     print(json.dumps({"calls": made, "right": right}))
     return int(right != made)
 
