@@ -240,33 +240,33 @@ def test_instruction_sets(of: str, dtype: type, first: str) -> None:
 # --- layouts ---
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts_of_inputs(of: str, isa: str, dtype: type, layout: str) -> None:
-    values, slopes = make_inputs(of, (7, 37), dtype)
-    want = FUNCTIONS[of](values, slopes)
-    inputs = [GuardedArray(array, layout) for array in (values, slopes)]
-    got = FUNCTIONS[of](inputs[0].array, inputs[1].array)
-    assert_same_bits(got, want)
-    assert got.dtype.isnative
-    for guarded in inputs:
-        guarded.assert_untouched()
-
-
-@pytest.mark.parametrize("layout", OUTPUT_LAYOUTS)
-def test_layouts_of_outputs(of: str, isa: str, dtype: type, layout: str) -> None:
-    for classes in [1, 5, 16, 37]:
-        values, slopes = make_inputs(of, (7, classes), dtype)
+def test_layouts_of_inputs(of: str, isa: str, dtype: type) -> None:
+    for layout in LAYOUTS:
+        values, slopes = make_inputs(of, (7, 37), dtype)
         want = FUNCTIONS[of](values, slopes)
-        out = poisoned(7, classes, dtype, layout)
-        assert FUNCTIONS[of](values, slopes, out=out.array) is out.array
-        assert_same_bits(out.array.astype(dtype), want)
-        out.assert_guards_intact()
-        for place in range(2):
-            inputs = [GuardedArray(array, layout) for array in (values, slopes)]
-            FUNCTIONS[of](inputs[0].array, inputs[1].array, out=inputs[place].array)
-            assert_same_bits(inputs[place].array.astype(dtype), want)
-            inputs[place].assert_guards_intact()
-            inputs[1 - place].assert_untouched()
+        inputs = [GuardedArray(array, layout) for array in (values, slopes)]
+        got = FUNCTIONS[of](inputs[0].array, inputs[1].array)
+        assert_same_bits(got, want)
+        assert got.dtype.isnative
+        for guarded in inputs:
+            guarded.assert_untouched()
+
+
+def test_layouts_of_outputs(of: str, isa: str, dtype: type) -> None:
+    for layout in OUTPUT_LAYOUTS:
+        for classes in [1, 5, 16, 37]:
+            values, slopes = make_inputs(of, (7, classes), dtype)
+            want = FUNCTIONS[of](values, slopes)
+            out = poisoned(7, classes, dtype, layout)
+            assert FUNCTIONS[of](values, slopes, out=out.array) is out.array
+            assert_same_bits(out.array.astype(dtype), want)
+            out.assert_guards_intact()
+            for place in range(2):
+                inputs = [GuardedArray(array, layout) for array in (values, slopes)]
+                FUNCTIONS[of](inputs[0].array, inputs[1].array, out=inputs[place].array)
+                assert_same_bits(inputs[place].array.astype(dtype), want)
+                inputs[place].assert_guards_intact()
+                inputs[1 - place].assert_untouched()
 
 
 @pytest.mark.parametrize(

@@ -97,16 +97,16 @@ ENUMERATION = Objects(["a", "b", "c", "a"], dtype="Enum(categories=['a'])", to_p
 
 
 @pytest.mark.parametrize("function", LOSS_FUNCTIONS)
-@pytest.mark.parametrize("dtype", [int, bool, np.uint8, np.int8, ">i4", np.float16, np.longdouble])
 @pytest.mark.parametrize("logits_dtype", [np.float32, np.float64])
-def test_one_hot_of_any_dtype(function: str, dtype: Any, logits_dtype: type) -> None:
-    logits = LOGITS.astype(logits_dtype)
-    got = LOSS_FUNCTIONS[function](logits, one_hot(dtype))
-    want = LOSS_FUNCTIONS[function](logits, one_hot(logits_dtype))
-    if not isinstance(got, tuple):
-        got, want = (got,), (want,)
-    for part, other in zip(got, want, strict=True):
-        np.testing.assert_array_equal(part, other)
+def test_one_hot_of_any_dtype(function: str, logits_dtype: type) -> None:
+    for dtype in [int, bool, np.uint8, np.int8, ">i4", np.float16, np.longdouble]:
+        logits = LOGITS.astype(logits_dtype)
+        got = LOSS_FUNCTIONS[function](logits, one_hot(dtype))
+        want = LOSS_FUNCTIONS[function](logits, one_hot(logits_dtype))
+        if not isinstance(got, tuple):
+            got, want = (got,), (want,)
+        for part, other in zip(got, want, strict=True):
+            np.testing.assert_array_equal(part, other)
 
 
 @pytest.mark.parametrize("dtype", [int, bool])
