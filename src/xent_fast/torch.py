@@ -68,8 +68,8 @@ def cross_entropy(
     IndexError
         If a class index is out of range and not `ignore_index`.
     ValueError
-        If `inplace` is asked for and `input` is a leaf of the graph, such as a parameter, whose
-        values an optimiser needs.
+        If `inplace` is asked for and `input` is a leaf of the graph, such as a parameter, or a view
+        of one: an optimiser needs its values.
     RuntimeError
         For everything that PyTorch's function refuses; in the backward pass if `input` was changed
         in place before it, if a third derivative is asked for, or after `inplace` a second one.
@@ -98,10 +98,10 @@ def cross_entropy(
     >>> round(loss.item(), 4), tuple(logits.grad.shape)
     (6.9078, (256, 1000))
     """
-    if inplace and input.is_leaf and input.requires_grad:
+    if inplace and input.requires_grad and calls.is_of_a_leaf(input):
         raise ValueError(
             "inplace=True would overwrite input, which is a leaf of the graph (a parameter, or a "
-            "tensor with requires_grad=True): take inplace=False"
+            "tensor with requires_grad=True) or a view of one: take inplace=False"
         )
     if not calls.is_known(
         input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing

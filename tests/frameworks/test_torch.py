@@ -321,13 +321,13 @@ def test_compiled_without_a_break(backend: str) -> None:
     torch.compiler.reset()
     weight = torch.rand(100)
 
-    def step(function: Any, logits: Any, targets: Any) -> Any:
-        return 3 * function(logits * 2, targets, weight, label_smoothing=0.1)
+    def step(function: Any, logits: Any, targets: Any, **options: Any) -> Any:
+        return 3 * function((logits * 2)[:], targets, weight, label_smoothing=0.1, **options)
 
     compiled = torch.compile(step, fullgraph=True, backend=backend)
     for rows in (64, 32, 17):
         logits, targets = problem((rows, 100), dtype=torch.float32)
-        got = compiled(cross_entropy, logits, targets)
+        got = compiled(cross_entropy, logits, targets, inplace=True)
         want = step(functional.cross_entropy, logits, targets)
         assert_close(got, want)
         assert_close(*(torch.autograd.grad(loss, logits) for loss in (got, want)))
@@ -377,6 +377,7 @@ def test_in_place(dtype: Any) -> None:
             factor * cross_entropy(layer(inputs), targets, reduction="sum"), layer.weight
         )
         logits = layer(inputs)
+        logits = logits if factor == 1 else logits[:]  # a view of what is no leaf
         seen = []
         logits.register_hook(lambda grad, seen=seen: seen.append(grad.data_ptr()))
         got = torch.autograd.grad(factor * criterion(logits, targets), layer.weight)
@@ -384,11 +385,16 @@ def test_in_place(dtype: Any) -> None:
         assert_close(got, want, rtol=0, atol=0)
 
 
-def test_in_place_refuses_a_leaf() -> None:
+@pytest.mark.parametrize(
+    "view",
+    [lambda x: x, lambda x: x.view(6, 4), lambda x: x[:], lambda x: x.T.T],
+    ids=["itself", "view", "slice", "transposed"],
+)
+def test_in_place_refuses_a_leaf(view: Any) -> None:
     logits, targets = problem()
     before = logits.detach().clone()
     with pytest.raises(ValueError, match="inplace=True would overwrite input, which is a leaf"):
-        cross_entropy(logits, targets, inplace=True)
+        cross_entropy(view(logits), targets, inplace=True)
     assert_close(logits.detach(), before, rtol=0, atol=0)
 
 

@@ -68,6 +68,12 @@ def is_plain(tensor: torch.Tensor) -> bool:
     )
 
 
+def is_of_a_leaf(input: torch.Tensor) -> bool:
+    """Whether the memory is that of a leaf: `input` is one, or a view of one."""
+    base = None if torch.compiler.is_compiling() else input._base
+    return input.is_leaf or (base is not None and base.is_leaf and base.requires_grad)
+
+
 def _is_small(input: torch.Tensor) -> bool:
     if input.dim() == 0 or 0 in input.shape:
         return True
