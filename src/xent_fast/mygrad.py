@@ -35,7 +35,8 @@ def softmax_cross_entropy(
     constant : bool, optional
         If True the result has no backward pass, as in MyGrad's own functions.
     **options : Any
-        Options of `xent_fast.softmax_cross_entropy`, but not ``return_statistics``.
+        Options of `xent_fast.softmax_cross_entropy`, but not ``return_statistics``. They are
+        constants too.
 
     Returns
     -------
@@ -45,7 +46,7 @@ def softmax_cross_entropy(
     Raises
     ------
     IndexError, TypeError, ValueError
-        As there.
+        As there; TypeError also for targets or an option that is a tensor which needs a gradient.
 
     See Also
     --------
@@ -66,6 +67,13 @@ def softmax_cross_entropy(
     array([-0.375,  0.125,  0.125,  0.125])
     """
     refuse_outputs(options, "softmax_cross_entropy")
+    if graph_tracking.TRACK_GRAPH and not constant:
+        for name, value in {"targets": targets, **options}.items():
+            if isinstance(value, mygrad.Tensor) and not value.constant:
+                raise TypeError(
+                    f"{name} is a tensor that needs a gradient, and the loss has none by it: pass "
+                    "its .data, or make it with constant=True"
+                )
     targets = targets.data if isinstance(targets, mygrad.Tensor) else targets
     return mygrad.Tensor._op(
         _SoftmaxCrossEntropy, logits, op_args=(targets, options, constant), constant=constant

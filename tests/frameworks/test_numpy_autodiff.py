@@ -183,6 +183,27 @@ class TestMyGrad:
         assert float(loss) == xent_fast.softmax_cross_entropy(logits, labels)
 
 
+    @pytest.mark.parametrize("name", ["targets", "sample_weight", "weight"])
+    def test_derivative_by_the_targets_or_an_option_is_an_error(
+        self, module: Any, name: str
+    ) -> None:
+        """Unless no derivative is wanted."""
+        import mygrad
+
+        logits, targets = problem("dense", {})
+        arguments = {"targets": targets, "sample_weight": np.arange(5.0), "weight": np.arange(4.0)}
+        want = xent_fast.softmax_cross_entropy(logits, **arguments)
+        tensor, given = mygrad.tensor(logits), arguments[name]
+        arguments[name] = mygrad.tensor(given)
+        with pytest.raises(TypeError, match=f"{name} is a tensor that needs a gradient"):
+            module.softmax_cross_entropy(tensor, **arguments)
+        losses = [module.softmax_cross_entropy(tensor, **arguments, constant=True)]
+        with mygrad.no_autodiff:
+            losses.append(module.softmax_cross_entropy(tensor, **arguments))
+        arguments[name] = mygrad.tensor(given, constant=True)
+        losses.append(module.softmax_cross_entropy(tensor, **arguments))
+        assert [float(loss) for loss in losses] == [want] * 3
+
 @pytest.mark.parametrize("name", ["autograd", "mygrad"])
 def test_options_that_change_the_result(name: str) -> None:
     module = pytest.importorskip(f"xent_fast.{name}", exc_type=ModuleNotFoundError)
