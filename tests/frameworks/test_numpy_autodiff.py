@@ -15,6 +15,7 @@ import pytest
 import xent_fast
 from xent_fast import softmax_cross_entropy_grad, softmax_cross_entropy_hvp
 
+FRAMEWORKS = ("torch", "jax", "autograd", "mygrad", "sklearn")
 OPTIONS: tuple[dict[str, Any], ...] = (
     {},
     {"reduction": "sum", "scale": 2.0, "label_smoothing": 0.1},
@@ -182,7 +183,6 @@ class TestMyGrad:
         assert not passes
         assert float(loss) == xent_fast.softmax_cross_entropy(logits, labels)
 
-
     @pytest.mark.parametrize("name", ["targets", "sample_weight", "weight"])
     def test_derivative_by_the_targets_or_an_option_is_an_error(
         self, module: Any, name: str
@@ -204,6 +204,7 @@ class TestMyGrad:
         losses.append(module.softmax_cross_entropy(tensor, **arguments))
         assert [float(loss) for loss in losses] == [want] * 3
 
+
 @pytest.mark.parametrize("name", ["autograd", "mygrad"])
 def test_options_that_change_the_result(name: str) -> None:
     module = pytest.importorskip(f"xent_fast.{name}", exc_type=ModuleNotFoundError)
@@ -213,7 +214,7 @@ def test_options_that_change_the_result(name: str) -> None:
             module.softmax_cross_entropy(logits, labels, **{option: None})
 
 
-@pytest.mark.parametrize("name", ["torch", "jax", "autograd", "mygrad"])
+@pytest.mark.parametrize("name", FRAMEWORKS)
 def test_a_missing_framework_is_named_with_its_extra(name: str) -> None:
     code = f"""
 import sys
@@ -227,7 +228,7 @@ except ModuleNotFoundError as error:
     assert f"pip install 'xent_fast[{name}]'" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["torch", "jax", "autograd", "mygrad"])
+@pytest.mark.parametrize("name", FRAMEWORKS)
 def test_a_module_imports_its_framework_alone(name: str) -> None:
     pytest.importorskip(name, exc_type=ModuleNotFoundError)
     code = f"""
@@ -235,7 +236,7 @@ import sys
 import {name}
 before = set(sys.modules)
 import xent_fast.{name}
-others = {{"torch", "jax", "autograd", "mygrad"}} - {{"{name}"}}
+others = set({FRAMEWORKS}) - {{"{name}"}}
 print(sorted({{new.partition(".")[0] for new in set(sys.modules) - before}} & others))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
