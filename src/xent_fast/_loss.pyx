@@ -39,10 +39,11 @@ def softmax_cross_entropy(
     Parameters
     ----------
     logits : array_like with a class axis, float16, bfloat16, float32 or float64
-        Unnormalised log-probabilities in nats, of any memory layout. Computed in their own
-        precision, those of 16 bits in float32. A row is what lies along the class axis;
-        one-dimensional logits are one row. For a binary loss of one number x a row, give two
-        logits, [0, x].
+        Scores of the classes, one row a sample: a larger score means a more likely class. They need
+        not be positive or sum to anything (unnormalised log-probabilities, in nats). Any memory
+        layout will do. Computed in their own precision, those of 16 bits in float32. A row is what
+        lies along the class axis; one-dimensional logits are one row. For a binary loss of one
+        number x a row, give two logits, [0, x].
     targets : array_like
         Either class indices, integers of the logits' shape without the class axis, or dense
         targets, numbers of the logits' shape, which need not sum to 1 and are converted to what
@@ -176,8 +177,7 @@ def softmax_cross_entropy_grad(
 
     .. math:: \frac{a}{T} \Bigl(\bigl(\sum_k q_k + 2 z\, \mathrm{lse}\bigr) p_c - q_c\Bigr)
 
-    in nats a unit of logit, which is :math:`a (p - t)` without options, for class indices and for
-    targets that sum to 1.
+    which is :math:`a (p - t)` without options, for class indices and for targets that sum to 1.
 
     Parameters
     ----------
@@ -200,9 +200,10 @@ def softmax_cross_entropy_grad(
     loss : float or ndarray of the logits' shape without the class axis
         As for `softmax_cross_entropy`.
     grad : ndarray of the logits' shape
-        Of the logits' dtype, in nats a unit of logit; `out` if it was given. Numbers of 16 bits are
-        rounded once; small gradients of float16 become 0 unless `scale` is large. For
-        ``reduction="none"`` each row holds the gradient of its own loss.
+        How fast the loss grows with each logit, in nats per unit of it. Of the logits' dtype; `out`
+        if it was given. Numbers of 16 bits are rounded once; small gradients of float16 become 0
+        unless `scale` is large. For ``reduction="none"`` each row holds the gradient of its own
+        loss.
     statistics : RowStatistics, or ChosenStatistics for names
         Only if `return_statistics`; then all come as a `LossGradAndStatistics` or a
         `LossGradAndChosenStatistics`.
@@ -274,7 +275,7 @@ def softmax_loss(x, y):
     Parameters
     ----------
     x : array_like of shape (rows, classes), float16, bfloat16, float32 or float64
-        Scores: unnormalised log-probabilities in nats. Any other shape with the classes last does
+        Scores of the classes, in nats, one row a sample. Any other shape with the classes last does
         as well.
     y : array_like of shape (rows,)
         Class indices. Dense targets of the shape of `x` are taken as well.
@@ -284,8 +285,8 @@ def softmax_loss(x, y):
     loss : float
         Mean loss over the batch, in nats.
     dx : ndarray of shape (rows, classes)
-        Gradient of the loss with respect to `x`, in nats a unit of score: a new array. It is the
-        field ``grad`` of the tuple.
+        Gradient of the loss with respect to `x`, in nats per unit of score: a new array. It is
+        the field ``grad`` of the tuple.
 
     Raises
     ------
