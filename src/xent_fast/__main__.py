@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         "bench", help="time it beside NumPy and the libraries that are installed, in half a minute"
     )
     bench.add_argument("--plot", type=Path, metavar="FILE", help="save the chart (Matplotlib)")
-    commands.add_parser("check", help="whether this machine computes right, in ten seconds")
+    commands.add_parser("check", help="whether this machine computes right, in about 15 seconds")
     options = parser.parse_args(arguments)
     if options.command == "info":
         from xent_fast._command.info import show
