@@ -47,37 +47,48 @@ static NEVER_INLINE void NAME(store_some_rows)(REAL (*columns)[LANES], char *des
     }
 }
 
-/* The squares and half squares of columns that make up `classes`: the next begins at *first, *count
- * columns wide, where `done` are behind; the last may overlap the one before it.  Returns how many
- * are behind then. */
-KERNEL_INLINE int64_t NAME(next_square)(int64_t done, int classes, int64_t *first, int *count) {
+/* The squares of `width` columns, and of half as many, that make up `classes`: the next begins at
+ * *first, where `done` are behind; the last may overlap the one before it.  Returns how many
+ * columns it has. */
+VECTOR_INLINE int NAME(next_square)(int64_t done, int64_t classes, int width, int64_t *first) {
     const int64_t left = classes - done;
-    if (left >= TRANSPOSE_WIDTH || (left > TRANSPOSE_WIDTH / 2 && done > 0))
-        *count = TRANSPOSE_WIDTH;
-    else
-        *count = classes < TRANSPOSE_WIDTH / 2 ? classes : TRANSPOSE_WIDTH / 2;
-    *first = left < *count ? classes - *count : done;
-    return *first + *count;
+    const int count = left >= width || (left > width / 2 && done > 0) ? width : width / 2;
+    *first = left < count ? classes - count : done;
+    return count;
 }
 
 /* A whole vector of rows to columns, and back. */
 KERNEL_INLINE void NAME(turn_to_columns)(REAL (*columns)[LANES], const char *source,
                                          ptrdiff_t row_stride, int classes) {
-    int count;
+    if (classes < TRANSPOSE_WIDTH / 2) {
+        v_load_transposed(source, row_stride, classes, columns);
+        return;
+    }
     for (int64_t done = 0, first; done < classes;) {
-        done = NAME(next_square)(done, classes, &first, &count);
-        v_load_transposed(source + first * (ptrdiff_t)sizeof(REAL), row_stride, count,
-                          columns + first);
+        const int count = NAME(next_square)(done, classes, TRANSPOSE_WIDTH, &first);
+        const char *square = source + first * (ptrdiff_t)sizeof(REAL);
+        if (count == TRANSPOSE_WIDTH)
+            v_load_transposed(square, row_stride, TRANSPOSE_WIDTH, columns + first);
+        else
+            v_load_transposed(square, row_stride, TRANSPOSE_WIDTH / 2, columns + first);
+        done = first + count;
     }
 }
 
 KERNEL_INLINE void NAME(turn_to_rows)(REAL (*columns)[LANES], char *destination,
                                       ptrdiff_t row_stride, int classes) {
-    int count;
+    if (classes < TRANSPOSE_WIDTH / 2) {
+        v_store_transposed(columns, destination, row_stride, classes);
+        return;
+    }
     for (int64_t done = 0, first; done < classes;) {
-        done = NAME(next_square)(done, classes, &first, &count);
-        v_store_transposed(columns + first, destination + first * (ptrdiff_t)sizeof(REAL),
-                           row_stride, count);
+        const int count = NAME(next_square)(done, classes, TRANSPOSE_WIDTH, &first);
+        char *square = destination + first * (ptrdiff_t)sizeof(REAL);
+        if (count == TRANSPOSE_WIDTH)
+            v_store_transposed(columns + first, square, row_stride, TRANSPOSE_WIDTH);
+        else
+            v_store_transposed(columns + first, square, row_stride, TRANSPOSE_WIDTH / 2);
+        done = first + count;
     }
 }
 
@@ -137,52 +148,42 @@ KERNEL_INLINE void NAME(store_lying_columns)(REAL (*columns)[LANES], char *desti
 }
 
 #if HAS_PAIRS && REAL_BITS == 32
-/* Two classes of 16 bits side by side turn as one number of 32 bits would, that many of them at a
- * time. */
-enum { MOST_PAIRS = 8 };
-
-/* The pairs that turn at a time, of FEWEST_STORED classes or more: the first class of the next
- * *count pairs is *first, where `done` classes are behind; the last pairs may overlap those before
- * them.  Returns how many classes are behind then. */
-VECTOR_INLINE int64_t next_pairs(int64_t done, int64_t classes, int64_t *first, int *count) {
-    const int64_t left = classes - done;
-    *count =
-        left >= 2 * MOST_PAIRS || (left > MOST_PAIRS && done > 0) ? MOST_PAIRS : MOST_PAIRS / 2;
-    *first = left < 2 * *count ? classes - 2 * *count : done;
-    return *first + 2 * *count;
-}
-
-/* A whole vector of rows to columns, and back. */
+/* A whole vector of rows of FEWEST_STORED classes or more to columns, and back: two classes of 16
+ * bits side by side turn as one number of 32 bits would. */
 VECTOR_INLINE void turn_pairs_to_columns(float (*columns)[LANES], const char *source,
                                          ptrdiff_t row_stride, int64_t classes, int storage) {
-    ALIGNED_64 float square[MOST_PAIRS][LANES];
-    int count;
-    for (int64_t done = 0, behind = 0, first; done < classes; behind = done) {
-        done = next_pairs(behind, classes, &first, &count);
-        v_load_transposed(NAME(stored_at)(source, first, storage), row_stride, count, square);
-        for (int64_t j = (behind - first) / 2; j < count; ++j) {
+    ALIGNED_64 float pairs[TRANSPOSE_WIDTH][LANES];
+    for (int64_t done = 0, first; done < classes;) {
+        const int count = NAME(next_square)(done, classes, 2 * TRANSPOSE_WIDTH, &first);
+        const char *square = NAME(stored_at)(source, first, storage);
+        if (count == 2 * TRANSPOSE_WIDTH)
+            v_load_transposed(square, row_stride, TRANSPOSE_WIDTH, pairs);
+        else
+            v_load_transposed(square, row_stride, TRANSPOSE_WIDTH / 2, pairs);
+        for (int64_t k = (done - first) / 2 * 2; k < count; k += 2) {
             vec one, other;
-            split_pairs(v_load(square[j]), &one, &other, storage);
-            v_store(columns[first + 2 * j], one);
-            v_store(columns[first + 2 * j + 1], other);
+            split_pairs(v_load(pairs[k / 2]), &one, &other, storage);
+            v_store(columns[first + k], one);
+            v_store(columns[first + k + 1], other);
         }
+        done = first + count;
     }
 }
 
 VECTOR_INLINE void turn_pairs_to_rows(float (*columns)[LANES], char *destination,
                                       ptrdiff_t row_stride, int64_t classes, int storage) {
     ALIGNED_64 float pairs[MOST_CLASSES_ALONG_ROWS / 2][LANES];
-    int count;
-    for (int64_t done = 0, behind = 0, first; done < classes; behind = done) {
-        done = next_pairs(behind, classes, &first, &count);
-        float (*square)[LANES] = pairs + first / 2;
+    for (int64_t done = 0, first; done < classes;) {
+        const int count = NAME(next_square)(done, classes, 2 * TRANSPOSE_WIDTH, &first);
+        char *square = destination + first * (int64_t)sizeof(uint16_t);
         /* pairs that overlap others by one class are made again */
-        for (int64_t j = first % 2 ? 0 : (behind - first) / 2; j < count; ++j) {
-            const float (*two)[LANES] = (const float (*)[LANES])columns + first + 2 * j;
-            v_store(square[j], join_pairs(v_load(two[0]), v_load(two[1]), storage));
-        }
-        v_store_transposed(square, destination + first * (int64_t)sizeof(uint16_t), row_stride,
-                           count);
+        for (int64_t k = first % 2 ? first : done; k < first + count; k += 2)
+            v_store(pairs[k / 2], join_pairs(v_load(columns[k]), v_load(columns[k + 1]), storage));
+        if (count == 2 * TRANSPOSE_WIDTH)
+            v_store_transposed(pairs + first / 2, square, row_stride, TRANSPOSE_WIDTH);
+        else
+            v_store_transposed(pairs + first / 2, square, row_stride, TRANSPOSE_WIDTH / 2);
+        done = first + count;
     }
 }
 
