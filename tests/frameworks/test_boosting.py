@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -164,19 +163,14 @@ def test_errors() -> None:
 def test_catboost_recipe(tmp_path: Path) -> None:
     """The objective of docs/boosting.md does as CatBoost's own."""
     catboost = pytest.importorskip("catboost")
-    page = (Path(__file__).parents[2] / "docs" / "boosting.md").read_text(encoding="utf-8")
-    recipe = re.search(r"```python\n(import numpy as np\n.*?class .*?)```", page, re.DOTALL)
-    assert recipe is not None
-    # CatBoost reads the source of an objective where Numba is installed: a file has one
-    file = tmp_path / "recipe.py"
-    file.write_text(recipe[1], encoding="utf-8")
-    names = runpy.run_path(str(file))
+    from benchmarks.boosting import catboost_recipe
+
     x, y = datasets.load_iris(return_X_y=True)
     options = {"iterations": 10, "verbose": False, "thread_count": 1, "random_seed": 0}
     options["allow_writing_files"] = False
     own = catboost.CatBoostClassifier(loss_function="MultiClass", **options).fit(x, y)
     ours = catboost.CatBoostClassifier(
-        loss_function=names["MultiClass"](),
+        loss_function=catboost_recipe(tmp_path)(),
         eval_metric="MultiClass",
         classes_count=3,
         **options,
