@@ -93,6 +93,9 @@ def test_weights(class_weight: Any, solver: str) -> None:
     ours.fit(x, y, weights)
     theirs.fit(x, y, weights)
     np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=2e-3)
+    soft = SoftmaxClassifier(solver=solver, class_weight=class_weight, **EXACT)
+    soft.fit(x, np.eye(3)[y], weights)
+    np.testing.assert_allclose(soft.coef_, ours.coef_, atol=1e-4)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
