@@ -31,6 +31,13 @@ def batch(rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 x_test, y_test = batch(1000)
 
+# %%
+# The law: where every class is drawn, no chance remains, and loss and gradient are the full ones.
+drawn = sampled_softmax_loss_grad(x_test, directions, None, y_test, num_sampled=CLASSES)
+loss, grad = softmax_cross_entropy_grad(x_test @ directions.T, y_test)
+assert abs(drawn.loss - loss) < 1e-5
+assert np.allclose(drawn.grad_weight, (grad.T @ x_test)[drawn.rows], atol=1e-6)
+
 
 # %%
 # The same steps with all classes and with 200 drawn ones.

@@ -11,13 +11,22 @@ does. Forward and backward are NumPy; the loss and its gradient are one call.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from xent_fast import softmax_cross_entropy_grad
+from xent_fast import softmax_cross_entropy, softmax_cross_entropy_grad
 
 rng = np.random.default_rng(0)
 radius = np.tile(np.linspace(0.05, 1, 100), 3)
 labels = np.repeat([0, 1, 2], 100)
 angle = 4 * radius + labels * 2 * np.pi / 3 + 0.2 * rng.standard_normal(300)
 points = radius[:, np.newaxis] * np.stack([np.sin(angle), np.cos(angle)], axis=1)
+
+# %%
+# The law: a step in any direction changes the loss as the gradient says, and its rows sum to 0,
+# since a constant that is added to a row's logits changes no probability.
+logits, along = rng.standard_normal((2, 300, 3))
+grad = softmax_cross_entropy_grad(logits, labels).grad
+up, down = (softmax_cross_entropy(logits + h * along, labels) for h in (1e-5, -1e-5))
+assert abs((up - down) / 2e-5 - np.sum(grad * along)) < 1e-9
+assert np.abs(grad.sum(axis=1)).max() < 1e-15
 
 # %%
 # The network, and a training step. ``out=logits`` writes the gradient over the logits, so that no
