@@ -26,6 +26,7 @@ PAGES = ROOT / "docs"
 
 
 @pytest.mark.smoke
+@pytest.mark.thread_unsafe(reason="doctest holds the process's standard output")
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_examples(name: str) -> None:
@@ -63,6 +64,7 @@ def test_every_name_is_on_the_page_of_functions() -> None:
     assert listed_names() >= set(xent_fast.__all__) - {"__version__"}
 
 
+@pytest.mark.thread_unsafe(reason="Python 3.11's ast.parse fails beside itself in another thread")
 def test_every_name_of_a_module_is_on_that_page() -> None:
     """Read, not imported: most modules need a library that may be missing."""
     named = {
