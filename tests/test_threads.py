@@ -81,7 +81,7 @@ def test_limits_of_threadpoolctl_hold_and_change_no_bit() -> None:
 
 
 @pytest.mark.skipif(
-    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has its lock"
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has the GIL"
 )
 def test_free_threaded_python_stays_free() -> None:
     """Importing the package alone does not bring the global lock back."""
