@@ -167,7 +167,9 @@ def draw(times: Times, threads: int, file: Path) -> None:
     for number, name in enumerate(names):
         speed = [base / own for base, own in zip(times[BASELINE], times[name], strict=True)]
         places = [i + (number - (len(names) - 1) / 2) * height for i in range(len(BATCHES))]
-        axes.bar_label(axes.barh(places, speed, height, label=name), fmt="%.1f", padding=3)
+        bars = axes.barh(places, speed, height, label=name)
+        for text in axes.bar_label(bars, fmt="%.1f", padding=3):
+            text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})  # over the line
     axes.set_yticks(range(len(BATCHES)), LABELS)
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=0.8)
