@@ -6,6 +6,7 @@ Knows the commands' names and words. Must not know how anything is timed or comp
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -38,6 +39,20 @@ def test_info_for_programs() -> None:
         check=True,
     )
     assert json.loads(done.stdout)["version"] == xent_fast.__version__
+
+
+def test_info_says_in_a_line_what_cannot_be_loaded() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "xent_fast", "info"],
+        env={**os.environ, "XENT_FAST_ISA": "sse9"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert not done.stdout
+    assert done.stderr.startswith("XENT_FAST_ISA: 'sse9' cannot be used; valid names are")
+    assert done.stderr.count("\n") == 1
 
 
 def test_info_names_what_limits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,13 @@ An OpenMP library reads from the environment, once, how long a worker that has n
 its processor before it sleeps: by default so long that NumPy's matrix products, which come between
 two calls of a training step, take twice their time.
 
-Knows: the environment's names for that, and which OpenMP library the process has. Must not know:
+Knows: the environment's names for that, which OpenMP library the process has, and how
+`python -m xent_fast` tells what keeps the extension from loading. Must not know:
 what the extension computes, when a second thread pays.
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,4 +69,20 @@ def load() -> None:
         engine.set_waiting("briefly", False)
 
 
-load()
+def is_command() -> bool:
+    """Whether this is `python -m xent_fast`: the package is imported before its `__main__`."""
+    return sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)] in ("xent_fast", "-mxent_fast")
+
+
+def load_or_tell() -> None:
+    """Load it; `python -m xent_fast` tells in a line what `XENT_FAST_ISA` keeps it from."""
+    try:
+        load()
+    except ValueError as error:
+        if not is_command():
+            raise
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+load_or_tell()
