@@ -120,6 +120,13 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 # --- names and signatures ---
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_help_shows_names_and_defaults(name: str) -> None:
+    signature = inspect.signature(getattr(xent_fast, name))
+    shown = {parameter.annotation for parameter in signature.parameters.values()}
+    assert shown | {signature.return_annotation} == {inspect.Signature.empty}
+
+
 def test_public_names() -> None:
     assert set(xent_fast.__all__) == {
         *FUNCTIONS,

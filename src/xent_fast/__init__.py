@@ -64,6 +64,7 @@ from xent_fast._second_order import (
     softmax_cross_entropy_hessian_diagonal,
     softmax_cross_entropy_hvp,
 )
+from xent_fast._signatures import hide_annotations
 from xent_fast._softmax import log_softmax, logsumexp, softmax
 
 __all__ = [
@@ -107,3 +108,5 @@ __all__ = [
     "softmax_loss",
     "softmax_vjp",
 ]
+
+hide_annotations(globals()[name] for name in __all__)
