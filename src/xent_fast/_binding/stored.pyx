@@ -8,7 +8,6 @@ Must not know: which function it is of, threads, NumPy.
 
 from libc.stdint cimport int64_t
 
-from xent_fast._binding.instruction_sets cimport storage_kernels
 from xent_fast._binding.kernels cimport (
     XENT_AS_COMPUTED,
     xent_batch,
