@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from helpers import TARGET_KINDS
 from hypothesis import HealthCheck, settings
-from instruction_sets import AVAILABLE, forced
+from instruction_sets import AVAILABLE, in_force
 
 import xent_fast
 from xent_fast import reference
@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(params=AVAILABLE)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every instruction set this machine can run, in force for one test."""
-    with forced(request.param):
+    with in_force(request.param):
         yield request.param
 
 

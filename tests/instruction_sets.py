@@ -5,6 +5,7 @@ Knows the library's switch between them. Must not know what is computed.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import combinations_with_replacement
@@ -17,9 +18,19 @@ FMA_ISAS = tuple(name for name in AVAILABLE if name != "portable")
 SAME_BITS_PAIRS = tuple(combinations_with_replacement(FMA_ISAS, 2)) or (("portable", "portable"),)
 
 
+ONE_AT_A_TIME = threading.RLock()
+
+
 @contextmanager
 def forced(name: str) -> Iterator[None]:
-    """Run with one instruction set."""
+    """Compute with one instruction set, while other threads of a test wait for theirs."""
+    with ONE_AT_A_TIME, in_force(name):
+        yield
+
+
+@contextmanager
+def in_force(name: str) -> Iterator[None]:
+    """The same for all threads of a test."""
     previous = instruction_sets.use_isa(name)
     try:
         yield
