@@ -52,6 +52,7 @@ NEED_PORTABLE = (
     "tests/test_api.py::test_use_isa_returns_the_one_before",
     "tests/test_backward.py::test_instruction_sets",
     "tests/test_bits.py::test_portable_path",
+    "tests/test_command.py::test_every_instruction_set_of_the_processor_is_found",
     "tests/test_processes.py::test_interrupts",
 )
 
