@@ -168,9 +168,7 @@ cdef inline bint knows_storage(
     const xent_row_kernels *kernels, const xent_batch *batch
 ) noexcept nogil:
     """Whether the kernels widen and round these rows by themselves; planes come in longer lines."""
-    if kernels.knows_storage == NULL or xent_is_turned(batch):
-        return False
-    return kernels.knows_storage(batch)
+    return kernels.knows_storage != NULL and kernels.knows_storage(batch)
 
 
 cdef inline void note_storage(

@@ -179,21 +179,15 @@ KERNEL_INLINE void NAME(take_any_rows)(const NAME(lane_rows) * rows,
  * gradients and the diagonal is asked for, in one layout; their weights neither leave the lanes nor
  * are rescaled.  They take the same operations as any others, but each step of some vectors before
  * the next. */
-KERNEL_INLINE int NAME(is_plain_batch)(const xent_batch *batch, int has_columns,
+KERNEL_INLINE int NAME(is_plain_batch)(const xent_batch *batch,
                                        const NAME(curvature_writer) * curvature) {
+    const int has_columns = NAME(has_columns)(batch->logits_class_stride);
     if (curvature &&
         (curvature->vector || has_columns != NAME(has_columns)(curvature->result_class_stride)))
         return 0;
     return batch->output == XENT_GRADIENT && batch->options.temperature == 1 &&
            !lse_counts(&batch->options) && !batch->lse && !batch->prediction &&
-           (!batch->grad || has_columns == (batch->grad_storage == XENT_AS_COMPUTED &&
-                                            NAME(has_columns)(batch->grad_class_stride)));
-}
-
-/* Bytes from one class of plain rows to the next that the turning of columns is told: constant 0
- * where numbers lie as computed. */
-KERNEL_INLINE ptrdiff_t NAME(plain_class_stride)(ptrdiff_t class_stride, xent_storage storage) {
-    return storage == XENT_AS_COMPUTED ? 0 : class_stride;
+           (!batch->grad || has_columns == NAME(has_columns)(batch->grad_class_stride));
 }
 
 typedef struct {
@@ -246,10 +240,8 @@ KERNEL_INLINE void NAME(sum_plain_rows)(NAME(plain_vector) * rows, const xent_ba
     NAME(lane_columns) columns = {logits, batch->logits_class_stride};
     NAME(index_sums) sums;
     if (!has_columns) {
-        NAME(load_columns)(
-            rows->place, logits, batch->logits_row_stride,
-            NAME(plain_class_stride)(batch->logits_class_stride, batch->logits_storage), LANES,
-            classes, batch->logits_storage);
+        NAME(load_columns)(rows->place, logits, batch->logits_row_stride, 0, LANES, classes,
+                           batch->logits_storage);
         columns.first = (const char *)rows->place;
         columns.step = sizeof rows->place[0];
     }
@@ -321,9 +313,8 @@ KERNEL_INLINE void NAME(write_plain_rows)(NAME(plain_vector) * rows, const xent_
         rows->weight.high, is_exact, has_columns ? grad : (char *)rows->place,
         has_columns ? batch->grad_class_stride : (ptrdiff_t)sizeof rows->place[0]);
     if (!has_columns)
-        NAME(store_columns)(rows->place, grad, batch->grad_row_stride,
-                            NAME(plain_class_stride)(batch->grad_class_stride, batch->grad_storage),
-                            LANES, classes, batch->grad_storage);
+        NAME(store_columns)(rows->place, grad, batch->grad_row_stride, 0, LANES, classes,
+                            batch->grad_storage);
 }
 
 /* `count` vectors of them; those that are not taken are as they were. */
@@ -392,9 +383,8 @@ KERNEL_INLINE void NAME(index_rows_of)(const xent_batch *batch, int64_t first_ro
                                        double *row_loss, const NAME(curvature_writer) * curvature,
                                        int is_exact, int most) {
     const int has_own_weights = NAME(has_own_weights)(batch) || batch->class_weight != NULL;
-    const int has_columns =
-        batch->logits_storage == XENT_AS_COMPUTED && NAME(has_columns)(batch->logits_class_stride);
-    const int is_plain_batch = NAME(is_plain_batch)(batch, has_columns, curvature);
+    const int is_plain_batch = NAME(is_plain_batch)(batch, curvature);
+    const int has_columns = NAME(has_columns)(batch->logits_class_stride);
     const NAME(settings) settings = NAME(settings_of)(batch);
     NAME(lane_weights) weights;
     NAME(plain_vector) plain[VECTORS_AT_ONCE];

@@ -177,12 +177,14 @@ static size_t NAME(turning_bytes)(int64_t classes) {
     return classes > MOST_CLASSES_ALONG_ROWS ? 2 * NAME(bytes_of_turned)(classes) : 0;
 }
 
-/* Whether numbers of a batch may lie in 16 bits: those of long rows without dense targets if
- * classes are contiguous, those of fewer classes in any layout. */
+/* Whether numbers of a batch may lie in 16 bits, if all classes are contiguous: of long rows those
+ * without dense targets. */
 static int NAME(knows_storage)(const xent_batch *batch) {
+    if (batch->logits_class_stride || batch->grad_class_stride || batch->dense_targets_class_stride)
+        return 0;
     if (REAL_BITS != 32 || batch->classes <= MOST_CLASSES_ALONG_ROWS)
         return NAME(has_stored_columns)(batch->classes);
-    return !batch->dense_targets && !batch->logits_class_stride && !batch->grad_class_stride;
+    return !batch->dense_targets;
 }
 
 /* Rows between their sweeps that have no place for exponentials of their own. */

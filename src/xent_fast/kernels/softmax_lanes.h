@@ -50,9 +50,8 @@ KERNEL_INLINE void NAME(sum_softmax_vector)(NAME(softmax_vector) * rows, const x
     const char *logits = batch->logits + first_row * batch->logits_row_stride;
     const NAME(lane_columns) place = {(const char *)rows->place, sizeof rows->place[0]},
                              lying = {logits, batch->logits_class_stride};
-    const int turns = has_ignored || rows->row_count < LANES ||
-                      batch->logits_storage != XENT_AS_COMPUTED ||
-                      !NAME(has_columns)(batch->logits_class_stride);
+    const int turns =
+        has_ignored || rows->row_count < LANES || !NAME(has_columns)(batch->logits_class_stride);
     rows->columns = turns ? place : lying;
     if (turns)
         NAME(load_columns)(rows->place, logits, batch->logits_row_stride,
@@ -115,7 +114,6 @@ KERNEL_INLINE void NAME(write_softmax_vector)(NAME(softmax_vector) * rows, const
     const unsigned numbers = v_mask_bits(rows->is_number);
     char *grad = batch->grad ? batch->grad + first_row * batch->grad_row_stride : NULL;
     const int lies = !has_ignored && !settings->all_leave && row_count == LANES &&
-                     batch->grad_storage == XENT_AS_COMPUTED &&
                      NAME(has_columns)(batch->grad_class_stride);
     for (int row = 0; numbers != (1u << LANES) - 1 && row < row_count; ++row)
         if (!(numbers >> row & 1) && !(has_ignored && is_ignored(&batch->labels, labels[row])))

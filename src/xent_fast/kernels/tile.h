@@ -189,15 +189,9 @@ VECTOR_INLINE void turn_pairs_to_rows(float (*columns)[LANES], char *destination
 
 /* Columns of FEWEST_STORED classes or more that lie in 16 bits, and back. */
 VECTOR_INLINE void load_16_bit_columns(float (*columns)[LANES], const char *source,
-                                       ptrdiff_t row_stride, ptrdiff_t class_stride, int row_count,
-                                       int64_t classes, int storage) {
+                                       ptrdiff_t row_stride, int row_count, int64_t classes,
+                                       int storage) {
     ALIGNED_64 float few[MOST_CLASSES_ALONG_ROWS];
-    if (class_stride) {
-        for (int64_t k = 0; k < classes; ++k)
-            v_store(columns[k],
-                    NAME(load_first_stored)(source + k * class_stride, 0, row_count, 0, storage));
-        return;
-    }
     if (row_count == LANES) {
         turn_pairs_to_columns(columns, source, row_stride, classes, storage);
         return;
@@ -212,15 +206,9 @@ VECTOR_INLINE void load_16_bit_columns(float (*columns)[LANES], const char *sour
 }
 
 VECTOR_INLINE void store_16_bit_columns(float (*columns)[LANES], char *destination,
-                                        ptrdiff_t row_stride, ptrdiff_t class_stride, int row_count,
-                                        int64_t classes, int storage) {
+                                        ptrdiff_t row_stride, int row_count, int64_t classes,
+                                        int storage) {
     ALIGNED_64 float few[MOST_CLASSES_ALONG_ROWS];
-    if (class_stride) {
-        for (int64_t k = 0; k < classes; ++k)
-            NAME(store_first_stored)(destination + k * class_stride, 0, row_count,
-                                     v_load(columns[k]), storage);
-        return;
-    }
     if (row_count == LANES) {
         turn_pairs_to_rows(columns, destination, row_stride, classes, storage);
         return;
@@ -233,17 +221,17 @@ VECTOR_INLINE void store_16_bit_columns(float (*columns)[LANES], char *destinati
 }
 
 static NEVER_INLINE void load_stored_columns(float (*columns)[LANES], const char *source,
-                                             ptrdiff_t row_stride, ptrdiff_t class_stride,
-                                             int row_count, int64_t classes, int storage) {
-    WITH_STORAGE(storage, load_16_bit_columns(columns, source, row_stride, class_stride, row_count,
-                                              classes, kept));
+                                             ptrdiff_t row_stride, int row_count, int64_t classes,
+                                             int storage) {
+    WITH_STORAGE(storage,
+                 load_16_bit_columns(columns, source, row_stride, row_count, classes, kept));
 }
 
 static NEVER_INLINE void store_stored_columns(float (*columns)[LANES], char *destination,
-                                              ptrdiff_t row_stride, ptrdiff_t class_stride,
-                                              int row_count, int64_t classes, int storage) {
-    WITH_STORAGE(storage, store_16_bit_columns(columns, destination, row_stride, class_stride,
-                                               row_count, classes, kept));
+                                              ptrdiff_t row_stride, int row_count, int64_t classes,
+                                              int storage) {
+    WITH_STORAGE(storage,
+                 store_16_bit_columns(columns, destination, row_stride, row_count, classes, kept));
 }
 #else
 #define load_stored_columns(...)
@@ -260,8 +248,7 @@ KERNEL_INLINE void NAME(load_columns)(REAL (*columns)[LANES], const char *source
                                       ptrdiff_t row_stride, ptrdiff_t class_stride, int row_count,
                                       int classes, xent_storage storage) {
     if (NAME(has_stored_columns)(classes) && storage != XENT_AS_COMPUTED) {
-        load_stored_columns(columns, source, row_stride, class_stride, row_count, classes,
-                            (int)storage);
+        load_stored_columns(columns, source, row_stride, row_count, classes, (int)storage);
         return;
     }
     if (NAME(has_columns)(class_stride)) {
@@ -282,8 +269,7 @@ KERNEL_INLINE void NAME(store_columns)(REAL (*columns)[LANES], char *destination
                                        ptrdiff_t row_stride, ptrdiff_t class_stride, int row_count,
                                        int classes, xent_storage storage) {
     if (NAME(has_stored_columns)(classes) && storage != XENT_AS_COMPUTED) {
-        store_stored_columns(columns, destination, row_stride, class_stride, row_count, classes,
-                             (int)storage);
+        store_stored_columns(columns, destination, row_stride, row_count, classes, (int)storage);
         return;
     }
     if (NAME(has_columns)(class_stride)) {
