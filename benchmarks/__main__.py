@@ -8,6 +8,9 @@
     python -m benchmarks --steps       only steps of training, matrix products and loss together
                                        (a minute), printed; with --write into docs/benchmarks.md
                                        and README.md
+    python -m benchmarks --goals       only what has a goal of its own (minutes), printed; with
+                                       --write into docs/benchmarks.md; in --first FOLDER lies the
+                                       first version of the package, beside which float64 is judged
 
 Needs the extra `benchmark`; the extra `peers` adds Numba, PyTorch, JAX and TensorFlow, and
 torch.compile needs a C++ compiler. Run it on a quiet machine, without OMP_NUM_THREADS. The figures
@@ -25,9 +28,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks import options, pictures, report, steps
+from benchmarks import first_version, goals, options, pictures, report, steps
 from benchmarks.implementations import IMPLEMENTATIONS
-from benchmarks.implementations.contract import Implementation
+from benchmarks.implementations.contract import LIMIT, PEER, Implementation
 from benchmarks.machine import describe, in_words
 from benchmarks.timing import Timing
 from benchmarks.workers import time_batch, time_workload, workers_for
@@ -69,6 +72,12 @@ def parse_arguments() -> argparse.Namespace:
         "--steps", action="store_true", help="only steps of training, matrix products and loss"
     )
     parser.add_argument(
+        "--goals", action="store_true", help="only what is judged by a goal of its own"
+    )
+    parser.add_argument(
+        "--first", type=Path, metavar="FOLDER", help="of --goals: the first version of the kernels"
+    )
+    parser.add_argument(
         "--rounds", type=int, help=f"turns of each; half of them for variants (default: {ROUNDS})"
     )
     parser.add_argument("--write", action="store_true", help="renew the page, README and pictures")
@@ -78,10 +87,11 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.write and (arguments.quick or arguments.workload or arguments.implementation):
         parser.error("--write publishes whole runs only")
-    if arguments.options and (arguments.workload or arguments.implementation):
-        parser.error("--options chooses all of its own workloads and implementations")
-    if arguments.steps and (arguments.options or arguments.workload or arguments.implementation):
-        parser.error("--steps chooses all of its own shapes and contestants")
+    tables = [arguments.options, arguments.steps, arguments.goals]
+    if sum(tables) > 1 or (any(tables) and (arguments.workload or arguments.implementation)):
+        parser.error("--options, --steps and --goals each choose all that they time")
+    if arguments.first and not (arguments.goals and (arguments.first / "xent_fast").is_dir()):
+        parser.error("--first is the folder of a package xent_fast, and goes with --goals")
     if arguments.rounds is None:
         arguments.rounds = QUICK_ROUNDS if arguments.quick else ROUNDS
     if arguments.rounds < 2:
@@ -123,15 +133,17 @@ def cell(
     }
 
 
-def measure(workloads: list[Workload], implementations: list[Implementation], rounds: int) -> dict:
+def measure(
+    workloads: list[Workload], implementations: list[Implementation], rounds: int
+) -> list[dict]:
     able = {
         workload: [one for one in implementations if one.computes(workload)]
         for workload in workloads
     }
     turns = sum(len(able[workload]) * rounds_of(workload, rounds) for workload in workloads)
-    measured, machine = [], describe()
+    measured: list[dict] = []
     with (
-        workers_for(implementations) as workers,
+        workers_for(implementations if workloads else ()) as workers,
         tqdm(total=turns, unit="turn", smoothing=0) as bar,
     ):
         for workload in workloads:
@@ -142,28 +154,29 @@ def measure(workloads: list[Workload], implementations: list[Implementation], ro
             bar.update(len(failures) * rounds_of(workload, rounds))
             measured.append(cell(workload, able[workload], timings, failures))
             bar.write(f"\n{workload.label}\n{report.one_workload(measured[-1])}\n")
-    return {"machine": machine, "workloads": measured}
+    return measured
 
 
-def measure_options(rounds: int, most_bytes: float) -> dict:
-    """What options, the class axis and the functions cost, on batches of at most so many bytes."""
+def measure_batches(
+    bench: type[options.Bench],
+    named: dict[str, tuple[options.Batch, ...]],
+    rounds: int,
+    most_bytes: float,
+) -> dict[str, list[dict]]:
+    """Of each name its batches of at most so many bytes."""
     tables = {
         name: [
             (batch, [one for one in batch.implementations if not one.missing])
             for batch in batches
             if batch.bytes <= most_bytes
         ]
-        for name, batches in (
-            ("options", options.OPTION_BATCHES),
-            ("axis", options.AXIS_BATCHES),
-            ("functions", options.FUNCTION_BATCHES),
-        )
+        for name, batches in named.items()
     }
     every = [one for batches in tables.values() for _, able in batches for one in able]
     turns = sum(len(able) * rounds for batches in tables.values() for _, able in batches)
-    measured: dict = {"machine": describe(), **{name: [] for name in tables}}
+    measured: dict[str, list[dict]] = {name: [] for name in tables}
     with (
-        workers_for(every, options.Bench) as workers,
+        workers_for(every, bench) as workers,
         tqdm(total=turns, unit="turn", smoothing=0) as bar,
     ):
         for name, batches in tables.items():
@@ -184,6 +197,32 @@ def measure_options(rounds: int, most_bytes: float) -> dict:
                     }
                 )
     return measured
+
+
+def measure_options(rounds: int, most_bytes: float) -> dict:
+    """What options, the class axis and the functions cost."""
+    tables = {
+        "options": options.OPTION_BATCHES,
+        "axis": options.AXIS_BATCHES,
+        "functions": options.FUNCTION_BATCHES,
+    }
+    return {"machine": describe()} | measure_batches(options.Bench, tables, rounds, most_bytes)
+
+
+def measure_goals(rounds: int, most_bytes: float, first: Path | None) -> dict:
+    """What goals are held to; of the first version, what takes float64, if it is there."""
+    machine = describe()
+    timed = []
+    for workloads, role in zip(goals.workloads(machine), (PEER, LIMIT), strict=True):
+        some = [workload for workload in workloads if workload.bytes <= most_bytes]
+        timed += measure(some, goals.implementations(role), max(2, rounds // 2))
+    tables = {"batches": goals.BATCHES}
+    batches = measure_batches(goals.Bench, tables, rounds, most_bytes)
+    float64 = {
+        isa: first_version.measure(first, isa, max(2, rounds // 2))
+        for isa in (goals.ISAS_HERE if first else ())
+    }
+    return {"machine": machine, "workloads": timed, **batches, "first": float64}
 
 
 def save(results: dict, path: Path) -> None:
@@ -225,6 +264,8 @@ def publish(results: dict) -> None:
     if "cost of options" in results:
         block = report.options_block(results["cost of options"])
         write_block(PAGE, "options measured", block)
+    if "goals" in results:
+        write_block(PAGE, "goals measured", report.goals_block(results["goals"]))
     if "steps" in results:
         write_block(PAGE, "steps measured", report.steps_block(results["steps"]))
         write_block(README, "step", report.readme_step(results["steps"]))
@@ -238,7 +279,7 @@ def main() -> None:
         results = measured(arguments)
         save(results, UNPUBLISHED / "benchmarks.json")
     print(report.printed(results))
-    machine = (results.get("cost of options") or results.get("steps") or results)["machine"]
+    machine = results.get("machine") or next(iter(results.values()))["machine"]
     print(f"\n{in_words(machine)}")
     if arguments.write:
         publish(results)
@@ -253,13 +294,17 @@ def measured(arguments: argparse.Namespace) -> dict:
         contestants = tuple(one for one in steps.CONTESTANTS if not one.missing)
         shapes = steps.measure(steps.SHAPES, contestants, arguments.rounds)
         return {"steps": {"machine": describe(), "shapes": shapes}}
-    results = {}
+    most_bytes = QUICK_BYTES if arguments.quick else math.inf
+    if arguments.goals:
+        return {"goals": measure_goals(arguments.rounds, most_bytes, arguments.first)}
+    results: dict = {}
     if not arguments.options:
-        results = measure(
+        results["machine"] = describe()
+        results["workloads"] = measure(
             [
                 workload
                 for workload in chosen(WORKLOADS, arguments.workload, "label")
-                if not arguments.quick or workload.bytes <= QUICK_BYTES
+                if workload.bytes <= most_bytes
             ],
             chosen(
                 [one for one in IMPLEMENTATIONS if not one.missing],
@@ -269,7 +314,6 @@ def measured(arguments: argparse.Namespace) -> dict:
             arguments.rounds,
         )
     if arguments.options or not (arguments.workload or arguments.implementation):
-        most_bytes = QUICK_BYTES if arguments.quick else math.inf
         results["cost of options"] = measure_options(2 * arguments.rounds, most_bytes)
     return results
 
