@@ -33,12 +33,11 @@ CYCLES: dict[str, tuple[tuple[int, ...], dict[str, float]]] = {
     "65,536 x 10, axis=1": ((1, 10, 65_536), {"avx512": 25, "avx2": 40}),
     "65,536 x 21, axis=1": ((1, 21, 65_536), {"avx512": 30, "avx2": 50}),
 }
-CYCLES_BYTES = 2**18  # of logits, about, each but those of ten classes and more
 CLASSES_SIDE_BY_SIDE = 128  # of as many rows as fill a register
 CALL = (32, 10)  # rows and classes of a batch that is mostly the call's own cost
 SECONDS_OF_CALL = 0.5e-6
-OVER_PEERS = {"call": 3.5, "up to 1,000 classes": 5.0, "more": 4.5}
-OVER_PEERS_WITH_AVX2 = 3.0
+OVER_PEERS, OVER_PEERS_OF_CALL, OVER_PEERS_OF_LONG_ROWS, OVER_PEERS_WITH_AVX2 = 5.0, 3.5, 4.5, 3.0
+MOST_CLASSES_OF_OVER_PEERS = 1_000  # more: long rows
 OF_LIMIT, OF_LIMIT_DENSE = 0.9, 0.75  # beyond the cache
 OVER_FIRST_VERSION = 1.3  # float64
 
@@ -113,7 +112,7 @@ def _on(isa: str, batch: options.Batch) -> options.Batch:
 
 def _batches() -> Iterator[options.Batch]:
     one_thread = tuple(options.ours(name, options.on_one_thread) for name in CYCLES)
-    yield options.Batch("cycles", CYCLES_BYTES, one_thread, _cycles_questions)
+    yield options.Batch("cycles", 0, one_thread, _cycles_questions)  # in a quick run, too
     for batch in options.OPTION_BATCHES:
         wanted = (options.PLAIN, *OPTIONS)
         chosen = tuple(one for one in batch.implementations if one.name in wanted)
@@ -210,17 +209,24 @@ def _beside_peers(results: dict, isa: str) -> Iterator[Goal]:
     for cell in results["workloads"]:
         if figures.beyond_cache(cell, machine):
             continue
-        size = (
-            "call"
-            if _is_call(cell)
-            else "up to 1,000 classes"
-            if cell["classes"] <= 1_000
-            else "more"
-        )
-        asked = OVER_PEERS_WITH_AVX2 if isa == "avx2" else OVER_PEERS[size]
         bound = THE_CALL if _is_call(cell) else _bound_by_classes(cell["classes"])
-        measured = figures.of_isa(cell, isa, machine)
-        yield Goal("fastest peer / this", _shape(cell), asked, measured, bound, is_least=True)
+        yield Goal(
+            "fastest peer / this",
+            _shape(cell),
+            _least_over_peers(cell, isa),
+            figures.of_isa(cell, isa, machine),
+            bound,
+            is_least=True,
+        )
+
+
+def _least_over_peers(cell: dict, isa: str) -> float:
+    if isa == "avx2":
+        return OVER_PEERS_WITH_AVX2
+    if _is_call(cell):
+        return OVER_PEERS_OF_CALL
+    is_long = cell["classes"] > MOST_CLASSES_OF_OVER_PEERS
+    return OVER_PEERS_OF_LONG_ROWS if is_long else OVER_PEERS
 
 
 def _beside_limit(results: dict, isa: str) -> Iterator[Goal]:
@@ -262,11 +268,8 @@ def _beside_plain(results: dict, isa: str) -> Iterator[Goal]:
                 if is_large and name == DENSE_TARGETS:
                     continue
                 shape = batch.label.removeprefix("functions, ")
-                by_size = (
-                    MEMORY
-                    if is_large
-                    else _bound_by_classes(int(shape.split(" x ")[1].replace(",", "")))
-                )
+                classes = int(shape.split(" x ")[1].replace(",", ""))
+                by_size = MEMORY if is_large else _bound_by_classes(classes)
                 measured = figures.ratio(cell, name, options.PLAIN)
                 yield Goal(f"{name} / plain", shape, asked, measured, bound or by_size)
 
