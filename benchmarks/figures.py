@@ -2,9 +2,9 @@
 
 Results are what `python -m benchmarks` writes as JSON: `machine`, and `workloads`, a list of
 {label, variant, shape, bytes, bytes_moved, timings: {implementation: {role, median, quartiles,
-samples}}, failures: {implementation: reason}}, in seconds. Either part may be missing: `cost of
-options` holds a `machine` of its own, and the lists `options` and `axis` of {label, bytes, timings,
-failures}; `goals` one too, `workloads`, and `batches` in the same form.
+samples, best}}, failures: {implementation: reason}}, in seconds. Either part may be missing: `cost
+of options` holds a `machine` of its own, and the lists `options` and `axis` of {label, bytes,
+timings, failures}; `goals` one too, `workloads`, and `batches` in the same form.
 
 Knows: the results' form, roles by their own words. Must not know: how anything is timed or shown.
 """
