@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import arguments, loss_calls, softmax_calls
-from xent_fast._result import FloatT
+from xent_fast._result import FloatArray, FloatT
 
 if TYPE_CHECKING:
-    from xent_fast._options import FloatArray, ProductOptions, TargetGradOptions
+    from xent_fast._options import ProductOptions, TargetGradOptions
 
 # Numbers of 16 bits are taken so many at a time, in float32: enough for all threads.
 _NUMBERS_AT_ONCE = 1 << 20

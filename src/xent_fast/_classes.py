@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._class_ranges import losses, measured, range_of, settled, written
 from xent_fast._class_statistics import ClassStatistics
-from xent_fast._result import FloatT, LossAndGrad
+from xent_fast._result import FloatArray, FloatT, LossAndGrad
 
 if TYPE_CHECKING:
-    from xent_fast._options import FloatArray, RangeGradOptions
+    from xent_fast._options import RangeGradOptions
 
 
 def class_statistics(

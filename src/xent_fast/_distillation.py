@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import second_order_calls
-from xent_fast._result import FloatT, LossAndGrad
+from xent_fast._result import FloatArray, FloatT, LossAndGrad
 
 if TYPE_CHECKING:
-    from xent_fast._options import DistillationOptions, FloatArray
+    from xent_fast._options import DistillationOptions
 
 
 @overload

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import arguments, loss_calls, options
-from xent_fast._result import FloatT, LossAndGrad
+from xent_fast._result import FloatArray, FloatT, LossAndGrad
 
 if TYPE_CHECKING:
-    from xent_fast._options import FloatArray, ProbabilityGradOptions, ProbabilityOptions
+    from xent_fast._options import ProbabilityGradOptions, ProbabilityOptions
 
 Float64Array = NDArray[np.float64]
 

@@ -8,8 +8,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+# Here, not among the types of `_options`, so that `typing.get_type_hints` finds it.
+FloatArray = NDArray[np.floating[Any]]
 # Of a tuple: what the loss is, and the dtype of its arrays.
-LossT = TypeVar("LossT", bound=float | NDArray[np.floating[Any]], covariant=True)
+LossT = TypeVar("LossT", bound=float | FloatArray, covariant=True)
 DtypeT = TypeVar("DtypeT", bound=np.floating[Any], covariant=True)
 # Of a call: the dtypes that results have where the logits have them. Others are converted.
 FloatT = TypeVar("FloatT", np.float32, np.float64)

@@ -14,11 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 from xent_fast._binding import arguments
 from xent_fast._layer_arguments import check_shapes, logits_dtype
 from xent_fast._loss import softmax_cross_entropy_grad
-from xent_fast._result import FloatT, SampledLossAndGrad
+from xent_fast._result import FloatArray, FloatT, SampledLossAndGrad
 from xent_fast._sampler import ClassArray, Sampler, as_classes, draw_candidates
 
 if TYPE_CHECKING:
-    from xent_fast._options import FloatArray, SampledOptions
+    from xent_fast._options import SampledOptions
 
 
 @overload

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, SupportsIndex, Unpack, overload
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import softmax_calls
-from xent_fast._result import FloatT
+from xent_fast._result import FloatArray, FloatT
 
 if TYPE_CHECKING:
-    from xent_fast._options import FloatArray, SoftmaxOptions
+    from xent_fast._options import SoftmaxOptions
 
 
 @overload
