@@ -25,7 +25,7 @@ class LossAndGrad(NamedTuple, Generic[LossT, DtypeT]):
     loss : float or ndarray of the logits' shape without the class axis
         In nats. A float for ``reduction="mean"`` and ``"sum"``, one loss a row for ``"none"``.
     grad : ndarray of the logits' shape
-        Gradient with respect to the logits (of `cross_entropy_grad`, to the probabilities), of
+        Gradient with respect to the logits (`cross_entropy_grad`: to the probabilities), of
         their dtype, in nats a unit of them.
     """
 

@@ -132,8 +132,8 @@ def sampled_softmax_loss_grad(
     Returns
     -------
     loss : float or ndarray of shape (batch,)
-        In nats. A float for ``"mean"`` and ``"sum"``: the examples' losses rounded to float32 or,
-        where `hidden` is, to float64, and added in double. An array of that dtype for ``"none"``.
+        In nats. A float for ``"mean"`` and ``"sum"``: the examples' losses are added in double. For
+        ``"none"`` an array of float32, or of float64 where `hidden` is.
     grad_hidden : ndarray of shape (batch, features)
         Gradient with respect to `hidden`, as all gradients in nats a unit of that argument and of
         its dtype.
