@@ -32,7 +32,7 @@ LANES = {"avx512": 16, "avx2": 8}
 ROW_FLOOR = (5.0, 7.5)  # rows longer than a few registers, in cache; newest to older processors
 FEW_CLASSES_FLOOR = (10.0, 15.0)  # 2 to 16 classes, logarithm included
 FEW_CLASSES = 16
-CLASSES_SIDE_BY_SIDE = 32  # of as many rows as fill a register
+CLASSES_SIDE_BY_SIDE = 128  # of as many rows as fill a register
 SMALLEST = 1024  # logits; below, a call is mostly its own cost
 
 
