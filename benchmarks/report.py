@@ -282,14 +282,14 @@ def readme_step(results: dict) -> str:
 
     def gain(timings: dict) -> str:
         ours, numpy = timings[steps.DEFAULT]["step"], timings[steps.NUMPY]["step"]
-        return f"{microseconds(ours)} µs instead of {microseconds(numpy)}"
+        return f"takes {microseconds(ours)} µs instead of {microseconds(numpy)}"
 
     return (
         "A whole step of training gains less, since its matrix products take as long as before. "
-        "Of a last layer alone:\n"
-        f"{gain(few)} with NumPy's loss for {steps.SHAPES[1].label} (rows x inputs → classes), "
-        f"{gain(many)} for\n{steps.SHAPES[2].label}. Where the loss is a small part of a step you "
-        "will hardly notice ([more steps](docs/benchmarks.md#in-a-step-of-training))."
+        "Of a last layer\n"
+        f"alone, {steps.SHAPES[1].label} (rows x inputs → classes) {gain(few)} with NumPy's loss.\n"
+        f"{steps.SHAPES[2].label} {gain(many)}. Where the loss is a small part of a step you "
+        "will hardly\nnotice ([more steps](docs/benchmarks.md#in-a-step-of-training))."
     )
 
 
