@@ -89,7 +89,8 @@ def check_whole_cell(check_cell: CheckCell, distribution: str, classes: int, dty
     """
     arithmetic = arithmetic_for(dtype)
     whole: dict[str, dict[str, Tally]] = {isa: {} for isa in AVAILABLE}
-    for chunk, (logits, labels) in enumerate(draw(distribution, classes, dtype, ALL_ENTRIES[dtype])):
+    drawn = draw(distribution, classes, dtype, ALL_ENTRIES[dtype])
+    for chunk, (logits, labels) in enumerate(drawn):
         mass = effective_mass(labels, classes, row_weights(labels.size))
         exact = evaluate(logits, mass, arithmetic)
         exact_dense = None
