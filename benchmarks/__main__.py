@@ -3,6 +3,8 @@
     python -m benchmarks               every workload and implementation (minutes), printed
     python -m benchmarks --write       the same, into docs/benchmarks.md, README.md and the pictures
     python -m benchmarks --quick       small workloads, few rounds, printed
+    python -m benchmarks --in-place    only float32, class indices, the gradient in place (minutes),
+                                       printed as the page has it of other machines
     python -m benchmarks --options     only what options, another class axis and the other functions
                                        cost (minutes), printed; with --write into docs/benchmarks.md
     python -m benchmarks --steps       only steps of training, matrix products and loss together
@@ -46,6 +48,11 @@ ROUNDS, QUICK_ROUNDS = 6, 3
 SHARE_OF_ROUNDS_FOR_VARIANTS = 0.5
 
 
+def is_part(arguments: argparse.Namespace) -> bool:
+    """Whether some of the workloads or implementations are asked for."""
+    return bool(arguments.workload or arguments.implementation or arguments.in_place)
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__.split("\n")[0]
@@ -62,6 +69,11 @@ def parse_arguments() -> argparse.Namespace:
         action="append",
         metavar="TEXT",
         help="only implementations with TEXT in their name, such as 'NumPy' (repeatable)",
+    )
+    parser.add_argument(
+        "--in-place",
+        action="store_true",
+        help="only float32, class indices, the gradient in place, in one table",
     )
     parser.add_argument(
         "--options",
@@ -85,10 +97,10 @@ def parse_arguments() -> argparse.Namespace:
         "--from", dest="source", type=Path, metavar="JSON", help="time nothing: show these figures"
     )
     arguments = parser.parse_args()
-    if arguments.write and (arguments.quick or arguments.workload or arguments.implementation):
+    if arguments.write and (arguments.quick or is_part(arguments)):
         parser.error("--write publishes whole runs only")
     tables = [arguments.options, arguments.steps, arguments.goals]
-    if sum(tables) > 1 or (any(tables) and (arguments.workload or arguments.implementation)):
+    if sum(tables) > 1 or (any(tables) and is_part(arguments)):
         parser.error("--options, --steps and --goals each choose all that they time")
     if arguments.first and not (arguments.goals and (arguments.first / "xent_fast").is_dir()):
         parser.error("--first is the folder of a package xent_fast, and goes with --goals")
@@ -280,7 +292,7 @@ def main() -> None:
     else:
         results = measured(arguments)
         save(results, UNPUBLISHED / "benchmarks.json")
-    print(report.printed(results))
+    print(report.in_place(results) if arguments.in_place else report.printed(results))
     machine = results.get("machine") or next(iter(results.values()))["machine"]
     print(f"\n{in_words(machine)}")
     if arguments.write:
@@ -306,7 +318,7 @@ def measured(arguments: argparse.Namespace) -> dict:
             [
                 workload
                 for workload in chosen(WORKLOADS, arguments.workload, "label")
-                if workload.bytes <= most_bytes
+                if workload.bytes <= most_bytes and not (arguments.in_place and workload.variant)
             ],
             chosen(
                 [one for one in IMPLEMENTATIONS if not one.missing],
@@ -315,7 +327,7 @@ def measured(arguments: argparse.Namespace) -> dict:
             ),
             arguments.rounds,
         )
-    if arguments.options or not (arguments.workload or arguments.implementation):
+    if arguments.options or not is_part(arguments):
         results["cost of options"] = measure_options(2 * arguments.rounds, most_bytes)
     return results
 

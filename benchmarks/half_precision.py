@@ -21,10 +21,12 @@ import ml_dtypes
 import numpy as np
 
 import xent_fast
+from benchmarks.where import where
 
 SHAPES = ((256, 1000), (65_536, 10), (8, 32_000), (512, 32_000))
 CHUNK_LOGITS = 262_144
 SECONDS = 0.6  # of each cell
+LIBRARIES = ("ml_dtypes", "torch", "jax", "optax")
 
 
 def best(call: Callable[[], object]) -> float:
@@ -136,7 +138,7 @@ def main() -> None:
     if options.threads == 1:  # read by JAX when it starts
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
     rng = np.random.default_rng(0)
-    print(f"Milliseconds, {options.threads} thread(s)\n")
+    print(f"Milliseconds, {options.threads} thread(s)\n\n{where(*LIBRARIES)}\n")
     print("| rows x classes | dtype | " + " | ".join(WAYS) + " |")
     print("|---|---|" + "---|" * len(WAYS))
     for shape in SHAPES:

@@ -89,6 +89,36 @@ def summary(cells: list[dict], machine: dict) -> str:
     return table(header, rows)
 
 
+def in_place(results: dict) -> str:
+    """Float32 with class indices, in place: as the page shows other machines."""
+    cells = figures.without_variants(results)
+    rows = [
+        [
+            cell["label"],
+            microseconds(figures.seconds(cell, OURS)),
+            " to ".join(map(microseconds, cell["timings"][OURS]["quartiles"])),
+            microseconds(figures.seconds(cell, figures.ONE_THREAD)),
+            times(over_baseline(cell)),
+            times(over_fastest_peer(cell)),
+            fastest(cell, PEER) or "–",
+            percent(share_of_limit(cell)),
+        ]
+        for cell in cells
+        if OURS in cell["timings"]
+    ]
+    header = [
+        "batch",
+        "µs",
+        "quartiles",
+        "on one thread, µs",
+        "NumPy in place / this",
+        "fastest peer / this",
+        "fastest peer",
+        "of the limit's speed",
+    ]
+    return f"{table(header, rows)}\n\n{_beside_peers('The', map(over_fastest_peer, cells))}"
+
+
 def losses(results: dict) -> str:
     """Where it gains least, with every instruction set."""
     cells, machine = results["workloads"], results["machine"]
@@ -110,12 +140,17 @@ def losses(results: dict) -> str:
 
 
 def _of_isa(isa: str, cells: list[dict], machine: dict) -> str:
-    found = [over for cell in cells if (over := figures.of_isa(cell, isa, machine)) is not None]
+    ratios = (figures.of_isa(cell, isa, machine) for cell in cells)
+    return _beside_peers(f"With {isa} forced, the", ratios)
+
+
+def _beside_peers(beginning: str, ratios: Iterable[float | None]) -> str:
+    found = [over for over in ratios if over is not None]
     if not found:
         return ""
     return (
-        f"With {isa} forced, the fastest peer takes {times(min(found))} to {times(max(found))} "
-        f"times as long, {times(median(found))} in the middle."
+        f"{beginning} fastest peer takes {times(min(found))} to {times(max(found))} times as long, "
+        f"{times(median(found))} in the middle."
     )
 
 
@@ -268,14 +303,14 @@ def readme_step(results: dict) -> str:
 
     def gain(timings: dict) -> str:
         ours, numpy = timings[steps.DEFAULT]["step"], timings[steps.NUMPY]["step"]
-        return f"{microseconds(ours)} µs instead of {microseconds(numpy)}"
+        return f"takes {microseconds(ours)} µs instead of {microseconds(numpy)}"
 
     return (
         "A whole step of training gains less, since its matrix products take as long as before. "
-        "Of a last layer alone:\n"
-        f"{gain(few)} with NumPy's loss for {steps.SHAPES[1].label} (rows x inputs → classes), "
-        f"{gain(many)} for\n{steps.SHAPES[2].label}. Where the loss is a small part of a step you "
-        "will hardly notice ([more steps](docs/benchmarks.md#in-a-step-of-training))."
+        "Of a last layer\n"
+        f"alone, {steps.SHAPES[1].label} (rows x inputs → classes) {gain(few)} with NumPy's loss.\n"
+        f"{steps.SHAPES[2].label} {gain(many)}. Where the loss is a small part of a step you "
+        "will hardly\nnotice ([more steps](docs/benchmarks.md#in-a-step-of-training))."
     )
 
 
