@@ -54,8 +54,15 @@ def logits(layout: str) -> Any:
         "images": lambda: (np.ascontiguousarray(whole.reshape(8, -1, CLASSES).swapaxes(1, 2)), 1),
         "every second class": lambda: (np.repeat(whole, 2, axis=1)[:, ::2], -1),
         "last class first": lambda: (whole[:, ::-1], -1),
+        "misaligned": lambda: (misaligned(whole), -1),
     }
     return views[layout]()
+
+
+def misaligned(array: Any) -> Any:
+    place = np.empty(array.nbytes + 1, np.uint8)[1:].view(array.dtype).reshape(array.shape)
+    place[...] = array
+    return place
 
 
 def calls_of(layout: str) -> dict[str, Call]:
@@ -94,6 +101,7 @@ def layouts(is_quick: bool) -> Iterator[tuple[str, float, Call]]:
         ("images", 0),
         ("every second class", 1),
         ("last class first", 1),
+        ("misaligned", 1),
     ):
         for name, call in calls_of(layout).items():
             if name in QUICK or not is_quick:
@@ -106,7 +114,8 @@ def exceptions() -> Iterator[tuple[str, float, Call]]:
 
     a, _ = logits("contiguous")
     y, p = np.zeros(ROWS, int), np.full_like(a, 1 / 8192)
-    first, wide = np.ascontiguousarray(a.T), np.ones(a.shape, np.float32)
+    first, (images, _) = np.ascontiguousarray(a.T), logits("images")
+    wide = np.ones(a.shape, np.float32)
     yield "a new gradient", 1, lambda: x.softmax_cross_entropy_grad(a, y)
     yield "into float32", 0, lambda: x.softmax_cross_entropy_grad(a, y, out=wide)
     for dtype, copies in (("float32", 0), ("float16", 0), ("float64", 2), ("int8", 2)):
@@ -121,10 +130,16 @@ def exceptions() -> Iterator[tuple[str, float, Call]]:
         )
     yield "statistics", 0, lambda: x.class_statistics(a, y, first_class=0)
     yield "statistics, axis 0", 1, lambda: x.class_statistics(first, y, first_class=0, axis=0)
+    yield (
+        "statistics, axis 0, in place",
+        2,
+        lambda: x.class_statistics(first, y, first_class=0, axis=0, out=first),
+    )
     yield "probabilities, in place", 1, lambda: x.cross_entropy_grad(p, y, out=p)
     grad_targets = x.softmax_cross_entropy_grad_targets
     yield "gradient of targets", 1, lambda: grad_targets(a)
     yield "gradient of targets, axis 0", 2, lambda: grad_targets(first, axis=0)
+    yield "gradient of targets, images", 3, lambda: grad_targets(images, axis=1)
 
 
 def main() -> None:
