@@ -11,12 +11,19 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from instruction_sets import AVAILABLE, forced
 
-from docs.numerics.distributions import DISTRIBUTIONS, draw, soft_targets
-from docs.numerics.judgement import Tally, judge_dense_targets, judge_functions, judge_index_targets
+from docs.numerics.distributions import DISTRIBUTIONS, draw, draw_rounded, soft_targets
+from docs.numerics.judgement import (
+    Tally,
+    judge_dense_targets,
+    judge_functions,
+    judge_index_targets,
+    judge_rounded_gradient,
+)
 from docs.numerics.oracle import (
     EXTENDED,
     FLOAT64,
@@ -42,6 +49,9 @@ INDEX_BOUNDS = {
 }
 DENSE_BOUNDS = {"loss": LOSS_ULPS, "gradient": GRADIENT_ULPS}
 FUNCTION_BOUNDS = dict.fromkeys(("p", "small p", "log p", "lse"), ULPS)
+# Of 16 bits; loss and lse are float32.
+HALF_BOUNDS = dict.fromkeys(("gradient", "p", "small p", "log p"), 0.51)
+HALF_BOUNDS |= {"loss": ULPS, "lse": ULPS}
 
 # Rows side by side up to 128 classes, classes side by side beyond, several blocks from 2048 on.
 QUICK_CLASSES = (2, 3, 10, 33, 128, 129, 1000, 5000)
@@ -173,6 +183,37 @@ def test_bounds(distribution: str, dtype: type) -> None:
                     check_index_targets(logits, labels, exact, case)
                     check_dense_targets(logits, dense, exact_dense, case)
                     check_functions(logits, exact, case)
+
+
+def judge_16_bits(logits: np.ndarray, labels: np.ndarray) -> dict[str, dict[str, Tally]]:
+    """Tallies of class indices, of dense targets in float32, and of functions of the softmax."""
+    exact = evaluate(logits, effective_mass(labels, logits.shape[1], np.ones(labels.size)), FLOAT64)
+    mass = dense_mass(logits.astype(np.float32), labels)
+    exact_dense = evaluate(logits, mass, FLOAT64)
+    of_index = softmax_cross_entropy_grad(logits, labels, reduction="none")
+    of_dense = softmax_cross_entropy_grad(logits, mass, reduction="none")
+    of_softmax = softmax(logits), log_softmax(logits), logsumexp(logits)
+    return {
+        "index": judge_rounded_gradient(*of_index, exact),
+        "dense": judge_dense_targets(*of_dense, exact_dense, mass),
+        "functions": judge_functions(*of_softmax, exact, logits),
+    }
+
+
+@pytest.mark.parametrize("half", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
+def test_bounds_of_16_bits(half: type, isa: str, check_cell: CheckCell) -> None:
+    """Within the bounds, and no worse than the record, which has all distributions together."""
+    whole: dict[str, dict[str, Tally]] = {}
+    for distribution in DISTRIBUTIONS:
+        for classes in QUICK_CLASSES:
+            for rows in draw_rounded(distribution, classes, np.dtype(half), QUICK_ENTRIES):
+                for kind, tallies in judge_16_bits(*rows).items():
+                    assert_within_bounds(tallies, HALF_BOUNDS, f"{distribution}, {classes}, {kind}")
+                    for quantity, tally in tallies.items():
+                        whole.setdefault(kind, {}).setdefault(quantity, Tally()).merge(tally)
+    family = "portable" if isa == "portable" else "fma"
+    for kind, tallies in whole.items():
+        check_cell(f"{np.dtype(half).name}, {family}, {kind}", tallies)
 
 
 # By random search: the worst losses and the worst lse that were met, float32.

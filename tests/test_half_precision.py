@@ -7,8 +7,8 @@ Must not know how the library widens and rounds.
 from __future__ import annotations
 
 import itertools
-import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from instruction_sets import FMA_ISAS, forced
 
 import xent_fast
 from xent_fast import reference
+from xent_fast._bits import functions
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 DTYPES = (np.float16, ml_dtypes.bfloat16)
@@ -461,17 +462,53 @@ def test_same_bits(name: str, dtype: Any) -> None:
         assert_same_bits(FUNCTIONS[name](x[5:8], y[5:8], v[5:8]), results[0][5:8])
 
 
-@pytest.mark.thread_unsafe(reason="measures the whole process")
+DENSE_FUNCTIONS = [
+    function for function in functions.FUNCTIONS.values() if "dense" in function.kinds
+]
+
+
 @by_name
-def test_no_memory_of_the_logits_size(dtype: Any) -> None:
-    x, y, _ = inputs((4096, 1000), dtype)
-    xent_fast.softmax_cross_entropy_grad(x, y, out=x)
-    tracemalloc.start()
-    try:
-        xent_fast.softmax_cross_entropy_grad(x, y, out=x)
-        assert tracemalloc.get_traced_memory()[1] < x.nbytes / 10
-    finally:
-        tracemalloc.stop()
+@pytest.mark.parametrize("logits_dtype", [*DTYPES, np.float32, np.float64])
+@pytest.mark.parametrize("function", DENSE_FUNCTIONS, ids=lambda function: function.name)
+def test_dense_targets_of_one_row(
+    function: functions.Function, logits_dtype: type, dtype: type
+) -> None:
+    """Of logits of one axis dense targets are floats, bfloat16 too."""
+    batch = one_row(logits_dtype, dtype)
+    got = functions.arrays_of(function.call(batch, "dense")())
+    wide = replace(batch, dense=batch.dense.astype(np.float64))
+    for mine, theirs in zip(got, functions.arrays_of(function.call(wide, "dense")()), strict=True):
+        assert_same_bits(mine, theirs)
+
+
+def one_row(dtype: type, targets_dtype: type) -> functions.Batch:
+    numbers = np.arange(1, 6) / 16
+    return functions.Batch(
+        *(numbers.astype(dtype),) * 3,
+        labels=np.array(2),
+        dense=(numbers / 2).astype(targets_dtype),
+        row_weights=np.array(1.0),
+        class_weights=np.ones(5),
+        hidden=np.ones(3, dtype),
+        layer=np.ones((5, 3), dtype),
+        bias=np.zeros(5, dtype),
+    )
+
+
+@by_name
+@pytest.mark.parametrize(
+    ("labels", "remedy"),
+    [
+        ([1, 0], r"targets.astype\(int\) makes integers"),
+        ([1, 0.5], r"targets\[1\] is no whole number"),
+        ([np.nan, 0], r"targets\[0\] is missing"),
+    ],
+    ids=["whole", "fraction", "missing"],
+)
+def test_labels_that_are_no_integers(dtype: Any, labels: list[float], remedy: str) -> None:
+    given = np.array(labels).astype(dtype)
+    with pytest.raises(TypeError, match=f"not {given.dtype.name} .*{remedy}"):
+        xent_fast.softmax_cross_entropy(np.zeros((2, 3)), given)
 
 
 @by_name

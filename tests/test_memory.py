@@ -59,6 +59,11 @@ def test_references() -> None:
     run_program("references.py")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_what_copies_logits_of_16_bits() -> None:
+    run_program("copies.py")
+
+
 def run_program(name: str, *options: str) -> None:
     program = Path(__file__).parent / "memory" / name
     command = [sys.executable, str(program), "--quick", *options]

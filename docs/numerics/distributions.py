@@ -199,6 +199,18 @@ def draw(
         remaining -= rows
 
 
+def draw_rounded(distribution: str, classes: int, dtype: np.dtype, entries: int) -> Iterator[Rows]:
+    """The rows of float32, rounded to 16 bits, where largest logit and target's stay finite."""
+    for logits, labels in draw(distribution, classes, np.dtype(np.float32), entries):
+        with np.errstate(over="ignore"):
+            rounded = logits.astype(dtype)
+        kept = np.isfinite(rounded.max(axis=1)) & np.isfinite(
+            rounded[np.arange(len(labels)), labels]
+        )
+        if kept.any():
+            yield rounded[kept], labels[kept]
+
+
 def soft_targets(labels: np.ndarray, classes: int, dtype: np.dtype) -> np.ndarray:
     """Dense targets as in distillation: 0.9 at the label, 0.1 spread as random numbers."""
     generator = np.random.default_rng(classes)

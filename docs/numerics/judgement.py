@@ -10,6 +10,7 @@ Quantities, all in ulps (see oracle.py):
     others      gradient of the other classes where p is normal      index targets
     subnormal   gradient of the other classes where p is subnormal   index targets
     gradient    every entry, in ulps of max(|Q p|, |q|)              dense targets
+    gradient    every entry                                          index targets of 16 bits
     p, small p  probabilities that are normal numbers, and the rest  functions of the softmax
     log p       of finite logits                                     the same
     lse         in ulps of max(|lse|, |m|, lse - m)                  the same
@@ -62,6 +63,11 @@ class Entries:
         return Tally(float(self.errors[worst]), float(self.errors.sum()), self.errors.size, witness)
 
 
+def smallest_normal(dtype: np.dtype) -> float:
+    """The smallest normal number of a dtype, ml_dtypes' bfloat16 too."""
+    return 2.0**-126 if dtype.name == "bfloat16" else float(np.finfo(dtype).tiny)
+
+
 def _entries(
     selected: np.ndarray, got: np.ndarray, want: np.ndarray, scale: np.ndarray | None = None
 ) -> Entries:
@@ -88,6 +94,17 @@ def judge_index_targets(
     return tallies
 
 
+def judge_rounded_gradient(
+    loss: np.ndarray, gradient: np.ndarray, exact: Exact
+) -> dict[str, Tally]:
+    """Tallies of "loss" and "gradient" of class indices, the gradient of 16 bits."""
+    every_row, every_entry = np.ones(len(loss), bool), np.ones(gradient.shape, bool)
+    return {
+        "loss": _entries(every_row, loss, exact.loss).tally(),
+        "gradient": _entries(every_entry, gradient, exact.gradient).tally(),
+    }
+
+
 def judge_dense_targets(
     loss: np.ndarray, gradient: np.ndarray, exact: Exact, mass: np.ndarray
 ) -> dict[str, Tally]:
@@ -108,7 +125,7 @@ def judge_functions(
     logits: np.ndarray,
 ) -> dict[str, Tally]:
     """Tallies of "p", "small p", "log p" and "lse"."""
-    is_normal = exact.probabilities >= np.finfo(logits.dtype).tiny
+    is_normal = exact.probabilities >= smallest_normal(logits.dtype)
     is_finite = np.isfinite(logits)
     if not np.isneginf(log_probabilities[~is_finite]).all():
         raise AssertionError("the logarithm of an exact 0 is not -inf")

@@ -3,6 +3,7 @@
     python -m docs.numerics.measure --write     measures (minutes) and replaces the page's tables
     python -m docs.numerics.measure             the same, printed
     python -m docs.numerics.measure --quick     fewer rows of fewer sizes (seconds), printed
+    python -m docs.numerics.measure --halves --write   the table of 16 bits alone (a minute)
 
 Needs the extras `test` (mpmath) and `benchmark` (SciPy, tqdm); PyTorch and JAX join where they are
 installed.
@@ -15,17 +16,27 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import itertools
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import ml_dtypes  # noqa: F401  NumPy knows bfloat16 by name then
 import numpy as np
 from tqdm import tqdm
 
 import xent_fast
-from docs.numerics.distributions import DISTRIBUTIONS, draw, soft_targets
-from docs.numerics.judgement import Tally, judge_dense_targets, judge_functions, judge_index_targets
+from docs.numerics.distributions import DISTRIBUTIONS, draw, draw_rounded, soft_targets
+from docs.numerics.judgement import (
+    Tally,
+    judge_dense_targets,
+    judge_functions,
+    judge_index_targets,
+    judge_rounded_gradient,
+)
 from docs.numerics.oracle import (
+    FLOAT64,
     arithmetic_for,
     disagreement,
     effective_mass,
@@ -40,6 +51,7 @@ from docs.numerics.tables import (
     Results,
     distinct,
     functions,
+    halves,
     other_targets,
     overall,
     worst_by,
@@ -52,6 +64,8 @@ CLASSES = (3, 10, 1000, 32000, 128256)
 QUICK_CLASSES = (3, 10, 1000)
 ENTRIES = {"float32": 1_000_000, "float64": 250_000}
 QUICK_ENTRIES = {"float32": 20_000, "float64": 20_000}
+HALVES = ("float16", "bfloat16")
+HALF_ENTRIES, QUICK_HALF_ENTRIES = 200_000, 5_000
 # Largest disagreement allowed between the oracle and mpmath, in ulps of the dtype judged.
 ORACLE_ERROR = {"float32": 2.0**-16, "float64": 2.0**-7}
 
@@ -127,6 +141,21 @@ class Measurement:
                 self._measure_dense(distribution, logits, "one-hot", one_hot)
                 self._measure_dense(distribution, logits, "soft", soft)
 
+    def measure_halves(self, dtype: str, distribution: str, classes: int, entries: int) -> None:
+        for logits, labels in draw_rounded(distribution, classes, np.dtype(dtype), entries):
+            mass = effective_mass(labels, classes, np.ones(labels.size))
+            exact = evaluate(logits, mass, FLOAT64)
+            soft = soft_targets(labels, classes, np.float32)
+            soft[np.isneginf(logits)] = 0
+            exact_soft = evaluate(logits, soft, FLOAT64)
+            for name, library in self.libraries.items():
+                tallies = judge_rounded_gradient(*library(logits, labels), exact)
+                self._add(name, "index", distribution, logits, tallies)
+                tallies = judge_dense_targets(*library(logits, soft), exact_soft, soft)
+                self._add(name, "soft", distribution, logits, tallies)
+                tallies = judge_functions(*self.functions[name](logits), exact, logits)
+                self._add(name, FUNCTIONS, distribution, logits, tallies)
+
     def _add(self, name, kind, distribution, logits, tallies: dict[str, Tally]) -> None:
         cell = Cell(logits.dtype.name, name, kind, distribution, logits.shape[1])
         stored = self.results.setdefault(cell, {quantity: Tally() for quantity in tallies})
@@ -189,38 +218,53 @@ def report(results: Results, libraries: list[str]) -> str:
     return "\n\n".join(parts)
 
 
+def wide(is_quick: bool) -> str:
+    """What was measured, and the tables of float32 and float64."""
+    oracle_errors = {dtype: check_oracle(dtype) for dtype in ENTRIES}
+    peers, left_out = installed_peers()
+    libraries, own_functions = on_every_isa(library_on), on_every_isa(functions_on)
+    scipy = {f"SciPy {importlib.metadata.version('scipy')}": scipy_functions}
+    measurement = Measurement(libraries, peers, own_functions | scipy)
+    entries = QUICK_ENTRIES if is_quick else ENTRIES
+    for cell in cells_of(list(ENTRIES), is_quick):
+        measurement.measure_cell(*cell, entries[cell[0]])
+    tables = report(measurement.results, list(libraries))
+    return f"{description(oracle_errors, left_out)}\n\n{tables}"
+
+
+def of_16_bits(is_quick: bool) -> str:
+    """The table of float16 and bfloat16."""
+    measurement = Measurement(on_every_isa(library_on), {}, on_every_isa(functions_on))
+    for cell in cells_of(HALVES, is_quick):
+        measurement.measure_halves(*cell, QUICK_HALF_ENTRIES if is_quick else HALF_ENTRIES)
+    return halves(measurement.results, list(HALVES), list(measurement.libraries))
+
+
+def on_every_isa(make: Callable[[str], Any]) -> dict[str, Any]:
+    return {f"xent_fast, {isa}": make(isa) for isa in instruction_sets.available_isas()}
+
+
+def cells_of(dtypes: Sequence[str], is_quick: bool) -> Iterator[tuple[str, str, int]]:
+    classes = QUICK_CLASSES if is_quick else CLASSES
+    yield from tqdm([*itertools.product(dtypes, DISTRIBUTIONS, classes)], unit="cell")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer rows of fewer sizes")
+    parser.add_argument("--halves", action="store_true", help="the table of 16 bits alone")
     parser.add_argument("--write", action="store_true", help=f"replace the tables of {PAGE.name}")
     arguments = parser.parse_args()
     if arguments.quick and arguments.write:
         parser.error("--quick is too short a measurement for the page")
 
-    oracle_errors = {dtype: check_oracle(dtype) for dtype in ENTRIES}
-    libraries = {f"xent_fast, {isa}": library_on(isa) for isa in instruction_sets.available_isas()}
-    peers, left_out = installed_peers()
-    all_functions = {
-        f"xent_fast, {isa}": functions_on(isa) for isa in instruction_sets.available_isas()
-    }
-    all_functions[f"SciPy {importlib.metadata.version('scipy')}"] = scipy_functions
-    measurement = Measurement(libraries, peers, all_functions)
-    entries = QUICK_ENTRIES if arguments.quick else ENTRIES
-    cells = [
-        (dtype, distribution, classes)
-        for dtype in ENTRIES
-        for distribution in DISTRIBUTIONS
-        for classes in (QUICK_CLASSES if arguments.quick else CLASSES)
-    ]
-    for cell in tqdm(cells, unit="cell"):
-        measurement.measure_cell(*cell, entries[cell[0]])
-
-    tables = report(measurement.results, list(libraries))
-    text = f"{description(oracle_errors, left_out)}\n\n{tables}"
-    if arguments.write:
-        write_block(PAGE, "measured", text)
-    else:
-        print(text)
+    texts = {} if arguments.halves else {"measured": wide(arguments.quick)}
+    texts["measured, 16 bits"] = of_16_bits(arguments.quick)
+    for name, text in texts.items():
+        if arguments.write:
+            write_block(PAGE, name, text)
+        else:
+            print(text, end="\n\n")
 
 
 if __name__ == "__main__":

@@ -129,6 +129,36 @@ def functions(results: Results, dtype: str) -> str:
     return table(header, ([name, *row] for name, row in together(names, figures).items()))
 
 
+def halves(results: Results, dtypes: list[str], implementations: list[str]) -> str:
+    """Gradients and softmax in ulps of 16 bits, losses and lse in those of float32: the worst."""
+    columns = {
+        "gradient": ("index", "gradient"),
+        "loss": ("index", "loss"),
+        "soft targets: gradient": ("soft", "gradient"),
+        "soft targets: loss": ("soft", "loss"),
+        "p": (FUNCTIONS, "p"),
+        "small p": (FUNCTIONS, "small p"),
+        "log p": (FUNCTIONS, "log p"),
+        "lse": (FUNCTIONS, "lse"),
+    }
+    lines = []
+    for dtype in dtypes:
+        figures = (
+            [
+                number(
+                    gather(
+                        results, quantity, dtype=dtype, implementation=name, target_kind=kind
+                    ).worst
+                )
+                for kind, quantity in columns.values()
+            ]
+            for name in implementations
+        )
+        for names, row in together(implementations, figures).items():
+            lines.append([f"{dtype}: {names}", *row])
+    return table(["", *columns], lines)
+
+
 def worst_by(results: Results, dtype: str, attribute: str, names: list[str]) -> str:
     """`attribute` by implementation, index targets: worst loss / target / others."""
 

@@ -61,7 +61,7 @@ def for_labels(
         return f"; np.unique({name}, return_inverse=True)[1] numbers them in sorted order"
     if array.ndim == 0 and array.dtype.kind == "O":
         return _for_object(given, "int")
-    if array.dtype.kind in "cmMV":
+    if _has_no_numbers(array):
         return ""
     fractional = _first_fraction(array)
     if fractional is not None:
@@ -80,7 +80,7 @@ def for_numbers(given: object, array: NDArray[Any], name: str, dtype: str = "flo
     place = _first_missing(array) if array.dtype.kind == "O" else None
     if place is not None:
         return f"; {name}[{place}] is missing: fill in a number first"
-    if array.dtype.kind in "cmMV" and array.dtype.name != "bfloat16":
+    if _has_no_numbers(array):
         return ""
     if hasattr(given, "to_numpy"):
         return f"; {name}.to_numpy(dtype={dtype}) makes an array of it"
@@ -155,6 +155,14 @@ def _for_object(given: object, dtype: str) -> str:
     return ""
 
 
+def _is_float(array: NDArray[Any]) -> bool:
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+
+
+def _has_no_numbers(array: NDArray[Any]) -> bool:
+    return array.dtype.kind in "cmMV" and not _is_float(array)
+
+
 def _holds_strings(array: NDArray[Any]) -> bool:
     if array.dtype.kind == "O":
         return any(isinstance(entry, (str, bytes)) for entry in array.flat)
@@ -165,7 +173,7 @@ def _first_missing(array: NDArray[Any]) -> str | None:
     """Where the first NaN, None or NA is, as an index is written."""
     if array.ndim == 0:
         return None
-    if array.dtype.kind == "f":
+    if _is_float(array):
         missing = np.isnan(array)
     elif array.dtype.kind == "O":
         flat = [
@@ -181,7 +189,7 @@ def _first_missing(array: NDArray[Any]) -> str | None:
 
 def _first_fraction(array: NDArray[Any]) -> str | None:
     """Where the first number is that is not whole."""
-    if array.dtype.kind != "f":
+    if not _is_float(array):
         return None
     with np.errstate(all="ignore"):
         return _first(array != np.floor(array))

@@ -1,4 +1,4 @@
-"""The programs of docs/large_vocabularies.md, in their quick forms.
+"""The programs of docs/large_vocabularies.md and docs/half_precision.md, in their quick forms.
 
 Knows: how they are started, what they print. Must not know: what they train.
 """
@@ -44,3 +44,13 @@ def test_figures() -> None:
     ulp = re.search(r"target's gradient is right to\s+(\d+\.\d) ulp", output)
     assert ulp is not None
     assert float(ulp[1]) <= 4
+
+
+def test_half_precision_figures() -> None:
+    """Both tables have a line for every shape and number of threads; PyTorch is there."""
+    output = printed_by("-m", "benchmarks.half_precision", "--quick")
+    lines = re.findall(r"^\| (\d+) \| [\d,]+ x [\d,]+ \| (.*) \|$", output, re.MULTILINE)
+    threads = {count for count, _ in lines}
+    assert len(lines) == 2 * 4 * len(threads)
+    assert "PyTorch, bfloat16" in output
+    assert output.count("Slower than float32") == 1

@@ -32,7 +32,7 @@ cdef class Given:
     cdef cnp.ndarray weight
     cdef cnp.ndarray sample_weight  # one a row in the order of the rows
 
-    cdef int add_targets(self, object targets) except -1
+    cdef int add_targets(self, object targets, bint are_read=*) except -1
     cdef int add_weights(self, object weight, object sample_weight) except -1
     cdef object output(self, object out, str name=*, bint may_be_logits=*)
 

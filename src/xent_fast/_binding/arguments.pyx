@@ -91,7 +91,8 @@ cdef Given given_logits(object logits, str name, object axis, object out):
 
 @cython.final
 cdef class Given:
-    cdef int add_targets(self, object targets) except -1:
+    cdef int add_targets(self, object targets, bint are_read=True) except -1:
+        """Without `are_read`, dense ones may stay of a type that kernels do not take."""
         cdef Layout layout = self.layout
         cdef object logits = self.logits
         self.targets = as_any_targets(targets, logits, layout.row_shape, layout.axis, self.name)
@@ -100,6 +101,8 @@ cdef class Given:
             self.labels = labels.astype(labels.dtype.newbyteorder("="), copy=False)
             return 0
         self.dense = self.targets
+        if not are_read:
+            return 0
         if not is_read_as_stored(self.dense, self.logits) or not self.dense.dtype.isnative:
             self.dense = cast_copy(self.dense, computed_type(self.logits), "K")
         return 0
@@ -254,14 +257,13 @@ cdef object as_any_targets(
 ):
     """Integers of the rows' shape or, dense, numbers of the logits', which errors call `name`.
 
-    Dense targets that are neither floats of NumPy's nor of the logits' dtype become numbers of the
-    type that is computed in.
+    Dense targets that are no floats become numbers of the type that is computed in.
     """
     targets = as_plain_array(given, "targets")
     if not isinstance(given, np.ndarray) and targets.shape == (0,):
         targets = targets.astype(np.intp)  # NumPy makes float64 of an empty list
     if targets.shape == logits.shape and is_real_or_bool(targets.dtype):
-        if targets.dtype.kind == "f" or targets.dtype.type is logits.dtype.type:
+        if is_float(targets.dtype):
             return targets
         if targets.ndim == 1:
             raise TypeError(
@@ -345,7 +347,11 @@ cdef str as_written(tuple where):
 
 cdef bint is_real(object dtype) except -1:
     """Numbers that convert to floats."""
-    return dtype.kind in "fiu" or is_bfloat16(dtype)
+    return dtype.kind in "iu" or is_float(dtype)
+
+
+cdef bint is_float(object dtype) except -1:
+    return dtype.kind == "f" or is_bfloat16(dtype)
 
 
 cdef bint is_real_or_bool(object dtype) except -1:

@@ -21,6 +21,7 @@ from xent_fast._binding.arguments cimport (
     as_targets,
     as_weights,
     given_arrays,
+    given_logits,
     is_ordinary,
 )
 from xent_fast._binding.arrays cimport (
@@ -291,14 +292,16 @@ def settle_batch(
     logits = np.broadcast_to(dtype(0), logits_shape)
     if weight is not None:
         weight = as_weights(weight, classes, weight_name)
-    given = given_arrays(logits, name, targets, class_axis, weight, sample_weight, None)
+    given = given_logits(logits, name, class_axis, None)
+    given.add_targets(targets, are_read=False)
+    given.add_weights(weight, sample_weight)
     moved = given.layout.moved(logits)
     rows = moved.reshape(moved.size // max(classes[0], 1), classes[0])
     labels = rows  # as good as any dense targets, none of which is read
     if given.dense is None:
         rows_of_targets = labels = np.array(given.labels, order="C")
     else:
-        rows_of_targets = given.layout.moved(given.targets).reshape(rows.shape)
+        rows_of_targets = given.layout.moved(given.dense).reshape(rows.shape)
     weights = settle_rows(
         &batch, &options, rows, labels, given.weight, given.sample_weight, ignore_index,
         given.layout, &is_void, weight_name
