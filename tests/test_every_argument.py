@@ -229,7 +229,7 @@ REFUSED: dict[str, Refused] = {
     ),
     "z_loss": BAD_REAL + each(ValueError, nan, says=" must not be NaN"),
     "alpha": BAD_SHARES,
-    "clip": BAD_REAL + each(ValueError, -0.1, 0.5, nan, inf),
+    "clip": BAD_REAL + each(ValueError, -0.1, 0.5, nan, inf, says=" must be in [0, 0.5), not {}"),
     "scale": BAD_REAL,
     "factor": BAD_REAL,
     "grad_output": each(TypeError, "1", True, 1j) + each(ValueError, np.ones(ROWS + 1), [0.5]),
