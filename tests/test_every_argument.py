@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import xent_fast
+from xent_fast import reference
 from xent_fast._bits.functions import FUNCTIONS, Batch, Function
 
 nan, inf = np.nan, np.inf
@@ -345,6 +346,18 @@ def bad_calls(name: str, argument: str) -> Iterator[tuple[dict[str, Any], type[E
             if way == "in place":
                 arguments[next(iter(places))] = arguments[has[0]]
             yield arguments | {argument: value}, error, words
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, f in FUNCTIONS.items() if "axis" in f.keywords and not f.required]
+)
+def test_the_reference_refuses_values_and_shapes(name: str) -> None:
+    """It takes numbers and arrays of any type."""
+    for argument in set(arguments_of(name)) - {*FLAGS, *OUT_SHAPES, "num_threads"}:
+        for arguments, error, _ in bad_calls(name, argument):
+            if error is not TypeError and not OUT_SHAPES.keys() & arguments.keys():
+                with pytest.raises((error, OverflowError)):
+                    getattr(reference, name)(**arguments)
 
 
 @pytest.mark.parametrize(("function", "argument"), PAIRS, ids=str)
