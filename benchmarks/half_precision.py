@@ -257,7 +257,11 @@ def slower(found: dict[int, dict[str, Times]]) -> str:
 
 
 def report(found: dict[int, dict[str, Times]], others: list[str]) -> str:
-    parts = [f"Milliseconds. {where(*LIBRARIES)}", "`softmax_cross_entropy_grad`, in place:", own_table(found)]
+    parts = [
+        f"Milliseconds. {where(*LIBRARIES)}",
+        "`softmax_cross_entropy_grad`, in place:",
+        own_table(found),
+    ]
     parts += [slower(found), "The same 16 bits by others:", others_table(found, others)]
     return "\n\n".join(parts)
 

@@ -1,6 +1,7 @@
-"""The same bits always: for any threads, place in the batch, alignment, output, instruction set.
+"""The same bits of the loss always: for any threads, callers, place in the batch, instruction set.
 
-Knows every circumstance that must not reach a result; compares bit patterns, never values.
+Knows circumstances that must not reach a result, beside those of tests/test_circumstances.py;
+compares bit patterns, never values.
 Must not know what the right result is.
 """
 
@@ -20,9 +21,9 @@ from helpers import (
     make_logits,
     make_targets,
 )
-from instruction_sets import AVAILABLE, SAME_BITS_PAIRS, forced
+from instruction_sets import AVAILABLE, forced
 
-from xent_fast import LossAndGrad, softmax_cross_entropy, softmax_cross_entropy_grad
+from xent_fast import LossAndGrad, softmax_cross_entropy_grad
 
 # Both kernels, every border between them, one and several blocks; enough work for several threads.
 SHAPES = (
@@ -111,23 +112,6 @@ def test_layouts(isa: str, dtype: type, kind: str, options: dict) -> None:
         assert not wide[..., -2:].any()
 
 
-def test_outputs(isa: str, dtype: type, kind: str) -> None:
-    """In place, into another buffer, allocated, or the loss alone."""
-    for shape in SMALL_SHAPES:
-        logits, targets = make_case(kind, shape, dtype)
-        for reduction in ("mean", "none"):
-            allocated = softmax_cross_entropy_grad(logits, targets, reduction=reduction)
-            other = np.full_like(logits, np.nan)
-            over = logits.copy()
-            for source, out in ((logits, other), (over, over)):
-                assert_same(
-                    softmax_cross_entropy_grad(source, targets, reduction=reduction, out=out),
-                    allocated,
-                )
-            alone = softmax_cross_entropy(logits, targets, reduction=reduction)
-            assert_same_bits(alone, allocated.loss)
-
-
 def test_position_in_batch(isa: str, dtype: type, kind: str) -> None:
     """One row, alone and at every position of batches of every size around a group of 16."""
     for classes in (1, 2, 3, 8, 10, 16, 17, 32, 33, 100, 2049):
@@ -162,40 +146,6 @@ def test_planes_whole_pages_apart(isa: str, dtype: type, kind: str) -> None:
             assert_same_bits(np.ascontiguousarray(got.grad), want.grad)
 
 
-def test_alignment(isa: str, dtype: type, kind: str) -> None:
-    """Logits and output at every offset, in items, from a cache line's border."""
-    for classes in (3, 10, 32, 33, 100, 2049):
-        rows = 18
-        logits, targets = make_case(kind, (rows, classes), dtype)
-        want = softmax_cross_entropy_grad(logits, targets, reduction="none")
-        items = rows * classes
-        buffers = [aligned_bytes((items + 17) * logits.itemsize).view(dtype) for _ in range(2)]
-        for offset in range(17):
-            moved = buffers[0][offset : offset + items].reshape(rows, classes)
-            moved[...] = logits
-            out = buffers[1][16 - offset : 16 - offset + items].reshape(rows, classes)
-            got = softmax_cross_entropy_grad(moved, targets, reduction="none", out=out)
-            assert_same(got, want)
-            assert_same(
-                softmax_cross_entropy_grad(moved, targets, reduction="none", out=moved), want
-            )
-
-
-def test_row_stride(isa: str, dtype: type, kind: str) -> None:
-    """Rows apart from each other, or last row first."""
-    for classes in (3, 10, 32, 33, 100, 2049):
-        rows = 18
-        logits, targets = make_case(kind, (rows, classes), dtype)
-        want = softmax_cross_entropy_grad(logits, targets, reduction="none")
-        for padding in (1, 16, 37):
-            wide = np.full((rows, classes + padding), np.nan, dtype)
-            padded = wide[:, :classes]
-            padded[...] = logits
-            assert_same(softmax_cross_entropy_grad(padded, targets, reduction="none"), want)
-        backwards = np.ascontiguousarray(logits[::-1])[::-1]
-        assert_same(softmax_cross_entropy_grad(backwards, targets, reduction="none"), want)
-
-
 @pytest.mark.parametrize("shape", ((2_000, 10), (100, 1_000), (6, 40_000)), ids=str)
 def test_many_callers(isa: str, dtype: type, shape: tuple[int, int]) -> None:
     """Eight Python threads call at once, each with its own number of threads."""
@@ -209,18 +159,6 @@ def test_many_callers(isa: str, dtype: type, shape: tuple[int, int]) -> None:
     with ThreadPoolExecutor(8) as callers:
         for got in callers.map(call, range(24)):
             assert_same(got, want)
-
-
-@pytest.mark.parametrize(("first", "second"), SAME_BITS_PAIRS)
-def test_instruction_sets_with_fma(dtype: type, kind: str, first: str, second: str) -> None:
-    """Every pair of instruction sets with a fused multiply-add."""
-    for shape in SMALL_SHAPES:
-        logits, targets = make_case(kind, shape, dtype)
-        results = []
-        for name in (first, second):
-            with forced(name):
-                results.append(softmax_cross_entropy_grad(logits, targets, reduction="none"))
-        assert_same(*results)
 
 
 def test_portable_path(dtype: type, kind: str) -> None:

@@ -215,6 +215,23 @@ def test_z_loss_pulls_the_logsumexp_to_zero(
     np.testing.assert_allclose(with_z.grad.sum(axis=1), 0.2 * lse, rtol=1e-10, atol=ROUNDING)
 
 
+@pytest.mark.parametrize("kind", ["index", "dense"])
+def test_the_mean_divides_by_the_weights_that_count(
+    implementation: ModuleType, logits: np.ndarray, labels: np.ndarray, kind: str
+) -> None:
+    """Those of labels, each row's times its class's; of dense targets the rows' alone."""
+    rng = np.random.default_rng(9)
+    weight, of_rows = rng.random(6), rng.random(40)
+    options = {"weight": weight, "sample_weight": of_rows, "label_smoothing": 0.3, "z_loss": 0.5}
+    counted = of_rows * (weight[labels] * (labels != 2) if kind == "index" else 1)
+    options |= {"ignore_index": 2} if kind == "index" else {}
+    targets = labels if kind == "index" else one_hot(labels)
+    total = implementation.softmax_cross_entropy_grad(logits, targets, reduction="sum", **options)
+    mean = implementation.softmax_cross_entropy_grad(logits, targets, **options)
+    assert mean.loss == pytest.approx(total.loss / counted.sum(), rel=ROUNDING)
+    np.testing.assert_allclose(mean.grad, total.grad / counted.sum(), rtol=ROUNDING)
+
+
 # --- the second order -----------------------------------------------------------------------------
 
 

@@ -120,48 +120,6 @@ def test_targets_with_mass(kind: str, option: str, dtype: type) -> None:
             np.testing.assert_array_equal(got.grad, grad)
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((3, 7, 4), 1), ((40, 6), 0), ((5,), -1), ((2, 3), 1)])
-def test_any_shape(shape: tuple[int, ...], axis: int, dtype: type) -> None:
-    rng = np.random.default_rng(0)
-    logits = rng.standard_normal(shape).astype(dtype)
-    labels = np.asarray(rng.integers(0, shape[axis], np.delete(shape, axis)))
-    for options in ({}, {"label_smoothing": 0.1}, {"reduction": "none"}):
-        got = softmax_cross_entropy_grad_hessian(logits, labels, axis=axis, **options)
-        want = reference.softmax_cross_entropy_grad_hessian(logits, labels, axis=axis, **options)
-        for g, w in zip(got, want, strict=True):
-            np.testing.assert_allclose(g, w, rtol=64 * np.finfo(dtype).eps, atol=1e-6)
-
-
-@pytest.mark.parametrize("order", "CF")
-@pytest.mark.parametrize("classes", [3, 40])
-def test_memory_order_and_outputs(classes: int, order: str, dtype: type) -> None:
-    """Results lie as the scores do; buffers of any order, with what is beside them left alone."""
-    logits, labels = problem(300, classes, dtype)
-    logits = np.array(logits, order=order)
-    for options in ({}, {"label_smoothing": 0.1}):
-        want = softmax_cross_entropy_grad_hessian(logits, labels, **options)
-        for array in want[1:]:
-            assert array.flags["C_CONTIGUOUS" if order == "C" else "F_CONTIGUOUS"]
-        for first in "CF":
-            for second in "CF":
-                around = [np.full((302, classes + 2), 7, dtype, order=o) for o in (first, second)]
-                grad, hessian = (array[1:-1, 1:-1] for array in around)
-                got = softmax_cross_entropy_grad_hessian(
-                    logits, labels, grad_out=grad, hessian_out=hessian, **options
-                )
-                assert got.grad is grad
-                assert got.hessian is hessian
-                np.testing.assert_array_equal(grad, want.grad)
-                np.testing.assert_array_equal(hessian, want.hessian)
-                for array in around:
-                    array[1:-1, 1:-1] = 7
-                    assert (array == 7).all()
-        in_place = logits.copy(order)
-        got = softmax_cross_entropy_grad_hessian(in_place, labels, grad_out=in_place, **options)
-        np.testing.assert_array_equal(in_place, want.grad)
-        np.testing.assert_array_equal(got.hessian, want.hessian)
-
-
 def test_result(dtype: type) -> None:
     result = softmax_cross_entropy_grad_hessian(np.zeros((2, 4), dtype), [0, 3])
     assert isinstance(result, LossGradAndHessian)
@@ -216,50 +174,3 @@ def test_negative_weights(dtype: type) -> None:
         logits, [0, 0], sample_weight=weights, min_hessian=-np.inf
     )
     np.testing.assert_array_equal(got.hessian, [[-0.25, -0.25], [0.25, 0.25]])
-
-
-def test_bits_do_not_depend_on_threads_or_batch(dtype: type) -> None:
-    for classes in (3, 10, 200):
-        logits, labels = problem(3000, classes, dtype)
-        for order in "CF":
-            given = np.array(logits, order=order)
-            want = softmax_cross_entropy_grad_hessian(given, labels, num_threads=1)
-            got = softmax_cross_entropy_grad_hessian(given, labels, num_threads=3)
-            some = softmax_cross_entropy_grad_hessian(given[700:], labels[700:], num_threads=2)
-            assert got.loss == want.loss
-            for k in (1, 2):
-                np.testing.assert_array_equal(got[k], want[k])
-                np.testing.assert_array_equal(some[k], want[k][700:])
-
-
-@pytest.mark.parametrize("shape", [(0, 3), (0, 0), (2, 0, 3)])
-def test_no_rows(shape: tuple[int, ...], dtype: type) -> None:
-    logits = np.empty(shape, dtype)
-    got = softmax_cross_entropy_grad_hessian(logits, np.empty(shape[:-1], int))
-    assert got.loss == 0
-    assert got.grad.shape == got.hessian.shape == shape
-
-
-MEMORY = np.zeros(40)
-
-
-@pytest.mark.parametrize(
-    ("words", "arguments"),
-    [
-        ("hessian_out shares memory with logits", {"hessian_out": MEMORY[:12].reshape(3, 4)}),
-        ("grad_out overlaps logits", {"grad_out": MEMORY[1:13].reshape(3, 4)}),
-        (
-            "hessian_out shares memory with grad_out",
-            {"grad_out": MEMORY[12:24].reshape(3, 4), "hessian_out": MEMORY[14:26].reshape(3, 4)},
-        ),
-        (
-            "hessian_out shares memory with targets",
-            {"targets": MEMORY[24:36].reshape(3, 4), "hessian_out": MEMORY[26:38].reshape(3, 4)},
-        ),
-    ],
-)
-def test_outputs_that_overlap(words: str, arguments: dict[str, Any]) -> None:
-    given = {"logits": MEMORY[:12].reshape(3, 4), "targets": [0, 1, 2], **arguments}
-    with pytest.raises(ValueError, match=words):
-        softmax_cross_entropy_grad_hessian(**given)
-    assert (MEMORY == 0).all()

@@ -5,7 +5,6 @@ Knows the definition and its special cases. Must not know how rows are taken.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
@@ -138,54 +137,11 @@ GOOD = np.full((6, 4), 0.25, np.float32)
 LABELS = np.arange(6) % 4
 
 
-@pytest.mark.parametrize(
-    ("probabilities", "targets", "options", "error", "message"),
-    [
-        (
-            GOOD,
-            np.full(6, 2**64 - 1, np.uint64),
-            {"ignore_index": -1},
-            IndexError,
-            "18446744073709551615",
-        ),
-        (
-            GOOD,
-            GOOD[:, 1:],
-            {},
-            ValueError,
-            "dense targets must have the probabilities' shape (6, 4)",
-        ),
-        (GOOD, GOOD, {"ignore_index": 0}, ValueError, "ignore_index needs targets that are class"),
-        (
-            GOOD.tolist(),
-            LABELS,
-            {"out": GOOD},
-            TypeError,
-            "probabilities must be an ndarray where out",
-        ),
-        (GOOD[:, :0], LABELS, {}, ValueError, "no class along axis 1"),
-        (GOOD, LABELS, {"clip": 0.5}, ValueError, "clip must be in [0, 0.5), not 0.5"),
-    ],
-)
-def test_bad_input(
-    probabilities: Any, targets: Any, options: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    functions = [cross_entropy_grad] if "out" in options else [cross_entropy, cross_entropy_grad]
-    for function in functions:
-        with pytest.raises(error, match=re.escape(message)):
-            function(probabilities, targets, **options)
-    assert (GOOD == 0.25).all()
-
-
-@pytest.mark.parametrize(
-    ("out", "error", "message"),
-    [
-        (GOOD.astype(float), TypeError, "out must have the probabilities' dtype float32"),
-        (GOOD[1:].copy(), ValueError, "out must have the probabilities' shape (6, 4)"),
-        (GOOD[::-1], ValueError, "out overlaps probabilities"),
-    ],
-)
-def test_bad_out(out: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=re.escape(message)):
-        cross_entropy_grad(GOOD, LABELS, out=out)
+def test_bad_input() -> None:
+    out_of_bounds = np.full(6, 2**64 - 1, np.uint64)
+    for function in (cross_entropy, cross_entropy_grad):
+        with pytest.raises(IndexError, match="18446744073709551615"):
+            function(GOOD, out_of_bounds, ignore_index=-1)
+    with pytest.raises(ValueError, match="out overlaps probabilities"):
+        cross_entropy_grad(GOOD, LABELS, out=GOOD[::-1])
     assert (GOOD == 0.25).all()

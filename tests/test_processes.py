@@ -1,4 +1,4 @@
-"""Processes of every kind of start, beside other OpenMP libraries, interrupted and killed.
+"""Processes of every kind of start, beside other OpenMP libraries, and interrupted.
 
 Each test runs a script of tests/processes in a process of its own, with a limit on its time.
 
@@ -88,8 +88,3 @@ def test_interrupts() -> None:
     figures = run("interrupted.py", "8")
     assert "wrong" not in figures
     assert figures["during the call"] > 0
-
-
-def test_killed_workers() -> None:
-    figures = run("killed.py", "2")
-    assert figures["right"] == figures["kills"] == 4

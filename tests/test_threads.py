@@ -6,7 +6,7 @@ is: it is that of the same call alone.
 
 from __future__ import annotations
 
-import json
+import ctypes
 import shutil
 import subprocess
 import sys
@@ -26,18 +26,6 @@ TIME_LIMIT = 120
 # More than one chunk of rows, so that threads share them, or a row that they share.
 SHAPES = ((2000, 10), (20, 1000), (1, 40_000))
 CALLERS = 4
-
-
-def run(script: str, *arguments: str) -> dict[str, int]:
-    """The figures that a script of the room prints last."""
-    done = subprocess.run(
-        [sys.executable, str(ROOM / script), *arguments],
-        check=True,
-        timeout=TIME_LIMIT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -95,25 +83,30 @@ def compiler() -> list[str] | None:
     return command if shutil.which(command[0]) else None
 
 
+@pytest.mark.thread_unsafe(reason="sets how deep the process's parallel regions may nest")
 @pytest.mark.skipif(compiler() is None, reason="needs a C compiler")
 @pytest.mark.skipif(
     show_config("dicts")["threads"]["openmp"] is None, reason="needs a build with OpenMP"
 )
-def test_inside_a_parallel_region_of_the_caller(tmp_path: Path) -> None:
-    """Its threads call every function, with regions of one level and of two."""
+@pytest.mark.parametrize("shape", [(2000, 10), (1, 40_000)], ids=str)
+def test_inside_a_parallel_region_of_the_caller(shape: tuple[int, int], tmp_path: Path) -> None:
+    """Its threads call every function, with regions of two levels and of one, the default."""
     library = tmp_path / "nested.so"
     subprocess.run(
         [*compiler(), "-fopenmp", "-shared", "-fPIC", str(ROOM / "nested.c"), "-o", str(library)],
         check=True,
         timeout=TIME_LIMIT,
     )
-    figures = run("nested.py", "--quick", str(library))
-    assert figures["right"] == figures["calls"] > 0
+    inputs = Inputs.of(*shape)
+    want = {name: bits(call(inputs, 1)) for name, call in CALLS.items()}
+    right = []
 
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    def work(thread: int) -> None:
+        for name, call in CALLS.items():
+            right.append((name, bits(call(inputs, None if thread == 0 else 4)) == want[name]))
 
-@pytest.mark.thread_unsafe(reason="of two at once neither has a processor left to change labels")
-@pytest.mark.skipif(sys.platform != "linux", reason="protects pages with mprotect")
-def test_labels_that_change_during_a_call() -> None:
-    figures = run("changing_labels.py", "--quick", "--calls", "3")
-    assert figures["faults"] == 0
-    assert figures["changed_after_the_check"] > 0
+    for levels in (2, 1):
+        assert ctypes.CDLL(str(library)).call_in_parallel(3, levels, work) == 3
+    assert len(right) == 2 * 3 * len(CALLS), "a call raised"
+    assert not [name for name, is_right in right if not is_right]

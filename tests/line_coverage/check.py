@@ -39,6 +39,7 @@ QUICK_TESTS = (
     "api",
     "backward",
     "bad_input",
+    "circumstances",
     "classes",
     "closed_forms",
     "digests",

@@ -1,4 +1,4 @@
-"""Processes: pools, forks beside other OpenMP libraries, interrupts, killed workers.
+"""Processes: pools, forks beside other OpenMP libraries, interrupts.
 
 Needs the package installed with `.[test]`, Linux and a C compiler; scikit-learn and PyTorch, where
 they are installed, are the neighbours (`.[examples]`, `.[test-peers]`).
@@ -72,27 +72,20 @@ def check_neighbours(quick: bool) -> dict[str, int]:
     }
 
 
-def check_signals(quick: bool) -> dict[str, int]:
+def check_interrupts(quick: bool) -> dict[str, int]:
     when = Counter(figures_of("interrupted.py", "20" if quick else "500"))
-    killed = figures_of("killed.py", "3" if quick else "50")
     return {
         "interrupts": when["interrupts"],
         "of them during a call": when["during the call"],
         "incomplete outputs": when["wrong"],
-        "workers killed during a call": killed["kills"],
-        "of these with a wrong result elsewhere": killed["kills"] - killed["right"],
     }
 
 
 def check(options: argparse.Namespace) -> Outcome:
-    parts = [part(options.quick) for part in (check_pools, check_neighbours, check_signals)]
+    parts = [part(options.quick) for part in (check_pools, check_neighbours, check_interrupts)]
     figures = {name: value for part in parts for name, value in part.items()}
     print(*(f"{name}: {value}" for name, value in figures.items()), sep="\n")
-    wrong = [
-        figures["of them wrong"],
-        figures["of those wrong"],
-        figures["incomplete outputs"] + figures["of these with a wrong result elsewhere"],
-    ]
+    wrong = [figures[name] for name in ("of them wrong", "of those wrong", "incomplete outputs")]
     if figures["most libgomps in a process"] < 2:
         print("no second libgomp was loaded: nothing was shown")
         wrong[1] += 1

@@ -59,6 +59,14 @@ def library(path: str) -> Callable[[], bool]:
     return lambda: call_in_parallel(2, 1, work) == 2
 
 
+def right_in_region(path: str, ours: Callable[[], bool]) -> list[bool]:
+    """Whether calls are right that both threads of such a region make."""
+    right: list[bool] = []
+    work = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda thread: right.append(ours()))
+    ctypes.CDLL(path).call_in_parallel(2, 1, work)
+    return right
+
+
 KNOWN = {"xent_fast": xent_fast, "sklearn": sklearn, "torch": torch}
 
 
@@ -101,7 +109,9 @@ def main() -> int:
     results += at_once
     results.append(right_in_child(lambda: ours() and right_in_child(ours)))
     results += [work() for work in neighbours]
-    expected = rounds * len(neighbours) * 2 + 2 + len(neighbours)
+    libraries = [name for name in names if name not in KNOWN]
+    results += [right for path in libraries for right in right_in_region(path, ours)]
+    expected = rounds * len(neighbours) * 2 + 2 + len(neighbours) + 2 * len(libraries)
     print(
         json.dumps(
             {"results": expected, "right": sum(results), "libgomps": libgomps()},

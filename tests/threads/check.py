@@ -1,4 +1,4 @@
-"""Threads: data races, labels that change during a call, calls from a caller's parallel regions.
+"""Threads: data races between callers, and between the threads of a call.
 
 Needs the package installed with `.[test]`, Linux, gcc with its libtsan, and clang with its OpenMP
 library and Archer (Debian 12: gcc clang libomp-dev).
@@ -45,38 +45,6 @@ exec clang "${words[@]}" -gline-tables-only -O1 'NOT_INLINED'
 def figures_of(script: str, *arguments: str, **circumstances: Any) -> dict[str, int]:
     """The figures that a script of the room prints last."""
     return checking.figures_of(ROOM / script, *arguments, seconds=TIME_LIMIT, **circumstances)
-
-
-# --- parallel regions of a caller -----------------------------------------------------------------
-
-
-def check_nested(directory: Path, quick: bool) -> dict[str, int]:
-    """From regions of the extension's own OpenMP library and of another beside it."""
-    libraries = []
-    for compiler in ("gcc", "clang"):
-        library = directory / f"nested-{compiler}.so"
-        run([compiler, "-fopenmp", "-shared", "-fPIC", ROOM / "nested.c", "-o", library])
-        libraries.append(str(library))
-    figures = figures_of("nested.py", *(["--quick"] if quick else []), *libraries)
-    return {
-        "calls from parallel regions of the caller": figures["calls"],
-        "of them wrong": figures["calls"] - figures["right"],
-    }
-
-
-# --- labels ---------------------------------------------------------------------------------------
-
-
-def check_labels(quick: bool) -> dict[str, int]:
-    figures = figures_of(
-        "changing_labels.py", *(["--quick"] if quick else []), "--calls", "10" if quick else "40"
-    )
-    return {
-        "calls while labels changed": figures["calls"],
-        "of them refused, a bad label seen": figures["refused"],
-        "of them with a bad label after the check": figures["changed_after_the_check"],
-        "writes or reads outside, wrong other rows": figures["faults"],
-    }
 
 
 # --- data races -----------------------------------------------------------------------------------
@@ -160,20 +128,10 @@ def check_races(directory: Path, quick: bool) -> dict[str, int]:
 
 def check(options: argparse.Namespace) -> Outcome:
     with tempfile.TemporaryDirectory() as scratch:
-        directory = Path(scratch)
-        figures = (
-            check_races(directory, options.quick)
-            | check_labels(options.quick)
-            | check_nested(directory, options.quick)
-        )
+        figures = check_races(Path(scratch), options.quick)
     print(*(f"{name}: {value}" for name, value in figures.items()), sep="\n")
-    wrong = [
-        figures["data races"],
-        figures["writes or reads outside, wrong other rows"],
-        figures["of them wrong"],
-    ]
+    failed = figures["data races"] > 0
     if figures["reports of the deliberate race"] == 0:
         print("ThreadSanitizer sees nothing")
-        wrong[0] += 1
-    failed = sum(map(bool, wrong))
-    return Outcome(figures, len(wrong) - failed, failed)
+        failed = True
+    return Outcome(figures, 1 - failed, int(failed))
