@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from helpers import LAYOUTS, OUTPUT_LAYOUTS, GuardedArray
+from helpers import LAYOUTS, OUTPUT_LAYOUTS, PEAK, GuardedArray
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -396,10 +396,6 @@ bias = np.zeros(classes, {dtype!r})
 labels = rng.integers(0, classes, rows)
 out = [np.ones(a.shape, a.dtype) for a in (hidden, weight, bias)]
 
-def peak():
-    lines = open("/proc/self/status").read().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
-
 def call(rows, classes, chunk_rows):
     linear_softmax_cross_entropy_grad(
         hidden[:rows], weight[:classes], bias[:classes], labels[:rows] % classes,
@@ -428,7 +424,7 @@ print(peak() - before)
 )
 def test_memory(dtype: str, chunk_rows: int | None, logits: int, besides: float) -> None:
     """The most that is resident, in a process of its own."""
-    program = MEASURED.format(dtype=dtype, chunk_rows=chunk_rows)
+    program = PEAK + MEASURED.format(dtype=dtype, chunk_rows=chunk_rows)
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     finished = subprocess.run(
         [sys.executable, "-c", program],
