@@ -37,7 +37,6 @@ QUICK_SHAPE = (128, 32, 4000)
 CALLS = 3
 SHARD = (512, 32_000)  # rows and classes of a rank
 QUICK_SHARD = (64, 4000)
-SOME_ROWS = 64  # those of both ranks lie in the cache that they share
 PARTS = (*SHAPES, "ranks")
 LIBRARIES = ("mpi4py", "mpich", "torch")
 PRODUCTS = "the three products alone, NumPy"
@@ -165,92 +164,6 @@ def measure_way(name: str, shape: tuple[int, int, int], calls: int) -> dict[str,
 # --- classes on two ranks -------------------------------------------------------------------------
 
 
-def measure_ranks(rows: int, classes: int, calls: int) -> None:
-    """Under mpiexec: the shard's call, its parts, and the undivided call on the shard alone."""
-    from mpi4py import MPI
-
-    import xent_fast
-    from xent_fast import mpi
-
-    comm = MPI.COMM_WORLD
-    rng = np.random.default_rng(comm.rank)
-    labels = np.random.default_rng(9).integers(0, classes * comm.size, rows)
-    pristine = rng.standard_normal((rows, classes), np.float32)
-    shard = pristine.copy()
-    first, total = classes * comm.rank, classes * comm.size
-    inside = labels % classes
-    apart = np.zeros_like(shard)
-    options = {"first_class": first, "num_classes": total}
-    statistics = xent_fast.class_statistics(shard, labels, **options)
-    everybody = np.empty((comm.size, *statistics.array.shape))
-
-    def whole(out: np.ndarray) -> object:
-        return mpi.softmax_cross_entropy_grad(shard, labels, comm, out=out, **options)
-
-    def some_rows_a_call() -> None:
-        for start in range(0, rows, SOME_ROWS):
-            some = slice(start, start + SOME_ROWS)
-            mpi.softmax_cross_entropy_grad(
-                shard[some], labels[some], comm, reduction="sum", out=shard[some], **options
-            )
-
-    def one_number_each() -> object:
-        return mpi.softmax_cross_entropy_grad(
-            shard[:1, :1], [0], comm, first_class=comm.rank, num_classes=comm.size
-        )
-
-    def exchange() -> xent_fast.ClassStatistics:
-        comm.Allgather(statistics.array, everybody)
-        return xent_fast.merge_class_statistics(
-            map(xent_fast.ClassStatistics.from_array, everybody)
-        )
-
-    whole_rows = exchange()
-
-    def measure(out: np.ndarray | None) -> object:
-        return xent_fast.class_statistics(shard, labels, out=out, **options)
-
-    def write(has_exponentials: bool) -> object:
-        return xent_fast.grad_from_statistics(
-            shard,
-            labels,
-            whole_rows,
-            first_class=first,
-            has_exponentials=has_exponentials,
-            out=shard,
-        )
-
-    def alone() -> object:
-        return xent_fast.softmax_cross_entropy_grad(shard, inside, out=shard, num_threads=1)
-
-    calls_of = {
-        "whole": lambda: whole(shard),
-        "whole, apart": lambda: whole(apart),
-        "some rows a call": some_rows_a_call,
-        "call": one_number_each,
-        "statistics": lambda: measure(shard),
-        "statistics, read": lambda: measure(None),
-        "gradient": lambda: write(True),
-        "gradient, again": lambda: write(False),
-        "exchange": exchange,
-        "empty collective": lambda: comm.Allgather(*np.zeros((2, 0))),
-        "alone": alone,
-        "one read and one write": lambda: np.multiply(shard, np.float32(0.5), out=shard),
-    }
-    times = {name: [] for name in calls_of}
-    for _ in range(calls):
-        for name, call in calls_of.items():
-            np.copyto(shard, pristine)
-            comm.barrier()
-            started = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - started)
-    least = {name: comm.allreduce(min(values), MPI.MAX) for name, values in times.items()}
-    if comm.rank == 0:
-        sizes = {"sent": statistics.array.nbytes, "everybody's": everybody.nbytes}
-        print(json.dumps(least | sizes))
-
-
 def tiny_loss_error() -> tuple[float, float]:
     """A loss of 1.4e-13, and how many ulp the target's gradient is off, the target in either."""
     import xent_fast
@@ -317,13 +230,16 @@ def ranks_text(rows: int, classes: int, calls: int) -> str:
     lines = [
         ("`xent_fast.mpi.softmax_cross_entropy_grad`, in place", f"{ms['whole']:.1f}"),
         ("the same, `out` another array", f"{ms['whole, apart']:.1f}"),
-        (f"the same, in place, {SOME_ROWS} rows a call", f"{ms['some rows a call']:.1f}"),
+        (f"the same, in place, {found['some']} rows a call", f"{ms['some rows a call']:.1f}"),
+        ("`logsumexp`, and `softmax_cross_entropy_grad` with weights", f"{ms['by hand']:.1f}"),
         ("`class_statistics`, exponentials in the shard's place", f"{ms['statistics']:.1f}"),
         ("`class_statistics`, nothing written to the shard", f"{ms['statistics, read']:.1f}"),
         ("sending and merging statistics", f"{ms['exchange']:.1f}"),
         ("`grad_from_statistics` from the exponentials, in place", f"{ms['gradient']:.1f}"),
         ("`grad_from_statistics` from the logits, in place", f"{ms['gradient, again']:.1f}"),
         ("`softmax_cross_entropy_grad` of the shard alone, in place", f"{ms['alone']:.1f}"),
+        ("one process, both shards, in place", f"{ms['one process']:.1f}"),
+        ("the same with two threads", f"{ms['one process, two threads']:.1f}"),
         ("one read and one write of the shard, by NumPy", f"{ms['one read and one write']:.1f}"),
         ("a call with one row of one class each", f"{ms['call']:.2f}"),
         ("a collective that sends nothing", f"{ms['empty collective']:.2f}"),
@@ -376,6 +292,8 @@ def work(arguments: list[str]) -> None:
         shape = (int(rows), int(features), int(classes))
         print(json.dumps(measure_way(name, shape, int(calls))))
     else:
+        from benchmarks.shards import measure_ranks  # which starts MPI
+
         measure_ranks(*map(int, rest))
 
 

@@ -221,3 +221,12 @@ def assert_within(
 def _first(condition: np.ndarray) -> tuple[int, ...]:
     """Index of the first true entry."""
     return tuple(int(i) for i in np.unravel_index(np.argmax(condition), condition.shape))
+
+
+# For a program in Linux: the most bytes that were resident. What `resource` says of a process
+# begins with the process that has started it.
+PEAK = """
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+"""

@@ -37,7 +37,7 @@ class Ranks:
         def one(rank: int) -> Any:
             try:
                 return work(_Rank(self, rank), rank)
-            except Exception as error:
+            except BaseException as error:
                 return error
 
         with ThreadPoolExecutor(self.size) as threads:
@@ -330,3 +330,36 @@ def test_memory_that_ends_between_the_collectives(monkeypatch: pytest.MonkeyPatc
 
     errors = {(type(error), str(error)) for error in Ranks(2).run(work)}
     assert errors == {(MemoryError, "rank 1: no workspace")}
+
+
+def test_room_for_all_statistics_is_taken_first() -> None:
+    """What no rank has memory for is an error of all, before anything is written."""
+    errors = raised_by_all({"num_classes": 1 << 58})
+    assert {kind for kind, _ in errors} == {MemoryError}
+    assert all(text.startswith("rank 1: ") for _, text in errors)
+
+
+@pytest.mark.parametrize("stage", ["range_of", "measure"])
+def test_a_rank_is_interrupted(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    """It goes on as interrupted, the others with an error, and nobody waits."""
+    whole = getattr(mpi, stage)
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        result = whole(*arguments, **options)
+        if threading.current_thread() is interrupted_thread[0]:
+            raise KeyboardInterrupt
+        return result
+
+    interrupted_thread: list[Any] = [None]
+    monkeypatch.setattr(mpi, stage, interrupted)
+
+    def work(comm: Any, rank: int) -> Any:
+        if rank == 1:
+            interrupted_thread[0] = threading.current_thread()
+        return mpi.softmax_cross_entropy_grad(
+            np.zeros((2, 3)), [0, 5], comm, first_class=3 * rank, num_classes=9
+        )
+
+    results = [(type(error), str(error)) for error in Ranks(3).run(work)]
+    told = (RuntimeError, "rank 1: KeyboardInterrupt")
+    assert results == [told, (KeyboardInterrupt, ""), told]

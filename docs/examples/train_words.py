@@ -240,13 +240,18 @@ def with_dask(rows_of_chunk: int, words_of_chunk: int) -> LastLayer:
 # Training -----------------------------------------------------------------------------------------
 
 
-def test_loss(model: Model, text: Text, sizes: Sizes, gather: Callable[[Any], Any]) -> float:
-    """Over the full vocabulary, of the same places for every way."""
+def test_loss(
+    model: Model, text: Text, sizes: Sizes, gather: Callable[[Any], Any], is_quiet: bool
+) -> float:
+    """Over the full vocabulary, of the same places for every way; a bar of its own says how far."""
     places = np.random.default_rng(1).integers(0, len(text.test) - CONTEXT, sizes.test_rows)
     contexts, labels = batch(text.test, places)
     weight, bias = gather(model.weight.value), gather(model.bias.value)
     _, hidden = model.forward(contexts)
-    return float(xent_fast.linear_softmax_cross_entropy(hidden, weight, bias, labels))
+    with tqdm(total=len(labels), desc="test", unit="row", leave=False, disable=is_quiet) as bar:
+        return xent_fast.linear_softmax_cross_entropy(
+            hidden, weight, bias, labels, progress=lambda done, _: bar.update(done - bar.n)
+        )
 
 
 def train(
@@ -278,7 +283,7 @@ def train(
             seconds += time.perf_counter() - started
         losses.append(loss)
         if (step + 1) % sizes.every == 0:
-            tests.append((step + 1, seconds, test_loss(model, text, sizes, gather)))
+            tests.append((step + 1, seconds, test_loss(model, text, sizes, gather, is_quiet)))
             progress.set_postfix(loss=f"{loss:.3f}", test=f"{tests[-1][2]:.3f}", refresh=False)
     return {
         "way": name,

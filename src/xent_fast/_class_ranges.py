@@ -14,12 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 from xent_fast._binding import arguments, class_calls
 from xent_fast._binding import options as binding_options
 from xent_fast._class_statistics import (
+    MOST_CLASSES,
     ClassStatistics,
     Options,
     blocks_of,
     empty_statistics,
     has_class_indices,
     has_negative_weight,
+    largest_logits,
     options_of,
     values_of,
 )
@@ -60,6 +62,7 @@ def range_of(
     out: FloatArray | None = None,
     *,
     with_grad: bool = False,
+    has_exponentials: bool = False,
 ) -> Range:
     """A range's arrays, checked, with all that is allocated for it."""
     x = arguments.checked_floats(logits, "logits", out)
@@ -89,6 +92,8 @@ def range_of(
         rows = np.require(rows, x.dtype.type, ("C", "A"))
     if not with_grad:
         return Range(rows, rows_of_targets, class_weight, rows, moved, rows)
+    if has_exponentials and isinstance(out, np.ndarray):
+        _check_place_of_gradient(x, out)
     result = (
         np.empty(x.shape, x.dtype.type)
         if out is None
@@ -101,6 +106,15 @@ def range_of(
     if not (_lies_in_rows(grad) and np.shares_memory(grad, result)):
         grad = np.empty((count, classes), result.dtype.type)
     return Range(rows, rows_of_targets, class_weight, grad, place, result if out is None else out)
+
+
+def _check_place_of_gradient(exponentials: FloatArray, out: FloatArray) -> None:
+    is_wide = not arguments.lies_in_16_bits(exponentials)
+    if is_wide and out.dtype.type is not exponentials.dtype.type:
+        raise TypeError(
+            f"out must be {exponentials.dtype}, as the exponentials in logits are, not "
+            f"{out.dtype}: leave it out, and convert the gradient by .astype"
+        )
 
 
 def _lies_in_rows(array: FloatArray) -> bool:
@@ -166,7 +180,7 @@ def described(
         raise ValueError("ignore_index needs targets that are class indices, not dense targets")
     if ignore_index is not None:
         ignore_index = binding_options.checked_integer(ignore_index, "ignore_index")
-    if not rows.is_dense and total is not None:
+    if not rows.is_dense:
         counted = True if ignore_index is None else rows.targets != ignore_index
         _check_labels(rows.targets, counted, total)
     options = Options(
@@ -215,14 +229,13 @@ def measure(
     )
 
 
-def _check_labels(labels: NDArray[Any], counted: Any, num_classes: int) -> None:
-    bad = ((labels < 0) | (labels >= num_classes)) & counted
+def _check_labels(labels: NDArray[Any], counted: Any, num_classes: int | None) -> None:
+    most = MOST_CLASSES if num_classes is None else num_classes
+    bad = ((labels < 0) | (labels >= most)) & counted
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise IndexError(
-            f"index {labels[row]} is out of bounds for axis 1 with size {num_classes} "
-            f"(targets[{row}])"
-        )
+        size = "" if num_classes is None else f" with size {num_classes}"
+        raise IndexError(f"index {labels[row]} is out of bounds for axis 1{size} (targets[{row}])")
 
 
 # --- the loss, from all ranges' statistics --------------------------------------------------------
@@ -265,7 +278,7 @@ def settled(
             f"index {int(values[row, class_calls.TARGET_CLASS])} is out of bounds for axis 1 with "
             f"size {total} (targets[{row}])"
         )
-    weights = row_weights(sample_weight, (statistics.rows,))
+    weights = weights_of(statistics, sample_weight)
     factor: float | None = scale
     if reduction == "mean":
         denominator = _denominator(statistics, weights)
@@ -281,12 +294,20 @@ def row_weights(sample_weight: ArrayLike | None, row_shape: tuple[int, ...]) -> 
     return np.array(given, np.float64).reshape(-1)
 
 
+def weights_of(statistics: ClassStatistics, sample_weight: ArrayLike | None) -> Float64Array | None:
+    """One number a row, checked, of any shape with as many numbers; None for None."""
+    if sample_weight is None:
+        return None
+    given = arguments.checked_array(sample_weight, "sample_weight")
+    return row_weights(given, given.shape if given.size == statistics.rows else (statistics.rows,))
+
+
 def mean_denominator(statistics: ClassStatistics, sample_weight: ArrayLike | None) -> float:
     """The weight of some rows in a mean over these and others.
 
     The statistics are of all classes, or of those where the rows' targets lie.
     """
-    return _denominator(statistics, row_weights(sample_weight, (statistics.rows,)))
+    return _denominator(statistics, weights_of(statistics, sample_weight))
 
 
 def _denominator(statistics: ClassStatistics, weights: Float64Array | None) -> float:
@@ -347,6 +368,7 @@ def written(
     has_exponentials = has_exponentials and not arguments.lies_in_16_bits(rows.logits)
     shared = settled(statistics, sample_weight, z_loss, reduction, scale)
     bounds = _checked_bounds(rows, statistics, first_class)
+    _check_logits(rows, statistics, bounds, has_exponentials)
     # From the first write on nothing is allocated.
     result = LossAndGrad(losses(statistics, shared), rows.result)
     is_apart = not np.shares_memory(rows.grad, rows.moved)
@@ -381,6 +403,34 @@ def written(
     if grad_in_shape is not None:
         np.copyto(rows.moved, grad_in_shape)
     return result
+
+
+def _check_logits(
+    rows: Range, statistics: ClassStatistics, bounds: tuple[int, int], has_exponentials: bool
+) -> None:
+    """Complain of exponentials where logits are said to be, and the other way round.
+
+    The first row of numbers shows it. Of exponentials the largest is near 2^32 or 2^64.
+    """
+    if bounds[0] == bounds[1]:
+        return
+    block, largest = largest_logits(statistics, bounds)
+    counts = (values_of(statistics)[:, class_calls.TARGETS_HERE] >= 0) & np.isfinite(largest)
+    for row in np.flatnonzero(counts):
+        given = rows.logits[row, :block].astype(np.float64).max()
+        if np.isnan(given):
+            continue
+        if not has_exponentials and given != largest[row]:
+            raise ValueError(
+                "logits are not those that class_statistics was given; if they are what it has "
+                "left in its out, has_exponentials=True says so"
+            )
+        if has_exponentials and given == largest[row] < 2**30:
+            raise ValueError(
+                "logits are those that class_statistics was given, not what it has left in its "
+                "out: leave out has_exponentials"
+            )
+        return
 
 
 def _checked_bounds(

@@ -18,6 +18,9 @@ Float64Array = NDArray[np.float64]
 
 LAYOUT_VERSION = 1
 HEADER = 8
+MOST_CLASSES = 1 << 53  # beyond it doubles are not all the integers
+BLOCK_BYTES = 8192  # of logits as computed
+BLOCK_MAXIMUM = 1  # of a block's numbers the one that is its largest logit
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,14 @@ class ClassStatistics:
             raise ValueError(f"array of shape {values.shape} holds no class statistics")
         if values[0, 0] != LAYOUT_VERSION:
             raise ValueError(f"array holds no class statistics of layout {LAYOUT_VERSION}")
+        _check_options(values[0])
+        _check_ranges(values[0])
         statistics = cls(values)
         if values.shape[1] != _width(blocks_of(statistics), len(statistics.ranges)):
             raise ValueError(f"array of shape {values.shape} does not fit its own header")
+        here = values[1:, class_calls.TARGETS_HERE]
+        if not np.isin(here, (-1, 0, 1)).all():
+            raise ValueError("array holds no class statistics: a row has not -1, 0 or 1 targets")
         return statistics
 
     @property
@@ -97,6 +105,39 @@ class ClassStatistics:
     def rows(self) -> int:
         """The number of rows."""
         return len(self.array) - 1
+
+
+def _check_options(header: Float64Array) -> None:
+    """Complain of options that `class_statistics` does not write."""
+    kind, itemsize, temperature, smoothing, _, sign = header[1:7].tolist()
+    kinds = [class_calls.target_kind(dense, smoothing, sign != 0) for dense in (False, True)]
+    for name, value, is_right in (
+        ("bytes of a logit", itemsize, itemsize in (4, 8)),
+        ("temperature", temperature, 0 < temperature < np.inf),
+        ("label smoothing", smoothing, 0 <= smoothing <= 1),
+        ("mark of class weights", sign, sign in (-1, 0, 1)),
+        ("kind of targets", kind, kind in kinds),
+    ):
+        if not is_right:
+            raise ValueError(f"array holds no class statistics: {name} {value:g}")
+
+
+def _check_ranges(header: Float64Array) -> None:
+    """Complain of ranges that do not lie side by side, and of more than there is room for."""
+    total, count = header[5], header[7]
+    if count not in range(1, (len(header) - HEADER) // 2 + 1):
+        raise ValueError(f"array holds no class statistics: {count:g} ranges")
+    bounds = header[HEADER : HEADER + 2 * int(count)]
+    if not (
+        bounds[0] >= 0
+        and bounds[-1] < MOST_CLASSES
+        and (bounds[1:] >= bounds[:-1]).all()
+        and (bounds[1:-1:2] == bounds[2::2]).all()
+        and (bounds == np.floor(bounds)).all()
+    ):
+        raise ValueError(f"array holds no class statistics: no ranges side by side, {bounds}")
+    if total != -1 and not (bounds[-1] <= total < MOST_CLASSES and total == np.floor(total)):
+        raise ValueError(f"array holds no class statistics: number of classes {total:g}")
 
 
 class Options(NamedTuple):
@@ -138,6 +179,15 @@ def blocks_of(statistics: ClassStatistics) -> list[int]:
     return [class_calls.class_block_count(dtype, end - start) for start, end in statistics.ranges]
 
 
+def largest_logits(
+    statistics: ClassStatistics, bounds: tuple[int, int]
+) -> tuple[int, Float64Array]:
+    """How many of a range's classes are its first block; each row's largest logit there."""
+    block = sum(blocks_of(statistics)[: statistics.ranges.index(bounds)])
+    at = class_calls.ROW_STATISTICS + class_calls.BLOCK_STATISTICS * block + BLOCK_MAXIMUM
+    return BLOCK_BYTES // statistics.dtype.itemsize, values_of(statistics)[:, at]
+
+
 def empty_statistics(
     rows: int,
     bounds: tuple[int, int],
@@ -165,6 +215,12 @@ def without_rows(header: Float64Array) -> ClassStatistics:
     array = np.zeros((1, _width(blocks, 1)))
     array[0, : HEADER + 2] = header
     return ClassStatistics(array)
+
+
+def most_numbers(rows: int, ranges: int, num_classes: int) -> int:
+    """How many numbers the arrays of so many ranges can have together."""
+    blocks = num_classes * np.dtype(np.float64).itemsize // BLOCK_BYTES + ranges
+    return (1 + rows) * ((HEADER + 2) * ranges + class_calls.BLOCK_STATISTICS * blocks)
 
 
 def _width(blocks: list[int], ranges: int) -> int:

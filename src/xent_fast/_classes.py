@@ -48,7 +48,8 @@ def class_statistics(
         The range's first class.
     num_classes : int, optional
         How many classes there are in all. Needed with `label_smoothing`. If it is given, class
-        indices are checked here; otherwise by the functions that use the statistics.
+        indices are checked here; otherwise by the functions that use the statistics, but for those
+        that no class can have.
     axis : int, default -1
         The class axis.
     weight : array_like of shape (classes of the range,), optional
@@ -140,7 +141,7 @@ def loss_from_statistics(
     ----------
     statistics : ClassStatistics
         Of all classes, from the first to the last.
-    sample_weight : array_like of shape (rows,), optional
+    sample_weight : array_like of shape (rows,) or of the rows' shape, optional
         Real numbers that multiply each row's loss.
     z_loss, scale
         As for `softmax_cross_entropy`.
@@ -150,10 +151,11 @@ def loss_from_statistics(
     Returns
     -------
     loss : float or ndarray of shape (rows,)
-        As of `softmax_cross_entropy`: its bits for more than 128 classes where every range begins
-        and ends at a block of `ClassStatistics` (for class indices without class weights),
-        elsewhere some units in the last place from it. Of the logits' dtype, of float32 where that
-        has 16 bits.
+        As of `softmax_cross_entropy`. Its bits for more than 128 classes where every range begins
+        and ends at a block of `ClassStatistics`, the gradient's too; but with class weights of class indices, without
+        smoothing, within 1 ulp, and the gradient within 2. Elsewhere a few ulps from it: of 200,000
+        rows with random cuts at most 3 in float32 and 4 in float64. Of the logits' dtype, of
+        float32 where that has 16 bits.
 
     Raises
     ------
@@ -246,7 +248,8 @@ def grad_from_statistics(
         As for `softmax_cross_entropy_grad`.
     has_exponentials : bool, default False
         Whether `logits` are not those but what `class_statistics` has left in its `out`. No
-        exponential is taken again, which is faster; but for numbers of 16 bits.
+        exponential is taken again, which is faster; but for numbers of 16 bits. To pass the one and
+        say the other is an error.
     out : ndarray of the logits' shape and dtype, optional
         Takes the gradient. May be `logits`; for logits of 16 bits also an array of float32.
 
@@ -263,8 +266,8 @@ def grad_from_statistics(
     IndexError
         If a class index lies in no range.
     TypeError, ValueError
-        As for `softmax_cross_entropy_grad`, and if the statistics are not those of all classes or
-        do not have this range among theirs.
+        As for `softmax_cross_entropy_grad`, and if the statistics are not those of all classes, do
+        not have this range among theirs, or were taken of other logits, as one row shows.
 
     See Also
     --------
@@ -282,7 +285,10 @@ def grad_from_statistics(
     >>> grad_from_statistics(right, labels, statistics, first_class=2).grad
     array([[ 0.25, -0.75]])
     """
-    rows = range_of(logits, targets, axis, weight, out, with_grad=True)
+    has_exponentials = bool(has_exponentials)
+    rows = range_of(
+        logits, targets, axis, weight, out, with_grad=True, has_exponentials=has_exponentials
+    )
     return written(
         rows,
         statistics,
@@ -291,5 +297,5 @@ def grad_from_statistics(
         z_loss,
         reduction,
         scale,
-        has_exponentials=bool(has_exponentials),
+        has_exponentials=has_exponentials,
     )

@@ -35,6 +35,7 @@ from xent_fast._class_statistics import (
     HEADER,
     ClassStatistics,
     merge_class_statistics,
+    most_numbers,
     without_rows,
 )
 from xent_fast._result import LossAndGrad
@@ -140,7 +141,8 @@ def softmax_cross_entropy(
         or ranks differ in rows or options. An error on one rank is raised on all of them; the
         message names the rank.
     RuntimeError
-        On all ranks, if one has met an error of another kind.
+        On all ranks, if one has met an error of another kind; on the others, if one was interrupted
+        (Ctrl-C) before it has sent its statistics.
 
     See Also
     --------
@@ -149,6 +151,7 @@ def softmax_cross_entropy(
     ready, told = _agreed(
         comm,
         lambda: _Ready.of(
+            comm.Get_size(),
             (shard, targets, axis, weight),
             (first_class, num_classes, label_smoothing, temperature, ignore_index),
             (sample_weight, z_loss, reduction, scale),
@@ -205,7 +208,8 @@ def softmax_cross_entropy_grad(
         out, or ranks differ in rows or options. An error on one rank is raised on all of them,
         before any has written to `out`; the message names the rank.
     RuntimeError
-        On all ranks, if one has met an error of another kind.
+        On all ranks, if one has met an error of another kind; on the others, if one was interrupted
+        (Ctrl-C) before it has sent its statistics.
 
     See Also
     --------
@@ -215,9 +219,9 @@ def softmax_cross_entropy_grad(
     -----
     One exchange a call, in the two steps of mpi4py's own ``allgather``. The first tells how much
     will be sent and whether all is right; nothing is written before that. The second takes 32 bytes
-    a row and 80 for each block of 2,048 classes (of 1,024 in float64) to every rank. What happens
-    after it needs no other rank. Should a rank have no memory left between the two, for some
-    kilobytes, all raise MemoryError with `out` part-way.
+    a row and 80 for each block of 2,048 classes (of 1,024 in float64) to every rank. Room for all
+    that is taken before the first. What happens after the second needs no other rank: should one
+    have no memory left to lay as much side by side, it alone raises MemoryError, `out` part-way.
 
     Examples
     --------
@@ -238,6 +242,7 @@ def softmax_cross_entropy_grad(
     ready, told = _agreed(
         comm,
         lambda: _Ready.of(
+            comm.Get_size(),
             (shard, targets, axis, weight, out),
             (first_class, num_classes, label_smoothing, temperature, ignore_index),
             (sample_weight, z_loss, reduction, scale),
@@ -256,6 +261,7 @@ class _Ready(NamedTuple):
 
     rows: Range
     mine: ClassStatistics  # before its rows are measured
+    everybodys: Float64Array  # room for all ranks' statistics, however the classes are cut
     ignore_index: int | None
     settling: dict[str, Any]  # the options that statistics do not hold; weights as rows
     row_shape: tuple[int, ...]
@@ -263,6 +269,7 @@ class _Ready(NamedTuple):
     @classmethod
     def of(
         cls,
+        ranks: int,
         arrays: tuple[Any, ...],
         measuring: tuple[Any, ...],
         settling: tuple[Any, ...],
@@ -271,7 +278,7 @@ class _Ready(NamedTuple):
     ) -> _Ready:
         rows = range_of(*arrays, with_grad=with_grad)
         first_class, num_classes, label_smoothing, temperature, ignore_index = measuring
-        options.checked_integer(num_classes, "num_classes")
+        total = options.checked_integer(num_classes, "num_classes")
         mine = described(rows, first_class, num_classes, label_smoothing, temperature, ignore_index)
         sample_weight, z_loss, reduction, scale = settling
         _, _, z_loss, scale = options.checked_options(0.0, 1.0, z_loss, reduction, scale)
@@ -286,7 +293,8 @@ class _Ready(NamedTuple):
             "scale": scale,
         }
         ignored = None if ignore_index is None else operator.index(ignore_index)
-        return cls(rows, mine, ignored, options_of_loss, row_shape)
+        room = np.empty(most_numbers(mine.rows, ranks, total))
+        return cls(rows, mine, room, ignored, options_of_loss, row_shape)
 
     def in_shape(self, loss: Any) -> Any:
         """A loss or a row's losses, as the shard's rows lie."""
@@ -351,8 +359,8 @@ def _agreed(comm: Communicator, prepare: Callable[[], _Ready]) -> tuple[_Ready, 
     try:
         ready = prepare()
         mine = _hello(ready)
-    except Exception as error:
-        own_error = error
+    except BaseException as error:  # Ctrl-C too: the others would wait for this rank
+        own_error, mine[0] = error, 0
     size = comm.Get_size()
     told = np.empty((size, len(mine)))
     comm.Allgather(mine, told)
@@ -401,12 +409,12 @@ def _exchanged(
             ready.settling["z_loss"],
             leaves_exponentials=leaves_exponentials,
         )
-    except Exception as error:
+    except BaseException as error:
         own_error = error
         mine.array.fill(np.nan)
     shapes = [(1 + mine.rows, without_rows(one[:OPTIONS_AT]).array.shape[1]) for one in told]
     counts = [math.prod(shape) for shape in shapes]
-    everything = np.empty(sum(counts))
+    everything = ready.everybodys[: sum(counts)]
     comm.Allgatherv(mine.array, (everything, counts))
     parts = [
         part.reshape(shape)
@@ -424,10 +432,13 @@ ERRORS: dict[str, Callable[[str], Exception]] = {
 } | {"RuntimeError": RuntimeError}
 
 
-def _error_of_all(comm: Communicator, own: Exception | None) -> Exception:
-    """The error of the first rank that has one, with its rank."""
-    mine = None if own is None else (_class_to_tell(own), str(own))
-    for rank, told in enumerate(comm.allgather(mine)):
+def _error_of_all(comm: Communicator, own: BaseException | None) -> BaseException:
+    """The error of the first rank that has one, with its rank; or what has interrupted this one."""
+    mine = None if own is None else (_class_to_tell(own), str(own) or type(own).__name__)
+    everybodys = comm.allgather(mine)
+    if own is not None and not isinstance(own, Exception):
+        return own
+    for rank, told in enumerate(everybodys):
         if told is not None:
             kind, text = told
             error = ERRORS[kind](f"rank {rank}: {text}")
@@ -436,5 +447,5 @@ def _error_of_all(comm: Communicator, own: Exception | None) -> Exception:
     raise AssertionError("no rank has an error")
 
 
-def _class_to_tell(error: Exception) -> str:
+def _class_to_tell(error: BaseException) -> str:
     return next((c.__name__ for c in type(error).__mro__ if c.__name__ in ERRORS), "RuntimeError")

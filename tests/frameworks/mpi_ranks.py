@@ -90,7 +90,7 @@ def tiny_loss() -> None:
         assert abs(error) <= 4 * np.spacing(np.float32(1.4e-13)), error
 
 
-def raises(kind: type[Exception], part: str, work: Callable[[], Any]) -> None:
+def raises(kind: type[BaseException], part: str, work: Callable[[], Any]) -> None:
     try:
         work()
     except kind as error:
@@ -127,6 +127,34 @@ def errors_are_everybodys() -> None:
     call(logits, [0, 1])  # everybody is still in step
 
 
+def nobody_waits() -> None:
+    """For a rank that is interrupted, or has no memory for what all would send."""
+    logits, is_last = np.zeros((2, 12)), COMM.rank == COMM.size - 1
+
+    class Interrupted:
+        def __array__(self, *_: Any, **__: Any) -> Any:
+            raise KeyboardInterrupt
+
+    raises(
+        KeyboardInterrupt if is_last else RuntimeError,
+        "" if is_last else f"rank {COMM.size - 1}: KeyboardInterrupt",
+        lambda: call(logits, Interrupted() if is_last else [0, 1]),
+    )
+    first, end = own_range(12)
+    raises(
+        MemoryError,
+        f"rank {COMM.size - 1}: ",
+        lambda: mpi.softmax_cross_entropy(
+            logits[:, first:end],
+            [0, 1],
+            COMM,
+            first_class=first,
+            num_classes=1 << 58 if is_last else 12,
+        ),
+    )
+    call(logits, [0, 1])  # everybody is still in step
+
+
 def memory_is_the_shards() -> None:
     """Beside the shard, its gradient being in place: what is sent, a few times over."""
     first, end = own_range(120_000)
@@ -145,6 +173,7 @@ CHECKS = (
     same_bits_at_blocks,
     tiny_loss,
     errors_are_everybodys,
+    nobody_waits,
     memory_is_the_shards,
 )
 

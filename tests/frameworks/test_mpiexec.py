@@ -26,5 +26,5 @@ def test_ranks(ranks: int) -> None:
     run = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     passed = [line for line in run.stdout.splitlines() if line.startswith("passed ")]
-    assert len(passed) == 5, run.stdout + run.stderr
+    assert len(passed) == 6, run.stdout + run.stderr
     assert all(line.endswith(f" on {ranks}") for line in passed)
