@@ -212,6 +212,9 @@ KERNEL_INLINE void NAME(work_on_rows)(const xent_shard *shard, int64_t row_count
 
 static void NAME(work_on_shard)(const xent_shard *shard, int64_t row_count, void *workspace,
                                 int work) {
+    xent_assert_shard(shard, NAME(block_count)(shard->batch.classes), work, sizeof(REAL));
+    xent_assert_row_range(0, row_count, shard->batch.rows);
+    xent_assert_workspace(workspace, 1);
 #define WORK_ON_KIND(name, number, storages) \
     if (shard->kind == number)               \
         NAME(work_on_rows)(shard, row_count, workspace, work, number);

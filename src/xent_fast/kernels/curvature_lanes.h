@@ -183,6 +183,8 @@ static NEVER_INLINE void NAME(take_leaving_curvature)(const NAME(curvature_write
 KERNEL_INLINE void NAME(write_curvature)(const NAME(curvature_writer) * writer,
                                          const NAME(curved_rows) * rows) {
     ALIGNED_64 REAL columns[MOST_CLASSES_ALONG_ROWS][LANES];
+    XENT_ASSERT(rows->first_row >= writer->first_row &&
+                rows->first_row - writer->first_row < XENT_MAX_ROWS_PER_CALL);
     char *result = writer->result + rows->first_row * writer->result_row_stride,
          *destination = (char *)columns;
     const int is_direct =

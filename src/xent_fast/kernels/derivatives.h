@@ -319,6 +319,8 @@ KERNEL_INLINE void NAME(vjp_of_few_classes)(const xent_vjp_batch *batch, int64_t
 #define VJP_KERNELS(function)                                                                  \
     static void NAME(function##_rows)(const xent_vjp_batch *batch, int64_t first_row,          \
                                       int64_t row_count) {                                     \
+        xent_assert_vjp(batch, sizeof(REAL));                                                  \
+        xent_assert_row_range(first_row, row_count, batch->rows);                              \
         if (batch->classes <= MOST_CLASSES_OF_VJP) {                                           \
             NAME(vjp_of_few_classes)(batch, first_row, row_count, NAME(function##_columns));   \
             return;                                                                            \

@@ -22,6 +22,9 @@ static double NAME(distillation_rows)(const xent_batch *batch, int64_t first_row
     const xent_distillation_batch *problem = (const xent_distillation_batch *)(const void *)batch;
     const int64_t classes = batch->classes;
     double losses[XENT_MAX_ROWS_PER_CALL];
+    NAME(assert_softmax_function)(batch, first_row, row_count, workspace, 0);
+    xent_assert_matrix(problem->teacher, problem->teacher_row_stride, 0, sizeof(REAL), batch->rows);
+    XENT_ASSERT(batch->grad && problem->temperature > 0 && problem->temperature < INFINITY);
     const int64_t at_once = classes <= MOST_CLASSES_ALONG_ROWS ? NAME(rows_of_part)(classes)
                                                                : NAME(rows_at_once)(classes);
     for (int64_t k = 0; k < row_count; k += at_once) {

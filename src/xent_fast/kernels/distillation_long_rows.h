@@ -219,6 +219,7 @@ static NEVER_INLINE void NAME(measure_softmaxes)(const xent_batch *batch,
     const NAME(settings) settings = NAME(settings_of)(batch);
     const int64_t block_count = NAME(block_count)(batch->classes);
     const int count = (int)batch->rows;
+    XENT_ASSERT(count >= 1 && count <= NAME(rows_at_once)(batch->classes));
     row_sums sums;
     for (int k = 0; k < count; ++k) {
         NAME(long_row) *row = softmaxes->rows + k;

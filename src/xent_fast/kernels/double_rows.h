@@ -139,6 +139,7 @@ static NEVER_INLINE double NAME(loss_of_far_row)(const xent_batch *batch, int64_
                                                  int kind, REAL *output, ptrdiff_t step) {
     NAME(far_row) row = NAME(far_row_at)(batch, at, label, kind);
     far weight = far_of(batch->weight_factor);
+    XENT_ASSERT(isfinite(row.maximum) && (!HAS_LABELS(kind) || label < row.classes));
     NAME(add_far_classes)(&row);
     if (batch->sample_weight)
         weight = far_product(weight, far_of(batch->sample_weight[at]));

@@ -168,6 +168,9 @@ static double NAME(entropy_rows)(const xent_batch *batch, int64_t first_row, int
                                  void *workspace) {
     double entropies[XENT_MAX_ROWS_PER_CALL];
     (void)workspace;
+    xent_assert_batch(batch, sizeof(REAL));
+    xent_assert_computed_matrices(batch, 0);
+    xent_assert_row_range(first_row, row_count, batch->rows);
     for (int64_t k = 0; k < row_count; ++k) {
         const int64_t row = first_row + k;
         const double weight = batch->sample_weight

@@ -94,6 +94,7 @@ static NEVER_INLINE far far_quotient(far a, far b) {
 
 /* exp(a) for a <= 0; 0 from about -10^6 down, which nothing that a double holds brings back. */
 static NEVER_INLINE far far_exponential(far a) {
+    XENT_ASSERT(!(a.high > 0));
     if (a.high == 0)
         return far_of(1);
     if (!far_is_finite(a) || a.exponent > 20)
@@ -108,6 +109,7 @@ static NEVER_INLINE far far_exponential(far a) {
 
 /* log(1 + a) for a >= 0 */
 static NEVER_INLINE far far_log_of_1_plus(far a) {
+    XENT_ASSERT(!(a.high < 0));
     if (a.exponent < -120 || a.high == 0)
         return a;
     const double r = ldexp(a.high, far_shift(a.exponent)),

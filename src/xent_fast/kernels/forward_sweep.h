@@ -412,6 +412,7 @@ KERNEL_INLINE int NAME(forward_block)(const char *logits, const NAME(masses) * m
                                       NAME(ahead) ahead, const NAME(settings) * settings,
                                       NAME(block_summary) * summary, int kind, int storage) {
     REAL smallest;
+    XENT_ASSERT(count >= 1 && count <= BLOCK && excluded >= -1 && excluded < count);
     const REAL maximum = NAME(block_maximum)(logits, count, storage, &smallest);
     const NAME(block_frame) frame =
         NAME(frame_of_block)(maximum, smallest, &settings->scale, ahead, summary);

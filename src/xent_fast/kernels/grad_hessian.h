@@ -314,6 +314,7 @@ KERNEL_INLINE void NAME(diagonal_of_plain_rows)(const xent_grad_hessian_batch *p
     second.batch.weight_factor *= problem->factor;
     second.batch.grad = hessian.data;
     second.batch.grad_row_stride = hessian.row_stride;
+    second.batch.grad_class_stride = hessian.class_stride;
     NAME(second_order_rows)(&second.batch, 0, row_count, workspace);
     NAME(raise_to_least)(hessian, row_count, plain->classes, (REAL)problem->min_hessian);
 }
@@ -409,6 +410,13 @@ static double NAME(grad_hessian_rows)(const xent_batch *batch, int64_t first_row
                                       void *workspace) {
     const xent_grad_hessian_batch *problem = (const xent_grad_hessian_batch *)(const void *)batch;
     double losses[XENT_MAX_ROWS_PER_CALL];
+    NAME(assert_softmax_function)(batch, first_row, row_count, workspace, 1);
+    xent_assert_matrix(problem->hessian, problem->hessian_row_stride, problem->hessian_class_stride,
+                       sizeof(REAL), batch->rows);
+    XENT_ASSERT(batch->grad);
+    XENT_ASSERT(problem->target_kernels ||
+                (!batch->dense_targets && batch->options.label_smoothing == 0 &&
+                 !lse_counts(&batch->options)));
     if (problem->target_kernels) {
         NAME(diagonal_of_masses)(problem, first_row, row_count, workspace);
         return problem->target_kernels->process_rows(batch, first_row, row_count, workspace);

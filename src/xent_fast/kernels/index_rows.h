@@ -323,6 +323,8 @@ KERNEL_INLINE void NAME(take_plain_rows)(NAME(plain_vector) * rows, int count,
                                          NAME(plain_losses) * losses,
                                          const NAME(curvature_writer) * curvature, int classes,
                                          int is_exact, int has_columns) {
+    XENT_ASSERT(count <= VECTORS_AT_ONCE);
+    XENT_ASSERT(losses->vectors + count <= XENT_MAX_ROWS_PER_CALL / LANES + 1);
     for (int j = 0; j < count; ++j)
         NAME(sum_plain_rows)(&rows[j], batch, first_row, curvature, classes, is_exact, has_columns);
     for (int j = 0; j < count; ++j)

@@ -118,6 +118,7 @@ KERNEL_INLINE void NAME(merge_blocks)(NAME(long_row) * row, const NAME(settings)
                                       row_sums *rows, int k, int kind) {
     NAME(block_summary) *blocks = row->blocks;
     const int64_t count = NAME(block_count)(row->classes);
+    XENT_ASSERT(k >= 0 && k < ROWS_AT_ONCE && count >= 1);
     const NAME(block_summary) *highest =
         NAME(weigh_blocks)(blocks, count, settings->row.temperature);
     const double maximum = highest->maximum;

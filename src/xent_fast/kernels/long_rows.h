@@ -85,6 +85,7 @@ MAYBE_UNUSED static NEVER_INLINE void NAME(forward_widened)(const NAME(long_row)
                                                             NAME(forward_sweep) sweep) {
     const int64_t first = b * BLOCK, count = NAME(block_length)(row->classes, first);
     NAME(long_row) widened = *row;
+    XENT_ASSERT(row->scratch && row->logits_storage != XENT_AS_COMPUTED);
     NAME(widen)(NAME(stored_at)(row->logits, first, row->logits_storage), count,
                 row->scratch + first, row->logits_storage);
     widened.logits = (const char *)row->scratch;
@@ -250,6 +251,7 @@ KERNEL_INLINE void NAME(long_rows)(const xent_batch *batch, int64_t first_row, i
                                    NAME(after_row) after, const void *context, int kind) {
     const int64_t blocks = NAME(block_count)(batch->classes);
     const int64_t scratch_step = NAME(scratch_step)(batch->classes);
+    XENT_ASSERT(count >= 1 && count <= NAME(rows_at_once)(batch->classes));
     NAME(long_row) rows[ROWS_AT_ONCE];
     row_sums sums;
     row_results results;
@@ -301,6 +303,7 @@ KERNEL_INLINE void NAME(many_long_rows)(const xent_batch *batch, int64_t first_r
                                         int kind) {
     const int at_once = NAME(rows_at_once)(batch->classes);
     const int64_t blocks = NAME(block_count)(batch->classes);
+    XENT_ASSERT(batch->classes > MOST_CLASSES_ALONG_ROWS && !xent_is_turned(batch));
     const NAME(settings) settings = NAME(settings_of)(batch);
     double *weight_sums = (double *)(void *)((NAME(block_summary) *)workspace + at_once * blocks);
     REAL *scratch = NULL;

@@ -31,6 +31,7 @@ typedef struct {
 
 /* A class's weight. */
 KERNEL_INLINE double NAME(class_weight)(const xent_batch *batch, int64_t label) {
+    XENT_ASSERT(!batch->class_weight || (label >= 0 && label < batch->classes));
     return batch->class_weight ? (double)((const REAL *)(const void *)batch->class_weight)[label]
                                : 1;
 }

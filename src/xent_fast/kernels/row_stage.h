@@ -84,6 +84,7 @@ KERNEL_INLINE double power_of_normal_two(double n) {
 
 /* 2^n for integer n <= 0, subnormal numbers too. */
 KERNEL_INLINE double power_of_two(double n) {
+    XENT_ASSERT(n <= 0 && n == floor(n));
     if (n < -1022)
         return n < -1074 ? 0 : 0x1p-1022 * power_of_normal_two(n + 1022);
     return power_of_normal_two(n);
@@ -93,6 +94,7 @@ KERNEL_INLINE double power_of_two(double n) {
  * / T be -inf. */
 KERNEL_INLINE double exponential_of_difference(double a, double n, double temperature) {
     const double product = n * ln_2_f64, quotient = a / temperature;
+    XENT_ASSERT(fabs(n) < 0x1p31 && n == floor(n));
     if (quotient + product <
         -1000) /* below half the smallest number; beyond it the residuals may be no numbers */
         return 0;
@@ -137,6 +139,7 @@ KERNEL_INLINE vec index_losses(const row_sums *rows, vec others, vec exp_of_targ
 /* The lanes from `count` on become what the first one is: numbers, and none that take longer. */
 KERNEL_INLINE void repeat_first_lane(row_sums *rows, int count) {
     double (*members)[LANES] = (double (*)[LANES])(void *)rows;
+    XENT_ASSERT(count >= 1 && count <= LANES);
     for (size_t member = 0; member < sizeof *rows / sizeof *members; ++member)
         for (int k = count; k < LANES; ++k)
             members[member][k] = members[member][0];

@@ -111,6 +111,7 @@ static NEVER_INLINE void NAME(turned_rows)(const xent_batch *batch, int64_t firs
                                            double *row_loss, void *workspace,
                                            NAME(rows_function) compute) {
     const int64_t classes = batch->classes, at_once = NAME(rows_per_turn)(classes);
+    XENT_ASSERT(classes > MOST_CLASSES_ALONG_ROWS);
     char *after_summaries = (char *)workspace + NAME(workspace_bytes)(classes);
     const NAME(matrix) place = NAME(place_for_turned)(after_summaries, classes);
     const NAME(matrix) target_place =
@@ -195,6 +196,19 @@ static size_t NAME(scratch_bytes)(int64_t classes) {
                : 0;
 }
 
+/* What the contract's functions for rows may assume. */
+KERNEL_INLINE void NAME(assert_row_kernel)(const xent_batch *batch, int64_t first_row,
+                                           int64_t row_count, const void *workspace, int kind) {
+    xent_assert_batch(batch, sizeof(REAL));
+    xent_assert_kind(batch, (xent_target_kind)kind);
+    xent_assert_row_range(first_row, row_count, batch->rows);
+    xent_assert_workspace(workspace, NAME(workspace_bytes)(batch->classes));
+    XENT_ASSERT((batch->logits_storage == XENT_AS_COMPUTED &&
+                 batch->grad_storage == XENT_AS_COMPUTED &&
+                 batch->dense_targets_storage == XENT_AS_COMPUTED) ||
+                NAME(knows_storage)(batch));
+}
+
 /* What the threads that share a row leave for each other; its blocks' summaries and sums of class
  * weights follow, and its scratch row. */
 typedef struct {
@@ -224,6 +238,8 @@ KERNEL_INLINE void NAME(begin_row)(const xent_batch *batch, int64_t row, void *w
     NAME(block_summary) *blocks =
         (NAME(block_summary) *)(void *)((char *)workspace + NAME(summaries_at));
     int64_t label = -1;
+    NAME(assert_row_kernel)(batch, row, 1, workspace, kind);
+    XENT_ASSERT(!xent_is_turned(batch) && NAME(blocks_to_share)(batch->classes) > 0);
     if (HAS_LABELS(kind))
         xent_read_labels(&batch->labels, row, 1, &label);
     shared->weight_sums = (double *)(void *)(blocks + NAME(block_count)(batch->classes));
@@ -242,6 +258,8 @@ KERNEL_INLINE void NAME(forward_shared)(int64_t first_block, int64_t count, void
                                         int kind) {
     const NAME(shared_row) *shared = (const NAME(shared_row) *)workspace;
     const NAME(masses) *masses = &shared->row.masses;
+    XENT_ASSERT(first_block >= 0 && count >= 0 &&
+                first_block + count <= NAME(block_count)(shared->row.classes));
     if (kind == XENT_SMOOTHED_TARGETS && masses->class_weight)
         NAME(sum_weights_of_blocks)(masses->class_weight, shared->row.classes, first_block, count,
                                     shared->weight_sums);
@@ -272,6 +290,9 @@ KERNEL_INLINE double NAME(finish_row)(const xent_batch *batch, int64_t row, void
 KERNEL_INLINE void NAME(backward_shared)(int64_t first_block, int64_t count, void *workspace,
                                          int kind) {
     const NAME(shared_row) *shared = (const NAME(shared_row) *)workspace;
+    XENT_ASSERT(shared->row.grad);
+    XENT_ASSERT(first_block >= 0 && count >= 0 &&
+                first_block + count <= NAME(block_count)(shared->row.classes));
     if (shared->leaves)
         return;
     if (!shared->is_ignored) {
@@ -294,6 +315,7 @@ KERNEL_INLINE void NAME(backward_shared)(int64_t first_block, int64_t count, voi
     }                                                                                              \
     static double NAME(name##_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, \
                                     void *workspace) {                                             \
+        NAME(assert_row_kernel)(batch, first_row, row_count, workspace, kind);                     \
         return NAME(rows)(batch, first_row, row_count, workspace, NAME(plain_##name##_rows),       \
                           kind);                                                                   \
     }                                                                                              \

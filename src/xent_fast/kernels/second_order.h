@@ -227,6 +227,7 @@ KERNEL_INLINE void NAME(second_order_part)(const xent_second_order_batch *proble
     const xent_batch *batch = &problem->batch;
     const int64_t classes = batch->classes;
     const int has_labels = batch->dense_targets == NULL;
+    XENT_ASSERT(row_count <= NAME(rows_of_part)(classes));
     REAL *probabilities = NAME(part_matrix)(workspace, classes, 0), lse[XENT_MAX_ROWS_PER_CALL];
     int64_t labels[XENT_MAX_ROWS_PER_CALL] = {0}, likeliest[XENT_MAX_ROWS_PER_CALL];
     if (has_labels)
@@ -343,6 +344,9 @@ KERNEL_INLINE int NAME(has_few_classes)(const xent_batch *batch) {
 /* Function of the contract. */
 static double NAME(second_order_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
                                       void *workspace) {
+    NAME(assert_softmax_function)(batch, first_row, row_count, workspace,
+                                  NAME(has_few_classes)(batch));
+    XENT_ASSERT(batch->grad);
     if (NAME(has_few_classes)(batch)) {
         NAME(second_order_of_few_classes)((const xent_second_order_batch *)(const void *)batch,
                                           first_row, row_count, (REAL)-INFINITY);

@@ -69,6 +69,16 @@ KERNEL_INLINE void NAME(softmax_part)(const char *logits, ptrdiff_t row_stride, 
     NAME(index_rows)(&part, 0, row_count, workspace);
 }
 
+/* What every function of the softmax may assume; `turns`: it takes classes that lie apart. */
+KERNEL_INLINE void NAME(assert_softmax_function)(const xent_batch *batch, int64_t first_row,
+                                                 int64_t row_count, const void *workspace,
+                                                 int turns) {
+    xent_assert_batch(batch, sizeof(REAL));
+    xent_assert_computed_matrices(batch, turns);
+    xent_assert_row_range(first_row, row_count, batch->rows);
+    xent_assert_workspace(workspace, NAME(workspace_with_matrices)(batch->classes, 1));
+}
+
 /* A factor of any size: `factor`, which the dtype holds, times `power`^3, a power of two. */
 typedef struct {
     NAME(pair) factor;

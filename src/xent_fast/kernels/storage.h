@@ -170,6 +170,7 @@ VECTOR_INLINE void NAME(store_two_stored)(char *numbers, int64_t at, vec a, vec 
 VECTOR_INLINE vec NAME(load_first_stored)(const char *numbers, int64_t at, int count, REAL fill,
                                           int storage) {
     const void *place = NAME(stored_at)(numbers, at, storage);
+    XENT_ASSERT(count >= 1);
     if (count >= LANES)
         return NAME(load_stored)(numbers, at, storage);
 #if REAL_BITS == 32
@@ -186,6 +187,7 @@ VECTOR_INLINE vec NAME(load_first_stored)(const char *numbers, int64_t at, int c
 VECTOR_INLINE void NAME(store_first_stored)(char *numbers, int64_t at, int count, vec a,
                                             int storage) {
     void *place = numbers + at * NAME(stored_bytes)(storage);
+    XENT_ASSERT(count >= 1);
     if (count >= LANES) {
         NAME(store_stored)(numbers, at, a, storage);
         return;
@@ -241,6 +243,7 @@ enum { AT_ONCE = 512, AHEAD = BLOCK };
 /* `lines` lines of `count` numbers side by side; those of a matrix without gaps are one. */
 VECTOR_INLINE void load_lines(const char *stored, ptrdiff_t stored_step, int64_t lines,
                               int64_t count, float *numbers, int64_t step, int storage) {
+    XENT_ASSERT(lines >= 0 && count >= 0 && xent_is_aligned(stored, sizeof(uint16_t)));
     if (step == count && stored_step == (ptrdiff_t)(count * (int64_t)sizeof(uint16_t))) {
         count *= lines;
         lines = 1;
@@ -259,6 +262,7 @@ VECTOR_INLINE void load_lines(const char *stored, ptrdiff_t stored_step, int64_t
 
 VECTOR_INLINE void store_lines(const float *numbers, int64_t step, int64_t lines, int64_t count,
                                char *stored, ptrdiff_t stored_step, int storage) {
+    XENT_ASSERT(lines >= 0 && count >= 0 && xent_is_aligned(stored, sizeof(uint16_t)));
     if (step == count && stored_step == (ptrdiff_t)(count * (int64_t)sizeof(uint16_t))) {
         count *= lines;
         lines = 1;

@@ -247,6 +247,9 @@ KERNEL_INLINE int NAME(has_stored_columns)(int64_t classes) {
 KERNEL_INLINE void NAME(load_columns)(REAL (*columns)[LANES], const char *source,
                                       ptrdiff_t row_stride, ptrdiff_t class_stride, int row_count,
                                       int classes, xent_storage storage) {
+    XENT_ASSERT(row_count >= 1 && row_count <= LANES);
+    XENT_ASSERT(classes >= 1 && classes <= MOST_CLASSES_ALONG_ROWS);
+    XENT_ASSERT(storage == XENT_AS_COMPUTED || NAME(has_stored_columns)(classes));
     if (NAME(has_stored_columns)(classes) && storage != XENT_AS_COMPUTED) {
         load_stored_columns(columns, source, row_stride, row_count, classes, (int)storage);
         return;
@@ -268,6 +271,9 @@ KERNEL_INLINE void NAME(load_columns)(REAL (*columns)[LANES], const char *source
 KERNEL_INLINE void NAME(store_columns)(REAL (*columns)[LANES], char *destination,
                                        ptrdiff_t row_stride, ptrdiff_t class_stride, int row_count,
                                        int classes, xent_storage storage) {
+    XENT_ASSERT(row_count >= 1 && row_count <= LANES);
+    XENT_ASSERT(classes >= 1 && classes <= MOST_CLASSES_ALONG_ROWS);
+    XENT_ASSERT(storage == XENT_AS_COMPUTED || NAME(has_stored_columns)(classes));
     if (NAME(has_stored_columns)(classes) && storage != XENT_AS_COMPUTED) {
         store_stored_columns(columns, destination, row_stride, row_count, classes, (int)storage);
         return;
