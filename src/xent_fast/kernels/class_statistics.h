@@ -150,7 +150,7 @@ KERNEL_INLINE NAME(long_row)
     sums.target_logit[0] = values[XENT_TARGET_LOGIT];
     NAME(merge_blocks)(&r, settings, &sums, 0, kind);
     repeat_first_lane(&sums, 1);
-    finish_rows(&sums, &settings->row, results, kind);
+    settle_rows(&sums, &settings->row, results, kind);
     return r;
 }
 

@@ -34,7 +34,7 @@ static double NAME(distillation_rows)(const xent_batch *batch, int64_t first_row
         else
             NAME(distil_one_by_one)(problem, first_row + k, count, losses + k, workspace);
     }
-    NAME(tell_losses)(batch, first_row, row_count, losses);
+    NAME(write_losses)(batch, first_row, row_count, losses);
     return xent_pairwise_sum(losses, row_count);
 }
 

@@ -237,7 +237,7 @@ static NEVER_INLINE void NAME(measure_softmaxes)(const xent_batch *batch,
         return;
     }
     repeat_first_lane(&sums, count);
-    finish_rows(&sums, &settings.row, &softmaxes->results, XENT_SMOOTHED_TARGETS);
+    settle_rows(&sums, &settings.row, &softmaxes->results, XENT_SMOOTHED_TARGETS);
 }
 
 /* Probabilities of some blocks of row `k` in their exponentials' place. */

@@ -186,7 +186,7 @@ static double NAME(entropy_rows)(const xent_batch *batch, int64_t first_row, int
                                        grad, batch->classes, batch->options.temperature,
                                        weight * upstream / batch->options.temperature);
     }
-    NAME(tell_losses)(batch, first_row, row_count, entropies);
+    NAME(write_losses)(batch, first_row, row_count, entropies);
     return xent_pairwise_sum(entropies, row_count);
 }
 

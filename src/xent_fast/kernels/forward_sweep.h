@@ -32,8 +32,8 @@ typedef struct {
 #define FINDS_SMALLEST(storage) (HAS_FMA && (storage) == XENT_AS_COMPUTED)
 
 /* Largest of `count` logits; NaN is passed over, so that it is -inf where there is no number.
- * `smallest`: the least logit of all whole half groups, NaN passed over; -inf where it is not looked
- * for. */
+ * `smallest`: the least logit of all whole half groups, NaN passed over; -inf where it is not
+ * looked for. */
 KERNEL_INLINE REAL NAME(block_maximum)(const char *logits, int64_t count, int storage,
                                        REAL *smallest) {
     const vec lowest = v_splat(-INFINITY);
@@ -98,8 +98,8 @@ typedef struct {
     uintptr_t targets, targets_step;
 } NAME(ahead);
 
-/* `lines` of them, the quarters of ahead_by, from where those of the HALF_GROUP at class `at` begin;
- * of 16 bits they overlap the next one's. */
+/* `lines` of them, the quarters of ahead_by, from where those of the HALF_GROUP at class `at`
+ * begin; of 16 bits they overlap the next one's. */
 VECTOR_INLINE void NAME(ask_ahead)(const NAME(ahead) * ahead, int64_t at, int lines, int kind) {
     if (!ahead->is_asked)
         return;
@@ -331,7 +331,7 @@ typedef struct {
 
 KERNEL_INLINE NAME(settings) NAME(settings_of)(const xent_batch *batch) {
     NAME(settings)
-    settings = {NAME(scale_for)(batch->options.temperature), settings_of(batch),
+    settings = {NAME(scale_for)(batch->options.temperature), row_settings_of(batch),
                 batch->prediction != NULL, 0};
     settings.row.unit = EXPONENTIAL_UNIT / double_unit;
     settings.all_leave = batch->options.temperature >= LARGEST_TEMPERATURE ||

@@ -227,7 +227,7 @@ static NEVER_INLINE void NAME(differentiate_rows)(const xent_batch *batch, int64
     }
     NAME(many_long_rows)(&part, 0, row_count, rows->labels, losses, workspace,
                          NAME(differentiate_long_row), rows, XENT_INDEX_TARGETS);
-    NAME(tell_losses)(&part, 0, row_count, losses);
+    NAME(write_losses)(&part, 0, row_count, losses);
 }
 
 /* Few classes: the diagonal is a second writer of their vectors of rows, the gradient that of the
@@ -246,7 +246,7 @@ static NEVER_INLINE void NAME(grad_hessian_of_few_classes)(const xent_grad_hessi
     NAME(begin_curvature)(&second, first_row, row_count, labels, (REAL)problem->min_hessian,
                           &writer);
     NAME(index_rows_and_curvature)(&problem->batch, first_row, row_count, labels, losses, &writer);
-    NAME(tell_losses)(&problem->batch, first_row, row_count, losses);
+    NAME(write_losses)(&problem->batch, first_row, row_count, losses);
 }
 
 KERNEL_INLINE void NAME(grad_hessian_of_indices)(const xent_grad_hessian_batch *problem,
@@ -306,17 +306,18 @@ KERNEL_INLINE void NAME(raise_to_least)(NAME(matrix) hessian, int64_t row_count,
     }
 }
 
-/* The diagonal of a batch whose rows are plain, to `hessian`. */
-KERNEL_INLINE void NAME(diagonal_of_plain_rows)(const xent_grad_hessian_batch *problem,
-                                                const xent_batch *plain, NAME(matrix) hessian,
-                                                int64_t row_count, void *workspace) {
-    xent_second_order_batch second = {*plain, NULL, 0, problem->mean_class_weight};
+/* The diagonal of a batch whose classes are contiguous, to `hessian`. */
+KERNEL_INLINE void NAME(diagonal_of_contiguous_rows)(const xent_grad_hessian_batch *problem,
+                                                     const xent_batch *contiguous,
+                                                     NAME(matrix) hessian, int64_t row_count,
+                                                     void *workspace) {
+    xent_second_order_batch second = {*contiguous, NULL, 0, problem->mean_class_weight};
     second.batch.weight_factor *= problem->factor;
     second.batch.grad = hessian.data;
     second.batch.grad_row_stride = hessian.row_stride;
     second.batch.grad_class_stride = hessian.class_stride;
     NAME(second_order_rows)(&second.batch, 0, row_count, workspace);
-    NAME(raise_to_least)(hessian, row_count, plain->classes, (REAL)problem->min_hessian);
+    NAME(raise_to_least)(hessian, row_count, contiguous->classes, (REAL)problem->min_hessian);
 }
 
 /* The diagonal first, since the gradient may take the logits' place. */
@@ -338,7 +339,7 @@ KERNEL_INLINE void NAME(diagonal_of_masses)(const xent_grad_hessian_batch *probl
     }
     if (!NAME(has_columns)(batch.logits_class_stride) && !NAME(has_columns)(hessian.class_stride) &&
         !(batch.dense_targets && NAME(has_columns)(batch.dense_targets_class_stride))) {
-        NAME(diagonal_of_plain_rows)(problem, &batch, hessian, row_count, workspace);
+        NAME(diagonal_of_contiguous_rows)(problem, &batch, hessian, row_count, workspace);
         return;
     }
     const int64_t at_once = NAME(rows_per_turn)(classes);
@@ -347,22 +348,23 @@ KERNEL_INLINE void NAME(diagonal_of_masses)(const xent_grad_hessian_batch *probl
     const NAME(matrix) hessian_place = NAME(place_of_grad_hessian)(workspace, classes, 2);
     for (int64_t k = 0; k < row_count; k += at_once) {
         const int64_t count = row_count - k < at_once ? row_count - k : at_once;
-        xent_batch plain = xent_batch_from(&batch, k, sizeof(REAL));
-        NAME(turn)(
-            NAME(matrix_of)(plain.logits, plain.logits_row_stride, plain.logits_class_stride),
-            logits_place, count, classes);
-        plain.logits = logits_place.data;
-        plain.logits_row_stride = logits_place.row_stride;
-        plain.logits_class_stride = 0;
-        if (plain.dense_targets) {
-            NAME(turn)(NAME(matrix_of)(plain.dense_targets, plain.dense_targets_row_stride,
-                                       plain.dense_targets_class_stride),
+        xent_batch contiguous = xent_batch_from(&batch, k, sizeof(REAL));
+        NAME(turn)(NAME(matrix_of)(contiguous.logits, contiguous.logits_row_stride,
+                                   contiguous.logits_class_stride),
+                   logits_place, count, classes);
+        contiguous.logits = logits_place.data;
+        contiguous.logits_row_stride = logits_place.row_stride;
+        contiguous.logits_class_stride = 0;
+        if (contiguous.dense_targets) {
+            NAME(turn)(NAME(matrix_of)(contiguous.dense_targets,
+                                       contiguous.dense_targets_row_stride,
+                                       contiguous.dense_targets_class_stride),
                        targets_place, count, classes);
-            plain.dense_targets = targets_place.data;
-            plain.dense_targets_row_stride = targets_place.row_stride;
-            plain.dense_targets_class_stride = 0;
+            contiguous.dense_targets = targets_place.data;
+            contiguous.dense_targets_row_stride = targets_place.row_stride;
+            contiguous.dense_targets_class_stride = 0;
         }
-        NAME(diagonal_of_plain_rows)(problem, &plain, hessian_place, count, workspace);
+        NAME(diagonal_of_contiguous_rows)(problem, &contiguous, hessian_place, count, workspace);
         NAME(matrix) destination = hessian;
         destination.data += k * hessian.row_stride;
         NAME(turn)(hessian_place, destination, count, classes);
@@ -396,8 +398,8 @@ KERNEL_INLINE void NAME(grad_hessian_of_many_classes)(const xent_grad_hessian_ba
         count = NAME(rows_alike)(problem, first_row + k, row_count - k, &are_large);
         if (are_large) {
             NAME(diagonal_of_masses)(problem, first_row + k, count, workspace);
-            NAME(rows_to)(&problem->batch, first_row + k, count, workspace, NAME(plain_index_rows),
-                          losses + k, XENT_INDEX_TARGETS);
+            NAME(rows_to)(&problem->batch, first_row + k, count, workspace,
+                          NAME(unturned_index_rows), losses + k, XENT_INDEX_TARGETS);
         } else {
             NAME(grad_hessian_of_indices)(problem, first_row + k, count, losses + k, workspace);
         }

@@ -1,28 +1,28 @@
-/* Class indices of a few classes: as many rows side by side as a vector has lanes.  A template over
- * REAL_BITS.
+/* Class indices of a few classes: as many rows side by side as a vector has lanes.  A template
+ * over REAL_BITS.
  *
  * Knows: loss and gradient of such rows in the lanes' own dtype; which rows need more
  * (double_rows.h).
  * Must not know: instruction sets, threads, Python, how rows become columns (tile.h).
  *
- * Each lane is a row with the class y.  With m its maximum, exponentials e relative to a power of
- * two near that of m, and O the sum of all but the label's:
+ * Each lane is a row with the class y.  With m its maximum, exponentials e relative to a power
+ * of two near that of m, and O the sum of all but the label's:
  *
  *     S = O + e_y           R = O / e_m, or ((O - e_m) + e_y) / e_m where y is not the maximum
  *     F = a / (T S)         loss = (m - x_y) / T + log1p(R)
  *     grad_k = e_k F        grad_y = -O F
  *
- * Where y is the maximum, R and the loss have the relative accuracy of O, however small.  Elsewhere
- * the loss is at least log 2, and what O - e_m loses does not show beside it.
+ * Where y is the maximum, R and the loss have the relative accuracy of O, however small.
+ * Elsewhere the loss is at least log 2, and what O - e_m loses does not show beside it.
  *
- * With u half a unit at 1: e 1.25 u (1.9 u without FMA, exp.h), fours of them added in a tree 2 u, the logarithm 1.7 u,
- * each product u.  From four classes on (`is_exact`) the fours are added without loss, e_y and e_m
- * keep what their last rounding dropped, and the quotients R and F are rounded once, the weight's
- * own rounding included: a few operations for a whole vector of rows.  Two classes need none of
- * that, three the lossless additions alone.
+ * With u half a unit at 1: e 1.25 u (1.9 u without FMA, exp.h), fours of them added in a tree 2
+ * u, the logarithm 1.7 u, each product u.  From four classes on (`is_exact`) the fours are added
+ * without loss, e_y and e_m keep what their last rounding dropped, and the quotients R and F are
+ * rounded once, the weight's own rounding included: a few operations for a whole vector of rows.
+ * Two classes need none of that, three the lossless additions alone.
  *
- * With terms of lse (lse_terms.h) of the slope h: (1 + h) F in place of F, grad_y = (h e_y - O) F,
- * and lse = m / T + log1p of the others over the first maximum.
+ * With terms of lse (lse_terms.h) of the slope h: (1 + h) F in place of F, grad_y = (h e_y - O)
+ * F, and lse = m / T + log1p of the others over the first maximum.
  */
 
 /* What the sweeps find of each lane: the maximum as it is, and with the label's logit less what is
@@ -132,11 +132,11 @@ KERNEL_INLINE vec NAME(rounded_quotient)(NAME(pair) a, NAME(pair) b, int is_exac
 
 /* R */
 KERNEL_INLINE vec NAME(index_ratio)(const NAME(index_sums) * sums, vec_mask leads, int is_exact) {
-    NAME(pair) rest = sums->others;
-    rest.high =
-        v_select(leads, rest.high,
-                 v_add(v_sub(rest.high, sums->exp_of_maximum.high), sums->exp_of_label.high));
-    return NAME(rounded_quotient)(rest, sums->exp_of_maximum, is_exact);
+    NAME(pair) below = sums->others;
+    below.high =
+        v_select(leads, below.high,
+                 v_add(v_sub(below.high, sums->exp_of_maximum.high), sums->exp_of_label.high));
+    return NAME(rounded_quotient)(below, sums->exp_of_maximum, is_exact);
 }
 
 /* Losses for a weight of 1, without the z-loss, of R and (m - x_y) / T. */
@@ -208,7 +208,7 @@ KERNEL_INLINE void NAME(index_gradients)(REAL (*place)[LANES], int classes, vec 
 }
 
 /* a times losses that are finite numbers, in double. */
-KERNEL_INLINE void NAME(weigh_plain_losses)(vec loss, const double *weight, double *losses) {
+KERNEL_INLINE void NAME(weigh_finite_losses)(vec loss, const double *weight, double *losses) {
 #if REAL_BITS == 32
     v_store_f64(losses, v_mul_f64(v_load_f64(weight), v_low_half_as_f64(loss)));
     v_store_f64(losses + LANES / 2,
@@ -218,7 +218,7 @@ KERNEL_INLINE void NAME(weigh_plain_losses)(vec loss, const double *weight, doub
 #endif
 }
 
-/* What takes the place of losses that are not plain numbers of the lanes' type: NaN, and in double
+/* What takes the place of losses that the lanes' type does not hold as numbers: NaN, and in double
  * those too small for it. */
 static NEVER_INLINE void NAME(mend_losses)(const NAME(index_sums) * sums, vec loss,
                                            vec_mask is_number, int has_tiny, const double *weight,
@@ -231,7 +231,7 @@ static NEVER_INLINE void NAME(mend_losses)(const NAME(index_sums) * sums, vec lo
         double number = (double)numbers[lane];
         if (has_tiny && number < (double)TINY_LOSS && others[lane] > 0)
             number = (double)others[lane] / (double)exp_of_label[lane];
-        /* no 0 * inf; a zero keeps the sign that weigh_plain_losses would give it */
+        /* no 0 * inf; a zero keeps the sign that weigh_finite_losses would give it */
         losses[lane] = weight[lane] == 0 && number == number ? weight[lane] : weight[lane] * number;
     }
 }

@@ -35,7 +35,7 @@ static NEVER_INLINE unsigned NAME(leaving_index_lanes)(REAL (*columns)[LANES],
                                     &settings->scale);
 }
 
-/* Loss and, if asked for, statistics, gradient and, where `curvature` is not NULL, second
+/* Loss and, if asked for, lse, prediction, gradient and, where `curvature` is not NULL, second
  * derivatives of a vector of rows. */
 KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows,
                                          const NAME(lane_weights) * weights, double *row_loss,
@@ -97,7 +97,7 @@ KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows,
 
     const vec finite = v_keep(v_greater(v_splat(INFINITY), loss), loss);
     if (rows->counts == all && v_mask_bits(v_greater(finite, v_splat((REAL)TINY_LOSS))) == all) {
-        NAME(weigh_plain_losses)(loss, weights->of_loss, row_loss);
+        NAME(weigh_finite_losses)(loss, weights->of_loss, row_loss);
     } else {
         const vec_mask is_number = v_greater(
             v_keep(v_equal(base, sums.maximum), v_add(sums.others.high, sums.exp_of_label.high)),
@@ -124,7 +124,8 @@ KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows,
                 v_keep(v_not_less(labels, v_splat(0)), factors.of_exponentials);
     }
     if (batch->lse || batch->prediction)
-        NAME(tell_lanes)(batch, rows->first_row, rows->row_count, labels, lse, first_maximum, 1);
+        NAME(write_lse_and_predictions)(batch, rows->first_row, rows->row_count, labels, lse,
+                                        first_maximum, 1);
     if (curvature) {
         const NAME(curved_rows) curved = {place,
                                           classes,
@@ -348,7 +349,7 @@ KERNEL_INLINE void NAME(finish_plain_rows)(const NAME(plain_losses) * losses, co
         const int64_t row = losses->row[j];
         const vec loss =
             NAME(index_losses)(v_load(losses->ratio + row), v_load(losses->distance + row));
-        NAME(weigh_plain_losses)(loss, weight ? weight : row_loss + row, row_loss + row);
+        NAME(weigh_finite_losses)(loss, weight ? weight : row_loss + row, row_loss + row);
     }
 }
 

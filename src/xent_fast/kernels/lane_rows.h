@@ -1,5 +1,6 @@
-/* A vector of rows of a few classes, one row a lane: its weights and labels, what is told of it,
- * and which of its rows the lanes' own dtype cannot hold.  A template over REAL_BITS.
+/* A vector of rows of a few classes, one row a lane: its weights and labels, what is written of
+ * it besides its gradient, and which of its rows the lanes' own dtype cannot hold.  A template
+ * over REAL_BITS.
  *
  * Knows: what targets with mass (lanes_along_rows.h) and class indices (index_rows.h) have in
  * common.
@@ -252,9 +253,10 @@ KERNEL_INLINE vec NAME(lane_labels)(const xent_labels *labels, const int64_t *va
     return v_from_integers(counted);
 }
 
-/* Statistics of rows, of those that are not ignored. */
-static NEVER_INLINE void NAME(tell_lanes)(const xent_batch *batch, int64_t first_row, int row_count,
-                                          vec labels, vec lse, vec row_prediction, int has_labels) {
+/* The lse and predictions of rows, of those that are not ignored. */
+static NEVER_INLINE void NAME(write_lse_and_predictions)(const xent_batch *batch, int64_t first_row,
+                                                         int row_count, vec labels, vec lse,
+                                                         vec row_prediction, int has_labels) {
     ALIGNED_64 REAL some[LANES], prediction[LANES];
     if (has_labels) {
         const vec_mask counts = v_not_less(labels, v_splat(0));

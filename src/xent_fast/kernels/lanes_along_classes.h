@@ -14,9 +14,9 @@
  *   backward, a block   grad = e * factor_b (- a q for targets with mass); the class left out is
  *                       written last
  *
- * Sums: four vectors in a tree (distances: eight; a group that is cut short: one by one), these in
- * a wide sum (sums.h); blocks in their order, with compensation.  Padding and excluded lanes add an exact 0, so that the order is a
- * function of the number of classes alone.
+ * Sums: four vectors in a tree (distances: eight; a group that is cut short: one by one), these
+ * in a wide sum (sums.h); blocks in their order, with compensation.  Padding and excluded lanes
+ * add an exact 0, so that the order is a function of the number of classes alone.
  *
  * Where logits or gradient have 16 bits, the sweeps widen and round on the way (storage.h), and
  * exponentials lie in a row of the lanes' own type.
@@ -233,9 +233,9 @@ VECTOR_INLINE void NAME(backward_some)(const REAL *e, char *grad, const NAME(mas
     }
 }
 
-/* `count` classes from class `first`, whose place is `grad`; it may be that of their exponentials
- * `e`.  It and its callers are inlined always: they multiply once a vector, and where a compiler had
- * the choice, it asked for kind and storage at every one. */
+/* `count` classes from class `first`, whose place is `grad`; it may be that of their
+ * exponentials `e`.  It and its callers are inlined always: they multiply once a vector, and
+ * where a compiler had the choice, it asked for kind and storage at every one. */
 VECTOR_INLINE void NAME(backward_vectors)(const REAL *e, char *grad, const NAME(masses) * masses,
                                           int64_t first, int64_t count,
                                           const NAME(backward_frame) * frame, int in_two_steps,

@@ -205,7 +205,7 @@ KERNEL_INLINE unsigned NAME(tiny_losses)(vec loss, const NAME(lane_sums) * sums,
     return tiny & v_mask_bits(v_equal(sums->distance, zero));
 }
 
-/* What the rows of a tile have to tell, one a lane. */
+/* What the rows of a tile have found, one a lane. */
 typedef struct {
     NAME(pair) loss;  /* for a weight of 1; a sum of two */
     unsigned leaving; /* bit k for lane k: what stands there is wrong, and double_rows.h must take
@@ -380,7 +380,7 @@ KERNEL_INLINE void NAME(load_short_rows)(NAME(short_rows) * rows, const xent_bat
     NAME(sum_tile)(rows, classes, settings, kind);
 }
 
-/* Its losses to `row_loss`, its statistics and its output to their places. */
+/* Its losses to `row_loss`, its lse, predictions and output to their places. */
 KERNEL_INLINE void NAME(write_short_rows)(NAME(short_rows) * rows, const xent_batch *batch,
                                           int64_t first_row, const int64_t *labels,
                                           double *row_loss, int classes, int kind) {
@@ -392,10 +392,10 @@ KERNEL_INLINE void NAME(write_short_rows)(NAME(short_rows) * rows, const xent_ba
         for (int row = 0; row < row_count; ++row)
             row_loss[row] = is_ignored(&batch->labels, labels[row]) ? 0 : row_loss[row];
     if (batch->lse || batch->prediction)
-        NAME(tell_lanes)(batch, first_row, row_count, rows->lanes,
-                         v_select(results->is_number, rows->sums.lse, v_splat(NAN)),
-                         v_select(results->is_number, rows->sums.pivot, v_splat(-1)),
-                         HAS_LABELS(kind));
+        NAME(write_lse_and_predictions)(batch, first_row, row_count, rows->lanes,
+                                        v_select(results->is_number, rows->sums.lse, v_splat(NAN)),
+                                        v_select(results->is_number, rows->sums.pivot, v_splat(-1)),
+                                        HAS_LABELS(kind));
     /* their weight of 0 alone gives NaN where a mass overflows */
     if (has_grad && HAS_LABELS(kind) && batch->labels.has_ignore_index)
         NAME(clear_rows_without_label)(tile->columns, classes, rows->lanes);

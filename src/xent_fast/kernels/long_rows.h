@@ -2,7 +2,7 @@
  * REAL_BITS.
  *
  * Knows: where each row's numbers lie; the sweeps by target kind and storage; which rows leave the
- * lanes (double_rows.h); what is told of a row.
+ * lanes (double_rows.h); what is written of a row besides its gradient.
  * Must not know: the sweeps' formulas (lanes_along_classes.h), instruction sets, threads, Python.
  */
 
@@ -140,9 +140,9 @@ KERNEL_INLINE void NAME(backward_some_blocks)(const NAME(long_row) * row, int64_
         sweeps[row->grad_storage](row, b, temperature, results, k);
 }
 
-/* What is told of a row besides its loss, if asked for. */
-KERNEL_INLINE void NAME(tell_statistics)(const xent_batch *batch, int64_t row, double lse,
-                                         int64_t prediction, int is_number) {
+/* What is written of a row besides loss and gradient, if asked for. */
+KERNEL_INLINE void NAME(write_lse_and_prediction)(const xent_batch *batch, int64_t row, double lse,
+                                                  int64_t prediction, int is_number) {
     if (batch->lse)
         ((REAL *)(void *)batch->lse)[row] = (REAL)(is_number ? lse : NAN);
     if (batch->prediction)
@@ -150,8 +150,8 @@ KERNEL_INLINE void NAME(tell_statistics)(const xent_batch *batch, int64_t row, d
 }
 
 /* The rows' losses, rounded, if asked for. */
-KERNEL_INLINE void NAME(tell_losses)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                     const double *losses) {
+KERNEL_INLINE void NAME(write_losses)(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                      const double *losses) {
     if (!batch->row_loss)
         return;
     REAL *row_loss = (REAL *)(void *)batch->row_loss + first_row;
@@ -159,12 +159,12 @@ KERNEL_INLINE void NAME(tell_losses)(const xent_batch *batch, int64_t first_row,
         row_loss[k] = (REAL)losses[k];
 }
 
-/* Loss and statistics of a row with the results in lane `k`. */
-KERNEL_INLINE double NAME(tell_row)(const xent_batch *batch, int64_t row,
-                                    const NAME(long_row) * values, const row_results *results,
-                                    int k) {
+/* Loss of a row with the results in lane `k`; its lse and prediction to their places. */
+KERNEL_INLINE double NAME(loss_of_settled_row)(const xent_batch *batch, int64_t row,
+                                               const NAME(long_row) * values,
+                                               const row_results *results, int k) {
     const int is_number = (int)(results->is_number >> k & 1);
-    NAME(tell_statistics)(batch, row, results->lse[k], values->prediction, is_number);
+    NAME(write_lse_and_prediction)(batch, row, results->lse[k], values->prediction, is_number);
     return is_number ? results->loss[k] : NAN;
 }
 
@@ -221,12 +221,12 @@ KERNEL_INLINE int NAME(leaves_lanes)(NAME(long_row) * row, const NAME(settings) 
 KERNEL_INLINE double NAME(loss_of_leaving_row)(const xent_batch *batch, int64_t at,
                                                const NAME(long_row) * row, int kind) {
     const int is_rounded = row->grad && row->grad_storage != XENT_AS_COMPUTED;
-    xent_batch plain = *batch;
-    plain.logits = row->logits;
-    plain.logits_row_stride = 0;
-    plain.logits_storage = (xent_storage)row->logits_storage;
+    xent_batch alone = *batch;
+    alone.logits = row->logits;
+    alone.logits_row_stride = 0;
+    alone.logits_storage = (xent_storage)row->logits_storage;
     const double loss = NAME(loss_of_far_row)(
-        &plain, at, row->label, kind, is_rounded ? row->scratch : (REAL *)(void *)row->grad, 1);
+        &alone, at, row->label, kind, is_rounded ? row->scratch : (REAL *)(void *)row->grad, 1);
     if (is_rounded)
         NAME(narrow)(row->scratch, row->classes, row->grad, row->grad_storage);
     return loss;
@@ -263,7 +263,7 @@ KERNEL_INLINE void NAME(long_rows)(const xent_batch *batch, int64_t first_row, i
                               weight_sums, scratch ? scratch + lanes * scratch_step : NULL, kind);
         if (HAS_LABELS(kind) && is_ignored(&batch->labels, labels[k])) {
             row_loss[k] = 0;
-            NAME(tell_statistics)(batch, first_row + k, 0, -1, 0);
+            NAME(write_lse_and_prediction)(batch, first_row + k, 0, -1, 0);
             if (row->grad)
                 NAME(fill_gradient)(row, 0, batch->classes, 0);
             if (after)
@@ -285,10 +285,10 @@ KERNEL_INLINE void NAME(long_rows)(const xent_batch *batch, int64_t first_row, i
     if (lanes == 0)
         return;
     repeat_first_lane(&sums, lanes);
-    finish_rows(&sums, &settings->row, &results, kind);
+    settle_rows(&sums, &settings->row, &results, kind);
     for (int lane = 0; lane < lanes; ++lane) {
         row_loss[taken[lane]] =
-            NAME(tell_row)(batch, first_row + taken[lane], &rows[lane], &results, lane);
+            NAME(loss_of_settled_row)(batch, first_row + taken[lane], &rows[lane], &results, lane);
         if (batch->grad)
             NAME(backward_some_blocks)(&rows[lane], 0, blocks, settings->row.temperature, &results,
                                        lane, kind);

@@ -65,7 +65,7 @@ typedef struct {
     xent_output output;
 } row_settings;
 
-KERNEL_INLINE row_settings settings_of(const xent_batch *batch) {
+KERNEL_INLINE row_settings row_settings_of(const xent_batch *batch) {
     const int has_lse_terms = lse_counts(&batch->options);
     const row_settings settings = {scale_for_f64(batch->options.temperature),
                                    batch->options.temperature,
@@ -130,9 +130,9 @@ KERNEL_INLINE vec index_losses(const row_sums *rows, vec others, vec exp_of_targ
     const vec exp_of_maximum =
         NAME(scaled_exponential)(v_sub(maximum, v_load(rows->shift)), reference);
     const NAME(pair) top = {v_mul(exp_of_maximum, v_splat(unit)), zero};
-    const vec rest = v_add(v_sub(others, top.high), exp_of_target);
+    const vec below = v_add(v_sub(others, top.high), exp_of_target);
     const vec distance = v_div(v_sub(maximum, target_logit), temperature),
-              log_sum = log_of_ratio(rest, top);
+              log_sum = log_of_ratio(below, top);
     return v_select(is_distant, v_add(distance, log_sum), loss);
 }
 
@@ -146,7 +146,7 @@ KERNEL_INLINE void repeat_first_lane(row_sums *rows, int count) {
 }
 
 /* Loss and gradient factors of rows side by side. */
-static NEVER_INLINE void finish_rows(const row_sums *rows, const row_settings *settings,
+static NEVER_INLINE void settle_rows(const row_sums *rows, const row_settings *settings,
                                      row_results *results, int kind) {
     const vec zero = v_splat(0), weight = v_load(rows->weight),
               temperature = v_splat(settings->temperature);

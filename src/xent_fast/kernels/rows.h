@@ -87,9 +87,9 @@ KERNEL_INLINE int NAME(must_turn)(const xent_batch *batch) {
             (batch->dense_targets && NAME(has_columns)(batch->dense_targets_class_stride)));
 }
 
-KERNEL_INLINE void NAME(plain_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                    const int64_t *labels, double *row_loss, void *workspace,
-                                    int kind) {
+KERNEL_INLINE void NAME(unturned_rows)(const xent_batch *batch, int64_t first_row,
+                                       int64_t row_count, const int64_t *labels, double *row_loss,
+                                       void *workspace, int kind) {
     if (batch->classes > MOST_CLASSES_ALONG_ROWS)
         NAME(many_long_rows)(batch, first_row, row_count, labels, row_loss, workspace, NULL, NULL,
                              kind);
@@ -164,7 +164,7 @@ KERNEL_INLINE void NAME(rows_to)(const xent_batch *batch, int64_t first_row, int
         NAME(turned_rows)(batch, first_row, row_count, labels, losses, workspace, compute);
     else
         compute(batch, first_row, row_count, labels, losses, workspace);
-    NAME(tell_losses)(batch, first_row, row_count, losses);
+    NAME(write_losses)(batch, first_row, row_count, losses);
 }
 
 KERNEL_INLINE double NAME(rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
@@ -272,7 +272,7 @@ KERNEL_INLINE double NAME(finish_row)(const xent_batch *batch, int64_t row, void
     NAME(shared_row) *shared = (NAME(shared_row) *)workspace;
     double loss = 0;
     if (shared->is_ignored) {
-        NAME(tell_statistics)(batch, row, 0, -1, 0);
+        NAME(write_lse_and_prediction)(batch, row, 0, -1, 0);
     } else if (shared->leaves) {
         loss = NAME(loss_of_leaving_row)(batch, row, &shared->row, kind);
     } else {
@@ -280,10 +280,10 @@ KERNEL_INLINE double NAME(finish_row)(const xent_batch *batch, int64_t row, void
         sums.target_logit[0] = shared->target_logit;
         NAME(merge_blocks)(&shared->row, &shared->settings, &sums, 0, kind);
         repeat_first_lane(&sums, 1);
-        finish_rows(&sums, &shared->settings.row, &shared->results, kind);
-        loss = NAME(tell_row)(batch, row, &shared->row, &shared->results, 0);
+        settle_rows(&sums, &shared->settings.row, &shared->results, kind);
+        loss = NAME(loss_of_settled_row)(batch, row, &shared->row, &shared->results, 0);
     }
-    NAME(tell_losses)(batch, row, 1, &loss);
+    NAME(write_losses)(batch, row, 1, &loss);
     return loss;
 }
 
@@ -308,15 +308,15 @@ KERNEL_INLINE void NAME(backward_shared)(int64_t first_block, int64_t count, voi
 /* The functions of the contract for one target kind. */
 #ifndef ROW_KERNELS
 #define ROW_KERNELS(name, kind, storages)                                                          \
-    static NEVER_INLINE void NAME(plain_##name##_rows)(const xent_batch *batch, int64_t first_row, \
-                                                       int64_t row_count, const int64_t *labels,   \
-                                                       double *row_loss, void *workspace) {        \
-        NAME(plain_rows)(batch, first_row, row_count, labels, row_loss, workspace, kind);          \
+    static NEVER_INLINE void NAME(unturned_##name##_rows)(                                         \
+        const xent_batch *batch, int64_t first_row, int64_t row_count, const int64_t *labels,      \
+        double *row_loss, void *workspace) {                                                       \
+        NAME(unturned_rows)(batch, first_row, row_count, labels, row_loss, workspace, kind);       \
     }                                                                                              \
     static double NAME(name##_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, \
                                     void *workspace) {                                             \
         NAME(assert_row_kernel)(batch, first_row, row_count, workspace, kind);                     \
-        return NAME(rows)(batch, first_row, row_count, workspace, NAME(plain_##name##_rows),       \
+        return NAME(rows)(batch, first_row, row_count, workspace, NAME(unturned_##name##_rows),    \
                           kind);                                                                   \
     }                                                                                              \
     static void NAME(begin_##name##_row)(const xent_batch *batch, int64_t row, void *workspace) {  \

@@ -121,9 +121,9 @@ KERNEL_INLINE void NAME(write_softmax_vector)(NAME(softmax_vector) * rows, const
     if (batch->lse || batch->prediction) {
         const vec lse =
             v_add(NAME(over_temperature)(rows->sums.maximum, temperature), rows->sums.log_of_sum);
-        NAME(tell_lanes)(batch, first_row, row_count, rows->labels,
-                         v_select(rows->is_number, lse, v_splat(NAN)),
-                         v_select(rows->is_number, rows->sums.pivot, v_splat(-1)), has_ignored);
+        NAME(write_lse_and_predictions)(
+            batch, first_row, row_count, rows->labels, v_select(rows->is_number, lse, v_splat(NAN)),
+            v_select(rows->is_number, rows->sums.pivot, v_splat(-1)), has_ignored);
     }
     if (lies) {
         for (int64_t k = 0; grad && k < classes; ++k)
