@@ -16,13 +16,12 @@ static const double double_unit = EXPONENTIAL_UNIT;
 /* K 2^(x log2(e) / T - reference + SCALE_UP), all of float64 */
 KERNEL_INLINE double scaled_exponential_of(double x, double reference,
                                            const exponent_scale_f64 *scale) {
-    return v_first(
-        NAME(scaled_exponential)(v_splat(x), NAME(reference_for)(v_splat(reference), scale)));
+    return v_first(scaled_exponential(v_splat(x), reference_for(v_splat(reference), scale)));
 }
 
 /* a b - c, the product exact. */
 KERNEL_INLINE double scalar_product_residual(double a, double b, double c) {
-    return v_first(NAME(product_residual)(v_splat(a), v_splat(b), v_splat(c)));
+    return v_first(product_residual(v_splat(a), v_splat(b), v_splat(c)));
 }
 
 typedef struct {
@@ -114,6 +113,6 @@ static NEVER_INLINE far far_log_of_1_plus(far a) {
         return a;
     const double r = ldexp(a.high, far_shift(a.exponent)),
                  error = ldexp(a.low, far_shift(a.exponent));
-    const NAME(pair) log = NAME(log_of_1_plus)(v_splat(r));
+    const vec_pair log = log_of_1_plus(v_splat(r));
     return far_from(v_first(log.high), v_first(log.low) + error / (1 + r), 0);
 }
