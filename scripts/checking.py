@@ -25,6 +25,8 @@ STRICT = ["-O2", "-Wall", "-Wextra", "-Werror", "-static"]
 # Every function of the kernels compiled once: under sanitizers in a tenth of the time, to the same
 # bits, and each counted apart.
 NOT_INLINED = "-DALWAYS_INLINE=__attribute__((noinline))"
+# A call that breaks the kernels' contract ends the program.
+ASSERTS = "-DXENT_CHECKED"
 
 
 @dataclass(frozen=True)

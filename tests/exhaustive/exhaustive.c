@@ -137,7 +137,7 @@ static void judge_exponentials_32(const float *arguments, double c, tally *seen)
     const exponent_scale_f32 scale = unit_scale_f32();
     const exponential_reference_f32 reference = reference_for_f32(v_splat_f32((float)c), &scale);
     v_store_f32(plain, scaled_exponential_f32(v_load_f32(arguments), reference));
-    const pair_f32 pair = scaled_exponential_pair_f32(v_load_f32(arguments), reference);
+    const vec_pair_f32 pair = scaled_exponential_pair_f32(v_load_f32(arguments), reference);
     v_store_f32(high, pair.high);
     v_store_f32(low, pair.low);
     for (int lane = 0; lane < LANES_32; ++lane) {
@@ -161,7 +161,7 @@ static void judge_exponentials_32(const float *arguments, double c, tally *seen)
 
 static void judge_logarithms_32(const float *arguments, tally *seen) {
     ALIGNED_64 float high[LANES_32], low[LANES_32], total[LANES_32];
-    const pair_f32 log = log_of_1_plus_f32(v_load_f32(arguments));
+    const vec_pair_f32 log = log_of_1_plus_f32(v_load_f32(arguments));
     v_store_f32(high, log.high);
     v_store_f32(low, log.low);
     v_store_f32(total, pair_total_f32(log));
@@ -178,7 +178,7 @@ static void judge_exponentials_64(const double *arguments, tally *seen) {
     const exponent_scale_f64 scale = unit_scale_f64();
     const exponential_reference_f64 reference = reference_for_f64(v_splat_f64(0), &scale);
     v_store_f64(plain, scaled_exponential_f64(v_load_f64(arguments), reference));
-    const pair_f64 pair = scaled_exponential_pair_f64(v_load_f64(arguments), reference);
+    const vec_pair_f64 pair = scaled_exponential_pair_f64(v_load_f64(arguments), reference);
     v_store_f64(high, pair.high);
     v_store_f64(low, pair.low);
     for (int lane = 0; lane < LANES_64; ++lane) {
@@ -192,7 +192,7 @@ static void judge_exponentials_64(const double *arguments, tally *seen) {
 
 static void judge_logarithms_64(const double *arguments, tally *seen) {
     ALIGNED_64 double high[LANES_64], low[LANES_64], total[LANES_64];
-    const pair_f64 log = log_of_1_plus_f64(v_load_f64(arguments));
+    const vec_pair_f64 log = log_of_1_plus_f64(v_load_f64(arguments));
     v_store_f64(high, log.high);
     v_store_f64(low, log.low);
     v_store_f64(total, pair_total_f64(log));

@@ -5,7 +5,8 @@ Steps, of which --only takes some:
 calls        every public function over arrays beside pages that may not be touched
 kernels      every kernel likewise, as a C program: on this processor; without --quick also for
              64-bit Arm under qemu and for AVX-512 under an emulator
-sanitizers   that program built with AddressSanitizer and UndefinedBehaviorSanitizer
+sanitizers   that program built with AddressSanitizer and UndefinedBehaviorSanitizer, and with the
+             asserts of the kernels' contract
 allocations  every allocation of every public function fails in turn
 references   every public function, and every way to call it wrongly, 10,000 times
 suite        the everyday tests with an extension built with both sanitizers and Cython's checks
@@ -33,6 +34,7 @@ from typing import Any
 
 from checking import (
     ARM_COMPILER,
+    ASSERTS,
     NOT_INLINED,
     ROOT,
     STRICT,
@@ -73,7 +75,7 @@ def check_kernels(quick: bool) -> Figures:
         isas = run([program]).split()
         figures = {guarded_cases(isa): int(run([program, isa, *["quick"] * quick])) for isa in isas}
         if not quick:
-            arm = build_driver([ARM_COMPILER], Path(directory) / "arm", STRICT)
+            arm = build_driver([ARM_COMPILER], Path(directory) / "arm", [*STRICT, ASSERTS])
             emulated = ["qemu-aarch64", arm, "neon"]
             figures[guarded_cases("neon, under qemu")] = int(run(emulated))
             if "avx512" not in isas:
@@ -87,7 +89,7 @@ def check_sanitizers(quick: bool) -> Figures:
         program = build_driver(
             compiler(),
             Path(directory) / "sanitized",
-            ["-O1", "-g1", NOT_INLINED, *SANITIZE],
+            ["-O1", "-g1", NOT_INLINED, ASSERTS, *SANITIZE],
             wanted=runs_here,
         )
         options = os.environ | {"ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=1"}
@@ -175,7 +177,7 @@ def sanitized_environment(directory: Path) -> Path:
     )
     (packages / "base.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     environment = os.environ | {
-        "XENT_FAST_LAST_CFLAGS": " ".join(["-O1", "-g1", *SANITIZE]),
+        "XENT_FAST_LAST_CFLAGS": " ".join(["-O1", "-g1", ASSERTS, *SANITIZE]),
         "LDFLAGS": SANITIZE[0],
         "XENT_FAST_CYTHON_CHECKS": "1",
     }

@@ -279,7 +279,8 @@ static xent_batch make_batch(request r) {
         .weight_factor = is_gradient ? 0.5 : 0,
         .options.label_smoothing = is_gradient && has_smoothing ? 0.1 : 0,
         .options.temperature = r.has_options ? 1.5 : 1,
-        .options.z_loss = r.has_options ? 0.01 : 0,
+        /* with one, class indices with class weights would be smoothed targets */
+        .options.z_loss = r.has_options && r.kind != XENT_INDEX_TARGETS ? 0.01 : 0,
         .output = r.output,
     };
     point_at_targets(&batch, r);
@@ -291,8 +292,10 @@ static xent_batch make_batch(request r) {
 /* The same row in the steps that threads share. */
 static void run_shared(const xent_row_kernels *kernels, const xent_batch *batch, guard_side side) {
     const int64_t blocks = kernels->blocks_to_share(batch->classes);
+    if (blocks == 0)
+        return;
     char *workspace = kept_column(1, xent_shared_row_bytes(kernels, batch), side);
-    for (int64_t row = 0; row < batch->rows && blocks > 0; ++row) {
+    for (int64_t row = 0; row < batch->rows; ++row) {
         kernels->begin_row(batch, row, workspace);
         kernels->forward_blocks(0, blocks / 2, workspace);
         kernels->forward_blocks(blocks / 2, blocks - blocks / 2, workspace);

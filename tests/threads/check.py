@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import checking
-from checking import KERNELS, NOT_INLINED, ROOT, Outcome, run, write_stand_in
+from checking import ASSERTS, KERNELS, NOT_INLINED, ROOT, Outcome, run, write_stand_in
 
 from xent_fast._binding import instruction_sets
 
@@ -38,7 +38,7 @@ for word in "${@/-O3/-O1}"; do
     words+=("$word")
 done
 [[ " $* " == *" -c "* ]] && words+=(-fsanitize=thread)
-exec clang "${words[@]}" -gline-tables-only -O1 'NOT_INLINED'
+exec clang "${words[@]}" -gline-tables-only -O1 FLAGS
 """
 
 
@@ -66,7 +66,8 @@ class Sanitizer:
 
     def _build(self) -> None:
         compiler = self.directory / "cc"
-        compiler.write_text(COMPILER.replace("NOT_INLINED", NOT_INLINED), encoding="utf-8")
+        flags = f"'{NOT_INLINED}' {ASSERTS}"
+        compiler.write_text(COMPILER.replace("FLAGS", flags), encoding="utf-8")
         compiler.chmod(0o755)
         for source in KERNELS.glob("isa_*.c"):
             if source.stem != f"isa_{instruction_sets.available_isas()[0]}":

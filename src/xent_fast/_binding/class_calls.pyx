@@ -173,7 +173,8 @@ cdef int describe_shard(
     shard.batch.classes = cnp.PyArray_DIM(logits, 1)
     shard.batch.logits = cnp.PyArray_BYTES(logits)
     shard.batch.logits_row_stride = cnp.PyArray_STRIDE(logits, 0)
-    shard.batch.class_weight = NULL if weight is None else cnp.PyArray_BYTES(weight)
+    if weight is not None and shard.batch.classes > 0:
+        shard.batch.class_weight = cnp.PyArray_BYTES(weight)
     shard.has_class_weight = weight is not None
     shard.batch.weight_factor = 1.0
     if cnp.PyArray_NDIM(targets) == 1:

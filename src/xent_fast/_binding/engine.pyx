@@ -17,6 +17,7 @@ from xent_fast._binding.instruction_sets import active_isa_name, available_isas
 
 from xent_fast._binding.instruction_sets cimport ShardBatch, VjpBatch, storage_kernels
 from xent_fast._binding.kernels cimport (
+    XENT_ASSERT,
     XENT_MAX_ROWS_PER_CALL,
     XENT_ROW_GRANULARITY,
     XENT_WORKSPACE_ALIGNMENT,
@@ -159,6 +160,7 @@ cdef size_t share_out(
     plan.memory = malloc(workspace_bytes + loss_bytes + XENT_WORKSPACE_ALIGNMENT)
     if plan.memory == NULL:
         return workspace_bytes + loss_bytes
+    XENT_ASSERT(plan.workspace_step % XENT_WORKSPACE_ALIGNMENT == 0 or plan.threads == 1)
     plan.workspaces = <char *>xent_aligned(<uintptr_t>plan.memory)
     plan.chunk_losses = <double *>(plan.workspaces + workspace_bytes)
     return 0
@@ -289,6 +291,7 @@ cdef inline double process_chunk(const Plan *plan, int64_t chunk, int thread) no
     cdef char *workspace = plan.workspaces + thread * plan.workspace_step
     cdef xent_batch batch
     cdef const xent_batch *rows = plan.batch
+    XENT_ASSERT(thread < plan.threads and row_count > 0)
     if plan.stored != NULL:
         return process_stored_rows(plan, group, first_row, row_count, workspace)
     if group != 0:
@@ -340,6 +343,7 @@ cdef inline void *workspace_of(const Plan *plan, int64_t row) noexcept nogil:
 cdef inline void sweep_part(const Plan *plan, int64_t part, block_sweep sweep) noexcept nogil:
     cdef int64_t blocks = plan.kernels.blocks_to_share(plan.batch.classes)
     cdef int64_t first = part % plan.parts * PART_BLOCKS
+    XENT_ASSERT(first < blocks)
     sweep(first, min(blocks - first, <int64_t>PART_BLOCKS), workspace_of(plan, part // plan.parts))
 
 
@@ -368,6 +372,7 @@ cdef double process_stored_rows(
     cdef int64_t row = group * plan.groups.rows + first_row
     cdef AnyBatch copy
     cdef double loss
+    XENT_ASSERT(row_count <= plan.chunk_rows)
     memcpy(&copy, plan.batch, stored.batch_bytes)
     copy.rows = xent_batch_from(plan.batch, row, plan.groups.real_bytes)
     advance_factors(stored, &copy, row)

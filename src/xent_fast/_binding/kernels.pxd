@@ -6,6 +6,8 @@ from libc.stdint cimport int64_t
 
 
 cdef extern from "kernels/contract.h" nogil:
+    void XENT_ASSERT(bint condition)
+
     ctypedef enum xent_dtype:
         XENT_FLOAT32
         XENT_FLOAT64

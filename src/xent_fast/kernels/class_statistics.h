@@ -12,39 +12,39 @@
  * weight it has: each block's maximum stands for its class, and the block's number for the class's
  * index.
  */
-enum { NAME(whole_row_bytes) = sizeof(NAME(block_summary)) + 2 * sizeof(REAL) };
+enum { whole_row_bytes = sizeof(block_summary) + 2 * sizeof(REAL) };
 
 /* Blocks of a row, with target and weight of each block's maximum; local blocks and their sums of
  * class weights behind. */
 typedef struct {
-    NAME(block_summary) * blocks, *local;
+    block_summary *blocks, *local;
     double *weight_sums;
     REAL *targets, *weights;
-} NAME(shard_workspace);
+} shard_workspace;
 
-static size_t NAME(shard_workspace_bytes)(int64_t whole_blocks, int64_t classes) {
-    const size_t local = (size_t)NAME(block_count)(classes);
-    return (size_t)whole_blocks * NAME(whole_row_bytes) +
-           local * (sizeof(NAME(block_summary)) + sizeof(double));
+static size_t shard_workspace_bytes(int64_t whole_blocks, int64_t classes) {
+    const size_t local = (size_t)count_blocks(classes);
+    return (size_t)whole_blocks * whole_row_bytes +
+           local * (sizeof(block_summary) + sizeof(double));
 }
 
-KERNEL_INLINE NAME(shard_workspace)
-    NAME(shard_workspace_at)(void *memory, int64_t whole_blocks, int64_t classes) {
-    NAME(shard_workspace) w;
-    w.blocks = (NAME(block_summary) *)memory;
+KERNEL_INLINE shard_workspace shard_workspace_at(void *memory, int64_t whole_blocks,
+                                                 int64_t classes) {
+    shard_workspace w;
+    w.blocks = (block_summary *)memory;
     w.local = w.blocks + whole_blocks;
-    w.weight_sums = (double *)(void *)(w.local + NAME(block_count)(classes));
-    w.targets = (REAL *)(void *)(w.weight_sums + NAME(block_count)(classes));
+    w.weight_sums = (double *)(void *)(w.local + count_blocks(classes));
+    w.targets = (REAL *)(void *)(w.weight_sums + count_blocks(classes));
     w.weights = w.targets + whole_blocks;
     return w;
 }
 
 /* The range's part of row `row`, whose label `local` counts from the range's first class and may
  * lie outside. */
-KERNEL_INLINE NAME(long_row) NAME(row_of_shard)(const xent_shard *shard, int64_t row, int64_t local,
-                                                const NAME(shard_workspace) * w, int kind) {
+KERNEL_INLINE long_row row_of_shard(const xent_shard *shard, int64_t row, int64_t local,
+                                    const shard_workspace *w, int kind) {
     const xent_batch *batch = &shard->batch;
-    NAME(long_row) r = NAME(long_row_at)(batch, row, local, w->local, w->weight_sums, NULL, kind);
+    long_row r = long_row_at(batch, row, local, w->local, w->weight_sums, NULL, kind);
     r.label = (uint64_t)local < (uint64_t)batch->classes ? local : -1;
     r.masses.smoothing = kind == XENT_SMOOTHED_TARGETS
                              ? batch->options.label_smoothing / (double)shard->num_classes
@@ -54,37 +54,36 @@ KERNEL_INLINE NAME(long_row) NAME(row_of_shard)(const xent_shard *shard, int64_t
     return r;
 }
 
-KERNEL_INLINE void NAME(sum_weights_of_shard)(const xent_shard *shard,
-                                              const NAME(shard_workspace) * w, int kind) {
+KERNEL_INLINE void sum_weights_of_shard(const xent_shard *shard, const shard_workspace *w,
+                                        int kind) {
     const xent_batch *batch = &shard->batch;
     if (kind == XENT_SMOOTHED_TARGETS && batch->class_weight)
-        NAME(sum_weights_of_blocks)((const REAL *)(const void *)batch->class_weight, batch->classes,
-                                    0, NAME(block_count)(batch->classes), w->weight_sums);
+        sum_weights_of_blocks((const REAL *)(const void *)batch->class_weight, batch->classes, 0,
+                              count_blocks(batch->classes), w->weight_sums);
 }
 
-KERNEL_INLINE void NAME(measure_row)(const xent_shard *shard, int64_t row, int64_t label,
-                                     const NAME(shard_workspace) * w,
-                                     const NAME(settings) * settings, int kind) {
+KERNEL_INLINE void measure_row(const xent_shard *shard, int64_t row, int64_t label,
+                               const shard_workspace *w, const call_settings *settings, int kind) {
     const xent_batch *batch = &shard->batch;
-    const int64_t blocks = NAME(block_count)(batch->classes);
+    const int64_t blocks = count_blocks(batch->classes);
     double *values = shard->values + row * shard->row_step;
     memset(values, 0, (size_t)shard->row_step * sizeof *values);
     if (HAS_LABELS(kind) && is_ignored(&batch->labels, label)) {
         values[XENT_TARGETS_HERE] = -1;
         return;
     }
-    const NAME(long_row) r =
-        NAME(row_of_shard)(shard, row, HAS_LABELS(kind) ? label - shard->first_class : -1, w, kind);
+    const long_row r =
+        row_of_shard(shard, row, HAS_LABELS(kind) ? label - shard->first_class : -1, w, kind);
     const REAL *targets = r.masses.targets, *weights = r.masses.class_weight;
     if (r.label >= 0) {
         values[XENT_TARGETS_HERE] = 1;
-        values[XENT_TARGET_LOGIT] = NAME(logit_of_label)(&r, kind);
-        values[XENT_TARGET_WEIGHT] = NAME(class_weight)(batch, r.label);
+        values[XENT_TARGET_LOGIT] = logit_of_label(&r, kind);
+        values[XENT_TARGET_WEIGHT] = weight_of_class(batch, r.label);
     }
     values[XENT_TARGET_CLASS] = (double)label;
-    NAME(forward_some_blocks)(&r, 0, blocks, settings, kind);
+    forward_some_blocks(&r, 0, blocks, settings, kind);
     for (int64_t b = 0; b < blocks; ++b) {
-        const NAME(block_summary) *block = w->local + b;
+        const block_summary *block = w->local + b;
         double *to = values + XENT_ROW_STATISTICS + b * XENT_BLOCK_STATISTICS;
         to[0] = block->sum_of_others;
         to[1] = block->maximum;
@@ -104,12 +103,11 @@ KERNEL_INLINE void NAME(measure_row)(const xent_shard *shard, int64_t row, int64
 }
 
 /* The whole row again, from its statistics; its results in lane 0. */
-KERNEL_INLINE NAME(long_row)
-    NAME(settle_row)(const xent_shard *shard, int64_t row, const NAME(shard_workspace) * w,
-                     const NAME(settings) * settings, row_results *results, int kind) {
+KERNEL_INLINE long_row settle_row(const xent_shard *shard, int64_t row, const shard_workspace *w,
+                                  const call_settings *settings, row_results *results, int kind) {
     const xent_batch *batch = &shard->batch;
     const double *values = shard->values + row * shard->row_step;
-    NAME(long_row) r;
+    long_row r;
     memset(&r, 0, sizeof r);
     r.classes = shard->whole_blocks * BLOCK;
     r.label = -1;
@@ -119,7 +117,7 @@ KERNEL_INLINE NAME(long_row)
     r.blocks = w->blocks;
     for (int64_t b = 0; b < shard->whole_blocks; ++b) {
         const double *from = values + XENT_ROW_STATISTICS + b * XENT_BLOCK_STATISTICS;
-        NAME(block_summary) *block = w->blocks + b;
+        block_summary *block = w->blocks + b;
         block->sum_of_others = from[0];
         block->maximum = from[1];
         block->shift = from[2];
@@ -148,26 +146,25 @@ KERNEL_INLINE NAME(long_row)
     row_sums sums;
     memset(&sums, 0, sizeof sums);
     sums.target_logit[0] = values[XENT_TARGET_LOGIT];
-    NAME(merge_blocks)(&r, settings, &sums, 0, kind);
+    merge_blocks(&r, settings, &sums, 0, kind);
     repeat_first_lane(&sums, 1);
-    finish_rows(&sums, &settings->row, results, kind);
+    settle_rows(&sums, &settings->row, results, kind);
     return r;
 }
 
-KERNEL_INLINE void NAME(write_row)(const xent_shard *shard, int64_t row, int64_t label,
-                                   const NAME(shard_workspace) * w, const NAME(settings) * settings,
-                                   int kind) {
+KERNEL_INLINE void write_row(const xent_shard *shard, int64_t row, int64_t label,
+                             const shard_workspace *w, const call_settings *settings, int kind) {
     const xent_batch *batch = &shard->batch;
-    const int64_t blocks = NAME(block_count)(batch->classes);
+    const int64_t blocks = count_blocks(batch->classes);
     const double *values = shard->values + row * shard->row_step;
     const int64_t local = HAS_LABELS(kind) ? label - shard->first_class : -1;
-    NAME(long_row) r = NAME(row_of_shard)(shard, row, local, w, kind);
+    long_row r = row_of_shard(shard, row, local, w, kind);
     row_results results;
     if (values[XENT_TARGETS_HERE] < 0) {
-        NAME(fill_gradient)(&r, 0, batch->classes, 0);
+        fill_gradient(&r, 0, batch->classes, 0);
         return;
     }
-    const NAME(long_row) whole = NAME(settle_row)(shard, row, w, settings, &results, kind);
+    const long_row whole = settle_row(shard, row, w, settings, &results, kind);
     r.weight = whole.weight;
     r.masses.label_mass = whole.masses.label_mass;
     r.pivot = r.label;
@@ -178,51 +175,52 @@ KERNEL_INLINE void NAME(write_row)(const xent_shard *shard, int64_t row, int64_t
                 : (int64_t)values[XENT_ROW_STATISTICS + whole.pivot * XENT_BLOCK_STATISTICS + 7] -
                       shard->first_class;
     if (!shard->has_exponentials)
-        NAME(forward_some_blocks)(&r, 0, blocks, settings, kind);
+        forward_some_blocks(&r, 0, blocks, settings, kind);
     for (int64_t b = 0; b < blocks; ++b)
         w->local[b].weight = w->blocks[shard->first_block + b].weight;
-    NAME(backward_some_blocks)(&r, 0, blocks, settings->row.temperature, &results, 0, kind);
+    backward_some_blocks(&r, 0, blocks, settings->row.temperature, &results, 0, kind);
 }
 
-KERNEL_INLINE void NAME(work_on_rows)(const xent_shard *shard, int64_t row_count, void *workspace,
-                                      int work, int kind) {
-    const NAME(shard_workspace) w =
-        NAME(shard_workspace_at)(workspace, shard->whole_blocks, shard->batch.classes);
-    const NAME(settings) settings = NAME(settings_of)(&shard->batch);
+KERNEL_INLINE void work_on_rows(const xent_shard *shard, int64_t row_count, void *workspace,
+                                int work, int kind) {
+    const shard_workspace w =
+        shard_workspace_at(workspace, shard->whole_blocks, shard->batch.classes);
+    const call_settings settings = call_settings_of(&shard->batch);
     REAL *row_loss = (REAL *)(void *)shard->batch.row_loss;
     row_results results;
     if (work != XENT_SETTLE)
-        NAME(sum_weights_of_shard)(shard, &w, kind);
+        sum_weights_of_shard(shard, &w, kind);
     for (int64_t row = 0; row < row_count; ++row) {
         int64_t label = -1;
         if (HAS_LABELS(kind) && work != XENT_SETTLE)
             xent_read_labels(&shard->batch.labels, row, 1, &label);
         if (work == XENT_MEASURE) {
-            NAME(measure_row)(shard, row, label, &w, &settings, kind);
+            measure_row(shard, row, label, &w, &settings, kind);
         } else if (work == XENT_WRITE) {
-            NAME(write_row)(shard, row, label, &w, &settings, kind);
+            write_row(shard, row, label, &w, &settings, kind);
         } else if (shard->values[row * shard->row_step + XENT_TARGETS_HERE] < 0) {
             row_loss[row] = 0;
         } else {
-            NAME(settle_row)(shard, row, &w, &settings, &results, kind);
+            settle_row(shard, row, &w, &settings, &results, kind);
             row_loss[row] = (REAL)(results.is_number & 1 ? results.loss[0] : NAN);
         }
     }
 }
 
-static void NAME(work_on_shard)(const xent_shard *shard, int64_t row_count, void *workspace,
-                                int work) {
+static void work_on_shard(const xent_shard *shard, int64_t row_count, void *workspace, int work) {
+    xent_assert_shard(shard, count_blocks(shard->batch.classes), work, sizeof(REAL));
+    xent_assert_row_range(0, row_count, shard->batch.rows);
+    xent_assert_workspace(workspace, 1);
 #define WORK_ON_KIND(name, number, storages) \
     if (shard->kind == number)               \
-        NAME(work_on_rows)(shard, row_count, workspace, work, number);
+        work_on_rows(shard, row_count, workspace, work, number);
     EACH_TARGET_KIND(WORK_ON_KIND)
 #undef WORK_ON_KIND
 }
 
-static int64_t NAME(shard_block_count)(int64_t classes) { return NAME(block_count)(classes); }
+static int64_t shard_block_count(int64_t classes) { return count_blocks(classes); }
 
 #ifndef SHARD_KERNELS_TABLE
-#define SHARD_KERNELS_TABLE(dtype)                                             \
-    {PASTE_NAMES(work_on_shard, dtype), PASTE_NAMES(shard_block_count, dtype), \
-     PASTE_NAMES(shard_workspace_bytes, dtype)}
+#define SHARD_KERNELS_TABLE(dtype) \
+    {work_on_shard##dtype, shard_block_count##dtype, shard_workspace_bytes##dtype}
 #endif

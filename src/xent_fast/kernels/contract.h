@@ -24,6 +24,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "checked.h"
+
 typedef enum { XENT_FLOAT32 = 0, XENT_FLOAT64 = 1, XENT_DTYPE_COUNT = 2 } xent_dtype;
 
 /* How a matrix's numbers lie in memory: of the type that they are computed in, or in 16 bits, where
@@ -116,6 +118,7 @@ typedef struct {
 /* The batch whose row 0 is row `row` of another, whose numbers take `real_bytes` each. */
 static inline xent_batch xent_batch_from(const xent_batch *batch, int64_t row, size_t real_bytes) {
     xent_batch rest = *batch;
+    XENT_ASSERT(row >= 0 && row <= batch->rows);
     const ptrdiff_t first = (ptrdiff_t)row, first_byte = first * (ptrdiff_t)real_bytes;
     rest.rows -= row;
     rest.logits += first * batch->logits_row_stride;
@@ -276,7 +279,7 @@ enum { XENT_MEASURE = 0, XENT_SETTLE = 1, XENT_WRITE = 2 };
 
 typedef struct {
     xent_batch batch; /* logits, dense targets, class weights and gradient of the range, classes
-                         contiguous */
+                         contiguous; it may have none */
     xent_target_kind kind;
     int has_class_weight; /* of some range */
     int64_t first_class;  /* of the range; labels count from the first of all */

@@ -39,7 +39,7 @@ typedef struct {
     char *result; /* row 0 */
     ptrdiff_t result_row_stride, result_class_stride;
     REAL least; /* what smaller numbers of a diagonal become */
-} NAME(curvature_writer);
+} curvature_writer;
 
 /* A vector of rows after their exponentials. */
 typedef struct {
@@ -49,17 +49,16 @@ typedef struct {
     vec labels; /* -1 for rows that do not count */
     const int64_t *label_values;
     vec total, exp_of_maximum;
-} NAME(curved_rows);
+} curved_rows;
 
 /* w as the lanes take it. */
-KERNEL_INLINE REAL NAME(curvature_weight)(double weight) {
+KERNEL_INLINE REAL curvature_weight(double weight) {
     return fabs(weight) < SMALLEST_HERE && weight != 0 ? (REAL)INFINITY : (REAL)weight;
 }
 
 /* The sum of each lane's exponentials but for the one above half of all, of FEW_TERMS classes at
  * most. */
-KERNEL_INLINE vec NAME(some_small_exponentials)(REAL (*exponentials)[LANES], int64_t classes,
-                                                vec half) {
+KERNEL_INLINE vec some_small_exponentials(REAL (*exponentials)[LANES], int64_t classes, vec half) {
     vec even = v_splat(0), odd = v_splat(0);
     int64_t k = 0;
     for (; k + 2 <= classes; k += 2) {
@@ -75,25 +74,25 @@ KERNEL_INLINE vec NAME(some_small_exponentials)(REAL (*exponentials)[LANES], int
 }
 
 /* Of all of them. */
-KERNEL_INLINE vec NAME(small_exponentials)(REAL (*exponentials)[LANES], int classes, vec half) {
+KERNEL_INLINE vec small_exponentials(REAL (*exponentials)[LANES], int classes, vec half) {
     vec sum = v_splat(0);
     for (int64_t k = 0; k < classes; k += FEW_TERMS)
-        sum = v_add(sum,
-                    NAME(some_small_exponentials)(
-                        exponentials + k, classes - k < FEW_TERMS ? classes - k : FEW_TERMS, half));
+        sum = v_add(sum, some_small_exponentials(exponentials + k,
+                                                 classes - k < FEW_TERMS ? classes - k : FEW_TERMS,
+                                                 half));
     return sum;
 }
 
 /* `ahead` is how far behind the destination the next rows' begins: so many planes are more than a
  * processor looks after.  Only the largest class, at least half of all, may be likely. */
-KERNEL_INLINE void NAME(diagonal_columns)(const NAME(curved_rows) * rows, vec weight, vec least,
-                                          char *destination, ptrdiff_t step, ptrdiff_t ahead) {
+KERNEL_INLINE void diagonal_columns(const curved_rows *rows, vec weight, vec least,
+                                    char *destination, ptrdiff_t step, ptrdiff_t ahead) {
     const vec one = v_splat(1), half = v_mul(v_splat((REAL)0.5), rows->total),
               inverse = v_div(one, rows->total);
     const vec factor = v_mul(weight, inverse), p_of_maximum = v_mul(rows->exp_of_maximum, inverse);
     vec of_likely = one;
     if (v_mask_bits(v_greater(rows->exp_of_maximum, half))) {
-        const vec others = NAME(small_exponentials)(rows->exponentials, rows->classes, half);
+        const vec others = small_exponentials(rows->exponentials, rows->classes, half);
         of_likely = v_max(least, v_mul(v_mul(others, factor), p_of_maximum));
     }
     for (int64_t k = 0; k < rows->classes; ++k) {
@@ -108,8 +107,7 @@ KERNEL_INLINE void NAME(diagonal_columns)(const NAME(curved_rows) * rows, vec we
 
 /* v - v_m in place of v; returns the largest of their sizes, at least 1, and in `sum` that of e
  * u. */
-KERNEL_INLINE vec NAME(centre_columns)(const NAME(curved_rows) * rows, REAL (*vector)[LANES],
-                                       vec *sum) {
+KERNEL_INLINE vec centre_columns(const curved_rows *rows, REAL (*vector)[LANES], vec *sum) {
     vec sums[4], of_likeliest = v_splat(0), largest = v_splat(1), total = v_splat(0);
     for (int64_t k = 0; k < rows->classes; ++k)
         of_likeliest = v_select(v_equal(v_load(rows->exponentials[k]), rows->exp_of_maximum),
@@ -120,10 +118,10 @@ KERNEL_INLINE vec NAME(centre_columns)(const NAME(curved_rows) * rows, REAL (*ve
         for (int64_t k = first; k < rows->classes && k < first + FEW_TERMS; ++k) {
             const vec u = v_sub(v_load(vector[k]), of_likeliest);
             v_store(vector[k], u);
-            largest = v_max(NAME(magnitude)(u), largest);
+            largest = v_max(magnitude_of(u), largest);
             sums[k & 3] = v_fma(v_load(rows->exponentials[k]), u, sums[k & 3]);
         }
-        total = v_add(total, NAME(sum_of_four)(sums));
+        total = v_add(total, sum_of_four(sums));
     }
     *sum = total;
     return largest;
@@ -131,8 +129,8 @@ KERNEL_INLINE vec NAME(centre_columns)(const NAME(curved_rows) * rows, REAL (*ve
 
 /* Where u = 0, as the likeliest class has it, the mean is not rounded to a p that may be a
  * subnormal number. */
-KERNEL_INLINE void NAME(product_columns)(const NAME(curved_rows) * rows, REAL (*vector)[LANES],
-                                         vec weight, vec sum, char *destination, ptrdiff_t step) {
+KERNEL_INLINE void product_columns(const curved_rows *rows, REAL (*vector)[LANES], vec weight,
+                                   vec sum, char *destination, ptrdiff_t step) {
     const vec zero = v_splat(0), inverse = v_div(v_splat(1), rows->total),
               factor = v_mul(weight, inverse);
     const vec mean = v_mul(sum, inverse), scaled_mean = v_sub(zero, v_mul(sum, factor));
@@ -146,8 +144,7 @@ KERNEL_INLINE void NAME(product_columns)(const NAME(curved_rows) * rows, REAL (*
 
 /* Lanes whose weights, of the size given, the lanes' type cannot hold, or which make a class
  * visible whose exponential is 0. `largest` is that of |u|. */
-static NEVER_INLINE unsigned NAME(leaving_curvature)(const NAME(curved_rows) * rows, vec weight,
-                                                     vec largest) {
+static NEVER_INLINE unsigned leaving_curvature(const curved_rows *rows, vec weight, vec largest) {
     const vec zero = v_splat(0), size = v_mul(largest, weight),
               first = v_load(rows->exponentials[0]);
     const unsigned is_large = v_mask_bits(v_not_less(size, v_splat(LARGEST_HERE)));
@@ -159,9 +156,9 @@ static NEVER_INLINE unsigned NAME(leaving_curvature)(const NAME(curved_rows) * r
 }
 
 /* Those of them that leave, as columns. */
-static NEVER_INLINE void NAME(take_leaving_curvature)(const NAME(curvature_writer) * writer,
-                                                      const NAME(curved_rows) * rows,
-                                                      unsigned leaving, REAL (*columns)[LANES]) {
+static NEVER_INLINE void take_leaving_curvature(const curvature_writer *writer,
+                                                const curved_rows *rows, unsigned leaving,
+                                                REAL (*columns)[LANES]) {
     REAL result[MOST_CLASSES_ALONG_ROWS];
     for (int lane = 0; lane < rows->row_count; ++lane) {
         const int64_t row = rows->first_row + lane;
@@ -169,9 +166,9 @@ static NEVER_INLINE void NAME(take_leaving_curvature)(const NAME(curvature_write
             writer->vector ? writer->vector + row * writer->vector_row_stride : NULL;
         if (!(leaving >> lane & 1))
             continue;
-        NAME(curvature_of_far_row)(writer->batch, row,
-                                   clamped_label(rows->label_values[lane], rows->classes),
-                                   writer->kind, (const REAL *)(const void *)vector, result);
+        curvature_of_far_row(writer->batch, row,
+                             clamped_label(rows->label_values[lane], rows->classes), writer->kind,
+                             (const REAL *)(const void *)vector, result);
         for (int64_t k = 0; k < rows->classes; ++k)
             columns[k][lane] = vector || result[k] > writer->least || result[k] != result[k]
                                    ? result[k]
@@ -180,42 +177,42 @@ static NEVER_INLINE void NAME(take_leaving_curvature)(const NAME(curvature_write
 }
 
 /* Diagonal or product of a vector of rows. */
-KERNEL_INLINE void NAME(write_curvature)(const NAME(curvature_writer) * writer,
-                                         const NAME(curved_rows) * rows) {
+KERNEL_INLINE void write_curvature(const curvature_writer *writer, const curved_rows *rows) {
     ALIGNED_64 REAL columns[MOST_CLASSES_ALONG_ROWS][LANES];
+    XENT_ASSERT(rows->first_row >= writer->first_row &&
+                rows->first_row - writer->first_row < XENT_MAX_ROWS_PER_CALL);
     char *result = writer->result + rows->first_row * writer->result_row_stride,
          *destination = (char *)columns;
-    const int is_direct =
-        NAME(has_columns)(writer->result_class_stride) && rows->row_count == LANES;
+    const int is_direct = lies_in_columns(writer->result_class_stride) && rows->row_count == LANES;
     const REAL *weights =
         writer->weights + (writer->has_own_weights ? rows->first_row - writer->first_row : 0);
     const vec weight = v_keep(v_not_less(rows->labels, v_splat(0)), v_load(weights));
     ptrdiff_t step = (ptrdiff_t)sizeof columns[0], ahead = 0;
-    const vec size = NAME(magnitude)(weight);
+    const vec size = magnitude_of(weight);
     vec largest = v_splat(1), sum = largest;
     unsigned leaving = 0;
     if (writer->vector) {
-        NAME(load_columns)(columns, writer->vector + rows->first_row * writer->vector_row_stride,
-                           writer->vector_row_stride, 0, rows->row_count, rows->classes,
-                           XENT_AS_COMPUTED);
-        NAME(clear_rows_without_label)(columns, rows->classes, rows->labels);
-        largest = NAME(centre_columns)(rows, columns, &sum);
+        load_columns(columns, writer->vector + rows->first_row * writer->vector_row_stride,
+                     writer->vector_row_stride, 0, rows->row_count, rows->classes,
+                     XENT_AS_COMPUTED);
+        clear_rows_without_label(columns, rows->classes, rows->labels);
+        largest = centre_columns(rows, columns, &sum);
     }
     if (v_mask_bits(v_not_less(v_mul(largest, size), v_splat(LARGEST_HERE))))
-        leaving = NAME(leaving_curvature)(rows, size, largest);
+        leaving = leaving_curvature(rows, size, largest);
     if (is_direct && !leaving) {
         destination = result;
         step = writer->result_class_stride;
         ahead = 4 * LANES * (ptrdiff_t)sizeof(REAL);
     }
     if (writer->vector)
-        NAME(product_columns)(rows, columns, weight, sum, destination, step);
+        product_columns(rows, columns, weight, sum, destination, step);
     else
-        NAME(diagonal_columns)(rows, weight, v_splat(writer->least), destination, step, ahead);
+        diagonal_columns(rows, weight, v_splat(writer->least), destination, step, ahead);
     if (destination == result)
         return;
     if (leaving)
-        NAME(take_leaving_curvature)(writer, rows, leaving, columns);
-    NAME(store_columns)(columns, result, writer->result_row_stride, writer->result_class_stride,
-                        rows->row_count, rows->classes, XENT_AS_COMPUTED);
+        take_leaving_curvature(writer, rows, leaving, columns);
+    store_columns(columns, result, writer->result_row_stride, writer->result_class_stride,
+                  rows->row_count, rows->classes, XENT_AS_COMPUTED);
 }

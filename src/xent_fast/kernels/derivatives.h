@@ -22,41 +22,41 @@
  */
 
 /* Adds a vector's worth of numbers, and what is left of them in a last vector. */
-KERNEL_INLINE NAME(wide) NAME(sum_of)(const REAL *values, int64_t count) {
-    NAME(wide) sum = NAME(zero_wide)();
+KERNEL_INLINE wide_sum sum_of(const REAL *values, int64_t count) {
+    wide_sum sum = zero_wide();
     int64_t k = 0;
     for (; k + LANES <= count; k += LANES)
-        NAME(wide_add)(&sum, v_load(values + k));
+        wide_add(&sum, v_load(values + k));
     if (k < count)
-        NAME(wide_add)(&sum, v_load_first(values + k, (int)(count - k), 0));
+        wide_add(&sum, v_load_first(values + k, (int)(count - k), 0));
     return sum;
 }
 
-KERNEL_INLINE NAME(wide) NAME(sum_of_products)(const REAL *a, const REAL *b, int64_t count) {
-    NAME(wide) sum = NAME(zero_wide)();
+KERNEL_INLINE wide_sum sum_of_products(const REAL *a, const REAL *b, int64_t count) {
+    wide_sum sum = zero_wide();
     int64_t k = 0;
     for (; k + LANES <= count; k += LANES)
-        NAME(wide_add_product)(&sum, v_load(a + k), v_load(b + k));
+        wide_add_product(&sum, v_load(a + k), v_load(b + k));
     if (k < count) {
         const int left = (int)(count - k);
-        NAME(wide_add_product)(&sum, v_load_first(a + k, left, 0), v_load_first(b + k, left, 0));
+        wide_add_product(&sum, v_load_first(a + k, left, 0), v_load_first(b + k, left, 0));
     }
     return sum;
 }
 
 /* A scalar as a pair of the dtype, the same in all lanes; one that is not finite has no low
  * part. */
-KERNEL_INLINE NAME(pair) NAME(splat_pair)(double value, double error) {
+KERNEL_INLINE vec_pair splat_pair(double value, double error) {
     const REAL high = (REAL)value;
-    const NAME(pair) pair = {v_splat(high),
-                             v_splat(isfinite(high) ? (REAL)((value - (double)high) + error) : 0)};
+    const vec_pair pair = {v_splat(high),
+                           v_splat(isfinite(high) ? (REAL)((value - (double)high) + error) : 0)};
     return pair;
 }
 
-KERNEL_INLINE void NAME(softmax_vjp_row)(const REAL *p, const REAL *dp, REAL *grad, int64_t count) {
+KERNEL_INLINE void softmax_vjp_row(const REAL *p, const REAL *dp, REAL *grad, int64_t count) {
     double error;
-    const double total = NAME(wide_total_and_error)(NAME(sum_of_products)(p, dp, count), &error);
-    const NAME(pair) s = NAME(splat_pair)(total, error);
+    const double total = wide_total_and_error(sum_of_products(p, dp, count), &error);
+    const vec_pair s = splat_pair(total, error);
     int64_t k = 0;
     for (; k + LANES <= count; k += LANES) {
         const vec above = v_sub(v_sub(v_load(dp + k), s.high), s.low);
@@ -78,16 +78,16 @@ KERNEL_INLINE void NAME(softmax_vjp_row)(const REAL *p, const REAL *dp, REAL *gr
  * l = `limit`: there the reference is 2^RAISED higher, and products beyond `highest` are infinite
  * anyway. */
 typedef struct {
-    NAME(exponential_reference) reference, raised_reference;
-    NAME(pair) minus_factor;
+    exponential_reference reference, raised_reference;
+    vec_pair minus_factor;
     vec limit, highest;
-} NAME(log_softmax_frame);
+} log_softmax_frame;
 
 #undef RAISED
 #define RAISED 64
 
-KERNEL_INLINE NAME(log_softmax_frame) NAME(frame_of_sum)(double total, double error) {
-    NAME(log_softmax_frame) frame;
+KERNEL_INLINE log_softmax_frame frame_of_sum(double total, double error) {
+    log_softmax_frame frame;
     int exponent = 0;
     if (isfinite(total)) {
         total = frexp(total, &exponent);
@@ -96,73 +96,72 @@ KERNEL_INLINE NAME(log_softmax_frame) NAME(frame_of_sum)(double total, double er
     const double unit = 1.0 / (double)((BITS_TYPE)1 << SIGNIFICAND_SHIFT);
     const REAL c = (REAL)(SCALE_UP - SIGNIFICAND_SHIFT - exponent);
     const REAL most = (EXPONENT_BIAS - SCALE_UP - 1) + c; /* of round(l log2 e) */
-    const NAME(exponent_scale) scale = NAME(unit_scale)();
-    frame.reference = NAME(reference_for)(v_splat(c), &scale);
-    frame.raised_reference = NAME(reference_for)(v_splat(c + RAISED), &scale);
+    const exponent_scale scale = unit_scale();
+    frame.reference = reference_for(v_splat(c), &scale);
+    frame.raised_reference = reference_for(v_splat(c + RAISED), &scale);
     const double factor = -total * unit / EXPONENTIAL_UNIT;
     const double residual = scalar_product_residual(factor, EXPONENTIAL_UNIT, -total * unit);
-    frame.minus_factor = NAME(splat_pair)(factor, (-error * unit - residual) / EXPONENTIAL_UNIT);
+    frame.minus_factor = splat_pair(factor, (-error * unit - residual) / EXPONENTIAL_UNIT);
     frame.limit = v_splat(most * REAL_CONSTANT(ln_2));
     frame.highest = v_splat((most + RAISED) * REAL_CONSTANT(ln_2));
     return frame;
 }
 
 /* exponential * minus_factor + addend */
-KERNEL_INLINE vec NAME(minus_product)(vec exponential, NAME(pair) minus_factor, vec addend) {
+KERNEL_INLINE vec minus_product(vec exponential, vec_pair minus_factor, vec addend) {
 #if HAS_FMA
-    return NAME(product_with_pair_plus)(exponential, minus_factor, addend);
+    return product_with_pair_plus(exponential, minus_factor, addend);
 #else
     /* the halves of an infinite factor are not numbers, and small products have no halves */
     const vec plain = v_mul(exponential, minus_factor.high),
-              rounded_once = NAME(product_with_pair)(exponential, minus_factor);
+              rounded_once = product_with_pair(exponential, minus_factor);
     const vec large = v_select(v_equal(rounded_once, rounded_once), rounded_once, plain);
-    const vec_mask is_large = v_greater(NAME(magnitude)(plain), v_splat((REAL)SMALLEST_EXACT));
+    const vec_mask is_large = v_greater(magnitude_of(plain), v_splat((REAL)SMALLEST_EXACT));
     return v_add(v_select(is_large, large, plain), addend);
 #endif
 }
 
 /* Gradients where some l are beyond the limit. */
-static vec NAME(large_gradients)(vec l, vec dl, vec usual, const NAME(log_softmax_frame) * frame) {
+static vec large_gradients(vec l, vec dl, vec usual, const log_softmax_frame *frame) {
     const vec capped = v_select(v_greater(l, frame->highest), frame->highest, l);
-    const vec raised = NAME(scaled_exponential)(capped, frame->raised_reference);
-    const vec finite = NAME(minus_product)(raised, frame->minus_factor, v_splat(0));
+    const vec raised = scaled_exponential(capped, frame->raised_reference);
+    const vec finite = minus_product(raised, frame->minus_factor, v_splat(0));
     const vec product =
         v_select(v_equal(l, v_splat(INFINITY)), v_mul(l, frame->minus_factor.high), finite);
     return v_select(v_greater(l, frame->limit), v_fma(product, v_splat((REAL)0x1p64), dl), usual);
 }
 
 /* Gradients of `count` vectors (1 or INTERLEAVED), to `grad`. */
-KERNEL_INLINE void NAME(log_softmax_gradients)(const vec *l, const vec *dl, int count,
-                                               const NAME(log_softmax_frame) * frame, vec *grad) {
-    NAME(scaled_exponentials)(l, count, frame->reference, grad, NULL);
-    EACH_OF(count, grad[j] = NAME(minus_product)(grad[j], frame->minus_factor, dl[j]));
+KERNEL_INLINE void log_softmax_gradients(const vec *l, const vec *dl, int count,
+                                         const log_softmax_frame *frame, vec *grad) {
+    scaled_exponentials(l, count, frame->reference, grad, NULL);
+    EACH_OF(count, grad[j] = minus_product(grad[j], frame->minus_factor, dl[j]));
     EACH_OF(count, if (v_mask_bits(v_greater(l[j], frame->limit))) grad[j] =
-                       NAME(large_gradients)(l[j], dl[j], grad[j], frame));
+                       large_gradients(l[j], dl[j], grad[j], frame));
 }
 
-KERNEL_INLINE void NAME(log_softmax_vjp_row)(const REAL *l, const REAL *dl, REAL *grad,
-                                             int64_t count) {
+KERNEL_INLINE void log_softmax_vjp_row(const REAL *l, const REAL *dl, REAL *grad, int64_t count) {
     double error;
-    const double total = NAME(wide_total_and_error)(NAME(sum_of)(dl, count), &error);
-    const NAME(log_softmax_frame) frame = NAME(frame_of_sum)(total, error);
+    const double total = wide_total_and_error(sum_of(dl, count), &error);
+    const log_softmax_frame frame = frame_of_sum(total, error);
     vec x[4], dx[4], gradients[4];
     int64_t k = 0;
     for (; k + INTERLEAVED * LANES <= count; k += INTERLEAVED * LANES) {
         EACH_OF(INTERLEAVED, x[j] = v_load(l + k + j * LANES); dx[j] = v_load(dl + k + j * LANES));
-        NAME(log_softmax_gradients)(x, dx, INTERLEAVED, &frame, gradients);
+        log_softmax_gradients(x, dx, INTERLEAVED, &frame, gradients);
         EACH_OF(INTERLEAVED, v_store(grad + k + j * LANES, gradients[j]));
     }
     for (; k < count; k += LANES) {
         const int left = count - k < LANES ? (int)(count - k) : LANES;
         x[0] = v_load_first(l + k, left, -INFINITY);
         dx[0] = v_load_first(dl + k, left, 0);
-        NAME(log_softmax_gradients)(x, dx, 1, &frame, gradients);
+        log_softmax_gradients(x, dx, 1, &frame, gradients);
         v_store_first(grad + k, left, gradients[0]);
     }
 }
 
 /* grad times f, while the row is in cache. */
-KERNEL_INLINE void NAME(multiply_row)(REAL *grad, int64_t count, REAL f) {
+KERNEL_INLINE void multiply_row(REAL *grad, int64_t count, REAL f) {
     int64_t k = 0;
     for (; k + LANES <= count; k += LANES)
         v_store(grad + k, v_mul(v_load(grad + k), v_splat(f)));
@@ -171,10 +170,10 @@ KERNEL_INLINE void NAME(multiply_row)(REAL *grad, int64_t count, REAL f) {
                       v_mul(v_load_first(grad + k, (int)(count - k), 0), v_splat(f)));
 }
 
-KERNEL_INLINE void NAME(multiply_by_output)(const xent_vjp_batch *batch, int64_t row) {
+KERNEL_INLINE void multiply_by_output(const xent_vjp_batch *batch, int64_t row) {
     if (batch->grad_output)
-        NAME(multiply_row)((REAL *)(void *)(batch->grad + row * batch->grad_row_stride),
-                           batch->classes, (REAL)batch->grad_output[row * batch->grad_output_step]);
+        multiply_row((REAL *)(void *)(batch->grad + row * batch->grad_row_stride), batch->classes,
+                     (REAL)batch->grad_output[row * batch->grad_output_step]);
 }
 
 /* --- few classes: lanes along rows ------------------------------------------------------------ */
@@ -190,27 +189,27 @@ KERNEL_INLINE void NAME(multiply_by_output)(const xent_vjp_batch *batch, int64_t
 typedef struct {
     REAL (*values)[LANES], (*slopes)[LANES];
     int classes;
-} NAME(vjp_columns);
+} vjp_columns;
 
 /* Each lane's sum as two numbers; one that is not finite has no low part. */
-KERNEL_INLINE NAME(pair) NAME(pair_of_wide)(NAME(wide) sum) {
+KERNEL_INLINE vec_pair pair_of_wide(wide_sum sum) {
 #if REAL_BITS == 32
     ALIGNED_64 double doubles[LANES];
     v_store_f64(doubles, sum.low);
     v_store_f64(doubles + LANES / 2, sum.high);
-    NAME(pair) pair = NAME(pairs_of)(doubles);
+    vec_pair pair = pairs_of(doubles);
 #else
-    NAME(pair) pair = sum;
+    vec_pair pair = sum;
 #endif
     pair.low = v_keep(v_equal(v_sub(pair.high, pair.high), v_splat(0)), pair.low);
     return pair;
 }
 
-KERNEL_INLINE void NAME(softmax_vjp_columns)(const NAME(vjp_columns) * rows) {
-    NAME(wide) sum = NAME(zero_wide)();
+KERNEL_INLINE void softmax_vjp_columns(const vjp_columns *rows) {
+    wide_sum sum = zero_wide();
     for (int k = 0; k < rows->classes; ++k)
-        NAME(wide_add_product)(&sum, v_load(rows->values[k]), v_load(rows->slopes[k]));
-    const NAME(pair) s = NAME(pair_of_wide)(sum);
+        wide_add_product(&sum, v_load(rows->values[k]), v_load(rows->slopes[k]));
+    const vec_pair s = pair_of_wide(sum);
     for (int k = 0; k < rows->classes; ++k) {
         const vec above = v_sub(v_sub(v_load(rows->slopes[k]), s.high), s.low);
         v_store(rows->slopes[k], v_mul(v_load(rows->values[k]), above));
@@ -218,54 +217,54 @@ KERNEL_INLINE void NAME(softmax_vjp_columns)(const NAME(vjp_columns) * rows) {
 }
 
 /* The row of a lane by itself, whose s or its exponent the lanes do not hold. */
-static NEVER_INLINE void NAME(log_softmax_vjp_of_lane)(const NAME(vjp_columns) * rows, int lane) {
+static NEVER_INLINE void log_softmax_vjp_of_lane(const vjp_columns *rows, int lane) {
     REAL l[MOST_CLASSES_OF_VJP] = {0}, dl[MOST_CLASSES_OF_VJP] = {0};
     for (int k = 0; k < rows->classes; ++k) {
         l[k] = rows->values[k][lane];
         dl[k] = rows->slopes[k][lane];
     }
-    NAME(log_softmax_vjp_row)(l, dl, dl, rows->classes);
+    log_softmax_vjp_row(l, dl, dl, rows->classes);
     for (int k = 0; k < rows->classes; ++k)
         rows->slopes[k][lane] = dl[k];
 }
 
 /* The frames of sums of which every one is 0 or of middling size, and so many powers of two that
  * their number is exact. */
-KERNEL_INLINE NAME(log_softmax_frame) NAME(frames_of_sums)(NAME(pair) s, vec size) {
+KERNEL_INLINE log_softmax_frame frames_of_sums(vec_pair s, vec size) {
     const double inverse = -1.0 / (double)((BITS_TYPE)1 << SIGNIFICAND_SHIFT) / EXPONENTIAL_UNIT;
-    const NAME(exponent_scale) scale = NAME(unit_scale)();
-    NAME(log_softmax_frame) frame;
+    const exponent_scale scale = unit_scale();
+    log_softmax_frame frame;
     const vec exponent = v_exponent(size),
               c = v_sub(v_splat(SCALE_UP - SIGNIFICAND_SHIFT), exponent);
     const vec power = v_bits_to_exponent(v_sub(v_splat(ROUNDING_MAGIC + EXPONENT_BIAS), exponent));
     s.high = v_mul(s.high, power);
     s.low = v_mul(s.low, power);
-    frame.reference = NAME(reference_for)(c, &scale);
-    frame.raised_reference = NAME(reference_for)(v_add(c, v_splat(RAISED)), &scale);
-    frame.minus_factor = NAME(pair_product)(s, NAME(pair_of)(inverse));
+    frame.reference = reference_for(c, &scale);
+    frame.raised_reference = reference_for(v_add(c, v_splat(RAISED)), &scale);
+    frame.minus_factor = pair_product(s, pair_of(inverse));
     const vec most = v_add(v_splat(EXPONENT_BIAS - SCALE_UP - 1), c);
     frame.limit = v_mul(most, v_splat(REAL_CONSTANT(ln_2)));
     frame.highest = v_mul(v_add(most, v_splat(RAISED)), v_splat(REAL_CONSTANT(ln_2)));
     return frame;
 }
 
-KERNEL_INLINE void NAME(log_softmax_vjp_columns)(const NAME(vjp_columns) * rows) {
+KERNEL_INLINE void log_softmax_vjp_columns(const vjp_columns *rows) {
     enum { LARGEST_EXPONENT = EXPONENT_BIAS - SIGNIFICAND_SHIFT };
     const vec zero = v_splat(0), one = v_splat(1);
-    NAME(wide) sum = NAME(zero_wide)();
+    wide_sum sum = zero_wide();
     for (int k = 0; k < rows->classes; ++k)
-        NAME(wide_add)(&sum, v_load(rows->slopes[k]));
-    const NAME(pair) s = NAME(pair_of_wide)(sum);
+        wide_add(&sum, v_load(rows->slopes[k]));
+    const vec_pair s = pair_of_wide(sum);
     const vec limit = v_splat((REAL)ldexp(1, LARGEST_EXPONENT)),
               lowest = v_splat((REAL)ldexp(1, -LARGEST_EXPONENT));
-    const vec size = v_select(v_equal(s.high, zero), one, NAME(magnitude)(s.high));
+    const vec size = v_select(v_equal(s.high, zero), one, magnitude_of(s.high));
     const vec held = v_keep(v_not_less(size, lowest), v_keep(v_greater(limit, size), one));
     const vec_mask is_held = v_equal(held, one);
     const unsigned leaving = ~v_mask_bits(is_held) & ((1u << LANES) - 1);
-    const NAME(log_softmax_frame) frame = NAME(frames_of_sums)(s, size);
+    const log_softmax_frame frame = frames_of_sums(s, size);
     for (int lane = 0; leaving >> lane; ++lane)
         if (leaving >> lane & 1)
-            NAME(log_softmax_vjp_of_lane)(rows, lane);
+            log_softmax_vjp_of_lane(rows, lane);
     for (int k = 0; k < rows->classes;) {
         vec l[4], dl[4], grad[4];
         const int count = rows->classes - k < INTERLEAVED ? 1 : INTERLEAVED;
@@ -274,9 +273,9 @@ KERNEL_INLINE void NAME(log_softmax_vjp_columns)(const NAME(vjp_columns) * rows)
             dl[j] = v_load(rows->slopes[k + j]);
         }
         if (count == INTERLEAVED)
-            NAME(log_softmax_gradients)(l, dl, INTERLEAVED, &frame, grad);
+            log_softmax_gradients(l, dl, INTERLEAVED, &frame, grad);
         else
-            NAME(log_softmax_gradients)(l, dl, 1, &frame, grad);
+            log_softmax_gradients(l, dl, 1, &frame, grad);
         for (int j = 0; j < count; ++j)
             v_store(rows->slopes[k + j], v_select(is_held, grad[j], dl[j]));
         k += count;
@@ -284,8 +283,8 @@ KERNEL_INLINE void NAME(log_softmax_vjp_columns)(const NAME(vjp_columns) * rows)
 }
 
 /* The gradients of rows, each times its own number. */
-KERNEL_INLINE void NAME(multiply_columns)(const NAME(vjp_columns) * rows, const double *numbers,
-                                          int64_t step, int row_count) {
+KERNEL_INLINE void multiply_columns(const vjp_columns *rows, const double *numbers, int64_t step,
+                                    int row_count) {
     ALIGNED_64 REAL factors[LANES] = {0};
     for (int row = 0; row < row_count; ++row)
         factors[row] = (REAL)numbers[row * step];
@@ -293,24 +292,23 @@ KERNEL_INLINE void NAME(multiply_columns)(const NAME(vjp_columns) * rows, const 
         v_store(rows->slopes[k], v_mul(v_load(rows->slopes[k]), v_load(factors)));
 }
 
-KERNEL_INLINE void NAME(vjp_of_few_classes)(const xent_vjp_batch *batch, int64_t first_row,
-                                            int64_t row_count,
-                                            void (*compute)(const NAME(vjp_columns) *)) {
+KERNEL_INLINE void vjp_of_few_classes(const xent_vjp_batch *batch, int64_t first_row,
+                                      int64_t row_count, void (*compute)(const vjp_columns *)) {
     ALIGNED_64 REAL values[MOST_CLASSES_OF_VJP][LANES], slopes[MOST_CLASSES_OF_VJP][LANES];
-    const NAME(vjp_columns) rows = {values, slopes, (int)batch->classes};
+    const vjp_columns rows = {values, slopes, (int)batch->classes};
     for (int64_t row = first_row; row < first_row + row_count; row += LANES) {
         const int64_t left = first_row + row_count - row;
         const int count = left < LANES ? (int)left : LANES;
-        NAME(load_columns)(values, batch->values + row * batch->values_row_stride,
-                           batch->values_row_stride, 0, count, rows.classes, XENT_AS_COMPUTED);
-        NAME(load_columns)(slopes, batch->slopes + row * batch->slopes_row_stride,
-                           batch->slopes_row_stride, 0, count, rows.classes, XENT_AS_COMPUTED);
+        load_columns(values, batch->values + row * batch->values_row_stride,
+                     batch->values_row_stride, 0, count, rows.classes, XENT_AS_COMPUTED);
+        load_columns(slopes, batch->slopes + row * batch->slopes_row_stride,
+                     batch->slopes_row_stride, 0, count, rows.classes, XENT_AS_COMPUTED);
         compute(&rows);
         if (batch->grad_output)
-            NAME(multiply_columns)(&rows, batch->grad_output + row * batch->grad_output_step,
-                                   batch->grad_output_step, count);
-        NAME(store_columns)(slopes, batch->grad + row * batch->grad_row_stride,
-                            batch->grad_row_stride, 0, count, rows.classes, XENT_AS_COMPUTED);
+            multiply_columns(&rows, batch->grad_output + row * batch->grad_output_step,
+                             batch->grad_output_step, count);
+        store_columns(slopes, batch->grad + row * batch->grad_row_stride, batch->grad_row_stride, 0,
+                      count, rows.classes, XENT_AS_COMPUTED);
     }
 }
 
@@ -319,20 +317,21 @@ KERNEL_INLINE void NAME(vjp_of_few_classes)(const xent_vjp_batch *batch, int64_t
 #define VJP_KERNELS(function)                                                                  \
     static void NAME(function##_rows)(const xent_vjp_batch *batch, int64_t first_row,          \
                                       int64_t row_count) {                                     \
+        xent_assert_vjp(batch, sizeof(REAL));                                                  \
+        xent_assert_row_range(first_row, row_count, batch->rows);                              \
         if (batch->classes <= MOST_CLASSES_OF_VJP) {                                           \
-            NAME(vjp_of_few_classes)(batch, first_row, row_count, NAME(function##_columns));   \
+            vjp_of_few_classes(batch, first_row, row_count, function##_columns);               \
             return;                                                                            \
         }                                                                                      \
         for (int64_t row = first_row; row < first_row + row_count; ++row) {                    \
-            NAME(function##_row)(                                                              \
+            function##_row(                                                                    \
                 (const REAL *)(const void *)(batch->values + row * batch->values_row_stride),  \
                 (const REAL *)(const void *)(batch->slopes + row * batch->slopes_row_stride),  \
                 (REAL *)(void *)(batch->grad + row * batch->grad_row_stride), batch->classes); \
-            NAME(multiply_by_output)(batch, row);                                              \
+            multiply_by_output(batch, row);                                                    \
         }                                                                                      \
     }
-#define VJP_KERNELS_TABLE(dtype) \
-    {PASTE_NAMES(softmax_vjp_rows, dtype), PASTE_NAMES(log_softmax_vjp_rows, dtype)}
+#define VJP_KERNELS_TABLE(dtype) {softmax_vjp_rows##dtype, log_softmax_vjp_rows##dtype}
 #endif
 
 VJP_KERNELS(softmax_vjp)

@@ -20,7 +20,10 @@ enum { ISA_COUNT = sizeof isas / sizeof isas[0] };
 
 int xent_isa_count(void) { return ISA_COUNT; }
 
-const xent_isa *xent_isa_at(int position) { return isas[position]; }
+const xent_isa *xent_isa_at(int position) {
+    XENT_ASSERT(position >= 0 && position < ISA_COUNT);
+    return isas[position];
+}
 
 const xent_isa *xent_best_isa(void) {
     for (int k = 0; k < ISA_COUNT - 1; ++k)

@@ -17,25 +17,28 @@
 #include "distillation_lanes.h"
 
 /* Function of the contract. */
-static double NAME(distillation_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                      void *workspace) {
+static double distillation_rows(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                void *workspace) {
     const xent_distillation_batch *problem = (const xent_distillation_batch *)(const void *)batch;
     const int64_t classes = batch->classes;
     double losses[XENT_MAX_ROWS_PER_CALL];
-    const int64_t at_once = classes <= MOST_CLASSES_ALONG_ROWS ? NAME(rows_of_part)(classes)
-                                                               : NAME(rows_at_once)(classes);
+    assert_softmax_function(batch, first_row, row_count, workspace, 0);
+    xent_assert_matrix(problem->teacher, problem->teacher_row_stride, 0, sizeof(REAL), batch->rows);
+    XENT_ASSERT(batch->grad && problem->temperature > 0 && problem->temperature < INFINITY);
+    const int64_t at_once =
+        classes <= MOST_CLASSES_ALONG_ROWS ? rows_of_part(classes) : rows_at_once(classes);
     for (int64_t k = 0; k < row_count; k += at_once) {
         const int64_t count = row_count - k < at_once ? row_count - k : at_once;
         if (classes <= MOST_CLASSES_ALONG_ROWS)
-            NAME(distil_few_classes)(problem, first_row + k, count, losses + k, workspace);
+            distil_few_classes(problem, first_row + k, count, losses + k, workspace);
         else
-            NAME(distil_one_by_one)(problem, first_row + k, count, losses + k, workspace);
+            distil_one_by_one(problem, first_row + k, count, losses + k, workspace);
     }
-    NAME(tell_losses)(batch, first_row, row_count, losses);
+    write_losses(batch, first_row, row_count, losses);
     return xent_pairwise_sum(losses, row_count);
 }
 
-static size_t NAME(distillation_workspace_bytes)(int64_t classes) {
-    return NAME(workspace_with_matrices)(classes, DISTILLATION_MATRICES(classes)) +
-           2 * NAME(summary_bytes)(classes);
+static size_t distillation_workspace_bytes(int64_t classes) {
+    return workspace_with_matrices(classes, DISTILLATION_MATRICES(classes)) +
+           2 * summary_bytes(classes);
 }

@@ -7,16 +7,15 @@
 #include "distillation_long_rows.h"
 
 /* Weights of `row_count` rows from `first_row`. */
-KERNEL_INLINE void NAME(divergence_weights_of)(const xent_distillation_batch *problem,
-                                               int64_t first_row, int row_count,
-                                               NAME(divergence_weights) * weights) {
+KERNEL_INLINE void divergence_weights_of(const xent_distillation_batch *problem, int64_t first_row,
+                                         int row_count, divergence_weights *weights) {
     ALIGNED_64 double slope_weight[LANES];
     const double temperature = problem->temperature;
     double *weight = weights->of_loss;
     weights->leaving = 0;
     for (int lane = 0; lane < LANES; ++lane) {
         const int64_t row = first_row + (lane < row_count ? lane : 0);
-        weight[lane] = NAME(divergence_weight)(problem, row);
+        weight[lane] = divergence_weight(problem, row);
         slope_weight[lane] = weight[lane] * temperature;
         const double size = fabs(weight[lane]), slope = fabs(slope_weight[lane]);
         const int is_held = size < LARGEST_FACTOR && slope < LARGEST_FACTOR &&
@@ -24,57 +23,59 @@ KERNEL_INLINE void NAME(divergence_weights_of)(const xent_distillation_batch *pr
                             temperature < RESCALE && temperature > 1 / RESCALE;
         weights->leaving |= (unsigned)(!is_held && size != 0) << lane;
     }
-    weights->weight = NAME(pairs_of)(weight).high;
-    weights->slope_weight = NAME(pairs_of)(slope_weight).high;
+    weights->weight = pairs_of(weight).high;
+    weights->slope_weight = pairs_of(slope_weight).high;
     weights->temperature = temperature;
 }
 
 /* A row that leaves the lanes, by itself: its loss, and the gradient to `grad`. */
-static NEVER_INLINE double NAME(distil_leaving_row)(const xent_distillation_batch *problem,
-                                                    int64_t row, REAL *grad, void *workspace) {
+static NEVER_INLINE double distil_leaving_row(const xent_distillation_batch *problem, int64_t row,
+                                              REAL *grad, void *workspace) {
     xent_distillation_batch alone = *problem;
     double loss;
     alone.batch = xent_batch_from(&problem->batch, row, sizeof(REAL));
     alone.batch.grad = (char *)grad;
     alone.teacher += row * problem->teacher_row_stride;
-    NAME(distil_one_by_one)(&alone, 0, 1, &loss, workspace);
+    distil_one_by_one(&alone, 0, 1, &loss, workspace);
     return loss;
 }
 
 /* Rows [first_row, first_row + row_count), at most a vector of them. `labels` has a whole vector.
  * The targets' own gradients are there where `target_loss` is not NULL. */
-KERNEL_INLINE void NAME(distil_vector_of_rows)(
-    const xent_distillation_batch *problem, int64_t first_row, int row_count, const int64_t *labels,
-    const NAME(divergence_weights) * weights, const NAME(exponent_scale) * scale,
-    const REAL *target_loss, NAME(lane_columns) grad_of_targets, double *losses, void *workspace) {
+KERNEL_INLINE void distil_vector_of_rows(const xent_distillation_batch *problem, int64_t first_row,
+                                         int row_count, const int64_t *labels,
+                                         const divergence_weights *weights,
+                                         const exponent_scale *scale, const REAL *target_loss,
+                                         lane_columns grad_of_targets, double *losses,
+                                         void *workspace) {
     const xent_batch *batch = &problem->batch;
     const int classes = (int)batch->classes;
     const unsigned all = (1u << LANES) - 1;
-    NAME(softmax_lanes) teacher, student;
+    softmax_lanes teacher, student;
     ALIGNED_64 double divergence[LANES];
     ALIGNED_64 REAL columns[MOST_CLASSES_ALONG_ROWS][LANES];
-    NAME(load_columns)(teacher.logits, problem->teacher + first_row * problem->teacher_row_stride,
-                       problem->teacher_row_stride, 0, row_count, classes, XENT_AS_COMPUTED);
-    NAME(load_columns)(student.logits, batch->logits + first_row * batch->logits_row_stride,
-                       batch->logits_row_stride, 0, row_count, classes, XENT_AS_COMPUTED);
-    const vec counted = NAME(lane_labels)(&batch->labels, labels, row_count);
+    load_columns(teacher.logits, problem->teacher + first_row * problem->teacher_row_stride,
+                 problem->teacher_row_stride, 0, row_count, classes, XENT_AS_COMPUTED);
+    load_columns(student.logits, batch->logits + first_row * batch->logits_row_stride,
+                 batch->logits_row_stride, 0, row_count, classes, XENT_AS_COMPUTED);
+    const vec counted = lane_labels(&batch->labels, labels, row_count);
     const vec_mask counts = v_not_less(counted, v_splat(0));
-    NAME(softmax_of_columns)(&teacher, classes, scale);
-    NAME(softmax_of_columns)(&student, classes, scale);
+    softmax_of_columns(&teacher, classes, scale);
+    softmax_of_columns(&student, classes, scale);
     const vec_mask teaches = teacher.is_number, learns = student.is_number;
-    const NAME(divergence_results) results = NAME(diverge)(&teacher, &student, classes, weights);
+    const divergence_results results = diverge(&teacher, &student, classes, weights);
     for (int64_t k = 0; k < classes; ++k) {
         const vec slope = v_select(v_equal(results.likeliest, v_splat((REAL)k)),
                                    results.slope_of_likeliest, v_load(student.exponentials[k]));
-        v_store(columns[k],
-                target_loss ? v_fma(slope, results.factor, NAME(load_column)(grad_of_targets, k))
-                            : v_mul(slope, results.factor));
+        v_store(columns[k], target_loss
+                                ? v_fma(slope, results.factor, load_column(grad_of_targets, k))
+                                : v_mul(slope, results.factor));
     }
     const unsigned numbers = v_mask_bits(teaches) & v_mask_bits(learns),
                    counting = v_mask_bits(counts);
     for (int j = 0; j < LANES / 8; ++j)
         v_store_f64(divergence + 8 * j,
-                    NAME(weighted_losses)(results.divergence[j], weights->of_loss + 8 * j));
+                    weighted_losses(results.divergence[j], weights->of_loss + 8 * j));
     for (int lane = 0; lane < row_count; ++lane)
         losses[lane] = divergence[lane] + (target_loss ? (double)target_loss[lane] : 0);
     if ((numbers & counting) != all) {
@@ -92,27 +93,27 @@ KERNEL_INLINE void NAME(distil_vector_of_rows)(
         REAL grad[MOST_CLASSES_ALONG_ROWS];
         if (!(leaving >> lane & 1))
             continue;
-        losses[lane] = NAME(distil_leaving_row)(problem, first_row + lane, grad, workspace);
+        losses[lane] = distil_leaving_row(problem, first_row + lane, grad, workspace);
         for (int64_t k = 0; k < classes; ++k)
             columns[k][lane] = grad[k];
     }
-    NAME(store_columns)(columns, batch->grad + first_row * batch->grad_row_stride,
-                        batch->grad_row_stride, 0, row_count, classes, XENT_AS_COMPUTED);
+    store_columns(columns, batch->grad + first_row * batch->grad_row_stride, batch->grad_row_stride,
+                  0, row_count, classes, XENT_AS_COMPUTED);
 }
 
 /* Rows of a few classes; losses to `losses`. */
-static NEVER_INLINE void NAME(distil_few_classes)(const xent_distillation_batch *problem,
-                                                  int64_t first_row, int64_t row_count,
-                                                  double *losses, void *workspace) {
+static NEVER_INLINE void distil_few_classes(const xent_distillation_batch *problem,
+                                            int64_t first_row, int64_t row_count, double *losses,
+                                            void *workspace) {
     const xent_batch *batch = &problem->batch;
-    const NAME(exponent_scale) scale = NAME(scale_for)(problem->temperature);
+    const exponent_scale scale = scale_for(problem->temperature);
     REAL target_loss[XENT_MAX_ROWS_PER_CALL];
     int64_t labels[XENT_MAX_ROWS_PER_CALL + LANES] = {0};
     const int has_targets = problem->target_kernels != NULL;
-    NAME(divergence_weights) weights;
+    divergence_weights weights;
     xent_distillation_batch rows = *problem;
-    xent_batch part = NAME(batch_of_targets)(
-        batch, first_row, row_count, NAME(part_matrix)(workspace, batch->classes, 3), target_loss);
+    xent_batch part = batch_of_targets(batch, first_row, row_count,
+                                       part_matrix(workspace, batch->classes, 3), target_loss);
     if (batch->dense_targets)
         rows.batch.labels.has_ignore_index = 0;
     else
@@ -120,9 +121,8 @@ static NEVER_INLINE void NAME(distil_few_classes)(const xent_distillation_batch 
     if (has_targets) {
         /* the logits turn once for both, into whole vectors of rows side by side */
         const ptrdiff_t step = (row_count + LANES - 1) / LANES * LANES * (ptrdiff_t)sizeof(REAL);
-        const NAME(matrix) columns = NAME(matrix_of)(part.grad, sizeof(REAL), step);
-        NAME(turn)(NAME(matrix_of)(part.logits, part.logits_row_stride, 0), columns, row_count,
-                   batch->classes);
+        const matrix_view columns = matrix_of(part.grad, sizeof(REAL), step);
+        turn(matrix_of(part.logits, part.logits_row_stride, 0), columns, row_count, batch->classes);
         part.logits = part.grad;
         part.logits_row_stride = part.grad_row_stride = columns.row_stride;
         part.logits_class_stride = part.grad_class_stride = columns.class_stride;
@@ -131,11 +131,9 @@ static NEVER_INLINE void NAME(distil_few_classes)(const xent_distillation_batch 
     for (int64_t k = 0; k < row_count; k += LANES) {
         const int count = row_count - k < LANES ? (int)(row_count - k) : LANES;
         if (k == 0 || batch->sample_weight)
-            NAME(divergence_weights_of)(problem, first_row + k, count, &weights);
-        const NAME(lane_columns)
-            grads = {part.grad + k * part.grad_row_stride, part.grad_class_stride};
-        NAME(distil_vector_of_rows)(&rows, first_row + k, count, labels + k, &weights, &scale,
-                                    has_targets ? target_loss + k : NULL, grads, losses + k,
-                                    workspace);
+            divergence_weights_of(problem, first_row + k, count, &weights);
+        const lane_columns grads = {part.grad + k * part.grad_row_stride, part.grad_class_stride};
+        distil_vector_of_rows(&rows, first_row + k, count, labels + k, &weights, &scale,
+                              has_targets ? target_loss + k : NULL, grads, losses + k, workspace);
     }
 }

@@ -25,18 +25,18 @@
  * visible. */
 typedef struct {
     vec nearest, farthest;
-} NAME(reach);
+} reach_limits;
 
-KERNEL_INLINE NAME(reach) NAME(reach_of)(vec factor, const NAME(exponent_scale) * scale) {
+KERNEL_INLINE reach_limits reach_of(vec factor, const exponent_scale *scale) {
     const vec flushed = v_splat(EXPONENT_BIAS - 3 + SCALE_UP),
               visible = v_splat(EXPONENT_BIAS + 2 + SIGNIFICAND_SHIFT);
-    const NAME(reach) reach = {v_mul(flushed, v_splat(scale->ln_2)),
-                               v_mul(v_add(visible, v_exponent(factor)), v_splat(scale->ln_2))};
+    const reach_limits reach = {v_mul(flushed, v_splat(scale->ln_2)),
+                                v_mul(v_add(visible, v_exponent(factor)), v_splat(scale->ln_2))};
     return reach;
 }
 
 /* Of a class that lies `distance` below the maximum. */
-KERNEL_INLINE vec_mask NAME(is_out_of_reach)(vec distance, const NAME(reach) * reach) {
+KERNEL_INLINE vec_mask is_out_of_reach(vec distance, const reach_limits *reach) {
     return v_greater(v_keep(v_greater(distance, reach->nearest), reach->farthest), distance);
 }
 
@@ -52,27 +52,27 @@ typedef struct {
     REAL maximum;
     far over_temperature, share, floor;           /* 1 / T, 1 - E, E / C */
     far others, other_mass, pivot_mass, distance; /* O, Q - q_m, q_m, sum of q (m - x) / T */
-} NAME(far_row);
+} far_row;
 
-KERNEL_INLINE REAL NAME(far_logit)(const NAME(far_row) * row, int64_t k) {
-    return NAME(load_number)(row->logits + k * row->logit_step, 0, row->logits_storage);
+KERNEL_INLINE REAL far_logit(const far_row *row, int64_t k) {
+    return load_number(row->logits + k * row->logit_step, 0, row->logits_storage);
 }
 
 /* (x - m) / T of class k */
-static NEVER_INLINE far NAME(far_distance)(const NAME(far_row) * row, int64_t k) {
-    const REAL x = NAME(far_logit)(row, k);
+static NEVER_INLINE far far_distance(const far_row *row, int64_t k) {
+    const REAL x = far_logit(row, k);
     return far_product(far_sum(far_of((double)x), far_of(-(double)row->maximum)),
                        row->over_temperature);
 }
 
 /* q of class k, for a row weight of 1 */
-static NEVER_INLINE far NAME(far_mass)(const NAME(far_row) * row, int64_t k) {
+static NEVER_INLINE far far_mass(const far_row *row, int64_t k) {
     far mass = far_of(0), weight = far_of(1);
     if (row->class_weight)
         weight = far_of((double)((const REAL *)(const void *)row->class_weight)[k]);
     if (row->targets)
-        mass = far_of((double)NAME(load_number)(row->targets + k * row->target_step, 0,
-                                                row->targets_storage));
+        mass = far_of(
+            (double)load_number(row->targets + k * row->target_step, 0, row->targets_storage));
     if (row->kind == XENT_DENSE_TARGETS)
         return mass;
     if (row->kind == XENT_SHAPED_TARGETS)
@@ -84,19 +84,19 @@ static NEVER_INLINE far NAME(far_mass)(const NAME(far_row) * row, int64_t k) {
     return mass.high == 0 ? mass : far_product(mass, weight);
 }
 
-static NEVER_INLINE NAME(far_row)
-    NAME(far_row_at)(const xent_batch *batch, int64_t at, int64_t label, int kind) {
-    NAME(far_row) row;
+static NEVER_INLINE far_row far_row_at(const xent_batch *batch, int64_t at, int64_t label,
+                                       int kind) {
+    far_row row;
     row.batch = batch;
     row.logits_storage = (int)batch->logits_storage;
     row.logits = batch->logits + at * batch->logits_row_stride;
-    row.logit_step = batch->logits_class_stride ? batch->logits_class_stride
-                                                : NAME(stored_bytes)(row.logits_storage);
+    row.logit_step =
+        batch->logits_class_stride ? batch->logits_class_stride : stored_bytes(row.logits_storage);
     row.targets =
         batch->dense_targets ? batch->dense_targets + at * batch->dense_targets_row_stride : NULL;
     row.targets_storage = (int)batch->dense_targets_storage;
     row.target_step = batch->dense_targets_class_stride ? batch->dense_targets_class_stride
-                                                        : NAME(stored_bytes)(row.targets_storage);
+                                                        : stored_bytes(row.targets_storage);
     row.class_weight = batch->class_weight;
     row.classes = batch->classes;
     row.label = label;
@@ -106,9 +106,9 @@ static NEVER_INLINE NAME(far_row)
     row.floor =
         far_quotient(far_of(batch->options.label_smoothing), far_of((double)batch->classes));
     row.pivot = 0;
-    row.maximum = NAME(far_logit)(&row, 0);
+    row.maximum = far_logit(&row, 0);
     for (int64_t k = 1; k < row.classes; ++k) {
-        const REAL x = NAME(far_logit)(&row, k);
+        const REAL x = far_logit(&row, k);
         if (x > row.maximum) {
             row.maximum = x;
             row.pivot = k;
@@ -118,10 +118,10 @@ static NEVER_INLINE NAME(far_row)
 }
 
 /* The sums over classes. */
-static NEVER_INLINE void NAME(add_far_classes)(NAME(far_row) * row) {
+static NEVER_INLINE void add_far_classes(far_row *row) {
     row->others = row->other_mass = row->pivot_mass = row->distance = far_of(0);
     for (int64_t k = 0; k < row->classes; ++k) {
-        const far below = NAME(far_distance)(row, k), mass = NAME(far_mass)(row, k);
+        const far below = far_distance(row, k), mass = far_mass(row, k);
         if (k == row->pivot) {
             row->pivot_mass = mass;
             continue;
@@ -135,11 +135,12 @@ static NEVER_INLINE void NAME(add_far_classes)(NAME(far_row) * row) {
 
 /* Loss of row `at` of a batch, whose maximum is a finite number and none of whose logits is NaN;
  * the output to `output`, a class every `step` numbers, unless that is NULL. */
-static NEVER_INLINE double NAME(loss_of_far_row)(const xent_batch *batch, int64_t at, int64_t label,
-                                                 int kind, REAL *output, ptrdiff_t step) {
-    NAME(far_row) row = NAME(far_row_at)(batch, at, label, kind);
+static NEVER_INLINE double loss_of_far_row(const xent_batch *batch, int64_t at, int64_t label,
+                                           int kind, REAL *output, ptrdiff_t step) {
+    far_row row = far_row_at(batch, at, label, kind);
     far weight = far_of(batch->weight_factor);
-    NAME(add_far_classes)(&row);
+    XENT_ASSERT(isfinite(row.maximum) && (!HAS_LABELS(kind) || label < row.classes));
+    add_far_classes(&row);
     if (batch->sample_weight)
         weight = far_product(weight, far_of(batch->sample_weight[at]));
     const far log_sum = far_log_of_1_plus(row.others), total = far_sum(far_of(1), row.others);
@@ -159,8 +160,8 @@ static NEVER_INLINE double NAME(loss_of_far_row)(const xent_batch *batch, int64_
         steepness =
             far_product(steepness, far_of(batch->grad_output[at * batch->grad_output_step]));
     for (int64_t k = 0; output && k < row.classes; ++k) {
-        const far below = NAME(far_distance)(&row, k), e = far_exponential(below),
-                  own = NAME(far_mass)(&row, k);
+        const far below = far_distance(&row, k), e = far_exponential(below),
+                  own = far_mass(&row, k);
         far value = far_quotient(e, total);
         if (batch->output == XENT_LOG_PROBABILITIES) {
             value = far_sum(below, far_minus(log_sum));
@@ -181,11 +182,10 @@ static NEVER_INLINE double NAME(loss_of_far_row)(const xent_batch *batch, int64_
 /* The loss's Hessian of row `at`, a row as above: times `vector`, or its diagonal where that is
  * NULL (second_order.h has the formulas).  `result`, classes side by side like those of the vector,
  * may be the place of either. */
-static NEVER_INLINE void NAME(curvature_of_far_row)(const xent_batch *batch, int64_t at,
-                                                    int64_t label, int kind, const REAL *vector,
-                                                    REAL *result) {
-    NAME(far_row) row = NAME(far_row_at)(batch, at, label, kind);
-    NAME(add_far_classes)(&row);
+static NEVER_INLINE void curvature_of_far_row(const xent_batch *batch, int64_t at, int64_t label,
+                                              int kind, const REAL *vector, REAL *result) {
+    far_row row = far_row_at(batch, at, label, kind);
+    add_far_classes(&row);
     const far total = far_sum(far_of(1), row.others), log_sum = far_log_of_1_plus(row.others);
     const far lse =
         far_sum(far_product(far_of((double)row.maximum), row.over_temperature), log_sum);
@@ -199,11 +199,11 @@ static NEVER_INLINE void NAME(curvature_of_far_row)(const xent_batch *batch, int
     far mean = far_of(0);
     for (int64_t k = 0; vector && k < row.classes; ++k) {
         const far above = far_sum(far_of((double)vector[k]), far_minus(likeliest));
-        mean = far_sum(mean, far_product(far_exponential(NAME(far_distance)(&row, k)), above));
+        mean = far_sum(mean, far_product(far_exponential(far_distance(&row, k)), above));
     }
     mean = far_quotient(mean, total);
     for (int64_t k = 0; k < row.classes; ++k) {
-        const far e = k == row.pivot ? far_of(1) : far_exponential(NAME(far_distance)(&row, k));
+        const far e = k == row.pivot ? far_of(1) : far_exponential(far_distance(&row, k));
         const far p = far_quotient(e, total);
         far first, second = p; /* the factors of A p and of 2 z p */
         if (vector) {

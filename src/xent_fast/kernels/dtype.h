@@ -100,7 +100,8 @@
 #define DTYPE_SUFFIX_32 _f32
 #define DTYPE_SUFFIX_64 _f64
 
-/* The instance of a name for the dtype in force: NAME(f) is f_f32 or f_f64. */
+/* The instance of a name for the dtype in force: NAME(f) is f_f32 or f_f64.  names.h and
+ * type_names.h say it once of every name, so that code has plain ones. */
 #define NAME(name) PASTE_NAMES(name, PASTE_NAMES(DTYPE_SUFFIX_, REAL_BITS))
 
 #if defined(_MSC_VER) && !defined(__clang__)
@@ -179,9 +180,10 @@
 /* Whether rows of that kind have a class index. */
 #define HAS_LABELS(kind) ((kind) == XENT_INDEX_TARGETS || (kind) == XENT_SMOOTHED_TARGETS)
 
-/* One name for each vector operation and helper; the dtype in force picks the instance. */
-#define vec NAME(vec)
-#define vec_mask NAME(vec_mask)
+#include "names.h"
+#include "type_names.h"
+
+/* The operations of the vocabularies; README.md says what each means. */
 #define v_splat NAME(v_splat)
 #define v_load NAME(v_load)
 #define v_load_first NAME(v_load_first)

@@ -24,66 +24,66 @@
 
 /* What exponentials and distances of one row are made of. */
 typedef struct {
-    NAME(exponential_reference) reference;
+    exponential_reference reference;
     vec shift;        /* what logits lose before their exponentials are taken: 0 or, exactly, m */
     vec half;         /* 1/2 where m - x may overflow, else 1 */
     vec half_maximum; /* that times m */
     vec inverse;      /* 1 / (half T) */
-} NAME(entropy_frame);
+} entropy_frame;
 
-KERNEL_INLINE NAME(entropy_frame) NAME(entropy_frame_of)(REAL maximum, double temperature) {
-    const NAME(exponent_scale) scale = NAME(scale_for)(temperature);
+KERNEL_INLINE entropy_frame entropy_frame_of(REAL maximum, double temperature) {
+    const exponent_scale scale = scale_for(temperature);
     /* below that, whatever is so far from the maximum that m - x overflows has the exponential 0 */
     const REAL half = (REAL)(temperature < (REAL_BITS == 32 ? 0x1p100 : 0x1p1000) ? 1 : 0.5);
     const double inverse = 1 / ((double)half * temperature);
     const int is_huge = fabs((double)maximum) >= (double)scale.huge_logit;
-    NAME(entropy_frame) frame;
+    entropy_frame frame;
     frame.shift = v_splat(is_huge ? maximum : 0);
     frame.half = v_splat(half);
     frame.half_maximum = v_splat(half * maximum);
     frame.inverse =
         v_splat((REAL)(inverse < (double)LARGEST_REAL ? inverse : (double)LARGEST_REAL));
-    frame.reference = NAME(reference_for)(
-        is_huge ? v_splat(0) : NAME(reference_exponent)(v_splat(maximum), &scale), &scale);
+    frame.reference =
+        reference_for(is_huge ? v_splat(0) : reference_exponent(v_splat(maximum), &scale), &scale);
     return frame;
 }
 
 /* Exponentials e and distances d of `count` vectors (1 or INTERLEAVED) of logits; d is 0 where e
  * is. */
-KERNEL_INLINE void NAME(entropy_terms)(const vec *x, int count, const NAME(entropy_frame) * frame,
-                                       vec *e, vec *d) {
+KERNEL_INLINE void entropy_terms(const vec *x, int count, const entropy_frame *frame, vec *e,
+                                 vec *d) {
     vec shifted[4];
     EACH_OF(count, shifted[j] = v_sub(x[j], frame->shift));
-    NAME(scaled_exponentials)(shifted, count, frame->reference, e, NULL);
+    scaled_exponentials(shifted, count, frame->reference, e, NULL);
     EACH_OF(count,
             d[j] = v_mul(v_sub(frame->half_maximum, v_mul(x[j], frame->half)), frame->inverse));
     EACH_OF(count, d[j] = v_select(v_equal(e[j], v_splat(0)), v_splat(0), d[j]));
 }
 
 typedef struct {
-    NAME(wide) others, moment;
-} NAME(entropy_sums);
+    wide_sum others, moment;
+} entropy_sums;
 
-KERNEL_INLINE void NAME(add_entropy_terms)(NAME(entropy_sums) * sums, const REAL *logits,
-                                           int64_t count, const NAME(entropy_frame) * frame) {
+KERNEL_INLINE void add_entropy_terms(entropy_sums *sums, const REAL *logits, int64_t count,
+                                     const entropy_frame *frame) {
     vec x[4], e[4], d[4];
     int64_t k = 0;
     for (; k + INTERLEAVED * LANES <= count; k += INTERLEAVED * LANES) {
         EACH_OF(INTERLEAVED, x[j] = v_load(logits + k + j * LANES));
-        NAME(entropy_terms)(x, INTERLEAVED, frame, e, d);
-        EACH_OF(INTERLEAVED, NAME(wide_add)(&sums->others, e[j]);
-                NAME(wide_add_product)(&sums->moment, e[j], d[j]));
+        entropy_terms(x, INTERLEAVED, frame, e, d);
+        EACH_OF(INTERLEAVED, wide_add(&sums->others, e[j]);
+                wide_add_product(&sums->moment, e[j], d[j]));
     }
     for (; k < count; k += LANES) {
         x[0] = v_load_first(logits + k, count - k < LANES ? (int)(count - k) : LANES, -INFINITY);
-        NAME(entropy_terms)(x, 1, frame, e, d);
-        NAME(wide_add)(&sums->others, e[0]);
-        NAME(wide_add_product)(&sums->moment, e[0], d[0]);
+        entropy_terms(x, 1, frame, e, d);
+        wide_add(&sums->others, e[0]);
+        wide_add_product(&sums->moment, e[0], d[0]);
     }
 }
 
 /* The largest logit, but for NaN, beside which any other number does as well. */
-KERNEL_INLINE REAL NAME(largest_logit)(const REAL *logits, int64_t count) {
+KERNEL_INLINE REAL largest_logit(const REAL *logits, int64_t count) {
     vec largest = v_splat(-INFINITY);
     int64_t k = 0;
     for (; k + LANES <= count; k += LANES)
@@ -94,7 +94,7 @@ KERNEL_INLINE REAL NAME(largest_logit)(const REAL *logits, int64_t count) {
 }
 
 /* Its first place; `count` where it is none of these. */
-KERNEL_INLINE int64_t NAME(place_of)(const REAL *logits, int64_t count, REAL value) {
+KERNEL_INLINE int64_t place_of(const REAL *logits, int64_t count, REAL value) {
     int64_t k = 0;
     for (; k + LANES <= count; k += LANES)
         if (v_mask_bits(v_equal(v_load(logits + k), v_splat(value))))
@@ -104,70 +104,71 @@ KERNEL_INLINE int64_t NAME(place_of)(const REAL *logits, int64_t count, REAL val
     return k;
 }
 
-KERNEL_INLINE vec NAME(entropy_gradient)(vec e, vec d, NAME(pair) mean,
-                                         const NAME(scaled_factor) * factor) {
+KERNEL_INLINE vec entropy_gradient(vec e, vec d, vec_pair mean, const scaled_factor *factor) {
     const vec above_mean = v_sub(v_sub(d, mean.high), mean.low);
-    return NAME(times_factor)(v_mul(e, above_mean), factor, v_splat(0));
+    return times_factor(v_mul(e, above_mean), factor, v_splat(0));
 }
 
 /* `slope` is what p (d - D) is multiplied with. */
-KERNEL_INLINE void NAME(write_entropy_gradient)(const REAL *logits, REAL *grad, int64_t count,
-                                                const NAME(entropy_frame) * frame, NAME(pair) mean,
-                                                double slope, double sum) {
+KERNEL_INLINE void write_entropy_gradient(const REAL *logits, REAL *grad, int64_t count,
+                                          const entropy_frame *frame, vec_pair mean, double slope,
+                                          double sum) {
     const double over_sum = slope / sum;
-    const NAME(scaled_factor) factor =
-        NAME(scaled_factor_of)(over_sum, NAME(third_of_exponent)(over_sum));
+    const scaled_factor factor = scaled_factor_of(over_sum, third_of_exponent(over_sum));
     vec x[4], e[4], d[4];
     int64_t k = 0;
     for (; k + INTERLEAVED * LANES <= count; k += INTERLEAVED * LANES) {
         EACH_OF(INTERLEAVED, x[j] = v_load(logits + k + j * LANES));
-        NAME(entropy_terms)(x, INTERLEAVED, frame, e, d);
+        entropy_terms(x, INTERLEAVED, frame, e, d);
         EACH_OF(INTERLEAVED,
-                v_store(grad + k + j * LANES, NAME(entropy_gradient)(e[j], d[j], mean, &factor)));
+                v_store(grad + k + j * LANES, entropy_gradient(e[j], d[j], mean, &factor)));
     }
     for (; k < count; k += LANES) {
         const int left = count - k < LANES ? (int)(count - k) : LANES;
         x[0] = v_load_first(logits + k, left, -INFINITY);
-        NAME(entropy_terms)(x, 1, frame, e, d);
-        v_store_first(grad + k, left, NAME(entropy_gradient)(e[0], d[0], mean, &factor));
+        entropy_terms(x, 1, frame, e, d);
+        v_store_first(grad + k, left, entropy_gradient(e[0], d[0], mean, &factor));
     }
 }
 
 /* H of one row; its gradient times `slope` to `grad` unless that is NULL. */
-KERNEL_INLINE double NAME(entropy_row)(const REAL *logits, REAL *grad, int64_t count,
-                                       double temperature, double slope) {
-    const REAL maximum = NAME(largest_logit)(logits, count);
-    const int64_t likeliest = isfinite(maximum) ? NAME(place_of)(logits, count, maximum) : count;
+KERNEL_INLINE double entropy_row(const REAL *logits, REAL *grad, int64_t count, double temperature,
+                                 double slope) {
+    const REAL maximum = largest_logit(logits, count);
+    const int64_t likeliest = isfinite(maximum) ? place_of(logits, count, maximum) : count;
     if (likeliest < count) {
-        const NAME(entropy_frame) frame = NAME(entropy_frame_of)(maximum, temperature);
-        NAME(entropy_sums) sums = {NAME(zero_wide)(), NAME(zero_wide)()};
-        NAME(add_entropy_terms)(&sums, logits, likeliest, &frame);
-        NAME(add_entropy_terms)(&sums, logits + likeliest + 1, count - likeliest - 1, &frame);
-        const NAME(pair) top =
-            NAME(scaled_exponential_pair)(v_sub(v_splat(maximum), frame.shift), frame.reference);
-        const pair_f64 pivot = {v_splat_f64((double)v_first(top.high)),
-                                v_splat_f64((double)v_first(top.low))};
-        const double others = NAME(wide_total)(sums.others);
+        const entropy_frame frame = entropy_frame_of(maximum, temperature);
+        entropy_sums sums = {zero_wide(), zero_wide()};
+        add_entropy_terms(&sums, logits, likeliest, &frame);
+        add_entropy_terms(&sums, logits + likeliest + 1, count - likeliest - 1, &frame);
+        const vec_pair top =
+            scaled_exponential_pair(v_sub(v_splat(maximum), frame.shift), frame.reference);
+        const vec_pair_f64 pivot = {v_splat_f64((double)v_first(top.high)),
+                                    v_splat_f64((double)v_first(top.low))};
+        const double others = wide_total(sums.others);
         const double sum = others + ((double)v_first(top.high) + (double)v_first(top.low));
         double error;
-        const double moment = NAME(wide_total_and_error)(sums.moment, &error), mean = moment / sum;
+        const double moment = wide_total_and_error(sums.moment, &error), mean = moment / sum;
         if (isfinite(sum) && isfinite(mean)) {
             if (grad)
-                NAME(write_entropy_gradient)(logits, grad, count, &frame, NAME(splat_pair)(mean, 0),
-                                             slope, sum);
+                write_entropy_gradient(logits, grad, count, &frame, splat_pair(mean, 0), slope,
+                                       sum);
             return v_first_f64(log_of_ratio(v_splat_f64(others), pivot)) + mean;
         }
     }
     if (grad)
-        NAME(fill)(grad, count, NAN);
+        fill_classes(grad, count, NAN);
     return NAN;
 }
 
 /* Function of the contract. */
-static double NAME(entropy_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                 void *workspace) {
+static double entropy_rows(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                           void *workspace) {
     double entropies[XENT_MAX_ROWS_PER_CALL];
     (void)workspace;
+    xent_assert_batch(batch, sizeof(REAL));
+    xent_assert_computed_matrices(batch, 0);
+    xent_assert_row_range(first_row, row_count, batch->rows);
     for (int64_t k = 0; k < row_count; ++k) {
         const int64_t row = first_row + k;
         const double weight = batch->sample_weight
@@ -178,16 +179,16 @@ static double NAME(entropy_rows)(const xent_batch *batch, int64_t first_row, int
         REAL *grad =
             batch->grad ? (REAL *)(void *)(batch->grad + row * batch->grad_row_stride) : NULL;
         entropies[k] =
-            weight * NAME(entropy_row)((const REAL *)(const void *)(batch->logits +
-                                                                    row * batch->logits_row_stride),
-                                       grad, batch->classes, batch->options.temperature,
-                                       weight * upstream / batch->options.temperature);
+            weight * entropy_row((const REAL *)(const void *)(batch->logits +
+                                                              row * batch->logits_row_stride),
+                                 grad, batch->classes, batch->options.temperature,
+                                 weight * upstream / batch->options.temperature);
     }
-    NAME(tell_losses)(batch, first_row, row_count, entropies);
+    write_losses(batch, first_row, row_count, entropies);
     return xent_pairwise_sum(entropies, row_count);
 }
 
-static size_t NAME(entropy_workspace_bytes)(int64_t classes) {
+static size_t entropy_workspace_bytes(int64_t classes) {
     (void)classes;
     return 0;
 }

@@ -59,20 +59,20 @@ typedef struct {
     /* the same in halves of a significand, for products without FMA */
     REAL log2_e_first, log2_e_second, log2_e_third;
     REAL ln_2, huge_logit; /* times T */
-} NAME(exponent_scale);
+} exponent_scale;
 
-VECTOR_INLINE NAME(exponent_scale) NAME(unit_scale)(void) {
-    const NAME(exponent_scale) scale = {REAL_CONSTANT(log2_e),
-                                        REAL_CONSTANT(log2_e_low),
-                                        REAL_CONSTANT(log2_e_first),
-                                        REAL_CONSTANT(log2_e_second),
-                                        REAL_CONSTANT(log2_e_third),
-                                        REAL_CONSTANT(ln_2),
-                                        HUGE_LOGIT};
+VECTOR_INLINE exponent_scale unit_scale(void) {
+    const exponent_scale scale = {REAL_CONSTANT(log2_e),
+                                  REAL_CONSTANT(log2_e_low),
+                                  REAL_CONSTANT(log2_e_first),
+                                  REAL_CONSTANT(log2_e_second),
+                                  REAL_CONSTANT(log2_e_third),
+                                  REAL_CONSTANT(ln_2),
+                                  HUGE_LOGIT};
     return scale;
 }
 
-VECTOR_INLINE REAL NAME(first_half)(REAL a) {
+VECTOR_INLINE REAL first_half(REAL a) {
 #if HAS_FMA
     return a; /* not used there */
 #else
@@ -81,14 +81,14 @@ VECTOR_INLINE REAL NAME(first_half)(REAL a) {
 }
 
 /* The constants of a temperature. */
-VECTOR_INLINE NAME(exponent_scale) NAME(scale_for)(double temperature) {
-    NAME(exponent_scale) scale = NAME(unit_scale)();
+VECTOR_INLINE exponent_scale scale_for(double temperature) {
+    exponent_scale scale = unit_scale();
     if (temperature == 1)
         return scale;
 #if REAL_BITS == 64
     const double high = log2_e_f64 / temperature;
     const double residual =
-        v_first(NAME(product_residual)(v_splat(high), v_splat(temperature), v_splat(log2_e_f64)));
+        v_first(product_residual(v_splat(high), v_splat(temperature), v_splat(log2_e_f64)));
     const double low = (log2_e_low_f64 - residual) / temperature;
 #else
     const exponent_scale_f64 wide = scale_for_f64(temperature);
@@ -96,9 +96,9 @@ VECTOR_INLINE NAME(exponent_scale) NAME(scale_for)(double temperature) {
 #endif
     scale.log2_e = (REAL)high;
     scale.log2_e_low = (REAL)((high - (double)scale.log2_e) + low);
-    scale.log2_e_first = NAME(first_half)((REAL)high);
+    scale.log2_e_first = first_half((REAL)high);
     const double after_first = high - (double)scale.log2_e_first;
-    scale.log2_e_second = NAME(first_half)((REAL)after_first);
+    scale.log2_e_second = first_half((REAL)after_first);
     scale.log2_e_third = (REAL)((after_first - (double)scale.log2_e_second) + low);
     scale.ln_2 = (REAL)(temperature * ln_2_f64);
     scale.huge_logit = (REAL)(temperature * (double)HUGE_LOGIT);
@@ -109,13 +109,12 @@ VECTOR_INLINE NAME(exponent_scale) NAME(scale_for)(double temperature) {
 typedef struct {
     vec magic; /* adding it rounds S x L to an integer and leaves that, less S c, in the low bits */
     vec lowest; /* smaller x give 0 */
-    NAME(exponent_scale) scale;
-} NAME(exponential_reference);
+    exponent_scale scale;
+} exponential_reference;
 
 /* Reference for integer-valued c. */
-VECTOR_INLINE NAME(exponential_reference)
-    NAME(reference_for)(vec c, const NAME(exponent_scale) * scale) {
-    NAME(exponential_reference) r;
+VECTOR_INLINE exponential_reference reference_for(vec c, const exponent_scale *scale) {
+    exponential_reference r;
     r.magic = v_fma(c, v_splat(-EXP2_STEPS), v_splat(ROUNDING_MAGIC));
     /* -inf is below it at any temperature */
     r.lowest = v_max(v_mul(v_sub(c, v_splat(EXPONENT_BIAS + SCALE_UP - 1)), v_splat(scale->ln_2)),
@@ -125,14 +124,14 @@ VECTOR_INLINE NAME(exponential_reference)
 }
 
 /* round(m log2(e)): the reference c that puts exp(m) between 0.7 and 1.42 times 2^SCALE_UP. */
-VECTOR_INLINE vec NAME(reference_exponent)(vec m, const NAME(exponent_scale) * scale) {
+VECTOR_INLINE vec reference_exponent(vec m, const exponent_scale *scale) {
     const vec magic = v_splat(ROUNDING_MAGIC);
     return v_sub(v_add(v_mul(m, v_splat(scale->log2_e)), magic), magic);
 }
 
 #if !HAS_FMA
 /* f of the head; `n` is round(S x L). */
-VECTOR_INLINE vec NAME(reduced_argument)(vec x, vec n, const NAME(exponent_scale) * scale) {
+VECTOR_INLINE vec reduced_argument(vec x, vec n, const exponent_scale *scale) {
     const vec x_high = v_high_half(x);
     const vec x_low = v_sub(x, x_high);
     const vec first = v_splat(EXP2_STEPS * scale->log2_e_first),
@@ -173,9 +172,8 @@ VECTOR_INLINE vec NAME(reduced_argument)(vec x, vec n, const NAME(exponent_scale
 
 /* Of `count` vectors (1, 2 or 4); `dropped`, unless NULL, takes what the last rounding dropped.
  * `flushes`, a constant, is 0 where no x is below reference.lowest and `dropped` is NULL. */
-VECTOR_INLINE void NAME(exponentials_in_reach)(const vec *x, int count,
-                                               NAME(exponential_reference) reference,
-                                               vec *exponentials, vec *dropped, int flushes) {
+VECTOR_INLINE void exponentials_in_reach(const vec *x, int count, exponential_reference reference,
+                                         vec *exponentials, vec *dropped, int flushes) {
     const REAL *p = EXP2_CONSTANT(polynomial);
     const vec steps = v_splat(EXP2_STEPS * reference.scale.log2_e);
     vec f[4], q[4], power[4];
@@ -188,8 +186,8 @@ VECTOR_INLINE void NAME(exponentials_in_reach)(const vec *x, int count,
     EACH_OF(count, f[j] = v_fms(x[j], steps, v_sub(power[j], reference.magic)));
     EACH_OF(count, f[j] = v_fma(x[j], steps_low, f[j]));
 #else
-    EACH_OF(count, f[j] = NAME(reduced_argument)(x[j], v_sub(power[j], reference.magic),
-                                                 &reference.scale));
+    EACH_OF(count,
+            f[j] = reduced_argument(x[j], v_sub(power[j], reference.magic), &reference.scale));
 #endif
     EACH_OF(count, power[j] = v_power_of_steps(EXP2_CONSTANT(table), power[j]));
     EACH_OF(count, q[j] = v_splat(p[EXP2_TERMS - 1]));
@@ -205,21 +203,19 @@ VECTOR_INLINE void NAME(exponentials_in_reach)(const vec *x, int count,
 }
 
 /* Of any x. */
-VECTOR_INLINE void NAME(scaled_exponentials)(const vec *x, int count,
-                                             NAME(exponential_reference) reference,
-                                             vec *exponentials, vec *dropped) {
-    NAME(exponentials_in_reach)(x, count, reference, exponentials, dropped, 1);
+VECTOR_INLINE void scaled_exponentials(const vec *x, int count, exponential_reference reference,
+                                       vec *exponentials, vec *dropped) {
+    exponentials_in_reach(x, count, reference, exponentials, dropped, 1);
 }
 
-VECTOR_INLINE vec NAME(scaled_exponential)(vec x, NAME(exponential_reference) reference) {
+VECTOR_INLINE vec scaled_exponential(vec x, exponential_reference reference) {
     vec result;
-    NAME(scaled_exponentials)(&x, 1, reference, &result, NULL);
+    scaled_exponentials(&x, 1, reference, &result, NULL);
     return result;
 }
 
-VECTOR_INLINE NAME(pair)
-    NAME(scaled_exponential_pair)(vec x, NAME(exponential_reference) reference) {
-    NAME(pair) result;
-    NAME(scaled_exponentials)(&x, 1, reference, &result.high, &result.low);
+VECTOR_INLINE vec_pair scaled_exponential_pair(vec x, exponential_reference reference) {
+    vec_pair result;
+    scaled_exponentials(&x, 1, reference, &result.high, &result.low);
     return result;
 }

@@ -16,13 +16,12 @@ static const double double_unit = EXPONENTIAL_UNIT;
 /* K 2^(x log2(e) / T - reference + SCALE_UP), all of float64 */
 KERNEL_INLINE double scaled_exponential_of(double x, double reference,
                                            const exponent_scale_f64 *scale) {
-    return v_first(
-        NAME(scaled_exponential)(v_splat(x), NAME(reference_for)(v_splat(reference), scale)));
+    return v_first(scaled_exponential(v_splat(x), reference_for(v_splat(reference), scale)));
 }
 
 /* a b - c, the product exact. */
 KERNEL_INLINE double scalar_product_residual(double a, double b, double c) {
-    return v_first(NAME(product_residual)(v_splat(a), v_splat(b), v_splat(c)));
+    return v_first(product_residual(v_splat(a), v_splat(b), v_splat(c)));
 }
 
 typedef struct {
@@ -94,6 +93,7 @@ static NEVER_INLINE far far_quotient(far a, far b) {
 
 /* exp(a) for a <= 0; 0 from about -10^6 down, which nothing that a double holds brings back. */
 static NEVER_INLINE far far_exponential(far a) {
+    XENT_ASSERT(!(a.high > 0));
     if (a.high == 0)
         return far_of(1);
     if (!far_is_finite(a) || a.exponent > 20)
@@ -108,10 +108,11 @@ static NEVER_INLINE far far_exponential(far a) {
 
 /* log(1 + a) for a >= 0 */
 static NEVER_INLINE far far_log_of_1_plus(far a) {
+    XENT_ASSERT(!(a.high < 0));
     if (a.exponent < -120 || a.high == 0)
         return a;
     const double r = ldexp(a.high, far_shift(a.exponent)),
                  error = ldexp(a.low, far_shift(a.exponent));
-    const NAME(pair) log = NAME(log_of_1_plus)(v_splat(r));
+    const vec_pair log = log_of_1_plus(v_splat(r));
     return far_from(v_first(log.high), v_first(log.low) + error / (1 + r), 0);
 }

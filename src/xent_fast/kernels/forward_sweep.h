@@ -24,7 +24,7 @@ typedef struct {
     /* index targets, where lse is wanted: pivot is the block's first maximum, and sum_below that of
      * all others */
     double sum_below;
-} NAME(block_summary);
+} block_summary;
 
 /* Whether a block's smallest logit is looked for, which may save its exponentials the mask.  To
  * find it among 16 bits, or where x is not multiplied and added at once, costs more. */
@@ -32,10 +32,9 @@ typedef struct {
 #define FINDS_SMALLEST(storage) (HAS_FMA && (storage) == XENT_AS_COMPUTED)
 
 /* Largest of `count` logits; NaN is passed over, so that it is -inf where there is no number.
- * `smallest`: the least logit of all whole half groups, NaN passed over; -inf where it is not looked
- * for. */
-KERNEL_INLINE REAL NAME(block_maximum)(const char *logits, int64_t count, int storage,
-                                       REAL *smallest) {
+ * `smallest`: the least logit of all whole half groups, NaN passed over; -inf where it is not
+ * looked for. */
+KERNEL_INLINE REAL block_maximum(const char *logits, int64_t count, int storage, REAL *smallest) {
     const vec lowest = v_splat(-INFINITY);
     *smallest = -INFINITY;
 #if REAL_BITS == 32
@@ -49,12 +48,12 @@ KERNEL_INLINE REAL NAME(block_maximum)(const char *logits, int64_t count, int st
     EACH_OF(4, least[j] = v_splat(INFINITY));
     int64_t k = 0;
     for (; k + HALF_GROUP <= count; k += HALF_GROUP) {
-        EACH_OF(4, x[j] = NAME(load_stored)(logits, k + j * LANES, storage);
+        EACH_OF(4, x[j] = load_stored(logits, k + j * LANES, storage);
                 most[j] = v_max(x[j], most[j]);
                 if (FINDS_SMALLEST(storage)) least[j] = v_min(x[j], least[j]));
     }
     for (; k < count; k += LANES) {
-        x[0] = NAME(load_stored_up_to)(logits, k, count - k, -INFINITY, storage);
+        x[0] = load_stored_up_to(logits, k, count - k, -INFINITY, storage);
         most[0] = v_max(x[0], most[0]);
     }
     if (FINDS_SMALLEST(storage))
@@ -65,19 +64,19 @@ KERNEL_INLINE REAL NAME(block_maximum)(const char *logits, int64_t count, int st
 
 /* First position among `count` logits of their largest, or -1; where one of them is NaN any of the
  * two. */
-KERNEL_INLINE int64_t NAME(first_position_of)(REAL value, const char *logits, int64_t count,
-                                              int storage) {
+KERNEL_INLINE int64_t first_position_of(REAL value, const char *logits, int64_t count,
+                                        int storage) {
     int64_t k = 0;
     for (; k + HALF_GROUP <= count; k += HALF_GROUP) {
-        const vec a = v_max(NAME(load_stored)(logits, k, storage),
-                            NAME(load_stored)(logits, k + LANES, storage));
-        const vec b = v_max(NAME(load_stored)(logits, k + 2 * LANES, storage),
-                            NAME(load_stored)(logits, k + 3 * LANES, storage));
+        const vec a =
+            v_max(load_stored(logits, k, storage), load_stored(logits, k + LANES, storage));
+        const vec b = v_max(load_stored(logits, k + 2 * LANES, storage),
+                            load_stored(logits, k + 3 * LANES, storage));
         if (v_mask_bits(v_equal(v_max(a, b), v_splat(value))))
             break;
     }
     for (; k < count; k += LANES) {
-        const vec x = NAME(load_stored_up_to)(logits, k, count - k, NAN, storage);
+        const vec x = load_stored_up_to(logits, k, count - k, NAN, storage);
         unsigned found = v_mask_bits(v_equal(x, v_splat(value)));
         for (int64_t lane = 0; found; ++lane, found >>= 1)
             if (found & 1u)
@@ -87,8 +86,8 @@ KERNEL_INLINE int64_t NAME(first_position_of)(REAL value, const char *logits, in
 }
 
 typedef struct {
-    NAME(wide) exponentials, target_mass, distance;
-} NAME(block_sums);
+    wide_sum exponentials, target_mass, distance;
+} block_sums;
 
 /* What a sweep asks memory for on its way, far ahead: from where, and how many bytes further with
  * every HALF_GROUP. */
@@ -96,11 +95,11 @@ typedef struct {
     int is_asked;
     uintptr_t logits, logits_step;
     uintptr_t targets, targets_step;
-} NAME(ahead);
+} lines_ahead;
 
-/* `lines` of them, the quarters of ahead_by, from where those of the HALF_GROUP at class `at` begin;
- * of 16 bits they overlap the next one's. */
-VECTOR_INLINE void NAME(ask_ahead)(const NAME(ahead) * ahead, int64_t at, int lines, int kind) {
+/* `lines` of them, the quarters of ahead_by, from where those of the HALF_GROUP at class `at`
+ * begin; of 16 bits they overlap the next one's. */
+VECTOR_INLINE void ask_ahead(const lines_ahead *ahead, int64_t at, int lines, int kind) {
     if (!ahead->is_asked)
         return;
     const uintptr_t passed = (uintptr_t)at / HALF_GROUP;
@@ -115,26 +114,24 @@ VECTOR_INLINE void NAME(ask_ahead)(const NAME(ahead) * ahead, int64_t at, int li
 
 /* What every group of a block shares. */
 typedef struct {
-    NAME(exponential_reference) reference;
+    exponential_reference reference;
     vec shift; /* subtracted from the logits first */
     vec base;  /* of the distances, times their unit in lanes */
-    NAME(ahead) ahead;
+    lines_ahead ahead;
     int flushes; /* 0 where no exponential of a whole group is flushed to 0 */
-} NAME(block_frame);
+} block_frame;
 
 /* Adds the mass of half a group, or of the `last` classes of one; its distance is returned. */
-VECTOR_INLINE vec NAME(add_masses)(const vec *x, const vec *masses, vec base,
-                                   NAME(block_sums) * sums, int last) {
+VECTOR_INLINE vec add_masses(const vec *x, const vec *masses, vec base, block_sums *sums,
+                             int last) {
     vec distances[4];
     /* 0 * inf = 0: a class without mass adds nothing, whatever its logit */
-    EACH_OF(4,
-            distances[j] = v_drop(v_equal(masses[j], v_splat(0)), NAME(distance_from)(base, x[j])));
+    EACH_OF(4, distances[j] = v_drop(v_equal(masses[j], v_splat(0)), distance_from(base, x[j])));
     if (last)
-        NAME(add_last_four)(&sums->target_mass, masses, last);
+        add_last_four(&sums->target_mass, masses, last);
     else
-        NAME(add_two_sums)(&sums->target_mass, v_add(masses[0], masses[1]),
-                           v_add(masses[2], masses[3]));
-    return NAME(sum_of_some_products)(masses, distances, 4);
+        add_two_sums(&sums->target_mass, v_add(masses[0], masses[1]), v_add(masses[2], masses[3]));
+    return sum_of_some_products(masses, distances, 4);
 }
 
 /* Whether a block's huge maximum is taken from a copy of its logits, not from every vector on the
@@ -144,63 +141,60 @@ VECTOR_INLINE vec NAME(add_masses)(const vec *x, const vec *masses, vec base,
 #endif
 
 /* Exponentials of half a group. */
-VECTOR_INLINE void NAME(four_exponentials)(const vec *x, const NAME(block_frame) * frame, vec *e,
-                                           int kind, int flushes) {
+VECTOR_INLINE void four_exponentials(const vec *x, const block_frame *frame, vec *e, int kind,
+                                     int flushes) {
     vec shifted[4];
     EACH_OF(4, shifted[j] = SHIFTS_A_COPY(kind) ? x[j] : v_sub(x[j], frame->shift));
     for (int k = 0; k < 4; k += INTERLEAVED)
-        NAME(exponentials_in_reach)(shifted + k, INTERLEAVED, frame->reference, e + k, NULL,
-                                    flushes);
+        exponentials_in_reach(shifted + k, INTERLEAVED, frame->reference, e + k, NULL, flushes);
 }
 
 /* Half of a whole group, from class `at`: exponentials to `e`, their sum is returned.  `excluded`,
  * a lane counted from its start (a constant below 0 where there is none), is left out of the sum.
  * `distance` is set where there are masses.  Meanwhile the same classes of the next block come
  * nearer: without that the maximum's sweep would wait for them. */
-VECTOR_INLINE vec NAME(forward_half)(const char *logits, const NAME(masses) * masses, int64_t at,
-                                     REAL *e, int excluded, const NAME(block_frame) * frame,
-                                     NAME(block_sums) * sums, vec *distance, int kind, int storage,
-                                     int flushes) {
+VECTOR_INLINE vec forward_half(const char *logits, const row_masses *masses, int64_t at, REAL *e,
+                               int excluded, const block_frame *frame, block_sums *sums,
+                               vec *distance, int kind, int storage, int flushes) {
     vec x[4], exponentials[4], mass[4];
     for (int line = 0; line < HALF_GROUP; line += LANES) {
-        if (line * NAME(stored_bytes)(storage) % 64 == 0)
-            PREFETCH(NAME(stored_at)(logits, BLOCK + line, storage));
+        if (line * stored_bytes(storage) % 64 == 0)
+            PREFETCH(stored_at(logits, BLOCK + line, storage));
         if (HAS_OWN_MASSES(kind))
             PREFETCH(masses->targets + at + BLOCK + line);
     }
-    NAME(ask_ahead)(&frame->ahead, at, 3, kind);
-    EACH_OF(4, x[j] = NAME(load_stored)(logits, j * LANES, storage));
+    ask_ahead(&frame->ahead, at, 3, kind);
+    EACH_OF(4, x[j] = load_stored(logits, j * LANES, storage));
     if (HAS_OWN_MASSES(kind)) {
-        EACH_OF(4, mass[j] = NAME(mass_of_vector)(masses, at + j * LANES, kind));
-        *distance = NAME(add_masses)(x, mass, frame->base, sums, 0);
+        EACH_OF(4, mass[j] = mass_of_vector(masses, at + j * LANES, kind));
+        *distance = add_masses(x, mass, frame->base, sums, 0);
     }
-    NAME(four_exponentials)(x, frame, exponentials, kind, flushes);
+    four_exponentials(x, frame, exponentials, kind, flushes);
     EACH_OF(4, v_store(e + j * LANES, exponentials[j]));
     if (excluded > -GROUP)
         EACH_OF(4, exponentials[j] =
                        v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(excluded - j * LANES))),
                               exponentials[j]));
-    return NAME(sum_of_four)(exponentials);
+    return sum_of_four(exponentials);
 }
 
 /* One whole group; `excluded` counts from its start, or is -GROUP, a constant. */
-VECTOR_INLINE void NAME(forward_group)(const char *logits, const NAME(masses) * masses, int64_t at,
-                                       REAL *e, int excluded, const NAME(block_frame) * frame,
-                                       NAME(block_sums) * sums, int kind, int storage,
-                                       int flushes) {
-    const char *upper = NAME(stored_at)(logits, HALF_GROUP, storage);
+VECTOR_INLINE void forward_group(const char *logits, const row_masses *masses, int64_t at, REAL *e,
+                                 int excluded, const block_frame *frame, block_sums *sums, int kind,
+                                 int storage, int flushes) {
+    const char *upper = stored_at(logits, HALF_GROUP, storage);
     vec distance = v_splat(0), more = distance;
-    const vec first = NAME(forward_half)(logits, masses, at, e, excluded, frame, sums, &distance,
-                                         kind, storage, flushes);
-    const vec second = NAME(forward_half)(upper, masses, at + HALF_GROUP, e + HALF_GROUP,
-                                          excluded > -GROUP ? excluded - HALF_GROUP : excluded,
-                                          frame, sums, &more, kind, storage, flushes);
-    NAME(add_two_sums)(&sums->exponentials, first, second);
+    const vec first = forward_half(logits, masses, at, e, excluded, frame, sums, &distance, kind,
+                                   storage, flushes);
+    const vec second = forward_half(upper, masses, at + HALF_GROUP, e + HALF_GROUP,
+                                    excluded > -GROUP ? excluded - HALF_GROUP : excluded, frame,
+                                    sums, &more, kind, storage, flushes);
+    add_two_sums(&sums->exponentials, first, second);
     if (HAS_OWN_MASSES(kind))
-        NAME(wide_add)(&sums->distance, v_add(distance, more));
+        wide_add(&sums->distance, v_add(distance, more));
 }
 
-KERNEL_INLINE void NAME(store_up_to)(REAL *destination, int count, vec a) {
+KERNEL_INLINE void store_up_to(REAL *destination, int count, vec a) {
     if (count >= LANES)
         v_store(destination, a);
     else if (count > 0)
@@ -209,49 +203,45 @@ KERNEL_INLINE void NAME(store_up_to)(REAL *destination, int count, vec a) {
 
 /* Half of a group that is cut short: the classes that are not there have the logit -inf and no
  * target. */
-KERNEL_INLINE void NAME(forward_last_half)(const char *logits, const NAME(masses) * masses,
-                                           int64_t at, REAL *e, int count, int excluded,
-                                           const NAME(block_frame) * frame, NAME(block_sums) * sums,
-                                           vec *distance, int kind, int storage) {
+KERNEL_INLINE void forward_last_half(const char *logits, const row_masses *masses, int64_t at,
+                                     REAL *e, int count, int excluded, const block_frame *frame,
+                                     block_sums *sums, vec *distance, int kind, int storage) {
     vec x[4], exponentials[4], mass[4];
-    EACH_OF(4, x[j] = NAME(load_stored_up_to)(logits, j * LANES, count - j * LANES, -INFINITY,
-                                              storage));
+    EACH_OF(4, x[j] = load_stored_up_to(logits, j * LANES, count - j * LANES, -INFINITY, storage));
     if (HAS_OWN_MASSES(kind)) {
-        EACH_OF(4, mass[j] = NAME(mass_of_some)(masses, at + j * LANES, count - j * LANES, kind));
-        *distance = NAME(add_masses)(x, mass, frame->base, sums, count);
+        EACH_OF(4, mass[j] = mass_of_some(masses, at + j * LANES, count - j * LANES, kind));
+        *distance = add_masses(x, mass, frame->base, sums, count);
     }
-    NAME(four_exponentials)(x, frame, exponentials, kind, 1);
-    EACH_OF(4, NAME(store_up_to)(e + j * LANES, count - j * LANES, exponentials[j]));
+    four_exponentials(x, frame, exponentials, kind, 1);
+    EACH_OF(4, store_up_to(e + j * LANES, count - j * LANES, exponentials[j]));
     EACH_OF(4, exponentials[j] =
                    v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(excluded - j * LANES))),
                           exponentials[j]));
-    NAME(add_last_four)(&sums->exponentials, exponentials, count);
+    add_last_four(&sums->exponentials, exponentials, count);
 }
 
-KERNEL_INLINE void NAME(forward_last_group)(const char *logits, const NAME(masses) * masses,
-                                            int64_t at, REAL *e, int count, int excluded,
-                                            const NAME(block_frame) * frame,
-                                            NAME(block_sums) * sums, int kind, int storage) {
-    const char *upper = NAME(stored_at)(logits, HALF_GROUP, storage);
+KERNEL_INLINE void forward_last_group(const char *logits, const row_masses *masses, int64_t at,
+                                      REAL *e, int count, int excluded, const block_frame *frame,
+                                      block_sums *sums, int kind, int storage) {
+    const char *upper = stored_at(logits, HALF_GROUP, storage);
     vec distance, more;
-    NAME(forward_last_half)(logits, masses, at, e, count, excluded, frame, sums, &distance, kind,
-                            storage);
+    forward_last_half(logits, masses, at, e, count, excluded, frame, sums, &distance, kind,
+                      storage);
     if (count > HALF_GROUP) {
-        NAME(forward_last_half)(upper, masses, at + HALF_GROUP, e + HALF_GROUP, count - HALF_GROUP,
-                                excluded - HALF_GROUP, frame, sums, &more, kind, storage);
+        forward_last_half(upper, masses, at + HALF_GROUP, e + HALF_GROUP, count - HALF_GROUP,
+                          excluded - HALF_GROUP, frame, sums, &more, kind, storage);
         if (HAS_OWN_MASSES(kind))
             distance = v_add(distance, more);
     }
     if (HAS_OWN_MASSES(kind))
-        NAME(wide_add)(&sums->distance, distance);
+        wide_add(&sums->distance, distance);
 }
 
 /* The reference of a block by its maximum, which may be infinite or absent (-inf): then 0, and NaN,
  * if there is one, shows in the sum. */
-KERNEL_INLINE NAME(block_frame)
-    NAME(frame_of_block)(REAL maximum, REAL smallest, const NAME(exponent_scale) * scale,
-                         NAME(ahead) ahead, NAME(block_summary) * summary) {
-    NAME(block_frame) frame;
+KERNEL_INLINE block_frame frame_of_block(REAL maximum, REAL smallest, const exponent_scale *scale,
+                                         lines_ahead ahead, block_summary *summary) {
+    block_frame frame;
     const int is_finite = maximum > -INFINITY && maximum < INFINITY;
     const REAL base = is_finite ? maximum : 0;
     const int is_huge = base >= scale->huge_logit || base <= -scale->huge_logit;
@@ -260,7 +250,7 @@ KERNEL_INLINE NAME(block_frame)
     frame.ahead = ahead;
     frame.shift = v_splat(is_huge ? base : 0);
     frame.base = v_splat(base * LANES_DISTANCE_UNIT);
-    frame.reference = NAME(reference_for)(v_splat(reference), scale);
+    frame.reference = reference_for(v_splat(reference), scale);
     frame.flushes = is_huge || !(smallest >= v_first(frame.reference.lowest));
     summary->maximum = maximum;
     summary->shift = is_huge ? base : 0;
@@ -270,10 +260,10 @@ KERNEL_INLINE NAME(block_frame)
 
 /* All groups of a block, the excluded class (or -1) left out of the sum.  Exponentials go to `e`,
  * or to one place again and again where it is NULL. */
-KERNEL_INLINE void NAME(forward_groups)(const char *logits, const NAME(masses) * masses,
-                                        int64_t first, REAL *e, int64_t count, int64_t excluded,
-                                        const NAME(block_frame) * frame, NAME(block_sums) * sums,
-                                        int kind, int storage) {
+KERNEL_INLINE void forward_groups(const char *logits, const row_masses *masses, int64_t first,
+                                  REAL *e, int64_t count, int64_t excluded,
+                                  const block_frame *frame, block_sums *sums, int kind,
+                                  int storage) {
     ALIGNED_64 REAL nowhere[GROUP];
     REAL *place = e ? e : nowhere;
     const int64_t step = e ? GROUP : 0, whole = count - count % GROUP;
@@ -282,27 +272,26 @@ KERNEL_INLINE void NAME(forward_groups)(const char *logits, const NAME(masses) *
     for (int64_t end = special;; end = whole) {
         if (!FINDS_SMALLEST(storage) || frame->flushes)
             for (; k < end; k += GROUP, place += step)
-                NAME(forward_group)(NAME(stored_at)(logits, k, storage), masses, first + k, place,
-                                    -GROUP, frame, sums, kind, storage, 1);
+                forward_group(stored_at(logits, k, storage), masses, first + k, place, -GROUP,
+                              frame, sums, kind, storage, 1);
         else
             for (; k < end; k += GROUP, place += step)
-                NAME(forward_group)(NAME(stored_at)(logits, k, storage), masses, first + k, place,
-                                    -GROUP, frame, sums, kind, storage, 0);
+                forward_group(stored_at(logits, k, storage), masses, first + k, place, -GROUP,
+                              frame, sums, kind, storage, 0);
         if (k == whole)
             break;
-        NAME(forward_group)(NAME(stored_at)(logits, k, storage), masses, first + k, place,
-                            (int)(excluded - k), frame, sums, kind, storage, 1);
+        forward_group(stored_at(logits, k, storage), masses, first + k, place, (int)(excluded - k),
+                      frame, sums, kind, storage, 1);
         k += GROUP, place += step;
     }
     if (k < count)
-        NAME(forward_last_group)(NAME(stored_at)(logits, k, storage), masses, first + k, place,
-                                 (int)(count - k), (int)(excluded - k), frame, sums, kind, storage);
+        forward_last_group(stored_at(logits, k, storage), masses, first + k, place,
+                           (int)(count - k), (int)(excluded - k), frame, sums, kind, storage);
 }
 
 /* Mass and distance of a block of smoothed targets, over E / C. */
-KERNEL_INLINE void NAME(smoothed_block)(const char *logits, const NAME(masses) * masses,
-                                        int64_t first, int64_t count, vec base,
-                                        NAME(block_summary) * summary, int storage) {
+KERNEL_INLINE void smoothed_block(const char *logits, const row_masses *masses, int64_t first,
+                                  int64_t count, vec base, block_summary *summary, int storage) {
     summary->target_mass =
         masses->class_weight ? masses->weight_sums[first / BLOCK] : (double)count;
     summary->distance = 0;
@@ -310,95 +299,91 @@ KERNEL_INLINE void NAME(smoothed_block)(const char *logits, const NAME(masses) *
         return;
     if (masses->class_weight) {
         const REAL *class_weight = masses->class_weight + first;
-        summary->distance =
-            NAME(sum_of_distances)(logits, class_weight, count, base, 1, 0, storage);
+        summary->distance = sum_of_distances(logits, class_weight, count, base, 1, 0, storage);
         /* 0 * inf = 0, which is rare enough for another sweep */
         if (summary->distance != summary->distance)
-            summary->distance =
-                NAME(sum_of_distances)(logits, class_weight, count, base, 1, 1, storage);
+            summary->distance = sum_of_distances(logits, class_weight, count, base, 1, 1, storage);
     } else {
-        summary->distance = NAME(sum_of_distances)(logits, NULL, count, base, 0, 0, storage);
+        summary->distance = sum_of_distances(logits, NULL, count, base, 0, 0, storage);
     }
 }
 
 /* What all rows of a call have in common. */
 typedef struct {
-    NAME(exponent_scale) scale;
+    exponent_scale scale;
     row_settings row;
     int wants_prediction;
     int all_leave; /* no row can be taken in the lanes' own type: see double_rows.h */
-} NAME(settings);
+} call_settings;
 
-KERNEL_INLINE NAME(settings) NAME(settings_of)(const xent_batch *batch) {
-    NAME(settings)
-    settings = {NAME(scale_for)(batch->options.temperature), settings_of(batch),
-                batch->prediction != NULL, 0};
+KERNEL_INLINE call_settings call_settings_of(const xent_batch *batch) {
+    call_settings settings = {scale_for(batch->options.temperature), row_settings_of(batch),
+                              batch->prediction != NULL, 0};
     settings.row.unit = EXPONENTIAL_UNIT / double_unit;
-    settings.all_leave = batch->options.temperature >= LARGEST_TEMPERATURE ||
-                         NAME(lse_terms_leave_lanes)(&batch->options);
+    settings.all_leave =
+        batch->options.temperature >= LARGEST_TEMPERATURE || lse_terms_leave_lanes(&batch->options);
     return settings;
 }
 
 /* Exponentials of the group at `at` in a block, to `e`: from where the sweep has left them or, if
  * nowhere, again. */
-KERNEL_INLINE void NAME(load_group)(const char *logits, const REAL *left, int64_t at, int64_t count,
-                                    const NAME(block_frame) * frame, vec *e, int storage) {
+KERNEL_INLINE void load_group(const char *logits, const REAL *left, int64_t at, int64_t count,
+                              const block_frame *frame, vec *e, int storage) {
     vec x[4];
     for (int half = 0; half < GROUP; half += HALF_GROUP) {
         const int64_t first = at + half;
         const int some = count - first < HALF_GROUP ? (int)(count - first) : HALF_GROUP;
         vec *place = e + half / LANES;
         if (left) {
-            EACH_OF(4, place[j] = NAME(load_up_to)(left + first + j * LANES, some - j * LANES, 0));
+            EACH_OF(4, place[j] = load_up_to(left + first + j * LANES, some - j * LANES, 0));
         } else {
-            EACH_OF(4, x[j] = NAME(load_stored_up_to)(logits, first + j * LANES, some - j * LANES,
-                                                      -INFINITY, storage));
-            NAME(four_exponentials)(x, frame, place, XENT_INDEX_TARGETS, 1);
+            EACH_OF(4, x[j] = load_stored_up_to(logits, first + j * LANES, some - j * LANES,
+                                                -INFINITY, storage));
+            four_exponentials(x, frame, place, XENT_INDEX_TARGETS, 1);
         }
     }
 }
 
 /* Adds a group of `count` classes but for the lane `excluded` to a sum, or takes it away, in the
  * order of the sweep. */
-KERNEL_INLINE void NAME(add_group)(NAME(wide) * sum, const vec *e, int64_t count, int64_t excluded,
-                                   int is_minus) {
+KERNEL_INLINE void add_group(wide_sum *sum, const vec *e, int64_t count, int64_t excluded,
+                             int is_minus) {
     vec counted[8];
     for (int j = 0; j < 8; ++j) {
         counted[j] = v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(excluded - j * LANES))), e[j]);
         counted[j] = is_minus ? v_sub(v_splat(0), counted[j]) : counted[j];
     }
     if (count < GROUP) {
-        NAME(add_last_four)(sum, counted, count);
-        NAME(add_last_four)(sum, counted + 4, count - HALF_GROUP);
+        add_last_four(sum, counted, count);
+        add_last_four(sum, counted + 4, count - HALF_GROUP);
     } else {
-        NAME(add_two_sums)(sum, NAME(sum_of_four)(counted), NAME(sum_of_four)(counted + 4));
+        add_two_sums(sum, sum_of_four(counted), sum_of_four(counted + 4));
     }
 }
 
 /* Sum of a block without its first maximum, from `sum`, which lacks the target (-1: it is in
  * another block).  It is the same whatever the target is, but for roundings of the wide sum. */
-static NEVER_INLINE double NAME(sum_below_maximum)(NAME(wide) sum, const char *logits,
-                                                   const REAL *left, int64_t count, int64_t target,
-                                                   int64_t maximum, const NAME(block_frame) * frame,
-                                                   int storage) {
+static NEVER_INLINE double sum_below_maximum(wide_sum sum, const char *logits, const REAL *left,
+                                             int64_t count, int64_t target, int64_t maximum,
+                                             const block_frame *frame, int storage) {
     const int64_t positions[2] = {maximum, target};
     for (int k = 0; k < 2; ++k) {
         const int64_t at = positions[k] - (positions[k] < 0 ? 0 : positions[k] % GROUP);
         vec e[8];
         if (positions[k] < 0 || (k == 1 && maximum >= 0 && maximum / GROUP == target / GROUP))
             continue;
-        NAME(load_group)(logits, left, at, count, frame, e, storage);
-        NAME(add_group)(&sum, e, count - at, k == 0 ? maximum - at : -GROUP, 0);
+        load_group(logits, left, at, count, frame, e, storage);
+        add_group(&sum, e, count - at, k == 0 ? maximum - at : -GROUP, 0);
         const int64_t lacking = target >= at && target < at + GROUP ? target - at : -GROUP;
-        NAME(add_group)(&sum, e, count - at, lacking, 1);
+        add_group(&sum, e, count - at, lacking, 1);
     }
-    return NAME(wide_total)(sum);
+    return wide_total(sum);
 }
 
 /* The logits of a block whose maximum is huge, less that, at `place`, which may be theirs: few
  * blocks have such, so that the sweep does without a subtraction. */
-static NEVER_INLINE const char *NAME(shift_block)(const char *logits, int64_t count, REAL shift,
-                                                  REAL *place) {
+static NEVER_INLINE const char *shift_block(const char *logits, int64_t count, REAL shift,
+                                            REAL *place) {
     const REAL *x = (const REAL *)(const void *)logits;
     for (int64_t k = 0; k < count; ++k)
         place[k] = x[k] - shift;
@@ -407,21 +392,21 @@ static NEVER_INLINE const char *NAME(shift_block)(const char *logits, int64_t co
 
 /* Forward sweep of a block that begins at class `first`; `excluded` counts from there (index
  * targets).  Returns 0 where 16 bits must be widened first: the maximum is huge. */
-KERNEL_INLINE int NAME(forward_block)(const char *logits, const NAME(masses) * masses, REAL *e,
-                                      int64_t count, int64_t first, int64_t excluded,
-                                      NAME(ahead) ahead, const NAME(settings) * settings,
-                                      NAME(block_summary) * summary, int kind, int storage) {
+KERNEL_INLINE int forward_block(const char *logits, const row_masses *masses, REAL *e,
+                                int64_t count, int64_t first, int64_t excluded, lines_ahead ahead,
+                                const call_settings *settings, block_summary *summary, int kind,
+                                int storage) {
     REAL smallest;
-    const REAL maximum = NAME(block_maximum)(logits, count, storage, &smallest);
-    const NAME(block_frame) frame =
-        NAME(frame_of_block)(maximum, smallest, &settings->scale, ahead, summary);
+    XENT_ASSERT(count >= 1 && count <= BLOCK && excluded >= -1 && excluded < count);
+    const REAL maximum = block_maximum(logits, count, storage, &smallest);
+    const block_frame frame = frame_of_block(maximum, smallest, &settings->scale, ahead, summary);
     ALIGNED_64 REAL place[BLOCK];
-    NAME(block_sums) sums = {NAME(zero_wide)(), NAME(zero_wide)(), NAME(zero_wide)()};
+    block_sums sums = {zero_wide(), zero_wide(), zero_wide()};
     int64_t position = -1;
     if (storage != XENT_AS_COMPUTED && summary->shift != 0)
         return 0;
     if (HAS_MASS(kind) || settings->wants_prediction || settings->row.wants_lse) {
-        position = NAME(first_position_of)(maximum, logits, count, storage);
+        position = first_position_of(maximum, logits, count, storage);
         summary->pivot = position < 0 ? -1 : first + position;
         if (HAS_MASS(kind))
             excluded = position;
@@ -435,17 +420,17 @@ KERNEL_INLINE int NAME(forward_block)(const char *logits, const NAME(masses) * m
                                             summary->reference + (FLOAT64_SCALE_UP - SCALE_UP),
                                             &settings->row.scale);
     if (kind == XENT_SMOOTHED_TARGETS)
-        NAME(smoothed_block)(logits, masses, first, count, frame.base, summary, storage);
+        smoothed_block(logits, masses, first, count, frame.base, summary, storage);
     if (SHIFTS_A_COPY(kind) && summary->shift != 0)
-        logits = NAME(shift_block)(logits, count, maximum, e ? e : place);
-    NAME(forward_groups)(logits, masses, first, e, count, excluded, &frame, &sums, kind, storage);
-    summary->sum_of_others = NAME(wide_total)(sums.exponentials);
+        logits = shift_block(logits, count, maximum, e ? e : place);
+    forward_groups(logits, masses, first, e, count, excluded, &frame, &sums, kind, storage);
+    summary->sum_of_others = wide_total(sums.exponentials);
     if (!HAS_MASS(kind) && settings->row.wants_lse)
-        summary->sum_below = NAME(sum_below_maximum)(sums.exponentials, logits, e, count, excluded,
-                                                     position, &frame, storage);
+        summary->sum_below = sum_below_maximum(sums.exponentials, logits, e, count, excluded,
+                                               position, &frame, storage);
     if (HAS_OWN_MASSES(kind)) {
-        summary->target_mass = NAME(wide_total)(sums.target_mass);
-        summary->distance = NAME(distance_total)(sums.distance);
+        summary->target_mass = wide_total(sums.target_mass);
+        summary->distance = distance_total(sums.distance);
     }
     return 1;
 }
@@ -453,9 +438,9 @@ KERNEL_INLINE int NAME(forward_block)(const char *logits, const NAME(masses) * m
 /* Weighs the blocks relative to the one that holds the row's maximum, which is returned.  Two
  * references differ by an integer power of two; only where a huge block meets another does an
  * exponential come in. */
-KERNEL_INLINE const NAME(block_summary) *
-    NAME(weigh_blocks)(NAME(block_summary) * blocks, int64_t count, double temperature) {
-    const NAME(block_summary) *highest = blocks;
+KERNEL_INLINE const block_summary *weigh_blocks(block_summary *blocks, int64_t count,
+                                                double temperature) {
+    const block_summary *highest = blocks;
     for (int64_t b = 1; b < count; ++b)
         if (blocks[b].maximum > highest->maximum)
             highest = blocks + b;

@@ -10,19 +10,18 @@
 /* A vector of rows: where it stands in the batch, and its numbers. */
 typedef struct {
     const xent_batch *batch;
-    const NAME(settings) * settings;
+    const call_settings *settings;
     const int64_t *label_values;
     int64_t first_row;
     int row_count, classes;
     vec labels;
     unsigned counts; /* bit k for lane k: a row with a label */
-} NAME(lane_rows);
+} lane_rows;
 
 /* Rows that are taken as double_rows.h says, known before their exponentials. */
-static NEVER_INLINE unsigned NAME(leaving_index_lanes)(REAL (*columns)[LANES],
-                                                       const NAME(lane_rows) * rows,
-                                                       const NAME(lane_weights) * weights) {
-    const NAME(settings) *settings = rows->settings;
+static NEVER_INLINE unsigned leaving_index_lanes(REAL (*columns)[LANES], const lane_rows *rows,
+                                                 const lane_weights *weights) {
+    const call_settings *settings = rows->settings;
     vec maximum = v_splat(-INFINITY);
     if (settings->all_leave)
         return (1u << LANES) - 1;
@@ -30,61 +29,59 @@ static NEVER_INLINE unsigned NAME(leaving_index_lanes)(REAL (*columns)[LANES],
         return 0;
     for (int64_t k = 0; k < rows->classes; ++k)
         maximum = v_max(v_load(columns[k]), maximum);
-    const vec factor = v_mul(NAME(magnitude)(weights->gradient_weight.high), weights->last_factor);
-    return NAME(lanes_out_of_reach)(columns, rows->classes, maximum, factor, factor,
-                                    &settings->scale);
+    const vec factor = v_mul(magnitude_of(weights->gradient_weight.high), weights->last_factor);
+    return lanes_out_of_reach(columns, rows->classes, maximum, factor, factor, &settings->scale);
 }
 
-/* Loss and, if asked for, statistics, gradient and, where `curvature` is not NULL, second
+/* Loss and, if asked for, lse, prediction, gradient and, where `curvature` is not NULL, second
  * derivatives of a vector of rows. */
-KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows,
-                                         const NAME(lane_weights) * weights, double *row_loss,
-                                         const NAME(curvature_writer) * curvature, int is_exact) {
+KERNEL_INLINE void take_index_rows(const lane_rows *rows, const lane_weights *weights,
+                                   double *row_loss, const curvature_writer *curvature,
+                                   int is_exact) {
     const xent_batch *batch = rows->batch;
-    const NAME(settings) *settings = rows->settings;
+    const call_settings *settings = rows->settings;
     const int classes = rows->classes;
     const unsigned all = (1u << LANES) - 1;
     const vec labels = rows->labels;
     const char *logits = batch->logits + rows->first_row * batch->logits_row_stride;
     ALIGNED_64 REAL place[MOST_CLASSES_ALONG_ROWS][LANES];
-    const NAME(lane_columns) columns = {(const char *)place, sizeof place[0]};
-    NAME(index_sums) sums;
+    const lane_columns columns = {(const char *)place, sizeof place[0]};
+    index_sums sums;
     unsigned leaving = 0;
 
-    NAME(load_columns)(place, logits, batch->logits_row_stride, batch->logits_class_stride,
-                       rows->row_count, classes, batch->logits_storage);
+    load_columns(place, logits, batch->logits_row_stride, batch->logits_class_stride,
+                 rows->row_count, classes, batch->logits_storage);
     if (rows->counts != all)
-        NAME(clear_rows_without_label)(place, classes, labels);
+        clear_rows_without_label(place, classes, labels);
     if (weights->may_leave)
-        leaving = NAME(leaving_index_lanes)(place, rows, weights);
-    sums.maximum = NAME(maximum_of_columns)(columns, classes);
+        leaving = leaving_index_lanes(place, rows, weights);
+    sums.maximum = maximum_of_columns(columns, classes);
     vec base = sums.maximum, shift = v_splat(0), first_maximum = v_splat(-1);
     if (settings->wants_prediction || settings->row.wants_lse)
-        first_maximum = NAME(first_of_columns)(columns, classes, sums.maximum);
-    if (v_mask_bits(v_greater(NAME(magnitude)(base), v_splat(settings->scale.huge_logit)))) {
-        base = NAME(finite_maximum)(base);
-        shift = NAME(shift_huge_columns)(place, classes, base, settings->scale.huge_logit);
+        first_maximum = first_of_columns(columns, classes, sums.maximum);
+    if (v_mask_bits(v_greater(magnitude_of(base), v_splat(settings->scale.huge_logit)))) {
+        base = finite_maximum(base);
+        shift = shift_huge_columns(place, classes, base, settings->scale.huge_logit);
     }
     sums.top = v_sub(base, shift);
-    NAME(sum_columns)(columns, classes, labels, &settings->scale, place, &sums, NULL, is_exact);
+    sum_columns(columns, classes, labels, &settings->scale, place, &sums, NULL, is_exact);
 
     const vec_mask leads = v_equal(sums.label_logit, sums.top);
-    NAME(pair) weight = weights->gradient_weight;
+    vec_pair weight = weights->gradient_weight;
     const int is_softmax = settings->row.output == XENT_PROBABILITIES;
     if (is_softmax) {
         weight.high = v_splat(1);
         weight.low = v_splat(0);
     }
-    NAME(index_factors) factors = NAME(index_factors_of)(&sums, leads, weight, is_exact);
+    index_factors factors = index_factors_of(&sums, leads, weight, is_exact);
     const vec distance =
-        NAME(over_temperature)(v_sub(sums.top, sums.label_logit), settings->row.temperature);
-    vec loss = NAME(index_losses)(NAME(index_ratio)(&sums, leads, is_exact), distance),
-        lse = v_splat(0);
+        divided_by_temperature(v_sub(sums.top, sums.label_logit), settings->row.temperature);
+    vec loss = lane_index_losses(index_ratio(&sums, leads, is_exact), distance), lse = v_splat(0);
     if (settings->row.wants_lse)
-        lse = v_add(NAME(over_temperature)(sums.maximum, settings->row.temperature),
-                    NAME(log_of_columns)(place, classes, first_maximum, sums.exp_of_maximum.high));
+        lse = v_add(divided_by_temperature(sums.maximum, settings->row.temperature),
+                    log_of_columns(place, classes, first_maximum, sums.exp_of_maximum.high));
     if (settings->row.has_lse_terms) {
-        const NAME(lse_terms) terms = NAME(lse_terms_of)(&settings->row.options, lse);
+        const lse_terms terms = lse_terms_of(&settings->row.options, lse);
         loss = v_fma(terms.left, terms.right, loss);
         factors.of_label = v_fma(v_mul(terms.slope, sums.exp_of_label.high),
                                  factors.of_exponentials, factors.of_label);
@@ -97,14 +94,14 @@ KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows,
 
     const vec finite = v_keep(v_greater(v_splat(INFINITY), loss), loss);
     if (rows->counts == all && v_mask_bits(v_greater(finite, v_splat((REAL)TINY_LOSS))) == all) {
-        NAME(weigh_plain_losses)(loss, weights->of_loss, row_loss);
+        weigh_finite_losses(loss, weights->of_loss, row_loss);
     } else {
         const vec_mask is_number = v_greater(
             v_keep(v_equal(base, sums.maximum), v_add(sums.others.high, sums.exp_of_label.high)),
             v_splat(0));
         ALIGNED_64 double losses[LANES];
-        NAME(mend_losses)(&sums, loss, is_number, REAL_BITS == 32 && !settings->row.has_lse_terms,
-                          weights->of_loss, losses);
+        mend_losses(&sums, loss, is_number, REAL_BITS == 32 && !settings->row.has_lse_terms,
+                    weights->of_loss, losses);
         for (int row = 0; row < rows->row_count; ++row)
             row_loss[row] = rows->counts >> row & 1 ? losses[row] : 0;
         if (settings->row.output == XENT_GRADIENT)
@@ -124,291 +121,277 @@ KERNEL_INLINE void NAME(take_index_rows)(const NAME(lane_rows) * rows,
                 v_keep(v_not_less(labels, v_splat(0)), factors.of_exponentials);
     }
     if (batch->lse || batch->prediction)
-        NAME(tell_lanes)(batch, rows->first_row, rows->row_count, labels, lse, first_maximum, 1);
+        write_lse_and_predictions(batch, rows->first_row, rows->row_count, labels, lse,
+                                  first_maximum, 1);
     if (curvature) {
-        const NAME(curved_rows) curved = {place,
-                                          classes,
-                                          rows->row_count,
-                                          rows->first_row,
-                                          labels,
-                                          rows->label_values,
-                                          v_add(sums.others.high, sums.exp_of_label.high),
-                                          sums.exp_of_maximum.high};
-        NAME(write_curvature)(curvature, &curved);
+        const curved_rows curved = {place,
+                                    classes,
+                                    rows->row_count,
+                                    rows->first_row,
+                                    labels,
+                                    rows->label_values,
+                                    v_add(sums.others.high, sums.exp_of_label.high),
+                                    sums.exp_of_maximum.high};
+        write_curvature(curvature, &curved);
     }
     if (batch->grad)
-        NAME(index_gradients)(place, classes, labels, factors, sums.exp_of_maximum.high,
-                              weight.high, is_exact, (char *)place, sizeof place[0]);
+        index_gradients(place, classes, labels, factors, sums.exp_of_maximum.high, weight.high,
+                        is_exact, (char *)place, sizeof place[0]);
     if (batch->grad && weights->is_rescaled && !is_softmax)
         for (int64_t k = 0; k < classes; ++k)
             v_store(place[k], v_mul(v_load(place[k]), weights->last_factor));
     if (leaving)
-        NAME(take_leaving_rows)(batch, rows->first_row, rows->row_count, leaving,
-                                rows->label_values, batch->grad ? place : NULL, row_loss,
-                                XENT_INDEX_TARGETS);
+        take_leaving_rows(batch, rows->first_row, rows->row_count, leaving, rows->label_values,
+                          batch->grad ? place : NULL, row_loss, XENT_INDEX_TARGETS);
     if (batch->grad)
-        NAME(store_columns)(place, batch->grad + rows->first_row * batch->grad_row_stride,
-                            batch->grad_row_stride, batch->grad_class_stride, rows->row_count,
-                            classes, batch->grad_storage);
+        store_columns(place, batch->grad + rows->first_row * batch->grad_row_stride,
+                      batch->grad_row_stride, batch->grad_class_stride, rows->row_count, classes,
+                      batch->grad_storage);
 }
 
-static NEVER_INLINE void NAME(take_two_or_three_classes)(const NAME(lane_rows) * rows,
-                                                         const NAME(lane_weights) * weights,
-                                                         double *row_loss,
-                                                         const NAME(curvature_writer) * curvature) {
-    NAME(take_index_rows)(rows, weights, row_loss, curvature, 0);
+static NEVER_INLINE void take_two_or_three_classes(const lane_rows *rows,
+                                                   const lane_weights *weights, double *row_loss,
+                                                   const curvature_writer *curvature) {
+    take_index_rows(rows, weights, row_loss, curvature, 0);
 }
 
-static NEVER_INLINE void NAME(take_more_classes)(const NAME(lane_rows) * rows,
-                                                 const NAME(lane_weights) * weights,
-                                                 double *row_loss,
-                                                 const NAME(curvature_writer) * curvature) {
-    NAME(take_index_rows)(rows, weights, row_loss, curvature, 1);
+static NEVER_INLINE void take_more_classes(const lane_rows *rows, const lane_weights *weights,
+                                           double *row_loss, const curvature_writer *curvature) {
+    take_index_rows(rows, weights, row_loss, curvature, 1);
 }
 
-KERNEL_INLINE void NAME(take_any_rows)(const NAME(lane_rows) * rows,
-                                       const NAME(lane_weights) * weights, double *row_loss,
-                                       const NAME(curvature_writer) * curvature) {
+KERNEL_INLINE void take_any_rows(const lane_rows *rows, const lane_weights *weights,
+                                 double *row_loss, const curvature_writer *curvature) {
     if (rows->classes == 2 || rows->classes == 3)
-        NAME(take_two_or_three_classes)(rows, weights, row_loss, curvature);
+        take_two_or_three_classes(rows, weights, row_loss, curvature);
     else
-        NAME(take_more_classes)(rows, weights, row_loss, curvature);
+        take_more_classes(rows, weights, row_loss, curvature);
 }
 
 /* Plain rows: a whole vector of them, which all count, of a batch of which nothing but losses,
  * gradients and the diagonal is asked for, in one layout; their weights neither leave the lanes nor
  * are rescaled.  They take the same operations as any others, but each step of some vectors before
  * the next. */
-KERNEL_INLINE int NAME(is_plain_batch)(const xent_batch *batch,
-                                       const NAME(curvature_writer) * curvature) {
-    const int has_columns = NAME(has_columns)(batch->logits_class_stride);
+KERNEL_INLINE int allows_plain_rows(const xent_batch *batch, const curvature_writer *curvature) {
+    const int has_columns = lies_in_columns(batch->logits_class_stride);
     if (curvature &&
-        (curvature->vector || has_columns != NAME(has_columns)(curvature->result_class_stride)))
+        (curvature->vector || has_columns != lies_in_columns(curvature->result_class_stride)))
         return 0;
     return batch->output == XENT_GRADIENT && batch->options.temperature == 1 &&
            !lse_counts(&batch->options) && !batch->lse && !batch->prediction &&
-           (!batch->grad || has_columns == NAME(has_columns)(batch->grad_class_stride));
+           (!batch->grad || has_columns == lies_in_columns(batch->grad_class_stride));
 }
 
 typedef struct {
     /* logits that were turned, exponentials, gradients */
     ALIGNED_64 REAL place[MOST_CLASSES_ALONG_ROWS][LANES];
-    NAME(index_sums) sums;
-    NAME(index_factors) factors;
-    NAME(pair) weight;
+    index_sums sums;
+    index_factors factors;
+    vec_pair weight;
     vec labels;
     int64_t row;  /* among those of the call */
     int is_taken; /* whether these are plain indeed */
-} NAME(plain_vector);
+} plain_vector;
 
 /* R and m - x_y of a call's plain rows.  Their logarithms come last, for the same reason. */
 typedef struct {
     ALIGNED_64 REAL ratio[XENT_MAX_ROWS_PER_CALL + LANES], distance[XENT_MAX_ROWS_PER_CALL + LANES];
     int64_t row[XENT_MAX_ROWS_PER_CALL / LANES + 1]; /* the first of each vector */
     int vectors;
-} NAME(plain_losses);
+} plain_losses;
 
 /* Whether memory is asked for the lines of plain rows: processors look after a few planes by
  * themselves. */
-KERNEL_INLINE int NAME(wants_lines)(int classes, int has_columns) {
+KERNEL_INLINE int wants_lines(int classes, int has_columns) {
     return !has_columns || classes > SET_LINES;
 }
 
 /* What is asked for while the exponentials of the vector at `row` are made: the logits that come
  * after those that are taken at once with it, and where its own results go. */
-KERNEL_INLINE NAME(wanted_lines) NAME(wanted_on_the_way)(const xent_batch *batch, int64_t row,
-                                                         const NAME(curvature_writer) * curvature) {
-    NAME(wanted_lines) wanted;
+KERNEL_INLINE wanted_lines wanted_on_the_way(const xent_batch *batch, int64_t row,
+                                             const curvature_writer *curvature) {
+    wanted_lines wanted;
     wanted.count = 0;
-    NAME(want_rows)(&wanted, batch->logits, row + VECTORS_AT_ONCE * LANES, batch->logits_row_stride,
-                    batch->logits_class_stride, batch->logits_storage);
+    want_rows(&wanted, batch->logits, row + VECTORS_AT_ONCE * LANES, batch->logits_row_stride,
+              batch->logits_class_stride, batch->logits_storage);
     if (batch->grad && batch->grad != batch->logits)
-        NAME(want_rows)(&wanted, batch->grad, row, batch->grad_row_stride, batch->grad_class_stride,
-                        batch->grad_storage);
+        want_rows(&wanted, batch->grad, row, batch->grad_row_stride, batch->grad_class_stride,
+                  batch->grad_storage);
     if (curvature)
-        NAME(want_rows)(&wanted, curvature->result, row, curvature->result_row_stride,
-                        curvature->result_class_stride, XENT_AS_COMPUTED);
+        want_rows(&wanted, curvature->result, row, curvature->result_row_stride,
+                  curvature->result_class_stride, XENT_AS_COMPUTED);
     return wanted;
 }
 
 /* Loads and sums up; a huge logit is not plain. */
-KERNEL_INLINE void NAME(sum_plain_rows)(NAME(plain_vector) * rows, const xent_batch *batch,
-                                        int64_t first_row, const NAME(curvature_writer) * curvature,
-                                        int classes, int is_exact, int has_columns) {
-    const NAME(exponent_scale) scale = NAME(unit_scale)();
+KERNEL_INLINE void sum_plain_rows(plain_vector *rows, const xent_batch *batch, int64_t first_row,
+                                  const curvature_writer *curvature, int classes, int is_exact,
+                                  int has_columns) {
+    const exponent_scale scale = unit_scale();
     const char *logits = batch->logits + (first_row + rows->row) * batch->logits_row_stride;
-    NAME(lane_columns) columns = {logits, batch->logits_class_stride};
-    NAME(index_sums) sums;
+    lane_columns columns = {logits, batch->logits_class_stride};
+    index_sums sums;
     if (!has_columns) {
-        NAME(load_columns)(rows->place, logits, batch->logits_row_stride, 0, LANES, classes,
-                           batch->logits_storage);
+        load_columns(rows->place, logits, batch->logits_row_stride, 0, LANES, classes,
+                     batch->logits_storage);
         columns.first = (const char *)rows->place;
         columns.step = sizeof rows->place[0];
     }
-    sums.top = sums.maximum = NAME(maximum_of_columns)(columns, classes);
-    rows->is_taken =
-        v_mask_bits(v_greater(NAME(magnitude)(sums.top), v_splat(scale.huge_logit))) == 0;
-    if (is_exact && NAME(wants_lines)(classes, has_columns)) {
-        const NAME(wanted_lines) wanted =
-            NAME(wanted_on_the_way)(batch, first_row + rows->row, curvature);
-        NAME(sum_columns)(columns, classes, rows->labels, &scale, rows->place, &sums, &wanted, 1);
+    sums.top = sums.maximum = maximum_of_columns(columns, classes);
+    rows->is_taken = v_mask_bits(v_greater(magnitude_of(sums.top), v_splat(scale.huge_logit))) == 0;
+    if (is_exact && wants_lines(classes, has_columns)) {
+        const wanted_lines wanted = wanted_on_the_way(batch, first_row + rows->row, curvature);
+        sum_columns(columns, classes, rows->labels, &scale, rows->place, &sums, &wanted, 1);
     } else {
-        NAME(sum_columns)(columns, classes, rows->labels, &scale, rows->place, &sums, NULL,
-                          is_exact);
+        sum_columns(columns, classes, rows->labels, &scale, rows->place, &sums, NULL, is_exact);
     }
     rows->sums = sums;
 }
 
 /* Losses that are tiny, infinite or NaN are not plain. */
-KERNEL_INLINE void NAME(settle_plain_rows)(NAME(plain_vector) * rows, NAME(plain_losses) * losses,
-                                           int is_exact) {
+KERNEL_INLINE void settle_plain_rows(plain_vector *rows, plain_losses *losses, int is_exact) {
     const vec_mask leads = v_equal(rows->sums.label_logit, rows->sums.top);
-    const vec ratio = NAME(index_ratio)(&rows->sums, leads, is_exact);
+    const vec ratio = index_ratio(&rows->sums, leads, is_exact);
     const vec distance = v_sub(rows->sums.top, rows->sums.label_logit);
     /* at most twice a loss that is small, infinite where it is, and NaN */
     const vec about = v_add(ratio, distance);
     const vec finite = v_keep(v_greater(v_splat(INFINITY), about), about);
     rows->is_taken &=
         v_mask_bits(v_greater(finite, v_splat((REAL)(2 * TINY_LOSS)))) == (1u << LANES) - 1;
-    rows->factors = NAME(index_factors_of)(&rows->sums, leads, rows->weight, is_exact);
+    rows->factors = index_factors_of(&rows->sums, leads, rows->weight, is_exact);
     v_store(losses->ratio + rows->row, ratio);
     v_store(losses->distance + rows->row, distance);
 }
 
 /* The diagonal of plain rows, whose exponentials still stand in their place. */
-KERNEL_INLINE void NAME(write_plain_curvature)(NAME(plain_vector) * rows,
-                                               const NAME(curvature_writer) * curvature,
-                                               int64_t first_row, int classes, int has_columns) {
+KERNEL_INLINE void write_plain_curvature(plain_vector *rows, const curvature_writer *curvature,
+                                         int64_t first_row, int classes, int has_columns) {
     ALIGNED_64 REAL columns[MOST_CLASSES_ALONG_ROWS][LANES];
     char *result = curvature->result + (first_row + rows->row) * curvature->result_row_stride;
     const vec weight = v_load(curvature->weights + (curvature->has_own_weights ? rows->row : 0));
     const vec total = v_add(rows->sums.others.high, rows->sums.exp_of_label.high);
-    const NAME(curved_rows) curved = {rows->place,  classes, LANES, first_row + rows->row,
-                                      rows->labels, NULL,    total, rows->sums.exp_of_maximum.high};
+    const curved_rows curved = {rows->place,  classes, LANES, first_row + rows->row,
+                                rows->labels, NULL,    total, rows->sums.exp_of_maximum.high};
     if (has_columns) {
-        NAME(diagonal_columns)(
+        diagonal_columns(
             &curved, weight, v_splat(curvature->least), result, curvature->result_class_stride,
-            NAME(wants_lines)(classes, 1) ? 0 : VECTORS_AT_ONCE * LANES * (ptrdiff_t)sizeof(REAL));
+            wants_lines(classes, 1) ? 0 : VECTORS_AT_ONCE * LANES * (ptrdiff_t)sizeof(REAL));
         return;
     }
-    NAME(diagonal_columns)(&curved, weight, v_splat(curvature->least), (char *)columns,
-                           sizeof columns[0], 0);
-    NAME(store_columns)(columns, result, curvature->result_row_stride, 0, LANES, classes,
-                        XENT_AS_COMPUTED);
+    diagonal_columns(&curved, weight, v_splat(curvature->least), (char *)columns, sizeof columns[0],
+                     0);
+    store_columns(columns, result, curvature->result_row_stride, 0, LANES, classes,
+                  XENT_AS_COMPUTED);
 }
 
 /* Whether the lanes hold the weights of the diagonal of the vector of rows that begins at `row` of
  * a call. */
-KERNEL_INLINE int NAME(has_plain_curvature)(const NAME(curvature_writer) * curvature, int64_t row) {
+KERNEL_INLINE int has_plain_curvature(const curvature_writer *curvature, int64_t row) {
     const vec weight = v_load(curvature->weights + (curvature->has_own_weights ? row : 0));
-    return v_mask_bits(v_not_less(NAME(magnitude)(weight), v_splat(LARGEST_HERE))) == 0;
+    return v_mask_bits(v_not_less(magnitude_of(weight), v_splat(LARGEST_HERE))) == 0;
 }
 
-KERNEL_INLINE void NAME(write_plain_rows)(NAME(plain_vector) * rows, const xent_batch *batch,
-                                          int64_t first_row, int classes, int is_exact,
-                                          int has_columns) {
+KERNEL_INLINE void write_plain_rows(plain_vector *rows, const xent_batch *batch, int64_t first_row,
+                                    int classes, int is_exact, int has_columns) {
     char *grad = batch->grad + (first_row + rows->row) * batch->grad_row_stride;
-    NAME(index_gradients)(
-        rows->place, classes, rows->labels, rows->factors, rows->sums.exp_of_maximum.high,
-        rows->weight.high, is_exact, has_columns ? grad : (char *)rows->place,
-        has_columns ? batch->grad_class_stride : (ptrdiff_t)sizeof rows->place[0]);
+    index_gradients(rows->place, classes, rows->labels, rows->factors,
+                    rows->sums.exp_of_maximum.high, rows->weight.high, is_exact,
+                    has_columns ? grad : (char *)rows->place,
+                    has_columns ? batch->grad_class_stride : (ptrdiff_t)sizeof rows->place[0]);
     if (!has_columns)
-        NAME(store_columns)(rows->place, grad, batch->grad_row_stride, 0, LANES, classes,
-                            batch->grad_storage);
+        store_columns(rows->place, grad, batch->grad_row_stride, 0, LANES, classes,
+                      batch->grad_storage);
 }
 
 /* `count` vectors of them; those that are not taken are as they were. */
-KERNEL_INLINE void NAME(take_plain_rows)(NAME(plain_vector) * rows, int count,
-                                         const xent_batch *batch, int64_t first_row,
-                                         NAME(plain_losses) * losses,
-                                         const NAME(curvature_writer) * curvature, int classes,
-                                         int is_exact, int has_columns) {
+KERNEL_INLINE void take_plain_rows(plain_vector *rows, int count, const xent_batch *batch,
+                                   int64_t first_row, plain_losses *losses,
+                                   const curvature_writer *curvature, int classes, int is_exact,
+                                   int has_columns) {
+    XENT_ASSERT(count <= VECTORS_AT_ONCE);
+    XENT_ASSERT(losses->vectors + count <= XENT_MAX_ROWS_PER_CALL / LANES + 1);
     for (int j = 0; j < count; ++j)
-        NAME(sum_plain_rows)(&rows[j], batch, first_row, curvature, classes, is_exact, has_columns);
+        sum_plain_rows(&rows[j], batch, first_row, curvature, classes, is_exact, has_columns);
     for (int j = 0; j < count; ++j)
-        NAME(settle_plain_rows)(&rows[j], losses, is_exact);
+        settle_plain_rows(&rows[j], losses, is_exact);
     for (int j = 0; j < count; ++j) {
         if (!rows[j].is_taken)
             continue;
         losses->row[losses->vectors++] = rows[j].row;
         if (curvature)
-            NAME(write_plain_curvature)(&rows[j], curvature, first_row, classes, has_columns);
+            write_plain_curvature(&rows[j], curvature, first_row, classes, has_columns);
         if (batch->grad)
-            NAME(write_plain_rows)(&rows[j], batch, first_row, classes, is_exact, has_columns);
+            write_plain_rows(&rows[j], batch, first_row, classes, is_exact, has_columns);
     }
 }
 
 /* Their losses.  Each row's weight is `weight`'s or, where that is NULL, lies in the loss's
  * place. */
-KERNEL_INLINE void NAME(finish_plain_rows)(const NAME(plain_losses) * losses, const double *weight,
-                                           double *row_loss) {
+KERNEL_INLINE void finish_plain_rows(const plain_losses *losses, const double *weight,
+                                     double *row_loss) {
     for (int j = 0; j < losses->vectors; ++j) {
         const int64_t row = losses->row[j];
         const vec loss =
-            NAME(index_losses)(v_load(losses->ratio + row), v_load(losses->distance + row));
-        NAME(weigh_plain_losses)(loss, weight ? weight : row_loss + row, row_loss + row);
+            lane_index_losses(v_load(losses->ratio + row), v_load(losses->distance + row));
+        weigh_finite_losses(loss, weight ? weight : row_loss + row, row_loss + row);
     }
 }
 
-KERNEL_INLINE NAME(lane_rows)
-    NAME(lane_rows_at)(const xent_batch *batch, const NAME(settings) * settings,
-                       const int64_t *labels, int64_t first_row, int row_count) {
+KERNEL_INLINE lane_rows lane_rows_at(const xent_batch *batch, const call_settings *settings,
+                                     const int64_t *labels, int64_t first_row, int row_count) {
     const unsigned all = (1u << LANES) - 1;
-    NAME(lane_rows)
-    rows = {batch,
-            settings,
-            labels,
-            first_row,
-            row_count,
-            (int)batch->classes,
-            NAME(lane_labels)(&batch->labels, labels, row_count),
-            all};
+    lane_rows rows = {batch,
+                      settings,
+                      labels,
+                      first_row,
+                      row_count,
+                      (int)batch->classes,
+                      lane_labels(&batch->labels, labels, row_count),
+                      all};
     if (row_count < LANES || batch->labels.has_ignore_index)
         rows.counts = v_mask_bits(v_not_less(rows.labels, v_splat(0)));
     return rows;
 }
 
 /* Their weights; whether those of a plain batch may be plain with them. */
-KERNEL_INLINE int NAME(weigh_index_rows)(const xent_batch *batch, const NAME(settings) * settings,
-                                         int64_t first_row, int row_count, const int64_t *labels,
-                                         NAME(lane_weights) * weights) {
-    NAME(weights_of_rows)(batch, first_row, row_count, labels, XENT_INDEX_TARGETS, weights);
+KERNEL_INLINE int weigh_index_rows(const xent_batch *batch, const call_settings *settings,
+                                   int64_t first_row, int row_count, const int64_t *labels,
+                                   lane_weights *weights) {
+    weights_of_rows(batch, first_row, row_count, labels, XENT_INDEX_TARGETS, weights);
     weights->may_leave |= settings->all_leave;
     return !weights->may_leave && !weights->is_rescaled;
 }
 
 /* Vectors of rows, `most` of them at a time as far as they are plain. */
-KERNEL_INLINE void NAME(index_rows_of)(const xent_batch *batch, int64_t first_row,
-                                       int64_t row_count, int classes, const int64_t *labels,
-                                       double *row_loss, const NAME(curvature_writer) * curvature,
-                                       int is_exact, int most) {
-    const int has_own_weights = NAME(has_own_weights)(batch) || batch->class_weight != NULL;
-    const int is_plain_batch = NAME(is_plain_batch)(batch, curvature);
-    const int has_columns = NAME(has_columns)(batch->logits_class_stride);
-    const NAME(settings) settings = NAME(settings_of)(batch);
-    NAME(lane_weights) weights;
-    NAME(plain_vector) plain[VECTORS_AT_ONCE];
-    NAME(plain_losses) losses;
+KERNEL_INLINE void index_rows_of(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                 int classes, const int64_t *labels, double *row_loss,
+                                 const curvature_writer *curvature, int is_exact, int most) {
+    const int has_own_weights = weights_differ(batch) || batch->class_weight != NULL;
+    const int is_plain_batch = allows_plain_rows(batch, curvature);
+    const int has_columns = lies_in_columns(batch->logits_class_stride);
+    const call_settings settings = call_settings_of(batch);
+    lane_weights weights;
+    plain_vector plain[VECTORS_AT_ONCE];
+    plain_losses losses;
     losses.vectors = 0;
     int is_plain = 0;
     if (!has_own_weights)
-        is_plain = NAME(weigh_index_rows)(batch, &settings, first_row, LANES, labels, &weights) &&
+        is_plain = weigh_index_rows(batch, &settings, first_row, LANES, labels, &weights) &&
                    is_plain_batch;
-    int count = NAME(rows_of_first_vector)(batch, first_row);
+    int count = rows_of_first_vector(batch, first_row);
     for (int64_t k = 0; k < row_count;) {
         int vectors = 0;
         for (; k < row_count && vectors < most; k += count, count = LANES) {
             if (row_count - k < count)
                 count = (int)(row_count - k);
             if (has_own_weights)
-                is_plain = NAME(weigh_index_rows)(batch, &settings, first_row + k, count,
-                                                  labels + k, &weights) &&
+                is_plain = weigh_index_rows(batch, &settings, first_row + k, count, labels + k,
+                                            &weights) &&
                            is_plain_batch;
-            const NAME(lane_rows) rows =
-                NAME(lane_rows_at)(batch, &settings, labels + k, first_row + k, count);
+            const lane_rows rows = lane_rows_at(batch, &settings, labels + k, first_row + k, count);
             if (!is_plain || rows.counts != (1u << LANES) - 1 ||
-                (curvature && !NAME(has_plain_curvature)(curvature, k))) {
-                NAME(take_any_rows)(&rows, &weights, row_loss + k, curvature);
+                (curvature && !has_plain_curvature(curvature, k))) {
+                take_any_rows(&rows, &weights, row_loss + k, curvature);
                 continue;
             }
             if (has_own_weights)
@@ -418,51 +401,49 @@ KERNEL_INLINE void NAME(index_rows_of)(const xent_batch *batch, int64_t first_ro
             plain[vectors++].row = k;
         }
         if (has_columns)
-            NAME(take_plain_rows)(plain, vectors, batch, first_row, &losses, curvature, classes,
-                                  is_exact, 1);
+            take_plain_rows(plain, vectors, batch, first_row, &losses, curvature, classes, is_exact,
+                            1);
         else
-            NAME(take_plain_rows)(plain, vectors, batch, first_row, &losses, curvature, classes,
-                                  is_exact, 0);
+            take_plain_rows(plain, vectors, batch, first_row, &losses, curvature, classes, is_exact,
+                            0);
         for (int j = 0; j < vectors; ++j) {
             if (plain[j].is_taken)
                 continue;
             const int64_t row = plain[j].row;
-            const NAME(lane_rows) rows =
-                NAME(lane_rows_at)(batch, &settings, labels + row, first_row + row, LANES);
+            const lane_rows rows =
+                lane_rows_at(batch, &settings, labels + row, first_row + row, LANES);
             if (has_own_weights)
-                NAME(weigh_index_rows)(batch, &settings, first_row + row, LANES, labels + row,
-                                       &weights);
-            NAME(take_any_rows)(&rows, &weights, row_loss + row, curvature);
+                weigh_index_rows(batch, &settings, first_row + row, LANES, labels + row, &weights);
+            take_any_rows(&rows, &weights, row_loss + row, curvature);
         }
     }
-    NAME(finish_plain_rows)(&losses, has_own_weights ? NULL : weights.of_loss, row_loss);
+    finish_plain_rows(&losses, has_own_weights ? NULL : weights.of_loss, row_loss);
 }
 
 /* The fewest classes, of which every vector of rows is a matter of some tens of instructions, have
  * code of their own, and processors find the next vector by themselves. `labels` has a whole vector
  * from each row on. */
-KERNEL_INLINE void NAME(index_rows_with)(const xent_batch *batch, int64_t first_row,
-                                         int64_t row_count, const int64_t *labels, double *row_loss,
-                                         const NAME(curvature_writer) * curvature) {
+KERNEL_INLINE void index_rows_with(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                   const int64_t *labels, double *row_loss,
+                                   const curvature_writer *curvature) {
     if (batch->classes == 2)
-        NAME(index_rows_of)(batch, first_row, row_count, 2, labels, row_loss, curvature, 0, 1);
+        index_rows_of(batch, first_row, row_count, 2, labels, row_loss, curvature, 0, 1);
     else if (batch->classes == 3)
-        NAME(index_rows_of)(batch, first_row, row_count, 3, labels, row_loss, curvature, 0, 1);
+        index_rows_of(batch, first_row, row_count, 3, labels, row_loss, curvature, 0, 1);
     else
-        NAME(index_rows_of)(batch, first_row, row_count, (int)batch->classes, labels, row_loss,
-                            curvature, 1, NAME(vectors_at_once)(batch->classes));
+        index_rows_of(batch, first_row, row_count, (int)batch->classes, labels, row_loss, curvature,
+                      1, vectors_at_once(batch->classes));
 }
 
-KERNEL_INLINE void NAME(many_index_rows)(const xent_batch *batch, int64_t first_row,
-                                         int64_t row_count, const int64_t *labels,
-                                         double *row_loss) {
-    NAME(index_rows_with)(batch, first_row, row_count, labels, row_loss, NULL);
+KERNEL_INLINE void many_index_rows(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                   const int64_t *labels, double *row_loss) {
+    index_rows_with(batch, first_row, row_count, labels, row_loss, NULL);
 }
 
 /* With second derivatives. */
-static NEVER_INLINE void NAME(index_rows_and_curvature)(const xent_batch *batch, int64_t first_row,
-                                                        int64_t row_count, const int64_t *labels,
-                                                        double *row_loss,
-                                                        const NAME(curvature_writer) * curvature) {
-    NAME(index_rows_with)(batch, first_row, row_count, labels, row_loss, curvature);
+static NEVER_INLINE void index_rows_and_curvature(const xent_batch *batch, int64_t first_row,
+                                                  int64_t row_count, const int64_t *labels,
+                                                  double *row_loss,
+                                                  const curvature_writer *curvature) {
+    index_rows_with(batch, first_row, row_count, labels, row_loss, curvature);
 }

@@ -9,7 +9,7 @@
  * float64 comes first: rows of float32 take their last few numbers in double (row_stage.h).
  */
 #include "coefficients.h"
-#include "contract.h"
+#include "contract_asserts.h"
 #include "labels.h"
 #include "pairwise_sum.h"
 

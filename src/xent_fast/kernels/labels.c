@@ -24,6 +24,8 @@
 
 void xent_read_labels(const xent_labels *labels, int64_t first_row, int64_t count,
                       int64_t *destination) {
+    XENT_ASSERT(labels->data && first_row >= 0 && count >= 1);
+    XENT_ASSERT(labels->type <= XENT_UINT64);
     const ptrdiff_t stride = labels->stride;
     const char *source = labels->data + first_row * stride;
     if (stride == 0 && count > 1) {
@@ -82,6 +84,7 @@ static double class_weight_at(const char *weights, xent_dtype dtype, int64_t lab
 int64_t xent_check_labels(const xent_labels *labels, int64_t rows, int64_t classes,
                           const double *sample_weight, const char *class_weight, xent_dtype dtype,
                           int64_t *counted_rows, double *weight_sum) {
+    XENT_ASSERT(labels->data && rows >= 0 && classes >= 1);
     int64_t read[ROWS_AT_ONCE];
     const int64_t *buffer = read;
     const int lie_as_read = labels->type == XENT_INT64 &&

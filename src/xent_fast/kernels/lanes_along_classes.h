@@ -14,9 +14,9 @@
  *   backward, a block   grad = e * factor_b (- a q for targets with mass); the class left out is
  *                       written last
  *
- * Sums: four vectors in a tree (distances: eight; a group that is cut short: one by one), these in
- * a wide sum (sums.h); blocks in their order, with compensation.  Padding and excluded lanes add an exact 0, so that the order is a
- * function of the number of classes alone.
+ * Sums: four vectors in a tree (distances: eight; a group that is cut short: one by one), these
+ * in a wide sum (sums.h); blocks in their order, with compensation.  Padding and excluded lanes
+ * add an exact 0, so that the order is a function of the number of classes alone.
  *
  * Where logits or gradient have 16 bits, the sweeps widen and round on the way (storage.h), and
  * exponentials lie in a row of the lanes' own type.
@@ -36,68 +36,65 @@ typedef struct {
     int64_t classes, label;
     int64_t pivot, prediction;      /* found on the way */
     double weight, gradient_weight; /* a, and a times what multiplies the gradient alone */
-    NAME(masses) masses;
-    NAME(block_summary) * blocks;
+    row_masses masses;
+    block_summary *blocks;
     uintptr_t next_logits, next_targets; /* where the row after it begins */
     int asks_ahead;                      /* for that row, which is the next to be swept */
-} NAME(long_row);
+} long_row;
 
 /* What lies `lead` classes after these places, at so many quarters of the sweep's pace. */
-KERNEL_INLINE NAME(ahead) NAME(ahead_by)(const NAME(long_row) * row, uintptr_t logits,
-                                         uintptr_t targets, int64_t lead, uintptr_t quarters) {
-    const uintptr_t bytes = (uintptr_t)NAME(stored_bytes)(row->logits_storage);
-    const NAME(ahead)
-        ahead = {row->asks_ahead, logits + (uintptr_t)lead * bytes, LANES * bytes * quarters,
-                 targets + (uintptr_t)lead * sizeof(REAL), LANES * sizeof(REAL) * quarters};
+KERNEL_INLINE lines_ahead ahead_by(const long_row *row, uintptr_t logits, uintptr_t targets,
+                                   int64_t lead, uintptr_t quarters) {
+    const uintptr_t bytes = (uintptr_t)stored_bytes(row->logits_storage);
+    const lines_ahead ahead = {row->asks_ahead, logits + (uintptr_t)lead * bytes,
+                               LANES * bytes * quarters, targets + (uintptr_t)lead * sizeof(REAL),
+                               LANES * sizeof(REAL) * quarters};
     return ahead;
 }
 
 /* Memory is asked for a row's bytes at an even pace: three quarters of them on the way forward,
  * which is that much slower than the way back.  Each sweep goes on where the one before has ended,
  * and the first begins a block ahead of itself. */
-KERNEL_INLINE NAME(ahead) NAME(ahead_of_forward)(const NAME(long_row) * row) {
-    return NAME(ahead_by)(row, (uintptr_t)row->logits, (uintptr_t)row->masses.targets,
-                          BLOCK + row->classes / 4, 3);
+KERNEL_INLINE lines_ahead ahead_of_forward(const long_row *row) {
+    return ahead_by(row, (uintptr_t)row->logits, (uintptr_t)row->masses.targets,
+                    BLOCK + row->classes / 4, 3);
 }
 
-KERNEL_INLINE NAME(ahead) NAME(ahead_of_backward)(const NAME(long_row) * row) {
-    return NAME(ahead_by)(row, row->next_logits, row->next_targets, BLOCK, 1);
+KERNEL_INLINE lines_ahead ahead_of_backward(const long_row *row) {
+    return ahead_by(row, row->next_logits, row->next_targets, BLOCK, 1);
 }
 
-KERNEL_INLINE int64_t NAME(block_count)(int64_t classes) { return (classes + BLOCK - 1) / BLOCK; }
+KERNEL_INLINE int64_t count_blocks(int64_t classes) { return (classes + BLOCK - 1) / BLOCK; }
 
-KERNEL_INLINE int64_t NAME(block_length)(int64_t classes, int64_t first) {
+KERNEL_INLINE int64_t block_length(int64_t classes, int64_t first) {
     return classes - first < BLOCK ? classes - first : BLOCK;
 }
 
 /* Sum of the class weights of a block. */
-KERNEL_INLINE double NAME(sum_of_weights)(const REAL *class_weight, int64_t count) {
-    NAME(wide) sum = NAME(zero_wide)();
+KERNEL_INLINE double sum_of_weights(const REAL *class_weight, int64_t count) {
+    wide_sum sum = zero_wide();
     vec weights[4];
     for (int64_t k = 0; k < count; k += HALF_GROUP) {
         const int left = count - k < HALF_GROUP ? (int)(count - k) : HALF_GROUP;
-        EACH_OF(4,
-                weights[j] = NAME(load_up_to)(class_weight + k + j * LANES, left - j * LANES, 0));
-        NAME(add_four)(&sum, weights);
+        EACH_OF(4, weights[j] = load_up_to(class_weight + k + j * LANES, left - j * LANES, 0));
+        add_four(&sum, weights);
     }
-    return NAME(wide_total)(sum);
+    return wide_total(sum);
 }
 
 /* Those of `count` blocks from `first_block`, for rows to share. */
-KERNEL_INLINE void NAME(sum_weights_of_blocks)(const REAL *class_weight, int64_t classes,
-                                               int64_t first_block, int64_t count,
-                                               double *weight_sums) {
+KERNEL_INLINE void sum_weights_of_blocks(const REAL *class_weight, int64_t classes,
+                                         int64_t first_block, int64_t count, double *weight_sums) {
     for (int64_t b = first_block; b < first_block + count; ++b)
-        weight_sums[b] =
-            NAME(sum_of_weights)(class_weight + b * BLOCK, NAME(block_length)(classes, b * BLOCK));
+        weight_sums[b] = sum_of_weights(class_weight + b * BLOCK, block_length(classes, b * BLOCK));
 }
 
 /* What lane `k` knows of smoothed targets, from the sums over w and w (m - x), the latter times
  * DISTANCE_UNIT: q = E / C w, and at the label (1 - E) w_y more.  No mass is the difference of
  * two. */
-KERNEL_INLINE void NAME(smooth_targets)(const NAME(long_row) * row, double weight_sum,
-                                        double distance, row_sums *rows, int k) {
-    const NAME(masses) *masses = &row->masses;
+KERNEL_INLINE void smooth_targets(const long_row *row, double weight_sum, double distance,
+                                  row_sums *rows, int k) {
+    const row_masses *masses = &row->masses;
     const int is_label = row->pivot == row->label;
     const double pivot_weight = row->pivot < 0         ? 0
                                 : masses->class_weight ? (double)masses->class_weight[row->pivot]
@@ -114,12 +111,12 @@ KERNEL_INLINE void NAME(smooth_targets)(const NAME(long_row) * row, double weigh
 }
 
 /* Brings a row's blocks together in lane `k`. */
-KERNEL_INLINE void NAME(merge_blocks)(NAME(long_row) * row, const NAME(settings) * settings,
-                                      row_sums *rows, int k, int kind) {
-    NAME(block_summary) *blocks = row->blocks;
-    const int64_t count = NAME(block_count)(row->classes);
-    const NAME(block_summary) *highest =
-        NAME(weigh_blocks)(blocks, count, settings->row.temperature);
+KERNEL_INLINE void merge_blocks(long_row *row, const call_settings *settings, row_sums *rows, int k,
+                                int kind) {
+    block_summary *blocks = row->blocks;
+    const int64_t count = count_blocks(row->classes);
+    XENT_ASSERT(k >= 0 && k < ROWS_AT_ONCE && count >= 1);
+    const block_summary *highest = weigh_blocks(blocks, count, settings->row.temperature);
     const double maximum = highest->maximum;
     double others = 0, low = 0, below = 0, below_low = 0;
     double mass = 0, mass_low = 0, distance = 0, distance_low = 0;
@@ -164,22 +161,22 @@ KERNEL_INLINE void NAME(merge_blocks)(NAME(long_row) * row, const NAME(settings)
     row->pivot = highest->pivot;
     rows->exp_of_pivot[k] = highest->exp_of_pivot;
     if (kind == XENT_SMOOTHED_TARGETS) {
-        NAME(smooth_targets)(row, mass, distance, rows, k);
+        smooth_targets(row, mass, distance, rows, k);
         return;
     }
     rows->target_mass[k] = mass;
     rows->distance[k] = distance;
     rows->pivot_target[k] =
-        highest->pivot < 0 ? 0 : NAME(mass_of_class)(&row->masses, highest->pivot, kind);
+        highest->pivot < 0 ? 0 : mass_of_class(&row->masses, highest->pivot, kind);
     rows->other_mass[k] = mass - rows->pivot_target[k];
 }
 
 /* What every vector of the backward sweep is multiplied by. */
 typedef struct {
-    NAME(pair) factor;             /* its low part counts where HAS_LOW_FACTOR */
+    vec_pair factor;               /* its low part counts where HAS_LOW_FACTOR */
     vec last_factor, minus_weight; /* smoothed targets: minus_weight times E / C */
-    NAME(ahead) ahead;
-} NAME(backward_frame);
+    lines_ahead ahead;
+} backward_frame;
 
 /* Whether what the rounding of a factor took counts: in float64 beside masses of each class.
  * Without FMA a product would gain nothing by it. */
@@ -187,10 +184,10 @@ typedef struct {
 #define HAS_LOW_FACTOR(kind) (REAL_BITS == 64 && HAS_FMA && HAS_OWN_MASSES(kind))
 #endif
 
-VECTOR_INLINE vec NAME(backward_vector)(vec e, vec mass, const NAME(backward_frame) * frame,
-                                        int in_two_steps, int kind) {
+VECTOR_INLINE vec backward_vector(vec e, vec mass, const backward_frame *frame, int in_two_steps,
+                                  int kind) {
     if (HAS_LOW_FACTOR(kind) && !in_two_steps)
-        return NAME(product_with_pair_and_product)(e, frame->factor, frame->minus_weight, mass);
+        return product_with_pair_and_product(e, frame->factor, frame->minus_weight, mass);
     if (kind == XENT_SMOOTHED_TARGETS && !in_two_steps)
         return v_fma(e, frame->factor.high, mass);
     vec grad = v_mul(e, frame->factor.high);
@@ -203,57 +200,54 @@ VECTOR_INLINE vec NAME(backward_vector)(vec e, vec mass, const NAME(backward_fra
 
 /* What the gradient of `count` classes from `at` has besides the exponentials: their masses, or -a
  * q of smoothed targets. */
-VECTOR_INLINE vec NAME(backward_mass)(const NAME(masses) * masses, int64_t at, int count,
-                                      const NAME(backward_frame) * frame, int is_weighted,
-                                      int kind) {
+VECTOR_INLINE vec backward_mass(const row_masses *masses, int64_t at, int count,
+                                const backward_frame *frame, int is_weighted, int kind) {
     if (!HAS_MASS(kind))
         return v_splat(0);
     if (HAS_OWN_MASSES(kind))
-        return NAME(mass_of_some)(masses, at, count, kind);
+        return mass_of_some(masses, at, count, kind);
     if (!is_weighted)
         return frame->minus_weight;
-    return v_mul(frame->minus_weight, NAME(load_up_to)(masses->class_weight + at, count, 0));
+    return v_mul(frame->minus_weight, load_up_to(masses->class_weight + at, count, 0));
 }
 
 /* `vectors` (1 or 4) of them from class `at` of the row; the lists begin there. */
-VECTOR_INLINE void NAME(backward_some)(const REAL *e, char *grad, const NAME(masses) * masses,
-                                       int64_t at, int vectors, const NAME(backward_frame) * frame,
-                                       int in_two_steps, int is_weighted, int kind, int storage) {
+VECTOR_INLINE void backward_some(const REAL *e, char *grad, const row_masses *masses, int64_t at,
+                                 int vectors, const backward_frame *frame, int in_two_steps,
+                                 int is_weighted, int kind, int storage) {
     vec some[4];
-    EACH_OF(
-        vectors, const vec mass =
-                     NAME(backward_mass)(masses, at + j * LANES, LANES, frame, is_weighted, kind);
-        some[j] = NAME(backward_vector)(v_load(e + j * LANES), mass, frame, in_two_steps, kind));
+    EACH_OF(vectors,
+            const vec mass = backward_mass(masses, at + j * LANES, LANES, frame, is_weighted, kind);
+            some[j] = backward_vector(v_load(e + j * LANES), mass, frame, in_two_steps, kind));
     if (vectors == 1 || HAS_MASS(kind) || in_two_steps) {
-        EACH_OF(vectors, NAME(store_stored)(grad, j * LANES, some[j], storage));
+        EACH_OF(vectors, store_stored(grad, j * LANES, some[j], storage));
     } else {
-        NAME(store_two_stored)(grad, 0, some[0], some[1], storage);
-        NAME(store_two_stored)(grad, 2 * LANES, some[2], some[3], storage);
+        store_two_stored(grad, 0, some[0], some[1], storage);
+        store_two_stored(grad, 2 * LANES, some[2], some[3], storage);
     }
 }
 
-/* `count` classes from class `first`, whose place is `grad`; it may be that of their exponentials
- * `e`.  It and its callers are inlined always: they multiply once a vector, and where a compiler had
- * the choice, it asked for kind and storage at every one. */
-VECTOR_INLINE void NAME(backward_vectors)(const REAL *e, char *grad, const NAME(masses) * masses,
-                                          int64_t first, int64_t count,
-                                          const NAME(backward_frame) * frame, int in_two_steps,
-                                          int is_weighted, int kind, int storage) {
+/* `count` classes from class `first`, whose place is `grad`; it may be that of their
+ * exponentials `e`.  It and its callers are inlined always: they multiply once a vector, and
+ * where a compiler had the choice, it asked for kind and storage at every one. */
+VECTOR_INLINE void backward_vectors(const REAL *e, char *grad, const row_masses *masses,
+                                    int64_t first, int64_t count, const backward_frame *frame,
+                                    int in_two_steps, int is_weighted, int kind, int storage) {
     int64_t k = 0;
     for (; k + HALF_GROUP <= count; k += HALF_GROUP) {
-        NAME(ask_ahead)(&frame->ahead, first + k, 1, kind);
-        NAME(backward_some)(e + k, grad + k * NAME(stored_bytes)(storage), masses, first + k, 4,
-                            frame, in_two_steps, is_weighted, kind, storage);
+        ask_ahead(&frame->ahead, first + k, 1, kind);
+        backward_some(e + k, grad + k * stored_bytes(storage), masses, first + k, 4, frame,
+                      in_two_steps, is_weighted, kind, storage);
     }
     for (; k + LANES <= count; k += LANES)
-        NAME(backward_some)(e + k, grad + k * NAME(stored_bytes)(storage), masses, first + k, 1,
-                            frame, in_two_steps, is_weighted, kind, storage);
+        backward_some(e + k, grad + k * stored_bytes(storage), masses, first + k, 1, frame,
+                      in_two_steps, is_weighted, kind, storage);
     if (k < count) {
         const int left = (int)(count - k);
-        const vec mass = NAME(backward_mass)(masses, first + k, left, frame, is_weighted, kind);
+        const vec mass = backward_mass(masses, first + k, left, frame, is_weighted, kind);
         const vec some = v_load_first(e + k, left, 0);
-        NAME(store_first_stored)(
-            grad, k, left, NAME(backward_vector)(some, mass, frame, in_two_steps, kind), storage);
+        store_first_stored(grad, k, left, backward_vector(some, mass, frame, in_two_steps, kind),
+                           storage);
     }
 }
 
@@ -261,12 +255,12 @@ VECTOR_INLINE void NAME(backward_vectors)(const REAL *e, char *grad, const NAME(
  * from its first class.  Where the factors would leave the normal numbers they are RESCALE times
  * larger, and that is taken back last.  Products of exponentials are no NaN but where the factor is
  * infinite or one. */
-VECTOR_INLINE void NAME(backward_block)(const NAME(long_row) * row, int64_t first, int64_t count,
-                                        double row_factor, double row_factor_low,
-                                        double block_weight, double weight, int kind, int storage) {
+VECTOR_INLINE void backward_block(const long_row *row, int64_t first, int64_t count,
+                                  double row_factor, double row_factor_low, double block_weight,
+                                  double weight, int kind, int storage) {
     const REAL *e = row->exponentials + first;
-    char *grad = row->grad + first * NAME(stored_bytes)(storage);
-    const NAME(masses) *masses = &row->masses;
+    char *grad = row->grad + first * stored_bytes(storage);
+    const row_masses *masses = &row->masses;
     const int64_t label = row->label - first;
     const int is_smoothed = kind == XENT_SMOOTHED_TARGETS,
               has_label = is_smoothed && label >= 0 && label < count;
@@ -275,94 +269,87 @@ VECTOR_INLINE void NAME(backward_block)(const NAME(long_row) * row, int64_t firs
     const double power = (is_small ? RESCALE : 1) * block_weight;
     const REAL factor = (REAL)(row_factor * power);
     const int in_two_steps = is_small || !(fabs((double)factor) <= (double)LARGEST_REAL);
-    const NAME(backward_frame)
-        frame = {{v_splat(factor), v_splat((REAL)(row_factor_low * power))},
-                 v_splat((REAL)(is_small ? 1 / RESCALE : 1)),
-                 v_splat(-(REAL)(is_smoothed ? weight * masses->smoothing : weight)),
-                 NAME(ahead_of_backward)(row)};
+    const backward_frame frame = {
+        {v_splat(factor), v_splat((REAL)(row_factor_low * power))},
+        v_splat((REAL)(is_small ? 1 / RESCALE : 1)),
+        v_splat(-(REAL)(is_smoothed ? weight * masses->smoothing : weight)),
+        ahead_of_backward(row)};
     const int is_weighted = is_smoothed && masses->class_weight != NULL;
     if (in_two_steps)
-        NAME(backward_vectors)(e, grad, masses, first, count, &frame, 1, is_weighted, kind,
-                               storage);
+        backward_vectors(e, grad, masses, first, count, &frame, 1, is_weighted, kind, storage);
     else if (is_weighted)
-        NAME(backward_vectors)(e, grad, masses, first, count, &frame, 0, 1, kind, storage);
+        backward_vectors(e, grad, masses, first, count, &frame, 0, 1, kind, storage);
     else
-        NAME(backward_vectors)(e, grad, masses, first, count, &frame, 0, 0, kind, storage);
+        backward_vectors(e, grad, masses, first, count, &frame, 0, 0, kind, storage);
     if (has_label) {
         const double class_weight =
             masses->class_weight ? (double)masses->class_weight[first + label] : 1;
         const vec mass =
             v_splat(-(REAL)(weight * (masses->label_mass + masses->smoothing * class_weight)));
-        const vec value =
-            NAME(backward_vector)(v_splat(exp_of_label), mass, &frame, in_two_steps, kind);
-        NAME(store_number)(grad, label, v_first(value), storage);
+        const vec value = backward_vector(v_splat(exp_of_label), mass, &frame, in_two_steps, kind);
+        store_number(grad, label, v_first(value), storage);
     }
 }
 
-KERNEL_INLINE void NAME(fill)(REAL *destination, int64_t count, REAL value) {
+KERNEL_INLINE void fill_classes(REAL *destination, int64_t count, REAL value) {
     for (int64_t k = 0; k < count; ++k)
         destination[k] = value;
 }
 
 /* The same wherever a row's gradient lies. */
-KERNEL_INLINE void NAME(fill_gradient)(const NAME(long_row) * row, int64_t first, int64_t count,
-                                       REAL value) {
+KERNEL_INLINE void fill_gradient(const long_row *row, int64_t first, int64_t count, REAL value) {
     if (row->grad_storage == XENT_AS_COMPUTED)
-        NAME(fill)((REAL *)(void *)row->grad + first, count, value);
+        fill_classes((REAL *)(void *)row->grad + first, count, value);
     else
         for (int64_t k = first; k < first + count; ++k)
-            NAME(store_number)(row->grad, k, value, row->grad_storage);
+            store_number(row->grad, k, value, row->grad_storage);
 }
 
 /* Forward sweep of block `b`; returns 0 where it must be widened first. */
-KERNEL_INLINE int NAME(forward_block_of)(const NAME(long_row) * row, int64_t b,
-                                         const NAME(settings) * settings, int kind, int storage) {
-    const int64_t first = b * BLOCK, count = NAME(block_length)(row->classes, first),
+KERNEL_INLINE int forward_block_of(const long_row *row, int64_t b, const call_settings *settings,
+                                   int kind, int storage) {
+    const int64_t first = b * BLOCK, count = block_length(row->classes, first),
                   in_block = row->label - first;
     const int64_t excluded = !HAS_MASS(kind) && in_block >= 0 && in_block < count ? in_block : -1;
-    return NAME(forward_block)(NAME(stored_at)(row->logits, first, storage), &row->masses,
-                               row->exponentials ? row->exponentials + first : NULL, count, first,
-                               excluded, NAME(ahead_of_forward)(row), settings, row->blocks + b,
-                               kind, storage);
+    return forward_block(stored_at(row->logits, first, storage), &row->masses,
+                         row->exponentials ? row->exponentials + first : NULL, count, first,
+                         excluded, ahead_of_forward(row), settings, row->blocks + b, kind, storage);
 }
 
 /* log p = (x - m) / T - log of the sum, of `count` classes from class `first`. */
-KERNEL_INLINE void NAME(log_probabilities)(const NAME(long_row) * row, int64_t first, int64_t count,
-                                           double log_of_sum, REAL temperature, int logits_storage,
-                                           int storage) {
+KERNEL_INLINE void log_probabilities(const long_row *row, int64_t first, int64_t count,
+                                     double log_of_sum, REAL temperature, int logits_storage,
+                                     int storage) {
     /* what the logarithm's rounding dropped is below half a unit of every difference */
     const vec logarithm = v_splat((REAL)log_of_sum), maximum = v_splat((REAL)row->maximum);
     for (int64_t k = 0; k < count; k += LANES) {
         const int left = count - k < LANES ? (int)(count - k) : LANES;
-        vec x = v_sub(NAME(load_first_stored)(row->logits, first + k, left, 0, logits_storage),
-                      maximum);
+        vec x = v_sub(load_first_stored(row->logits, first + k, left, 0, logits_storage), maximum);
         if (temperature != 1)
             x = v_div(x, v_splat(temperature));
-        NAME(store_first_stored)(row->grad, first + k, left, v_sub(x, logarithm), storage);
+        store_first_stored(row->grad, first + k, left, v_sub(x, logarithm), storage);
     }
 }
 
 /* Backward sweep of block `b` with the results in lane `k`. */
-VECTOR_INLINE void NAME(backward_block_of)(const NAME(long_row) * row, int64_t b,
-                                           double temperature, const row_results *results, int k,
-                                           int kind, int storage) {
-    const int64_t first = b * BLOCK, count = NAME(block_length)(row->classes, first);
+VECTOR_INLINE void backward_block_of(const long_row *row, int64_t b, double temperature,
+                                     const row_results *results, int k, int kind, int storage) {
+    const int64_t first = b * BLOCK, count = block_length(row->classes, first);
     if (!(results->is_number >> k & 1)) {
-        NAME(fill_gradient)(row, first, count, NAN);
+        fill_gradient(row, first, count, NAN);
         return;
     }
     if (kind == XENT_SMOOTHED_TARGETS && !row->exponentials) {
         const double log_of_sum = results->log_of_sum[k];
         if (row->logits_storage == (xent_storage)storage)
-            NAME(log_probabilities)(row, first, count, log_of_sum, (REAL)temperature, storage,
-                                    storage);
+            log_probabilities(row, first, count, log_of_sum, (REAL)temperature, storage, storage);
         else
-            NAME(log_probabilities)(row, first, count, log_of_sum, (REAL)temperature,
-                                    row->logits_storage, storage);
+            log_probabilities(row, first, count, log_of_sum, (REAL)temperature, row->logits_storage,
+                              storage);
         return;
     }
-    NAME(backward_block)(row, first, count, results->factor[k], results->factor_low[k],
-                         row->blocks[b].weight, row->gradient_weight / temperature, kind, storage);
+    backward_block(row, first, count, results->factor[k], results->factor_low[k],
+                   row->blocks[b].weight, row->gradient_weight / temperature, kind, storage);
     if (row->pivot >= first && row->pivot < first + count)
-        NAME(store_number)(row->grad, row->pivot, (REAL)results->pivot_gradient[k], storage);
+        store_number(row->grad, row->pivot, (REAL)results->pivot_gradient[k], storage);
 }

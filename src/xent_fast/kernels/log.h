@@ -18,9 +18,9 @@
  * either. */
 typedef struct {
     vec f, rest, large;
-} NAME(log_terms);
+} log_terms;
 
-VECTOR_INLINE NAME(log_terms) NAME(log_terms_of)(vec r) {
+VECTOR_INLINE log_terms log_terms_of(vec r) {
     const REAL *c = REAL_CONSTANT(atanh_polynomial);
     const vec one = v_splat(1), half = v_splat((REAL)0.5),
               magic = v_splat(ROUNDING_MAGIC + EXPONENT_BIAS);
@@ -38,23 +38,23 @@ VECTOR_INLINE NAME(log_terms) NAME(log_terms_of)(vec r) {
     vec q = v_fma(odd, z, even);
     vec half_square = v_mul(half, v_mul(f, f));
     vec correction = v_fma(s, v_fma(z, q, half_square), v_mul(k, v_splat(REAL_CONSTANT(ln_2_low))));
-    const NAME(log_terms)
-        terms = {f, v_sub(correction, half_square), v_mul(k, v_splat(REAL_CONSTANT(ln_2_high)))};
+    const log_terms terms = {f, v_sub(correction, half_square),
+                             v_mul(k, v_splat(REAL_CONSTANT(ln_2_high)))};
     return terms;
 }
 
 /* Without the roundings of the last two sums. */
-VECTOR_INLINE NAME(pair) NAME(log_of_1_plus)(vec r) {
-    const NAME(log_terms) terms = NAME(log_terms_of)(r);
-    NAME(pair) log = {terms.f, v_splat(0)};
-    NAME(pair_add)(&log, terms.rest);
-    NAME(pair_add)(&log, terms.large);
+VECTOR_INLINE vec_pair log_of_1_plus(vec r) {
+    const log_terms terms = log_terms_of(r);
+    vec_pair log = {terms.f, v_splat(0)};
+    pair_add(&log, terms.rest);
+    pair_add(&log, terms.large);
     return log;
 }
 
 /* With the rounding of the last. */
-VECTOR_INLINE vec NAME(log_of_1_plus_rounded)(vec r) {
-    const NAME(log_terms) terms = NAME(log_terms_of)(r);
+VECTOR_INLINE vec log_of_1_plus_rounded(vec r) {
+    const log_terms terms = log_terms_of(r);
     const vec sum = v_add(terms.large, terms.f);
     return v_add(sum, v_add(v_sub(terms.f, v_sub(sum, terms.large)), terms.rest));
 }

@@ -38,16 +38,16 @@ KERNEL_INLINE int lse_counts(const xent_options *options) { return options->z_lo
 typedef struct {
     vec left, right; /* f is their product */
     vec slope;
-} NAME(lse_terms);
+} lse_terms;
 
-KERNEL_INLINE NAME(lse_terms) NAME(lse_terms_of)(const xent_options *options, vec lse) {
+KERNEL_INLINE lse_terms lse_terms_of(const xent_options *options, vec lse) {
     const vec z = v_splat((REAL)options->z_loss);
-    const NAME(lse_terms) terms = {v_mul(z, lse), lse, v_mul(v_add(z, z), lse)};
+    const lse_terms terms = {v_mul(z, lse), lse, v_mul(v_add(z, z), lse)};
     return terms;
 }
 
 /* Whether a term's size leaves the lanes' type, so that all rows are taken as far ones. */
-KERNEL_INLINE int NAME(lse_terms_leave_lanes)(const xent_options *options) {
+KERNEL_INLINE int lse_terms_leave_lanes(const xent_options *options) {
     const double size = fabs(options->z_loss);
     return size != 0 && (size < 1 / LARGEST_FACTOR || size >= LARGEST_FACTOR);
 }

@@ -65,7 +65,7 @@ typedef struct {
     xent_output output;
 } row_settings;
 
-KERNEL_INLINE row_settings settings_of(const xent_batch *batch) {
+KERNEL_INLINE row_settings row_settings_of(const xent_batch *batch) {
     const int has_lse_terms = lse_counts(&batch->options);
     const row_settings settings = {scale_for_f64(batch->options.temperature),
                                    batch->options.temperature,
@@ -84,6 +84,7 @@ KERNEL_INLINE double power_of_normal_two(double n) {
 
 /* 2^n for integer n <= 0, subnormal numbers too. */
 KERNEL_INLINE double power_of_two(double n) {
+    XENT_ASSERT(n <= 0 && n == floor(n));
     if (n < -1022)
         return n < -1074 ? 0 : 0x1p-1022 * power_of_normal_two(n + 1022);
     return power_of_normal_two(n);
@@ -93,6 +94,7 @@ KERNEL_INLINE double power_of_two(double n) {
  * / T be -inf. */
 KERNEL_INLINE double exponential_of_difference(double a, double n, double temperature) {
     const double product = n * ln_2_f64, quotient = a / temperature;
+    XENT_ASSERT(fabs(n) < 0x1p31 && n == floor(n));
     if (quotient + product <
         -1000) /* below half the smallest number; beyond it the residuals may be no numbers */
         return 0;
@@ -108,56 +110,55 @@ KERNEL_INLINE double exponential_of_difference(double a, double n, double temper
     return exponential + exponential * error;
 }
 
-KERNEL_INLINE vec log_of_ratio(vec numerator, NAME(pair) denominator) {
-    const NAME(pair) whole = {numerator, v_splat(0)};
-    const NAME(pair) ratio = NAME(quotient)(whole, denominator, NAME(inverse_of)(denominator));
-    return NAME(pair_total)(NAME(log_of_1_plus)(NAME(pair_total)(ratio)));
+KERNEL_INLINE vec log_of_ratio(vec numerator, vec_pair denominator) {
+    const vec_pair whole = {numerator, v_splat(0)};
+    const vec_pair ratio = pair_quotient(whole, denominator, inverse_of(denominator));
+    return pair_total(log_of_1_plus(pair_total(ratio)));
 }
 
 /* lse - x_y, index targets. */
 KERNEL_INLINE vec index_losses(const row_sums *rows, vec others, vec exp_of_target,
-                               NAME(exponential_reference) reference, vec temperature,
-                               double unit) {
+                               exponential_reference reference, vec temperature, double unit) {
     const vec zero = v_splat(0), target_logit = v_load(rows->target_logit);
-    const NAME(pair) target = {exp_of_target, zero};
+    const vec_pair target = {exp_of_target, zero};
     const vec loss = log_of_ratio(others, target);
     const vec_mask is_distant = v_greater(v_splat(DISTANT_TARGET), exp_of_target);
     if (v_mask_bits(is_distant) == 0)
         return loss;
     const vec maximum = v_load(rows->maximum);
-    const vec exp_of_maximum =
-        NAME(scaled_exponential)(v_sub(maximum, v_load(rows->shift)), reference);
-    const NAME(pair) top = {v_mul(exp_of_maximum, v_splat(unit)), zero};
-    const vec rest = v_add(v_sub(others, top.high), exp_of_target);
+    const vec exp_of_maximum = scaled_exponential(v_sub(maximum, v_load(rows->shift)), reference);
+    const vec_pair top = {v_mul(exp_of_maximum, v_splat(unit)), zero};
+    const vec below = v_add(v_sub(others, top.high), exp_of_target);
     const vec distance = v_div(v_sub(maximum, target_logit), temperature),
-              log_sum = log_of_ratio(rest, top);
+              log_sum = log_of_ratio(below, top);
     return v_select(is_distant, v_add(distance, log_sum), loss);
 }
 
 /* The lanes from `count` on become what the first one is: numbers, and none that take longer. */
 KERNEL_INLINE void repeat_first_lane(row_sums *rows, int count) {
     double (*members)[LANES] = (double (*)[LANES])(void *)rows;
+    XENT_ASSERT(count >= 1 && count <= LANES);
     for (size_t member = 0; member < sizeof *rows / sizeof *members; ++member)
         for (int k = count; k < LANES; ++k)
             members[member][k] = members[member][0];
 }
 
 /* Loss and gradient factors of rows side by side. */
-static NEVER_INLINE void finish_rows(const row_sums *rows, const row_settings *settings,
+static NEVER_INLINE void settle_rows(const row_sums *rows, const row_settings *settings,
                                      row_results *results, int kind) {
     const vec zero = v_splat(0), weight = v_load(rows->weight),
               temperature = v_splat(settings->temperature);
     const int is_softmax = settings->output == XENT_PROBABILITIES;
     const vec gradient_weight =
         is_softmax ? v_splat(1) : v_div(v_load(rows->gradient_weight), temperature);
-    NAME(pair) sum = {v_load(rows->others), v_load(rows->others_low)};
+    vec_pair sum = {v_load(rows->others), v_load(rows->others_low)};
     const vec others = v_add(sum.high, sum.low);
     vec exp_of_pivot, loss, lse = zero, down = others, mass = v_splat(1);
     if (HAS_MASS(kind)) {
         const vec pivot_target = v_load(rows->pivot_target);
         mass = v_load(rows->target_mass);
         exp_of_pivot = v_load(rows->exp_of_pivot);
-        const NAME(pair) pivot = {exp_of_pivot, zero};
+        const vec_pair pivot = {exp_of_pivot, zero};
         const vec log_sum = log_of_ratio(others, pivot);
         lse = v_add(v_div(v_load(rows->maximum), temperature), log_sum);
         v_store(results->log_of_sum, log_sum);
@@ -166,41 +167,40 @@ static NEVER_INLINE void finish_rows(const row_sums *rows, const row_settings *s
         down = v_sub(v_mul(pivot_target, others), v_mul(v_load(rows->other_mass), exp_of_pivot));
     } else {
         const vec target_logit = v_load(rows->target_logit);
-        const NAME(exponential_reference) reference =
-            NAME(reference_for)(v_load(rows->reference), &settings->scale);
-        exp_of_pivot =
-            NAME(scaled_exponential)(v_sub(target_logit, v_load(rows->shift)), reference);
+        const exponential_reference reference =
+            reference_for(v_load(rows->reference), &settings->scale);
+        exp_of_pivot = scaled_exponential(v_sub(target_logit, v_load(rows->shift)), reference);
         exp_of_pivot = v_mul(exp_of_pivot, v_splat(settings->unit));
         loss = index_losses(rows, others, exp_of_pivot, reference, temperature, settings->unit);
         if (settings->wants_lse) {
             /* from the maximum, whatever the target: what is added back to x_y would cancel */
-            const NAME(pair) top = {v_load(rows->exp_of_pivot), zero};
+            const vec_pair top = {v_load(rows->exp_of_pivot), zero};
             const vec below = v_add(v_load(rows->below), v_load(rows->below_low));
             lse = v_add(v_div(v_load(rows->maximum), temperature), log_of_ratio(below, top));
         }
     }
     if (settings->has_lse_terms) {
-        const NAME(lse_terms) terms = NAME(lse_terms_of)(&settings->options, lse);
+        const lse_terms terms = lse_terms_of(&settings->options, lse);
         loss = v_add(loss, v_mul(terms.left, terms.right));
         mass = v_add(mass, terms.slope);
         down = v_sub(down, v_mul(terms.slope, exp_of_pivot));
     }
-    NAME(pair_add)(&sum, exp_of_pivot);
-    const vec inverse = NAME(inverse_of)(sum);
-    const NAME(pair) whole_mass = {mass, zero};
-    NAME(pair) weight_over = {gradient_weight, zero}, whole_down = {down, zero};
+    pair_add(&sum, exp_of_pivot);
+    const vec inverse = inverse_of(sum);
+    const vec_pair whole_mass = {mass, zero};
+    vec_pair weight_over = {gradient_weight, zero}, whole_down = {down, zero};
     if (settings->temperature != 1 && !is_softmax)
-        weight_over.low = v_div(v_sub(zero, NAME(product_residual)(gradient_weight, temperature,
-                                                                   v_load(rows->gradient_weight))),
+        weight_over.low = v_div(v_sub(zero, product_residual(gradient_weight, temperature,
+                                                             v_load(rows->gradient_weight))),
                                 temperature);
-    NAME(pair) numerator = NAME(pair_product)(weight_over, whole_mass);
+    vec_pair numerator = pair_product(weight_over, whole_mass);
     if (is_softmax) {
         numerator.high = v_splat(1);
         numerator.low = zero;
         whole_down.high = v_sub(zero, exp_of_pivot);
     }
-    const NAME(pair) factor = NAME(quotient)(numerator, sum, inverse);
-    const vec ratio = NAME(pair_total)(NAME(quotient)(whole_down, sum, inverse));
+    const vec_pair factor = pair_quotient(numerator, sum, inverse);
+    const vec ratio = pair_total(pair_quotient(whole_down, sum, inverse));
     vec weighted = v_mul(weight, loss);
     const vec_mask is_infinite = v_equal(loss, v_splat(INFINITY));
     if (!settings->has_lse_terms && v_mask_bits(is_infinite)) {
@@ -214,8 +214,7 @@ static NEVER_INLINE void finish_rows(const row_sums *rows, const row_settings *s
         weighted = v_select(is_infinite, v_mul(part, v_splat(1 / DISTANCE_UNIT)), weighted);
     }
     v_store(results->loss, v_select(v_equal(weight, zero), zero, weighted));
-    const vec rounded = NAME(pair_total)(factor),
-              low = v_add(v_sub(factor.high, rounded), factor.low);
+    const vec rounded = pair_total(factor), low = v_add(v_sub(factor.high, rounded), factor.low);
     v_store(results->factor, rounded);
     v_store(results->factor_low, v_keep(v_equal(low, low), low));
     v_store(results->pivot_gradient, v_sub(zero, v_mul(gradient_weight, ratio)));

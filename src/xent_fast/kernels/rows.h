@@ -21,19 +21,19 @@
 typedef struct {
     char *data; /* NULL: there is none */
     ptrdiff_t row_stride, class_stride;
-} NAME(matrix);
+} matrix_view;
 
-KERNEL_INLINE NAME(matrix)
-    NAME(matrix_of)(const char *data, ptrdiff_t row_stride, ptrdiff_t class_stride) {
-    const NAME(matrix) matrix = {(char *)data, row_stride, class_stride};
+KERNEL_INLINE matrix_view matrix_of(const char *data, ptrdiff_t row_stride,
+                                    ptrdiff_t class_stride) {
+    const matrix_view matrix = {(char *)data, row_stride, class_stride};
     return matrix;
 }
 
 /* Numbers from one layout to another.  A few classes of all rows come before the next few, so that
  * each cache line that is asked for is used whole, however far apart the classes lie; meanwhile the
  * rows after these come from memory. */
-static NEVER_INLINE void NAME(turn)(NAME(matrix) source, NAME(matrix) destination,
-                                    int64_t row_count, int64_t classes) {
+static NEVER_INLINE void turn(matrix_view source, matrix_view destination, int64_t row_count,
+                              int64_t classes) {
     ALIGNED_64 REAL columns[TRANSPOSE_WIDTH][LANES];
     const ptrdiff_t source_step =
         source.class_stride ? source.class_stride : (ptrdiff_t)sizeof(REAL);
@@ -47,18 +47,17 @@ static NEVER_INLINE void NAME(turn)(NAME(matrix) source, NAME(matrix) destinatio
                 for (int j = 0; j < count; ++j)
                     PREFETCH(source.data + (row + row_count) * source.row_stride +
                              (k + j) * source_step);
-            NAME(load_columns)(columns, source.data + row * source.row_stride + k * source_step,
-                               source.row_stride, source.class_stride, rows, count,
-                               XENT_AS_COMPUTED);
-            NAME(store_columns)(columns, destination.data + row * destination.row_stride + k * step,
-                                destination.row_stride, destination.class_stride, rows, count,
-                                XENT_AS_COMPUTED);
+            load_columns(columns, source.data + row * source.row_stride + k * source_step,
+                         source.row_stride, source.class_stride, rows, count, XENT_AS_COMPUTED);
+            store_columns(columns, destination.data + row * destination.row_stride + k * step,
+                          destination.row_stride, destination.class_stride, rows, count,
+                          XENT_AS_COMPUTED);
         }
     }
 }
 
 /* Asks for the columns that will be written. */
-KERNEL_INLINE void NAME(prefetch_columns)(NAME(matrix) matrix, int64_t row_count, int64_t classes) {
+KERNEL_INLINE void prefetch_columns(matrix_view matrix, int64_t row_count, int64_t classes) {
     for (int64_t k = 0; k < classes; ++k)
         for (int64_t row = 0; row < row_count; row += LANES)
             PREFETCH(matrix.data + row * matrix.row_stride + k * matrix.class_stride);
@@ -66,259 +65,272 @@ KERNEL_INLINE void NAME(prefetch_columns)(NAME(matrix) matrix, int64_t row_count
 
 /* Rows of a batch with a class stride that are taken at a time: as many as have four vectors of
  * each class side by side, if a core's own cache holds them. */
-KERNEL_INLINE int NAME(rows_per_turn)(int64_t classes) {
+KERNEL_INLINE int rows_per_turn(int64_t classes) {
     return classes * (4 * LANES) * (int64_t)sizeof(REAL) <= BYTES_PER_TURN ? 4 * LANES : LANES;
 }
 
 /* A place for them where their classes are contiguous. */
-KERNEL_INLINE NAME(matrix) NAME(place_for_turned)(char *place, int64_t classes) {
-    return NAME(matrix_of)(place, (ptrdiff_t)classes * (ptrdiff_t)sizeof(REAL), 0);
+KERNEL_INLINE matrix_view place_for_turned(char *place, int64_t classes) {
+    return matrix_of(place, (ptrdiff_t)classes * (ptrdiff_t)sizeof(REAL), 0);
 }
 
-KERNEL_INLINE size_t NAME(bytes_of_turned)(int64_t classes) {
-    return (size_t)(classes * NAME(rows_per_turn)(classes)) * sizeof(REAL);
+KERNEL_INLINE size_t bytes_of_turned_rows(int64_t classes) {
+    return (size_t)(classes * rows_per_turn(classes)) * sizeof(REAL);
 }
 
 /* Whether rows must be turned: a few classes are read and written as they lie. */
-KERNEL_INLINE int NAME(must_turn)(const xent_batch *batch) {
+KERNEL_INLINE int must_turn(const xent_batch *batch) {
     return batch->classes > MOST_CLASSES_ALONG_ROWS &&
-           (NAME(has_columns)(batch->logits_class_stride) ||
-            (batch->grad && NAME(has_columns)(batch->grad_class_stride)) ||
-            (batch->dense_targets && NAME(has_columns)(batch->dense_targets_class_stride)));
+           (lies_in_columns(batch->logits_class_stride) ||
+            (batch->grad && lies_in_columns(batch->grad_class_stride)) ||
+            (batch->dense_targets && lies_in_columns(batch->dense_targets_class_stride)));
 }
 
-KERNEL_INLINE void NAME(plain_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                    const int64_t *labels, double *row_loss, void *workspace,
-                                    int kind) {
+KERNEL_INLINE void unturned_rows(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                 const int64_t *labels, double *row_loss, void *workspace,
+                                 int kind) {
     if (batch->classes > MOST_CLASSES_ALONG_ROWS)
-        NAME(many_long_rows)(batch, first_row, row_count, labels, row_loss, workspace, NULL, NULL,
-                             kind);
+        many_long_rows(batch, first_row, row_count, labels, row_loss, workspace, NULL, NULL, kind);
     else if (kind == XENT_SMOOTHED_TARGETS && batch->output != XENT_GRADIENT)
-        NAME(many_softmax_rows)(batch, first_row, row_count, labels, row_loss);
+        many_softmax_rows(batch, first_row, row_count, labels, row_loss);
     else if (kind == XENT_INDEX_TARGETS)
-        NAME(many_index_rows)(batch, first_row, row_count, labels, row_loss);
+        many_index_rows(batch, first_row, row_count, labels, row_loss);
     else
-        NAME(many_short_rows)(batch, first_row, row_count, labels, row_loss, kind);
+        many_short_rows(batch, first_row, row_count, labels, row_loss, kind);
 }
 
-typedef void (*NAME(rows_function))(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                    const int64_t *labels, double *row_loss, void *workspace);
+typedef void (*rows_function)(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                              const int64_t *labels, double *row_loss, void *workspace);
 
 /* The same by `compute`, where some matrix has a class stride: it turns in the workspace.  `labels`
  * has whole vectors. */
-static NEVER_INLINE void NAME(turned_rows)(const xent_batch *batch, int64_t first_row,
-                                           int64_t row_count, const int64_t *labels,
-                                           double *row_loss, void *workspace,
-                                           NAME(rows_function) compute) {
-    const int64_t classes = batch->classes, at_once = NAME(rows_per_turn)(classes);
-    char *after_summaries = (char *)workspace + NAME(workspace_bytes)(classes);
-    const NAME(matrix) place = NAME(place_for_turned)(after_summaries, classes);
-    const NAME(matrix) target_place =
-        NAME(place_for_turned)(after_summaries + NAME(bytes_of_turned)(classes), classes);
+static NEVER_INLINE void turned_rows(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                     const int64_t *labels, double *row_loss, void *workspace,
+                                     rows_function compute) {
+    const int64_t classes = batch->classes, at_once = rows_per_turn(classes);
+    XENT_ASSERT(classes > MOST_CLASSES_ALONG_ROWS);
+    char *after_summaries = (char *)workspace + bytes_of_workspace(classes);
+    const matrix_view place = place_for_turned(after_summaries, classes);
+    const matrix_view target_place =
+        place_for_turned(after_summaries + bytes_of_turned_rows(classes), classes);
     for (int64_t k = 0; k < row_count; k += at_once) {
         const int64_t count = row_count - k < at_once ? row_count - k : at_once;
         const xent_batch given = xent_batch_from(batch, first_row + k, sizeof(REAL));
-        const NAME(matrix) grad =
-            NAME(matrix_of)(given.grad, given.grad_row_stride, given.grad_class_stride);
+        const matrix_view grad =
+            matrix_of(given.grad, given.grad_row_stride, given.grad_class_stride);
         xent_batch turned = given;
-        if (NAME(has_columns)(given.logits_class_stride)) {
-            NAME(turn)(
-                NAME(matrix_of)(given.logits, given.logits_row_stride, given.logits_class_stride),
-                place, count, classes);
+        if (lies_in_columns(given.logits_class_stride)) {
+            turn(matrix_of(given.logits, given.logits_row_stride, given.logits_class_stride), place,
+                 count, classes);
             turned.logits = place.data;
             turned.logits_row_stride = place.row_stride;
             turned.logits_class_stride = place.class_stride;
         }
-        if (given.dense_targets && NAME(has_columns)(given.dense_targets_class_stride)) {
-            NAME(turn)(NAME(matrix_of)(given.dense_targets, given.dense_targets_row_stride,
-                                       given.dense_targets_class_stride),
-                       target_place, count, classes);
+        if (given.dense_targets && lies_in_columns(given.dense_targets_class_stride)) {
+            turn(matrix_of(given.dense_targets, given.dense_targets_row_stride,
+                           given.dense_targets_class_stride),
+                 target_place, count, classes);
             turned.dense_targets = target_place.data;
             turned.dense_targets_row_stride = target_place.row_stride;
             turned.dense_targets_class_stride = target_place.class_stride;
         }
-        if (grad.data && NAME(has_columns)(grad.class_stride)) {
+        if (grad.data && lies_in_columns(grad.class_stride)) {
             if (given.grad != given.logits)
-                NAME(prefetch_columns)(grad, count, classes);
+                prefetch_columns(grad, count, classes);
             turned.grad = place.data;
             turned.grad_row_stride = place.row_stride;
             turned.grad_class_stride = place.class_stride;
         }
         compute(&turned, 0, count, labels + k, row_loss + k, workspace);
         if (turned.grad == place.data && grad.data)
-            NAME(turn)(place, grad, count, classes);
+            turn(place, grad, count, classes);
     }
 }
 
 /* Losses of rows by `compute`, unrounded to `losses` and rounded to where the batch wants them. */
-KERNEL_INLINE void NAME(rows_to)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                 void *workspace, NAME(rows_function) compute, double *losses,
-                                 int kind) {
+KERNEL_INLINE void rows_to(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                           void *workspace, rows_function compute, double *losses, int kind) {
     int64_t labels[XENT_MAX_ROWS_PER_CALL + LANES];
     if (HAS_LABELS(kind))
         xent_read_labels(&batch->labels, first_row, row_count, labels);
     else
         memset(labels, 0, sizeof labels);
-    if (NAME(must_turn)(batch))
-        NAME(turned_rows)(batch, first_row, row_count, labels, losses, workspace, compute);
+    if (must_turn(batch))
+        turned_rows(batch, first_row, row_count, labels, losses, workspace, compute);
     else
         compute(batch, first_row, row_count, labels, losses, workspace);
-    NAME(tell_losses)(batch, first_row, row_count, losses);
+    write_losses(batch, first_row, row_count, losses);
 }
 
-KERNEL_INLINE double NAME(rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                void *workspace, NAME(rows_function) compute, int kind) {
+KERNEL_INLINE double sum_of_losses(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                   void *workspace, rows_function compute, int kind) {
     double losses[XENT_MAX_ROWS_PER_CALL];
-    NAME(rows_to)(batch, first_row, row_count, workspace, compute, losses, kind);
+    rows_to(batch, first_row, row_count, workspace, compute, losses, kind);
     return xent_pairwise_sum(losses, row_count);
 }
 
-static size_t NAME(turning_bytes)(int64_t classes) {
-    return classes > MOST_CLASSES_ALONG_ROWS ? 2 * NAME(bytes_of_turned)(classes) : 0;
+static size_t bytes_of_turning(int64_t classes) {
+    return classes > MOST_CLASSES_ALONG_ROWS ? 2 * bytes_of_turned_rows(classes) : 0;
 }
 
 /* Whether numbers of a batch may lie in 16 bits, if all classes are contiguous: of long rows those
  * without dense targets. */
-static int NAME(knows_storage)(const xent_batch *batch) {
+static int takes_storage(const xent_batch *batch) {
     if (batch->logits_class_stride || batch->grad_class_stride || batch->dense_targets_class_stride)
         return 0;
     if (REAL_BITS != 32 || batch->classes <= MOST_CLASSES_ALONG_ROWS)
-        return NAME(has_stored_columns)(batch->classes);
+        return has_stored_columns(batch->classes);
     return !batch->dense_targets;
 }
 
 /* Rows between their sweeps that have no place for exponentials of their own. */
-static size_t NAME(scratch_bytes)(int64_t classes) {
-    const int64_t rows = NAME(rows_at_once)(classes);
+static size_t bytes_of_scratch(int64_t classes) {
+    const int64_t rows = rows_at_once(classes);
     return classes > MOST_CLASSES_ALONG_ROWS
-               ? (size_t)(rows * NAME(scratch_step)(classes)) * sizeof(REAL)
+               ? (size_t)(rows * scratch_row_step(classes)) * sizeof(REAL)
                : 0;
+}
+
+/* What the contract's functions for rows may assume. */
+KERNEL_INLINE void assert_row_kernel(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                     const void *workspace, int kind) {
+    xent_assert_batch(batch, sizeof(REAL));
+    xent_assert_kind(batch, (xent_target_kind)kind);
+    xent_assert_row_range(first_row, row_count, batch->rows);
+    xent_assert_workspace(workspace, bytes_of_workspace(batch->classes));
+    XENT_ASSERT((batch->logits_storage == XENT_AS_COMPUTED &&
+                 batch->grad_storage == XENT_AS_COMPUTED &&
+                 batch->dense_targets_storage == XENT_AS_COMPUTED) ||
+                takes_storage(batch));
 }
 
 /* What the threads that share a row leave for each other; its blocks' summaries and sums of class
  * weights follow, and its scratch row. */
 typedef struct {
-    NAME(long_row) row;
-    NAME(settings) settings;
+    long_row row;
+    call_settings settings;
     int is_ignored;
     int leaves;          /* the lanes: see double_rows.h */
     double target_logit; /* in place, the forward sweep overwrites it */
     double *weight_sums;
     row_results results;
-} NAME(shared_row);
+} shared_row;
 
-enum { NAME(summaries_at) = (sizeof(NAME(shared_row)) + 63) / 64 * 64 };
+enum { summaries_at = (sizeof(shared_row) + 63) / 64 * 64 };
 
-static int64_t NAME(blocks_to_share)(int64_t classes) {
-    return classes <= MOST_CLASSES_ALONG_ROWS ? 0 : NAME(block_count)(classes);
+static int64_t count_shared_blocks(int64_t classes) {
+    return classes <= MOST_CLASSES_ALONG_ROWS ? 0 : count_blocks(classes);
 }
 
-static size_t NAME(shared_row_bytes)(int64_t classes) {
-    const size_t block_bytes = sizeof(NAME(block_summary)) + sizeof(double);
-    return NAME(summaries_at) + ((size_t)NAME(block_count)(classes) * block_bytes + 63) / 64 * 64;
+static size_t bytes_of_shared_row(int64_t classes) {
+    const size_t block_bytes = sizeof(block_summary) + sizeof(double);
+    return summaries_at + ((size_t)count_blocks(classes) * block_bytes + 63) / 64 * 64;
 }
 
-KERNEL_INLINE void NAME(begin_row)(const xent_batch *batch, int64_t row, void *workspace,
-                                   int kind) {
-    NAME(shared_row) *shared = (NAME(shared_row) *)workspace;
-    NAME(block_summary) *blocks =
-        (NAME(block_summary) *)(void *)((char *)workspace + NAME(summaries_at));
+KERNEL_INLINE void begin_shared_row(const xent_batch *batch, int64_t row, void *workspace,
+                                    int kind) {
+    shared_row *shared = (shared_row *)workspace;
+    block_summary *blocks = (block_summary *)(void *)((char *)workspace + summaries_at);
     int64_t label = -1;
+    assert_row_kernel(batch, row, 1, workspace, kind);
+    XENT_ASSERT(!xent_is_turned(batch) && count_shared_blocks(batch->classes) > 0);
     if (HAS_LABELS(kind))
         xent_read_labels(&batch->labels, row, 1, &label);
-    shared->weight_sums = (double *)(void *)(blocks + NAME(block_count)(batch->classes));
+    shared->weight_sums = (double *)(void *)(blocks + count_blocks(batch->classes));
     REAL *scratch = NULL;
-    if (NAME(is_stored)(batch))
-        scratch = (REAL *)(void *)((char *)workspace + NAME(shared_row_bytes)(batch->classes));
-    shared->row = NAME(long_row_at)(batch, row, label, blocks, shared->weight_sums, scratch, kind);
-    shared->settings = NAME(settings_of)(batch);
+    if (is_stored(batch))
+        scratch = (REAL *)(void *)((char *)workspace + bytes_of_shared_row(batch->classes));
+    shared->row = long_row_at(batch, row, label, blocks, shared->weight_sums, scratch, kind);
+    shared->settings = call_settings_of(batch);
     shared->is_ignored = HAS_LABELS(kind) && is_ignored(&batch->labels, label);
-    shared->leaves =
-        !shared->is_ignored && NAME(leaves_lanes)(&shared->row, &shared->settings, kind);
-    shared->target_logit = shared->is_ignored ? 0 : NAME(logit_of_label)(&shared->row, kind);
+    shared->leaves = !shared->is_ignored && leaves_lanes(&shared->row, &shared->settings, kind);
+    shared->target_logit = shared->is_ignored ? 0 : logit_of_label(&shared->row, kind);
 }
 
-KERNEL_INLINE void NAME(forward_shared)(int64_t first_block, int64_t count, void *workspace,
-                                        int kind) {
-    const NAME(shared_row) *shared = (const NAME(shared_row) *)workspace;
-    const NAME(masses) *masses = &shared->row.masses;
-    if (kind == XENT_SMOOTHED_TARGETS && masses->class_weight)
-        NAME(sum_weights_of_blocks)(masses->class_weight, shared->row.classes, first_block, count,
-                                    shared->weight_sums);
-    if (!shared->is_ignored && !shared->leaves)
-        NAME(forward_some_blocks)(&shared->row, first_block, count, &shared->settings, kind);
-}
-
-KERNEL_INLINE double NAME(finish_row)(const xent_batch *batch, int64_t row, void *workspace,
+KERNEL_INLINE void forward_shared_row(int64_t first_block, int64_t count, void *workspace,
                                       int kind) {
-    NAME(shared_row) *shared = (NAME(shared_row) *)workspace;
+    const shared_row *shared = (const shared_row *)workspace;
+    const row_masses *masses = &shared->row.masses;
+    XENT_ASSERT(first_block >= 0 && count >= 0 &&
+                first_block + count <= count_blocks(shared->row.classes));
+    if (kind == XENT_SMOOTHED_TARGETS && masses->class_weight)
+        sum_weights_of_blocks(masses->class_weight, shared->row.classes, first_block, count,
+                              shared->weight_sums);
+    if (!shared->is_ignored && !shared->leaves)
+        forward_some_blocks(&shared->row, first_block, count, &shared->settings, kind);
+}
+
+KERNEL_INLINE double finish_shared_row(const xent_batch *batch, int64_t row, void *workspace,
+                                       int kind) {
+    shared_row *shared = (shared_row *)workspace;
     double loss = 0;
     if (shared->is_ignored) {
-        NAME(tell_statistics)(batch, row, 0, -1, 0);
+        write_lse_and_prediction(batch, row, 0, -1, 0);
     } else if (shared->leaves) {
-        loss = NAME(loss_of_leaving_row)(batch, row, &shared->row, kind);
+        loss = loss_of_leaving_row(batch, row, &shared->row, kind);
     } else {
         row_sums sums;
         sums.target_logit[0] = shared->target_logit;
-        NAME(merge_blocks)(&shared->row, &shared->settings, &sums, 0, kind);
+        merge_blocks(&shared->row, &shared->settings, &sums, 0, kind);
         repeat_first_lane(&sums, 1);
-        finish_rows(&sums, &shared->settings.row, &shared->results, kind);
-        loss = NAME(tell_row)(batch, row, &shared->row, &shared->results, 0);
+        settle_rows(&sums, &shared->settings.row, &shared->results, kind);
+        loss = loss_of_settled_row(batch, row, &shared->row, &shared->results, 0);
     }
-    NAME(tell_losses)(batch, row, 1, &loss);
+    write_losses(batch, row, 1, &loss);
     return loss;
 }
 
-KERNEL_INLINE void NAME(backward_shared)(int64_t first_block, int64_t count, void *workspace,
-                                         int kind) {
-    const NAME(shared_row) *shared = (const NAME(shared_row) *)workspace;
+KERNEL_INLINE void backward_shared_row(int64_t first_block, int64_t count, void *workspace,
+                                       int kind) {
+    const shared_row *shared = (const shared_row *)workspace;
+    XENT_ASSERT(shared->row.grad);
+    XENT_ASSERT(first_block >= 0 && count >= 0 &&
+                first_block + count <= count_blocks(shared->row.classes));
     if (shared->leaves)
         return;
     if (!shared->is_ignored) {
-        NAME(backward_some_blocks)(&shared->row, first_block, count,
-                                   shared->settings.row.temperature, &shared->results, 0, kind);
+        backward_some_blocks(&shared->row, first_block, count, shared->settings.row.temperature,
+                             &shared->results, 0, kind);
         return;
     }
     for (int64_t b = first_block; b < first_block + count; ++b)
-        NAME(fill_gradient)(&shared->row, b * BLOCK,
-                            NAME(block_length)(shared->row.classes, b * BLOCK), 0);
+        fill_gradient(&shared->row, b * BLOCK, block_length(shared->row.classes, b * BLOCK), 0);
 }
 
 /* The functions of the contract for one target kind. */
 #ifndef ROW_KERNELS
 #define ROW_KERNELS(name, kind, storages)                                                          \
-    static NEVER_INLINE void NAME(plain_##name##_rows)(const xent_batch *batch, int64_t first_row, \
-                                                       int64_t row_count, const int64_t *labels,   \
-                                                       double *row_loss, void *workspace) {        \
-        NAME(plain_rows)(batch, first_row, row_count, labels, row_loss, workspace, kind);          \
+    static NEVER_INLINE void NAME(unturned_##name##_rows)(                                         \
+        const xent_batch *batch, int64_t first_row, int64_t row_count, const int64_t *labels,      \
+        double *row_loss, void *workspace) {                                                       \
+        unturned_rows(batch, first_row, row_count, labels, row_loss, workspace, kind);             \
     }                                                                                              \
     static double NAME(name##_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count, \
                                     void *workspace) {                                             \
-        return NAME(rows)(batch, first_row, row_count, workspace, NAME(plain_##name##_rows),       \
-                          kind);                                                                   \
+        assert_row_kernel(batch, first_row, row_count, workspace, kind);                           \
+        return sum_of_losses(batch, first_row, row_count, workspace, NAME(unturned_##name##_rows), \
+                             kind);                                                                \
     }                                                                                              \
     static void NAME(begin_##name##_row)(const xent_batch *batch, int64_t row, void *workspace) {  \
-        NAME(begin_row)(batch, row, workspace, kind);                                              \
+        begin_shared_row(batch, row, workspace, kind);                                             \
     }                                                                                              \
     static void NAME(forward_##name##_blocks)(int64_t first_block, int64_t count,                  \
                                               void *workspace) {                                   \
-        NAME(forward_shared)(first_block, count, workspace, kind);                                 \
+        forward_shared_row(first_block, count, workspace, kind);                                   \
     }                                                                                              \
     static double NAME(finish_##name##_row)(const xent_batch *batch, int64_t row,                  \
                                             void *workspace) {                                     \
-        return NAME(finish_row)(batch, row, workspace, kind);                                      \
+        return finish_shared_row(batch, row, workspace, kind);                                     \
     }                                                                                              \
     static void NAME(backward_##name##_blocks)(int64_t first_block, int64_t count,                 \
                                                void *workspace) {                                  \
-        NAME(backward_shared)(first_block, count, workspace, kind);                                \
+        backward_shared_row(first_block, count, workspace, kind);                                  \
     }
-#define ROW_KERNELS_TABLE(name, dtype)                                                      \
-    {PASTE_NAMES(name##_rows, dtype),         PASTE_NAMES(workspace_bytes, dtype),          \
-     PASTE_NAMES(blocks_to_share, dtype),     PASTE_NAMES(shared_row_bytes, dtype),         \
-     PASTE_NAMES(begin_##name##_row, dtype),  PASTE_NAMES(forward_##name##_blocks, dtype),  \
-     PASTE_NAMES(finish_##name##_row, dtype), PASTE_NAMES(backward_##name##_blocks, dtype), \
-     PASTE_NAMES(turning_bytes, dtype),       PASTE_NAMES(knows_storage, dtype),            \
-     PASTE_NAMES(scratch_bytes, dtype)}
+#define ROW_KERNELS_TABLE(name, dtype)                                                            \
+    {name##_rows##dtype,         bytes_of_workspace##dtype,       count_shared_blocks##dtype,     \
+     bytes_of_shared_row##dtype, begin_##name##_row##dtype,       forward_##name##_blocks##dtype, \
+     finish_##name##_row##dtype, backward_##name##_blocks##dtype, bytes_of_turning##dtype,        \
+     takes_storage##dtype,       bytes_of_scratch##dtype}
 #endif
 
 EACH_TARGET_KIND(ROW_KERNELS)

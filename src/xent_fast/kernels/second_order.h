@@ -14,88 +14,87 @@
 
 /* a A / T^2 and 2 a z / T^2 of one row. */
 typedef struct {
-    NAME(scaled_factor) factor;
+    scaled_factor factor;
     double z; /* times 2^(-3 third) of the factor */
     int has_z;
     double size;   /* of the larger of the two */
     int is_simple; /* one factor of middling size and nothing else */
-} NAME(curvature);
+} row_curvature;
 
 /* Q = (1 - E) sum w t + E / C sum w */
-KERNEL_INLINE double NAME(mass_of_target)(const xent_second_order_batch *problem, int64_t row,
-                                          int64_t label) {
+KERNEL_INLINE double mass_of_target(const xent_second_order_batch *problem, int64_t row,
+                                    int64_t label) {
     const xent_batch *batch = &problem->batch;
     const REAL *weights = (const REAL *)(const void *)batch->class_weight;
     const REAL *targets =
         (const REAL *)(const void *)(batch->dense_targets + row * batch->dense_targets_row_stride);
     double mass;
     if (!batch->dense_targets)
-        mass = NAME(class_weight)(batch, clamped_label(label, batch->classes));
+        mass = weight_of_class(batch, clamped_label(label, batch->classes));
     else if (weights)
-        mass = NAME(wide_total)(NAME(sum_of_products)(targets, weights, batch->classes));
+        mass = wide_total(sum_of_products(targets, weights, batch->classes));
     else
-        mass = NAME(wide_total)(NAME(sum_of)(targets, batch->classes));
+        mass = wide_total(sum_of(targets, batch->classes));
     return (1 - batch->options.label_smoothing) * mass +
            batch->options.label_smoothing * problem->mean_class_weight;
 }
 
 /* a / T^2 */
-KERNEL_INLINE double NAME(weight_over_square)(const xent_batch *batch, int64_t row) {
+KERNEL_INLINE double weight_over_square(const xent_batch *batch, int64_t row) {
     const double weight = batch->sample_weight ? batch->weight_factor * batch->sample_weight[row]
                                                : batch->weight_factor;
     return weight / batch->options.temperature / batch->options.temperature;
 }
 
-KERNEL_INLINE NAME(curvature) NAME(curvature_of_row)(const xent_second_order_batch *problem,
-                                                     int64_t row, int64_t label, double lse) {
+KERNEL_INLINE row_curvature curvature_of_row(const xent_second_order_batch *problem, int64_t row,
+                                             int64_t label, double lse) {
     const xent_batch *batch = &problem->batch;
-    const double over_square = NAME(weight_over_square)(batch, row),
+    const double over_square = weight_over_square(batch, row),
                  curvature = curvature_of_lse(&batch->options);
     const int has_z = lse_counts(&batch->options);
-    const double mass = NAME(mass_of_target)(problem, row, label) +
-                        (has_z ? slope_of_lse(&batch->options, lse) : 0);
+    const double mass =
+        mass_of_target(problem, row, label) + (has_z ? slope_of_lse(&batch->options, lse) : 0);
     const double factor = over_square * mass, z = over_square * curvature;
-    const int third = NAME(third_of_exponent)(has_z && fabs(z) > fabs(factor) ? z : factor);
-    const NAME(curvature)
-        result = {NAME(scaled_factor_of)(factor, third), has_z ? NAME(scaled_down)(z, third) : 0,
-                  has_z, fmax(fabs(factor), fabs(z)), !has_z && third == 0};
+    const int third = third_of_exponent(has_z && fabs(z) > fabs(factor) ? z : factor);
+    const row_curvature result = {scaled_factor_of(factor, third),
+                                  has_z ? scaled_down(z, third) : 0, has_z,
+                                  fmax(fabs(factor), fabs(z)), !has_z && third == 0};
     return result;
 }
 
 /* What of a product with a vector is the same for all classes. */
 typedef struct {
     vec of_likeliest; /* v_m */
-    NAME(pair) mean;  /* sum p u */
+    vec_pair mean;    /* sum p u */
     vec z_term;
-} NAME(product_frame);
+} product_frame;
 
-KERNEL_INLINE vec NAME(hessian_product)(vec p, vec v, const NAME(product_frame) * frame,
-                                        const NAME(curvature) * c, int is_simple) {
+KERNEL_INLINE vec hessian_product(vec p, vec v, const product_frame *frame, const row_curvature *c,
+                                  int is_simple) {
     const vec above_mean =
         v_sub(v_sub(v_sub(v, frame->of_likeliest), frame->mean.high), frame->mean.low);
     if (is_simple)
         return v_mul(v_mul(p, c->factor.factor.high), above_mean);
-    return NAME(times_factor)(v_mul(p, above_mean), &c->factor,
-                              c->has_z ? v_mul(p, frame->z_term) : v_splat(0));
+    return times_factor(v_mul(p, above_mean), &c->factor,
+                        c->has_z ? v_mul(p, frame->z_term) : v_splat(0));
 }
 
-KERNEL_INLINE void NAME(hessian_products)(const REAL *p, const REAL *v, REAL *product,
-                                          int64_t count, const NAME(product_frame) * frame,
-                                          const NAME(curvature) * c, int is_simple) {
+KERNEL_INLINE void hessian_products(const REAL *p, const REAL *v, REAL *product, int64_t count,
+                                    const product_frame *frame, const row_curvature *c,
+                                    int is_simple) {
     int64_t k = 0;
     for (; k + LANES <= count; k += LANES)
-        v_store(product + k,
-                NAME(hessian_product)(v_load(p + k), v_load(v + k), frame, c, is_simple));
+        v_store(product + k, hessian_product(v_load(p + k), v_load(v + k), frame, c, is_simple));
     const int left = (int)(count - k);
     if (left)
         v_store_first(product + k, left,
-                      NAME(hessian_product)(v_load_first(p + k, left, 0),
-                                            v_load_first(v + k, left, 0), frame, c, is_simple));
+                      hessian_product(v_load_first(p + k, left, 0), v_load_first(v + k, left, 0),
+                                      frame, c, is_simple));
 }
 
 /* p0 u0 + p1 u1 + p2 u2 + p3 u3; `below` becomes positive where some p is below `limit`. */
-KERNEL_INLINE vec NAME(four_products)(const vec *p, const vec *v, vec of_likeliest, vec limit,
-                                      vec *below) {
+KERNEL_INLINE vec four_products(const vec *p, const vec *v, vec of_likeliest, vec limit,
+                                vec *below) {
     vec u[4];
     EACH_OF(4, u[j] = v_sub(v[j], of_likeliest); below[j] = v_max(v_sub(limit, p[j]), below[j]));
     return v_fma(p[0], u[0], v_fma(p[1], u[1], v_fma(p[2], u[2], v_mul(p[3], u[3]))));
@@ -103,103 +102,100 @@ KERNEL_INLINE vec NAME(four_products)(const vec *p, const vec *v, vec of_likelie
 
 /* The sum of p u, as two doubles, by fours in the lanes' own type; returns whether some p may have
  * been rounded to few digits, or to 0. */
-KERNEL_INLINE int NAME(sum_products)(const REAL *p, const REAL *v, int64_t count, vec of_likeliest,
-                                     double *total, double *error) {
+KERNEL_INLINE int sum_products(const REAL *p, const REAL *v, int64_t count, vec of_likeliest,
+                               double *total, double *error) {
     const vec limit = v_splat(SMALLEST_EXACT), zero = v_splat(0);
-    NAME(wide) sum = NAME(zero_wide)();
+    wide_sum sum = zero_wide();
     vec x[4], y[4], below[4] = {zero, zero, zero, zero};
     int64_t k = 0;
     for (; k + HALF_GROUP <= count; k += HALF_GROUP) {
         EACH_OF(4, x[j] = v_load(p + k + j * LANES); y[j] = v_load(v + k + j * LANES));
-        NAME(wide_add)(&sum, NAME(four_products)(x, y, of_likeliest, limit, below));
+        wide_add(&sum, four_products(x, y, of_likeliest, limit, below));
     }
     if (k < count) {
         const int left = (int)(count - k);
         vec no_class[4] = {zero, zero, zero, zero};
-        EACH_OF(4, x[j] = NAME(load_up_to)(p + k + j * LANES, left - j * LANES, 0);
-                y[j] = NAME(load_up_to)(v + k + j * LANES, left - j * LANES, 0));
-        NAME(wide_add)(&sum, NAME(four_products)(x, y, of_likeliest, limit, no_class));
+        EACH_OF(4, x[j] = load_up_to(p + k + j * LANES, left - j * LANES, 0);
+                y[j] = load_up_to(v + k + j * LANES, left - j * LANES, 0));
+        wide_add(&sum, four_products(x, y, of_likeliest, limit, no_class));
         for (int64_t at = k; at < count; at += LANES)
             below[0] = v_max(
-                v_sub(limit,
-                      NAME(load_up_to)(p + at, count - at < LANES ? (int)(count - at) : LANES, 1)),
+                v_sub(limit, load_up_to(p + at, count - at < LANES ? (int)(count - at) : LANES, 1)),
                 below[0]);
     }
-    *total = NAME(wide_total_and_error)(sum, error);
+    *total = wide_total_and_error(sum, error);
     return v_largest(v_max(v_max(below[0], below[1]), v_max(below[2], below[3]))) > 0;
 }
 
 /* The frame of a row's product; returns what sum_products does. */
-KERNEL_INLINE int NAME(begin_product)(const REAL *p, const REAL *v, int64_t count,
-                                      int64_t likeliest, const NAME(curvature) * c,
-                                      NAME(product_frame) * frame) {
+KERNEL_INLINE int begin_product(const REAL *p, const REAL *v, int64_t count, int64_t likeliest,
+                                const row_curvature *c, product_frame *frame) {
     double total, error;
     frame->of_likeliest = v_splat(v[likeliest]);
-    const int has_rounded = NAME(sum_products)(p, v, count, frame->of_likeliest, &total, &error);
-    frame->mean = NAME(splat_pair)(total, error);
+    const int has_rounded = sum_products(p, v, count, frame->of_likeliest, &total, &error);
+    frame->mean = splat_pair(total, error);
     frame->z_term = v_splat((REAL)(c->z * ((double)v[likeliest] + total)));
     return has_rounded;
 }
 
-KERNEL_INLINE vec NAME(hessian_entry)(vec p, vec one_minus_p, const NAME(curvature) * c,
-                                      int is_simple) {
+KERNEL_INLINE vec hessian_entry(vec p, vec one_minus_p, const row_curvature *c, int is_simple) {
     if (is_simple)
         return v_mul(v_mul(p, c->factor.factor.high), one_minus_p);
     const vec z_term = c->has_z ? v_mul(v_splat((REAL)c->z), v_mul(p, p)) : v_splat(0);
-    return NAME(times_factor)(v_mul(p, one_minus_p), &c->factor, z_term);
+    return times_factor(v_mul(p, one_minus_p), &c->factor, z_term);
 }
 
-KERNEL_INLINE void NAME(hessian_entries)(const REAL *p, REAL *diagonal, int64_t count,
-                                         const NAME(curvature) * c, int is_simple) {
+KERNEL_INLINE void hessian_entries(const REAL *p, REAL *diagonal, int64_t count,
+                                   const row_curvature *c, int is_simple) {
     const vec one = v_splat(1);
     int64_t k = 0;
     for (; k + LANES <= count; k += LANES) {
         const vec x = v_load(p + k);
-        v_store(diagonal + k, NAME(hessian_entry)(x, v_sub(one, x), c, is_simple));
+        v_store(diagonal + k, hessian_entry(x, v_sub(one, x), c, is_simple));
     }
     if (k < count) {
         const vec x = v_load_first(p + k, (int)(count - k), 0);
         v_store_first(diagonal + k, (int)(count - k),
-                      NAME(hessian_entry)(x, v_sub(one, x), c, is_simple));
+                      hessian_entry(x, v_sub(one, x), c, is_simple));
     }
 }
 
-KERNEL_INLINE void NAME(hessian_diagonal)(const REAL *p, REAL *diagonal, int64_t count,
-                                          int64_t likeliest, const NAME(curvature) * c) {
+KERNEL_INLINE void hessian_diagonal(const REAL *p, REAL *diagonal, int64_t count, int64_t likeliest,
+                                    const row_curvature *c) {
     const REAL largest = p[likeliest];
     if (c->is_simple)
-        NAME(hessian_entries)(p, diagonal, count, c, 1);
+        hessian_entries(p, diagonal, count, c, 1);
     else
-        NAME(hessian_entries)(p, diagonal, count, c, 0);
+        hessian_entries(p, diagonal, count, c, 0);
     if (largest > (REAL)0.5) {
-        const vec others = v_splat((REAL)NAME(sum_of_others)(p, count, likeliest));
+        const vec others = v_splat((REAL)sum_of_other_classes(p, count, likeliest));
         const vec entry = c->is_simple
                               ? v_mul(v_mul(others, c->factor.factor.high), v_splat(largest))
-                              : NAME(hessian_entry)(v_splat(largest), others, c, 0);
+                              : hessian_entry(v_splat(largest), others, c, 0);
         diagonal[likeliest] = v_first(entry);
     }
 }
 
 /* Whether a vector of probabilities has one that the lanes' type may have rounded to few digits, or
  * to 0. */
-KERNEL_INLINE int NAME(has_rounded)(const REAL *p, int64_t count) {
+KERNEL_INLINE int has_rounded_probability(const REAL *p, int64_t count) {
     const vec limit = v_splat(SMALLEST_EXACT), zero = v_splat(0);
     vec below[4] = {zero, zero, zero, zero};
     int64_t k = 0;
     for (; k + HALF_GROUP <= count; k += HALF_GROUP)
         EACH_OF(4, below[j] = v_max(v_sub(limit, v_load(p + k + j * LANES)), below[j]));
     for (; k < count; k += LANES)
-        below[0] = v_max(
-            v_sub(limit, NAME(load_up_to)(p + k, count - k < LANES ? (int)(count - k) : LANES, 1)),
-            below[0]);
+        below[0] =
+            v_max(v_sub(limit, load_up_to(p + k, count - k < LANES ? (int)(count - k) : LANES, 1)),
+                  below[0]);
     return v_largest(v_max(v_max(below[0], below[1]), v_max(below[2], below[3]))) > 0;
 }
 
 /* Whether those show: beside a factor above 1, or where 1 - p of the likeliest class is made of
  * nothing else.  A class does not whose p times the factor and the number of classes stays below
  * every number. */
-static NEVER_INLINE int NAME(rounded_show)(const xent_batch *batch, int64_t row, const REAL *p,
-                                           const REAL *vector, int64_t likeliest, double factor) {
+static NEVER_INLINE int rounded_show(const xent_batch *batch, int64_t row, const REAL *p,
+                                     const REAL *vector, int64_t likeliest, double factor) {
     const REAL *logits =
         (const REAL *)(const void *)(batch->logits + row * batch->logits_row_stride);
     double size = 1, others = 0, nearest = INFINITY;
@@ -222,55 +218,55 @@ static NEVER_INLINE int NAME(rounded_show)(const xent_batch *batch, int64_t row,
 }
 
 /* Rows that share the workspace. */
-KERNEL_INLINE void NAME(second_order_part)(const xent_second_order_batch *problem,
-                                           int64_t first_row, int64_t row_count, void *workspace) {
+KERNEL_INLINE void second_order_part(const xent_second_order_batch *problem, int64_t first_row,
+                                     int64_t row_count, void *workspace) {
     const xent_batch *batch = &problem->batch;
     const int64_t classes = batch->classes;
     const int has_labels = batch->dense_targets == NULL;
-    REAL *probabilities = NAME(part_matrix)(workspace, classes, 0), lse[XENT_MAX_ROWS_PER_CALL];
+    XENT_ASSERT(row_count <= rows_of_part(classes));
+    REAL *probabilities = part_matrix(workspace, classes, 0), lse[XENT_MAX_ROWS_PER_CALL];
     int64_t labels[XENT_MAX_ROWS_PER_CALL] = {0}, likeliest[XENT_MAX_ROWS_PER_CALL];
     if (has_labels)
         xent_read_labels(&batch->labels, first_row, row_count, labels);
-    NAME(softmax_part)(batch->logits + first_row * batch->logits_row_stride,
-                       batch->logits_row_stride, row_count, classes, batch->options.temperature,
-                       probabilities, likeliest, lse, workspace);
+    softmax_part(batch->logits + first_row * batch->logits_row_stride, batch->logits_row_stride,
+                 row_count, classes, batch->options.temperature, probabilities, likeliest, lse,
+                 workspace);
     for (int64_t k = 0; k < row_count; ++k) {
         const int64_t row = first_row + k;
-        REAL *p = probabilities + k * (NAME(part_row_stride)(classes) / (ptrdiff_t)sizeof(REAL));
+        REAL *p = probabilities + k * (part_row_stride(classes) / (ptrdiff_t)sizeof(REAL));
         REAL *result = (REAL *)(void *)(batch->grad + row * batch->grad_row_stride);
         const int ignored = has_labels && is_ignored(&batch->labels, labels[k]);
         if (ignored || likeliest[k] < 0) {
-            NAME(fill)(result, classes, ignored ? 0 : NAN);
+            fill_classes(result, classes, ignored ? 0 : NAN);
             continue;
         }
-        const NAME(curvature) c = NAME(curvature_of_row)(problem, row, labels[k], (double)lse[k]);
+        const row_curvature c = curvature_of_row(problem, row, labels[k], (double)lse[k]);
         const REAL *vector =
             problem->vector
                 ? (const REAL *)(const void *)(problem->vector + row * problem->vector_row_stride)
                 : NULL;
-        NAME(product_frame) frame;
+        product_frame frame;
         int has_rounded;
         if (vector)
-            has_rounded = NAME(begin_product)(p, vector, classes, likeliest[k], &c, &frame);
+            has_rounded = begin_product(p, vector, classes, likeliest[k], &c, &frame);
         else
-            has_rounded = NAME(has_rounded)(p, classes);
-        if (has_rounded && NAME(rounded_show)(batch, row, p, vector, likeliest[k], c.size))
-            NAME(curvature_of_far_row)(batch, row, labels[k], xent_kind_of_targets(batch), vector,
-                                       result);
+            has_rounded = has_rounded_probability(p, classes);
+        if (has_rounded && rounded_show(batch, row, p, vector, likeliest[k], c.size))
+            curvature_of_far_row(batch, row, labels[k], xent_kind_of_targets(batch), vector,
+                                 result);
         else if (!vector)
-            NAME(hessian_diagonal)(p, result, classes, likeliest[k], &c);
+            hessian_diagonal(p, result, classes, likeliest[k], &c);
         else if (c.is_simple)
-            NAME(hessian_products)(p, vector, result, classes, &frame, &c, 1);
+            hessian_products(p, vector, result, classes, &frame, &c, 1);
         else
-            NAME(hessian_products)(p, vector, result, classes, &frame, &c, 0);
+            hessian_products(p, vector, result, classes, &frame, &c, 0);
     }
 }
 
 /* --- few classes: lanes along rows ------------------------------------------------------------ */
 
 /* Sum of the masses of dense targets of a few classes, in whatever layout. */
-KERNEL_INLINE double NAME(mass_of_few_classes)(const xent_second_order_batch *problem,
-                                               int64_t row) {
+KERNEL_INLINE double mass_of_few_classes(const xent_second_order_batch *problem, int64_t row) {
     const xent_batch *batch = &problem->batch;
     const REAL *weights = (const REAL *)(const void *)batch->class_weight;
     const char *targets = batch->dense_targets + row * batch->dense_targets_row_stride;
@@ -278,16 +274,16 @@ KERNEL_INLINE double NAME(mass_of_few_classes)(const xent_second_order_batch *pr
                                                              : (ptrdiff_t)sizeof(REAL);
     double mass = 0;
     for (int64_t k = 0; k < batch->classes; ++k)
-        mass += (double)NAME(load_number)(targets + k * step, 0, XENT_AS_COMPUTED) *
+        mass += (double)load_number(targets + k * step, 0, XENT_AS_COMPUTED) *
                 (weights ? (double)weights[k] : 1);
     return (1 - batch->options.label_smoothing) * mass +
            batch->options.label_smoothing * problem->mean_class_weight;
 }
 
 /* What writes the second derivatives of some rows of a few classes; without z_loss. */
-KERNEL_INLINE void NAME(begin_curvature)(const xent_second_order_batch *problem, int64_t first_row,
-                                         int64_t row_count, const int64_t *labels, REAL least,
-                                         NAME(curvature_writer) * writer) {
+KERNEL_INLINE void begin_curvature(const xent_second_order_batch *problem, int64_t first_row,
+                                   int64_t row_count, const int64_t *labels, REAL least,
+                                   curvature_writer *writer) {
     const xent_batch *batch = &problem->batch;
     writer->batch = batch;
     writer->kind = xent_kind_of_targets(batch);
@@ -303,10 +299,10 @@ KERNEL_INLINE void NAME(begin_curvature)(const xent_second_order_batch *problem,
     REAL own = 0;
     for (int64_t k = 0; k < count; ++k) {
         const double mass = batch->dense_targets
-                                ? NAME(mass_of_few_classes)(problem, first_row + k)
-                                : NAME(mass_of_target)(problem, first_row + k, labels[k]);
+                                ? mass_of_few_classes(problem, first_row + k)
+                                : mass_of_target(problem, first_row + k, labels[k]);
         own = batch->options.temperature < LARGEST_TEMPERATURE
-                  ? NAME(curvature_weight)(NAME(weight_over_square)(batch, first_row + k) * mass)
+                  ? curvature_weight(weight_over_square(batch, first_row + k) * mass)
                   : (REAL)INFINITY;
         writer->weights[k] = own;
     }
@@ -315,13 +311,13 @@ KERNEL_INLINE void NAME(begin_curvature)(const xent_second_order_batch *problem,
 }
 
 /* Rows of a few classes in any layout; `least` is what smaller numbers of the diagonal become. */
-static NEVER_INLINE void NAME(second_order_of_few_classes)(const xent_second_order_batch *problem,
-                                                           int64_t first_row, int64_t row_count,
-                                                           REAL least) {
+static NEVER_INLINE void second_order_of_few_classes(const xent_second_order_batch *problem,
+                                                     int64_t first_row, int64_t row_count,
+                                                     REAL least) {
     xent_batch softmax = problem->batch;
     int64_t labels[XENT_MAX_ROWS_PER_CALL + LANES] = {0};
     double losses[XENT_MAX_ROWS_PER_CALL];
-    NAME(curvature_writer) writer;
+    curvature_writer writer;
     if (softmax.dense_targets)
         softmax.labels.has_ignore_index = 0;
     else
@@ -332,29 +328,31 @@ static NEVER_INLINE void NAME(second_order_of_few_classes)(const xent_second_ord
     softmax.weight_factor = 1;
     softmax.lse = NULL;
     softmax.prediction = NULL;
-    NAME(begin_curvature)(problem, first_row, row_count, labels, least, &writer);
-    NAME(index_rows_and_curvature)(&softmax, first_row, row_count, labels, losses, &writer);
+    begin_curvature(problem, first_row, row_count, labels, least, &writer);
+    index_rows_and_curvature(&softmax, first_row, row_count, labels, losses, &writer);
 }
 
-KERNEL_INLINE int NAME(has_few_classes)(const xent_batch *batch) {
+KERNEL_INLINE int has_few_classes(const xent_batch *batch) {
     return batch->classes <= MOST_CLASSES_ALONG_ROWS && !lse_counts(&batch->options);
 }
 
 /* Function of the contract. */
-static double NAME(second_order_rows)(const xent_batch *batch, int64_t first_row, int64_t row_count,
-                                      void *workspace) {
-    if (NAME(has_few_classes)(batch)) {
-        NAME(second_order_of_few_classes)((const xent_second_order_batch *)(const void *)batch,
-                                          first_row, row_count, (REAL)-INFINITY);
+static double second_order_rows(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                void *workspace) {
+    assert_softmax_function(batch, first_row, row_count, workspace, has_few_classes(batch));
+    XENT_ASSERT(batch->grad);
+    if (has_few_classes(batch)) {
+        second_order_of_few_classes((const xent_second_order_batch *)(const void *)batch, first_row,
+                                    row_count, (REAL)-INFINITY);
         return 0;
     }
-    const int64_t at_once = NAME(rows_of_part)(batch->classes);
+    const int64_t at_once = rows_of_part(batch->classes);
     for (int64_t k = 0; k < row_count; k += at_once)
-        NAME(second_order_part)((const xent_second_order_batch *)(const void *)batch, first_row + k,
-                                row_count - k < at_once ? row_count - k : at_once, workspace);
+        second_order_part((const xent_second_order_batch *)(const void *)batch, first_row + k,
+                          row_count - k < at_once ? row_count - k : at_once, workspace);
     return 0;
 }
 
-static size_t NAME(second_order_workspace_bytes)(int64_t classes) {
-    return NAME(workspace_with_matrices)(classes, 1);
+static size_t second_order_workspace_bytes(int64_t classes) {
+    return workspace_with_matrices(classes, 1);
 }

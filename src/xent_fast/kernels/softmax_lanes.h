@@ -15,15 +15,14 @@
 
 /* Sums of a vector of rows, whose logits less what is taken from huge ones have the largest `top`;
  * exponentials to `place` unless that is NULL. */
-KERNEL_INLINE void NAME(sum_softmax)(NAME(lane_columns) columns, REAL (*place)[LANES], int classes,
-                                     vec top, const NAME(exponent_scale) * scale,
-                                     NAME(lane_sums) * sums, int has_dropped) {
-    sums->pivot = NAME(first_of_columns)(columns, classes, top);
-    NAME(columns_exponentials)(columns, place, classes, top, scale, sums, has_dropped);
+KERNEL_INLINE void sum_softmax(lane_columns columns, REAL (*place)[LANES], int classes, vec top,
+                               const exponent_scale *scale, lane_sums *sums, int has_dropped) {
+    sums->pivot = first_of_columns(columns, classes, top);
+    columns_exponentials(columns, place, classes, top, scale, sums, has_dropped);
 }
 
 /* Where the sums are those of a row of numbers; `base` is their finite maximum. */
-KERNEL_INLINE vec_mask NAME(has_softmax)(const NAME(lane_sums) * sums, vec base) {
+KERNEL_INLINE vec_mask has_softmax(const lane_sums *sums, vec base) {
     const vec sum = v_add(sums->sum_of_others.high, sums->exp_of_pivot.high);
     return v_greater(v_keep(v_equal(base, sums->maximum), sum), v_splat(0));
 }
@@ -32,125 +31,121 @@ KERNEL_INLINE vec_mask NAME(has_softmax)(const NAME(lane_sums) * sums, vec base)
 typedef struct {
     ALIGNED_64 REAL place[MOST_CLASSES_ALONG_ROWS][LANES]; /* logits unless they lie as columns in
                                                               memory; exponentials; results */
-    NAME(lane_columns) columns;                            /* the logits */
-    NAME(lane_sums) sums;
-    NAME(pair) factor; /* 1 / (T + e_m) */
+    lane_columns columns;                                  /* the logits */
+    lane_sums sums;
+    vec_pair factor; /* 1 / (T + e_m) */
     vec top, labels; /* the maximum less what is taken from huge ones; -1 where rows are ignored */
     vec_mask is_number;
     int64_t first; /* among the rows of the call */
     int row_count;
-} NAME(softmax_vector);
+} softmax_vector;
 
 /* Loads and sums up. */
-KERNEL_INLINE void NAME(sum_softmax_vector)(NAME(softmax_vector) * rows, const xent_batch *batch,
-                                            int64_t first_row, const int64_t *labels,
-                                            const NAME(exponent_scale) * scale, int classes,
-                                            int keeps_exponentials) {
+KERNEL_INLINE void sum_softmax_vector(softmax_vector *rows, const xent_batch *batch,
+                                      int64_t first_row, const int64_t *labels,
+                                      const exponent_scale *scale, int classes,
+                                      int keeps_exponentials) {
     const int has_ignored = batch->labels.has_ignore_index;
     const char *logits = batch->logits + first_row * batch->logits_row_stride;
-    const NAME(lane_columns) place = {(const char *)rows->place, sizeof rows->place[0]},
-                             lying = {logits, batch->logits_class_stride};
+    const lane_columns place = {(const char *)rows->place, sizeof rows->place[0]},
+                       lying = {logits, batch->logits_class_stride};
     const int turns =
-        has_ignored || rows->row_count < LANES || !NAME(has_columns)(batch->logits_class_stride);
+        has_ignored || rows->row_count < LANES || !lies_in_columns(batch->logits_class_stride);
     rows->columns = turns ? place : lying;
     if (turns)
-        NAME(load_columns)(rows->place, logits, batch->logits_row_stride,
-                           batch->logits_class_stride, rows->row_count, classes,
-                           batch->logits_storage);
+        load_columns(rows->place, logits, batch->logits_row_stride, batch->logits_class_stride,
+                     rows->row_count, classes, batch->logits_storage);
     if (has_ignored) {
-        rows->labels = NAME(lane_labels)(&batch->labels, labels, rows->row_count);
-        NAME(clear_rows_without_label)(rows->place, classes, rows->labels);
+        rows->labels = lane_labels(&batch->labels, labels, rows->row_count);
+        clear_rows_without_label(rows->place, classes, rows->labels);
     }
-    vec base = NAME(maximum_of_columns)(rows->columns, classes);
+    vec base = maximum_of_columns(rows->columns, classes);
     rows->sums.maximum = rows->top = base;
-    if (v_mask_bits(v_greater(NAME(magnitude)(base), v_splat(scale->huge_logit)))) {
+    if (v_mask_bits(v_greater(magnitude_of(base), v_splat(scale->huge_logit)))) {
         if (!turns)
-            NAME(load_columns)(rows->place, logits, 0, batch->logits_class_stride, LANES, classes,
-                               XENT_AS_COMPUTED);
+            load_columns(rows->place, logits, 0, batch->logits_class_stride, LANES, classes,
+                         XENT_AS_COMPUTED);
         rows->columns = place;
-        base = NAME(finite_maximum)(base);
-        rows->top =
-            v_sub(base, NAME(shift_huge_columns)(rows->place, classes, base, scale->huge_logit));
+        base = finite_maximum(base);
+        rows->top = v_sub(base, shift_huge_columns(rows->place, classes, base, scale->huge_logit));
     }
-    NAME(sum_softmax)(rows->columns, keeps_exponentials ? rows->place : NULL, classes, rows->top,
-                      scale, &rows->sums, !keeps_exponentials);
-    rows->is_number = NAME(has_softmax)(&rows->sums, base);
+    sum_softmax(rows->columns, keeps_exponentials ? rows->place : NULL, classes, rows->top, scale,
+                &rows->sums, !keeps_exponentials);
+    rows->is_number = has_softmax(&rows->sums, base);
 }
 
 /* Quotient and logarithm. */
-KERNEL_INLINE void NAME(settle_softmax_vector)(NAME(softmax_vector) * rows,
-                                               int keeps_exponentials) {
-    NAME(lane_sums) *sums = &rows->sums;
+KERNEL_INLINE void settle_softmax_vector(softmax_vector *rows, int keeps_exponentials) {
+    lane_sums *sums = &rows->sums;
     if (keeps_exponentials) {
-        const NAME(pair) one = {v_splat(1), v_splat(0)};
-        NAME(pair) sum = sums->sum_of_others;
-        NAME(pair_add)(&sum, sums->exp_of_pivot.high);
-        rows->factor = NAME(quotient)(one, sum, NAME(inverse_of)(sum));
+        const vec_pair one = {v_splat(1), v_splat(0)};
+        vec_pair sum = sums->sum_of_others;
+        pair_add(&sum, sums->exp_of_pivot.high);
+        rows->factor = pair_quotient(one, sum, inverse_of(sum));
     } else {
-        sums->log_of_sum =
-            NAME(pair_total)(NAME(log_of_ratio)(NAME(accurate_others)(sums), sums->exp_of_pivot));
+        sums->log_of_sum = pair_total(log_of_pair_ratio(accurate_others(sums), sums->exp_of_pivot));
     }
 }
 
 /* What is asked for of a class, NaN where there is none. */
-KERNEL_INLINE vec NAME(softmax_of_class)(const NAME(softmax_vector) * rows, int64_t k,
-                                         double temperature, int keeps_exponentials) {
+KERNEL_INLINE vec softmax_of_class(const softmax_vector *rows, int64_t k, double temperature,
+                                   int keeps_exponentials) {
     vec result;
     if (keeps_exponentials) {
-        result = NAME(product_with_pair)(v_load(rows->place[k]), rows->factor);
+        result = product_with_pair(v_load(rows->place[k]), rows->factor);
     } else {
-        const vec above = v_sub(NAME(load_column)(rows->columns, k), rows->top);
-        result = v_sub(NAME(over_temperature)(above, temperature), rows->sums.log_of_sum);
+        const vec above = v_sub(load_column(rows->columns, k), rows->top);
+        result = v_sub(divided_by_temperature(above, temperature), rows->sums.log_of_sum);
     }
     return v_select(rows->is_number, result, v_splat(NAN));
 }
 
-KERNEL_INLINE void NAME(write_softmax_vector)(NAME(softmax_vector) * rows, const xent_batch *batch,
-                                              int64_t first_row, const int64_t *labels,
-                                              double *row_loss, const NAME(settings) * settings,
-                                              int classes, int keeps_exponentials) {
+KERNEL_INLINE void write_softmax_vector(softmax_vector *rows, const xent_batch *batch,
+                                        int64_t first_row, const int64_t *labels, double *row_loss,
+                                        const call_settings *settings, int classes,
+                                        int keeps_exponentials) {
     const int row_count = rows->row_count, has_ignored = batch->labels.has_ignore_index;
     const double temperature = settings->row.temperature;
     const unsigned numbers = v_mask_bits(rows->is_number);
     char *grad = batch->grad ? batch->grad + first_row * batch->grad_row_stride : NULL;
     const int lies = !has_ignored && !settings->all_leave && row_count == LANES &&
-                     NAME(has_columns)(batch->grad_class_stride);
+                     lies_in_columns(batch->grad_class_stride);
     for (int row = 0; numbers != (1u << LANES) - 1 && row < row_count; ++row)
         if (!(numbers >> row & 1) && !(has_ignored && is_ignored(&batch->labels, labels[row])))
             row_loss[row] = (double)NAN;
     if (batch->lse || batch->prediction) {
         const vec lse =
-            v_add(NAME(over_temperature)(rows->sums.maximum, temperature), rows->sums.log_of_sum);
-        NAME(tell_lanes)(batch, first_row, row_count, rows->labels,
-                         v_select(rows->is_number, lse, v_splat(NAN)),
-                         v_select(rows->is_number, rows->sums.pivot, v_splat(-1)), has_ignored);
+            v_add(divided_by_temperature(rows->sums.maximum, temperature), rows->sums.log_of_sum);
+        write_lse_and_predictions(
+            batch, first_row, row_count, rows->labels, v_select(rows->is_number, lse, v_splat(NAN)),
+            v_select(rows->is_number, rows->sums.pivot, v_splat(-1)), has_ignored);
     }
     if (lies) {
         for (int64_t k = 0; grad && k < classes; ++k)
             v_store((REAL *)(void *)(grad + k * batch->grad_class_stride),
-                    NAME(softmax_of_class)(rows, k, temperature, keeps_exponentials));
+                    softmax_of_class(rows, k, temperature, keeps_exponentials));
         return;
     }
     for (int64_t k = 0; grad && k < classes; ++k)
-        v_store(rows->place[k], NAME(softmax_of_class)(rows, k, temperature, keeps_exponentials));
+        v_store(rows->place[k], softmax_of_class(rows, k, temperature, keeps_exponentials));
     if (has_ignored)
-        NAME(clear_rows_without_label)(rows->place, classes, rows->labels);
+        clear_rows_without_label(rows->place, classes, rows->labels);
     if (settings->all_leave)
-        NAME(take_leaving_rows)(batch, first_row, row_count, numbers, labels,
-                                grad ? rows->place : NULL, row_loss, XENT_SMOOTHED_TARGETS);
+        take_leaving_rows(batch, first_row, row_count, numbers, labels, grad ? rows->place : NULL,
+                          row_loss, XENT_SMOOTHED_TARGETS);
     if (grad)
-        NAME(store_columns)(rows->place, grad, batch->grad_row_stride, batch->grad_class_stride,
-                            row_count, classes, batch->grad_storage);
+        store_columns(rows->place, grad, batch->grad_row_stride, batch->grad_class_stride,
+                      row_count, classes, batch->grad_storage);
 }
 
 /* All of them; their losses are 0, or NaN where there is no softmax. */
-KERNEL_INLINE void NAME(softmax_rows_of)(const xent_batch *batch, int64_t first_row,
-                                         int64_t row_count, const int64_t *labels, double *row_loss,
-                                         int classes, int keeps_exponentials) {
-    const NAME(settings) settings = NAME(settings_of)(batch);
-    const int most = NAME(vectors_at_once)(classes);
-    NAME(softmax_vector) some[VECTORS_AT_ONCE];
-    int count = NAME(rows_of_first_vector)(batch, first_row);
+KERNEL_INLINE void softmax_rows_of(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                   const int64_t *labels, double *row_loss, int classes,
+                                   int keeps_exponentials) {
+    const call_settings settings = call_settings_of(batch);
+    const int most = vectors_at_once(classes);
+    softmax_vector some[VECTORS_AT_ONCE];
+    int count = rows_of_first_vector(batch, first_row);
     memset(row_loss, 0, (size_t)row_count * sizeof *row_loss);
     for (int64_t k = 0; k < row_count;) {
         int vectors = 0;
@@ -159,42 +154,39 @@ KERNEL_INLINE void NAME(softmax_rows_of)(const xent_batch *batch, int64_t first_
                 count = (int)(row_count - k);
             some[vectors].first = k;
             some[vectors].row_count = count;
-            NAME(sum_softmax_vector)(&some[vectors], batch, first_row + k, labels + k,
-                                     &settings.scale, classes, keeps_exponentials);
+            sum_softmax_vector(&some[vectors], batch, first_row + k, labels + k, &settings.scale,
+                               classes, keeps_exponentials);
         }
         for (int j = 0; j < vectors; ++j)
-            NAME(settle_softmax_vector)(&some[j], keeps_exponentials);
+            settle_softmax_vector(&some[j], keeps_exponentials);
         for (int j = 0; j < vectors; ++j)
-            NAME(write_softmax_vector)(&some[j], batch, first_row + some[j].first,
-                                       labels + some[j].first, row_loss + some[j].first, &settings,
-                                       classes, keeps_exponentials);
+            write_softmax_vector(&some[j], batch, first_row + some[j].first, labels + some[j].first,
+                                 row_loss + some[j].first, &settings, classes, keeps_exponentials);
     }
 }
 
 /* Probabilities take no logarithm, logarithms and lse keep no exponentials: who asks for both has
  * the rows swept twice. */
-KERNEL_INLINE void NAME(softmax_rows_with)(const xent_batch *batch, int64_t first_row,
-                                           int64_t row_count, const int64_t *labels,
-                                           double *row_loss, int classes) {
+KERNEL_INLINE void softmax_rows_with(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                     const int64_t *labels, double *row_loss, int classes) {
     xent_batch part = *batch;
     if (!batch->grad || batch->output == XENT_LOG_PROBABILITIES || batch->lse) {
         part.grad = batch->output == XENT_LOG_PROBABILITIES ? batch->grad : NULL;
-        NAME(softmax_rows_of)(&part, first_row, row_count, labels, row_loss, classes, 0);
+        softmax_rows_of(&part, first_row, row_count, labels, row_loss, classes, 0);
     }
     if (!batch->grad || batch->output == XENT_LOG_PROBABILITIES)
         return;
     part.grad = batch->grad;
     part.lse = NULL;
-    NAME(softmax_rows_of)(&part, first_row, row_count, labels, row_loss, classes, 1);
+    softmax_rows_of(&part, first_row, row_count, labels, row_loss, classes, 1);
 }
 
-KERNEL_INLINE void NAME(many_softmax_rows)(const xent_batch *batch, int64_t first_row,
-                                           int64_t row_count, const int64_t *labels,
-                                           double *row_loss) {
+KERNEL_INLINE void many_softmax_rows(const xent_batch *batch, int64_t first_row, int64_t row_count,
+                                     const int64_t *labels, double *row_loss) {
     if (batch->classes == 2)
-        NAME(softmax_rows_with)(batch, first_row, row_count, labels, row_loss, 2);
+        softmax_rows_with(batch, first_row, row_count, labels, row_loss, 2);
     else if (batch->classes == 3)
-        NAME(softmax_rows_with)(batch, first_row, row_count, labels, row_loss, 3);
+        softmax_rows_with(batch, first_row, row_count, labels, row_loss, 3);
     else
-        NAME(softmax_rows_with)(batch, first_row, row_count, labels, row_loss, (int)batch->classes);
+        softmax_rows_with(batch, first_row, row_count, labels, row_loss, (int)batch->classes);
 }

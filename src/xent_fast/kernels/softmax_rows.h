@@ -10,7 +10,7 @@
 
 /* Rows of a part: few enough for the nearest caches, many enough for the kernels' vectors of
  * rows. */
-KERNEL_INLINE int64_t NAME(rows_of_part)(int64_t classes) {
+KERNEL_INLINE int64_t rows_of_part(int64_t classes) {
     const int64_t rows = LOGITS_AT_ONCE / classes;
     if (rows >= XENT_MAX_ROWS_PER_CALL)
         return XENT_MAX_ROWS_PER_CALL;
@@ -20,27 +20,25 @@ KERNEL_INLINE int64_t NAME(rows_of_part)(int64_t classes) {
 }
 
 /* Bytes from one row to the next in the workspace, and those of a matrix there. */
-KERNEL_INLINE ptrdiff_t NAME(part_row_stride)(int64_t classes) {
+KERNEL_INLINE ptrdiff_t part_row_stride(int64_t classes) {
     return (ptrdiff_t)((classes + LANES - 1) / LANES) * LANES * (ptrdiff_t)sizeof(REAL);
 }
-KERNEL_INLINE size_t NAME(part_bytes)(int64_t classes) {
-    return (size_t)NAME(rows_of_part)(classes) * (size_t)NAME(part_row_stride)(classes);
+KERNEL_INLINE size_t part_bytes(int64_t classes) {
+    return (size_t)rows_of_part(classes) * (size_t)part_row_stride(classes);
 }
 
 /* Matrices in the workspace stand after what the row kernels need there. */
-KERNEL_INLINE size_t NAME(workspace_with_matrices)(int64_t classes, int count) {
-    return (NAME(workspace_bytes)(classes) + 63) / 64 * 64 +
-           (size_t)count * NAME(part_bytes)(classes);
+KERNEL_INLINE size_t workspace_with_matrices(int64_t classes, int count) {
+    return (bytes_of_workspace(classes) + 63) / 64 * 64 + (size_t)count * part_bytes(classes);
 }
-KERNEL_INLINE REAL *NAME(part_matrix)(void *workspace, int64_t classes, int number) {
-    return (REAL *)(void *)((char *)workspace + NAME(workspace_with_matrices)(classes, number));
+KERNEL_INLINE REAL *part_matrix(void *workspace, int64_t classes, int number) {
+    return (REAL *)(void *)((char *)workspace + workspace_with_matrices(classes, number));
 }
 
 /* The batch whose gradients are the softmax of `row_count` rows at a temperature.  The kernels see
  * index targets, all of class 0, which probabilities do not depend on, in rows without weight. */
-KERNEL_INLINE xent_batch NAME(softmax_batch)(const char *logits, ptrdiff_t row_stride,
-                                             int64_t row_count, int64_t classes, double temperature,
-                                             REAL *probabilities) {
+KERNEL_INLINE xent_batch softmax_batch(const char *logits, ptrdiff_t row_stride, int64_t row_count,
+                                       int64_t classes, double temperature, REAL *probabilities) {
     static const int8_t first_class = 0;
     xent_batch part = {0};
     part.rows = row_count;
@@ -48,7 +46,7 @@ KERNEL_INLINE xent_batch NAME(softmax_batch)(const char *logits, ptrdiff_t row_s
     part.logits = logits;
     part.logits_row_stride = row_stride;
     part.grad = (char *)probabilities;
-    part.grad_row_stride = NAME(part_row_stride)(classes);
+    part.grad_row_stride = part_row_stride(classes);
     part.labels.data = (const char *)&first_class;
     part.labels.type = XENT_INT8;
     part.options.temperature = temperature;
@@ -58,26 +56,35 @@ KERNEL_INLINE xent_batch NAME(softmax_batch)(const char *logits, ptrdiff_t row_s
 
 /* These to `probabilities`, and each row's first largest class, -1 where it has no softmax; `lse`
  * may be NULL. */
-KERNEL_INLINE void NAME(softmax_part)(const char *logits, ptrdiff_t row_stride, int64_t row_count,
-                                      int64_t classes, double temperature, REAL *probabilities,
-                                      int64_t *likeliest, REAL *lse, void *workspace) {
+KERNEL_INLINE void softmax_part(const char *logits, ptrdiff_t row_stride, int64_t row_count,
+                                int64_t classes, double temperature, REAL *probabilities,
+                                int64_t *likeliest, REAL *lse, void *workspace) {
     xent_batch part =
-        NAME(softmax_batch)(logits, row_stride, row_count, classes, temperature, probabilities);
+        softmax_batch(logits, row_stride, row_count, classes, temperature, probabilities);
     part.weight_factor = 1;
     part.prediction = likeliest;
     part.lse = (char *)lse;
     NAME(index_rows)(&part, 0, row_count, workspace);
 }
 
+/* What every function of the softmax may assume; `turns`: it takes classes that lie apart. */
+KERNEL_INLINE void assert_softmax_function(const xent_batch *batch, int64_t first_row,
+                                           int64_t row_count, const void *workspace, int turns) {
+    xent_assert_batch(batch, sizeof(REAL));
+    xent_assert_computed_matrices(batch, turns);
+    xent_assert_row_range(first_row, row_count, batch->rows);
+    xent_assert_workspace(workspace, workspace_with_matrices(batch->classes, 1));
+}
+
 /* A factor of any size: `factor`, which the dtype holds, times `power`^3, a power of two. */
 typedef struct {
-    NAME(pair) factor;
+    vec_pair factor;
     vec power;
     int has_power;
-} NAME(scaled_factor);
+} scaled_factor;
 
 /* n, such that a factor times 2^(-3 n) is of middling size; 0 for those that are. */
-KERNEL_INLINE int NAME(third_of_exponent)(double factor) {
+KERNEL_INLINE int third_of_exponent(double factor) {
     const int most = 3 * (EXPONENT_BIAS - 1) < 1023 ? 3 * (EXPONENT_BIAS - 1) : 1023;
     int exponent = 0;
     if (isfinite(factor) && factor != 0)
@@ -88,21 +95,21 @@ KERNEL_INLINE int NAME(third_of_exponent)(double factor) {
 }
 
 /* factor 2^(-3 third) as a number of the dtype, its largest where it is beyond those. */
-KERNEL_INLINE double NAME(scaled_down)(double factor, int third) {
+KERNEL_INLINE double scaled_down(double factor, int third) {
     const double scaled = third ? ldexp(factor, -3 * third) : factor;
     return isfinite(factor) && fabs(scaled) > LARGEST_REAL ? copysign(LARGEST_REAL, scaled)
                                                            : scaled;
 }
 
-KERNEL_INLINE NAME(scaled_factor) NAME(scaled_factor_of)(double factor, int third) {
-    const NAME(scaled_factor) result = {NAME(splat_pair)(NAME(scaled_down)(factor, third), 0),
-                                        v_splat((REAL)ldexp(1, third)), third != 0};
+KERNEL_INLINE scaled_factor scaled_factor_of(double factor, int third) {
+    const scaled_factor result = {splat_pair(scaled_down(factor, third), 0),
+                                  v_splat((REAL)ldexp(1, third)), third != 0};
     return result;
 }
 
 /* value factor + addend, the addend given times 2^(-3 third). */
-KERNEL_INLINE vec NAME(times_factor)(vec value, const NAME(scaled_factor) * f, vec addend) {
-    vec product = v_add(NAME(product_with_pair)(value, f->factor), addend);
+KERNEL_INLINE vec times_factor(vec value, const scaled_factor *f, vec addend) {
+    vec product = v_add(product_with_pair(value, f->factor), addend);
     if (f->has_power)
         product = v_mul(v_mul(v_mul(product, f->power), f->power), f->power);
     return product;
@@ -110,8 +117,8 @@ KERNEL_INLINE vec NAME(times_factor)(vec value, const NAME(scaled_factor) * f, v
 
 /* Adds up all probabilities of a row but that of one class: 1 - p of the class where that is the
  * small one. */
-KERNEL_INLINE double NAME(sum_of_others)(const REAL *p, int64_t count, int64_t likeliest) {
-    NAME(wide) sum = NAME(zero_wide)();
+KERNEL_INLINE double sum_of_other_classes(const REAL *p, int64_t count, int64_t likeliest) {
+    wide_sum sum = zero_wide();
     int64_t k = 0;
     vec x[4];
     for (; k + HALF_GROUP <= count; k += HALF_GROUP) {
@@ -120,29 +127,29 @@ KERNEL_INLINE double NAME(sum_of_others)(const REAL *p, int64_t count, int64_t l
             EACH_OF(4, x[j] = v_drop(
                            v_equal(v_lane_numbers(), v_splat((REAL)(likeliest - k - j * LANES))),
                            x[j]));
-        NAME(add_four)(&sum, x);
+        add_four(&sum, x);
     }
     for (; k < count; k += LANES) {
-        x[0] = NAME(load_up_to)(p + k, count - k < LANES ? (int)(count - k) : LANES, 0);
+        x[0] = load_up_to(p + k, count - k < LANES ? (int)(count - k) : LANES, 0);
         if (likeliest >= k && likeliest < k + LANES)
             x[0] = v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(likeliest - k))), x[0]);
-        NAME(wide_add)(&sum, x[0]);
+        wide_add(&sum, x[0]);
     }
-    return NAME(wide_total)(sum);
+    return wide_total(sum);
 }
 
 /* The row of the contract's table for a function of the softmax. */
 #ifndef SOFTMAX_FUNCTION_TABLE
-#define SOFTMAX_FUNCTION_TABLE(name, dtype)      \
-    {PASTE_NAMES(name##_rows, dtype),            \
-     PASTE_NAMES(name##_workspace_bytes, dtype), \
-     NULL,                                       \
-     NULL,                                       \
-     NULL,                                       \
-     NULL,                                       \
-     NULL,                                       \
-     NULL,                                       \
-     NULL,                                       \
-     NULL,                                       \
+#define SOFTMAX_FUNCTION_TABLE(name, dtype) \
+    {name##_rows##dtype,                    \
+     name##_workspace_bytes##dtype,         \
+     NULL,                                  \
+     NULL,                                  \
+     NULL,                                  \
+     NULL,                                  \
+     NULL,                                  \
+     NULL,                                  \
+     NULL,                                  \
+     NULL,                                  \
      NULL}
 #endif

@@ -123,18 +123,18 @@ VECTOR_INLINE vec join_pairs(vec first, vec second, int storage) {
 #define EACH_STORAGE(each, ...) each(as_computed, XENT_AS_COMPUTED, __VA_ARGS__)
 #endif
 
-VECTOR_INLINE int64_t NAME(stored_bytes)(int storage) {
+VECTOR_INLINE int64_t stored_bytes(int storage) {
     return storage == XENT_AS_COMPUTED ? (int64_t)sizeof(REAL) : (int64_t)sizeof(uint16_t);
 }
 
 /* The place of number `at`. */
-VECTOR_INLINE const char *NAME(stored_at)(const char *numbers, int64_t at, int storage) {
-    return numbers + at * NAME(stored_bytes)(storage);
+VECTOR_INLINE const char *stored_at(const char *numbers, int64_t at, int storage) {
+    return numbers + at * stored_bytes(storage);
 }
 
 /* A vector from number `at` on. */
-VECTOR_INLINE vec NAME(load_stored)(const char *numbers, int64_t at, int storage) {
-    const void *place = NAME(stored_at)(numbers, at, storage);
+VECTOR_INLINE vec load_stored(const char *numbers, int64_t at, int storage) {
+    const void *place = stored_at(numbers, at, storage);
 #if REAL_BITS == 32
     if (storage != XENT_AS_COMPUTED)
         return v_load_16_bits((const uint16_t *)place, storage);
@@ -142,8 +142,8 @@ VECTOR_INLINE vec NAME(load_stored)(const char *numbers, int64_t at, int storage
     return v_load((const REAL *)place);
 }
 
-VECTOR_INLINE void NAME(store_stored)(char *numbers, int64_t at, vec a, int storage) {
-    void *place = numbers + at * NAME(stored_bytes)(storage);
+VECTOR_INLINE void store_stored(char *numbers, int64_t at, vec a, int storage) {
+    void *place = numbers + at * stored_bytes(storage);
 #if REAL_BITS == 32
     if (storage != XENT_AS_COMPUTED) {
         v_store_16_bits((uint16_t *)place, a, storage);
@@ -154,24 +154,25 @@ VECTOR_INLINE void NAME(store_stored)(char *numbers, int64_t at, vec a, int stor
 }
 
 /* Two vectors, whose lanes hold no NaN. */
-VECTOR_INLINE void NAME(store_two_stored)(char *numbers, int64_t at, vec a, vec b, int storage) {
+VECTOR_INLINE void store_two_stored(char *numbers, int64_t at, vec a, vec b, int storage) {
 #if REAL_BITS == 32
     if (storage != XENT_AS_COMPUTED) {
-        void *place = numbers + at * NAME(stored_bytes)(storage);
+        void *place = numbers + at * stored_bytes(storage);
         v_store_two_of_16_bits((uint16_t *)place, a, b, storage);
         return;
     }
 #endif
-    NAME(store_stored)(numbers, at, a, storage);
-    NAME(store_stored)(numbers, at + LANES, b, storage);
+    store_stored(numbers, at, a, storage);
+    store_stored(numbers, at + LANES, b, storage);
 }
 
 /* The first `count` lanes of it, 1 to LANES; `fill` in the others. */
-VECTOR_INLINE vec NAME(load_first_stored)(const char *numbers, int64_t at, int count, REAL fill,
-                                          int storage) {
-    const void *place = NAME(stored_at)(numbers, at, storage);
+VECTOR_INLINE vec load_first_stored(const char *numbers, int64_t at, int count, REAL fill,
+                                    int storage) {
+    const void *place = stored_at(numbers, at, storage);
+    XENT_ASSERT(count >= 1);
     if (count >= LANES)
-        return NAME(load_stored)(numbers, at, storage);
+        return load_stored(numbers, at, storage);
 #if REAL_BITS == 32
     if (storage != XENT_AS_COMPUTED) {
         ALIGNED_64 uint16_t few[LANES] = {0};
@@ -183,11 +184,11 @@ VECTOR_INLINE vec NAME(load_first_stored)(const char *numbers, int64_t at, int c
     return v_load_first((const REAL *)place, count, fill);
 }
 
-VECTOR_INLINE void NAME(store_first_stored)(char *numbers, int64_t at, int count, vec a,
-                                            int storage) {
-    void *place = numbers + at * NAME(stored_bytes)(storage);
+VECTOR_INLINE void store_first_stored(char *numbers, int64_t at, int count, vec a, int storage) {
+    void *place = numbers + at * stored_bytes(storage);
+    XENT_ASSERT(count >= 1);
     if (count >= LANES) {
-        NAME(store_stored)(numbers, at, a, storage);
+        store_stored(numbers, at, a, storage);
         return;
     }
 #if REAL_BITS == 32
@@ -202,8 +203,8 @@ VECTOR_INLINE void NAME(store_first_stored)(char *numbers, int64_t at, int count
 }
 
 /* The same for one number. */
-VECTOR_INLINE REAL NAME(load_number)(const char *numbers, int64_t at, int storage) {
-    const void *place = NAME(stored_at)(numbers, at, storage);
+VECTOR_INLINE REAL load_number(const char *numbers, int64_t at, int storage) {
+    const void *place = stored_at(numbers, at, storage);
 #if REAL_BITS == 32
     if (storage != XENT_AS_COMPUTED)
         return widened(*(const uint16_t *)place, storage);
@@ -211,26 +212,26 @@ VECTOR_INLINE REAL NAME(load_number)(const char *numbers, int64_t at, int storag
     return *(const REAL *)place;
 }
 
-VECTOR_INLINE void NAME(store_number)(char *numbers, int64_t at, REAL number, int storage) {
-    NAME(store_first_stored)(numbers, at, 1, v_splat(number), storage);
+VECTOR_INLINE void store_number(char *numbers, int64_t at, REAL number, int storage) {
+    store_first_stored(numbers, at, 1, v_splat(number), storage);
 }
 
-VECTOR_INLINE void NAME(widen)(const char *numbers, int64_t count, REAL *destination, int storage) {
+VECTOR_INLINE void widen(const char *numbers, int64_t count, REAL *destination, int storage) {
     int64_t k = 0;
     for (; k + LANES <= count; k += LANES)
-        v_store(destination + k, NAME(load_stored)(numbers, k, storage));
+        v_store(destination + k, load_stored(numbers, k, storage));
     if (k < count)
         v_store_first(destination + k, (int)(count - k),
-                      NAME(load_first_stored)(numbers, k, (int)(count - k), 0, storage));
+                      load_first_stored(numbers, k, (int)(count - k), 0, storage));
 }
 
-VECTOR_INLINE void NAME(narrow)(const REAL *source, int64_t count, char *numbers, int storage) {
+VECTOR_INLINE void narrow(const REAL *source, int64_t count, char *numbers, int storage) {
     int64_t k = 0;
     for (; k + LANES <= count; k += LANES)
-        NAME(store_stored)(numbers, k, v_load(source + k), storage);
+        store_stored(numbers, k, v_load(source + k), storage);
     if (k < count)
-        NAME(store_first_stored)(numbers, k, (int)(count - k),
-                                 v_load_first(source + k, (int)(count - k), 0), storage);
+        store_first_stored(numbers, k, (int)(count - k),
+                           v_load_first(source + k, (int)(count - k), 0), storage);
 }
 
 #if REAL_BITS == 32
@@ -241,6 +242,7 @@ enum { AT_ONCE = 512, AHEAD = BLOCK };
 /* `lines` lines of `count` numbers side by side; those of a matrix without gaps are one. */
 VECTOR_INLINE void load_lines(const char *stored, ptrdiff_t stored_step, int64_t lines,
                               int64_t count, float *numbers, int64_t step, int storage) {
+    XENT_ASSERT(lines >= 0 && count >= 0 && xent_is_aligned(stored, sizeof(uint16_t)));
     if (step == count && stored_step == (ptrdiff_t)(count * (int64_t)sizeof(uint16_t))) {
         count *= lines;
         lines = 1;
@@ -251,20 +253,20 @@ VECTOR_INLINE void load_lines(const char *stored, ptrdiff_t stored_step, int64_t
             const int64_t some = count - i < AT_ONCE ? count - i : AT_ONCE;
             for (int64_t k = 0; k < some; k += 64 / (int64_t)sizeof(uint16_t))
                 PREFETCH(source + (i + k + AHEAD) * (int64_t)sizeof(uint16_t));
-            NAME(widen)(NAME(stored_at)(source, i, storage), some, numbers + line * step + i,
-                        storage);
+            widen(stored_at(source, i, storage), some, numbers + line * step + i, storage);
         }
     }
 }
 
 VECTOR_INLINE void store_lines(const float *numbers, int64_t step, int64_t lines, int64_t count,
                                char *stored, ptrdiff_t stored_step, int storage) {
+    XENT_ASSERT(lines >= 0 && count >= 0 && xent_is_aligned(stored, sizeof(uint16_t)));
     if (step == count && stored_step == (ptrdiff_t)(count * (int64_t)sizeof(uint16_t))) {
         count *= lines;
         lines = 1;
     }
     for (int64_t line = 0; line < lines; ++line)
-        NAME(narrow)(numbers + line * step, count, stored + line * stored_step, storage);
+        narrow(numbers + line * step, count, stored + line * stored_step, storage);
 }
 
 #define STORAGE_KERNELS(type, storage)                                                         \

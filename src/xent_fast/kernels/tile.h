@@ -23,11 +23,11 @@ typedef struct {
     ALIGNED_64 REAL
         columns[MOST_CLASSES_ALONG_ROWS][LANES]; /* logits, then exponentials, then results */
     ALIGNED_64 REAL masses[MOST_CLASSES_ALONG_ROWS][LANES]; /* q for a row weight of 1 */
-} NAME(tile);
+} row_tile;
 
 /* Rows to columns, number by number; rows that are not there become zeros. */
-static NEVER_INLINE void NAME(load_some_rows)(REAL (*columns)[LANES], const char *source,
-                                              ptrdiff_t row_stride, int row_count, int classes) {
+static NEVER_INLINE void load_some_rows(REAL (*columns)[LANES], const char *source,
+                                        ptrdiff_t row_stride, int row_count, int classes) {
     for (int k = 0; k < classes; ++k)
         v_store(columns[k], v_splat(0));
     for (int row = 0; row < row_count; ++row) {
@@ -38,8 +38,8 @@ static NEVER_INLINE void NAME(load_some_rows)(REAL (*columns)[LANES], const char
 }
 
 /* Columns to rows, number by number. */
-static NEVER_INLINE void NAME(store_some_rows)(REAL (*columns)[LANES], char *destination,
-                                               ptrdiff_t row_stride, int row_count, int classes) {
+static NEVER_INLINE void store_some_rows(REAL (*columns)[LANES], char *destination,
+                                         ptrdiff_t row_stride, int row_count, int classes) {
     for (int row = 0; row < row_count; ++row) {
         REAL *values = (REAL *)(void *)(destination + row * row_stride);
         for (int k = 0; k < classes; ++k)
@@ -50,7 +50,7 @@ static NEVER_INLINE void NAME(store_some_rows)(REAL (*columns)[LANES], char *des
 /* The squares of `width` columns, and of half as many, that make up `classes`: the next begins at
  * *first, where `done` are behind; the last may overlap the one before it.  Returns how many
  * columns it has. */
-VECTOR_INLINE int NAME(next_square)(int64_t done, int64_t classes, int width, int64_t *first) {
+VECTOR_INLINE int next_square(int64_t done, int64_t classes, int width, int64_t *first) {
     const int64_t left = classes - done;
     const int count = left >= width || (left > width / 2 && done > 0) ? width : width / 2;
     *first = left < count ? classes - count : done;
@@ -58,14 +58,14 @@ VECTOR_INLINE int NAME(next_square)(int64_t done, int64_t classes, int width, in
 }
 
 /* A whole vector of rows to columns, and back. */
-KERNEL_INLINE void NAME(turn_to_columns)(REAL (*columns)[LANES], const char *source,
-                                         ptrdiff_t row_stride, int classes) {
+KERNEL_INLINE void turn_to_columns(REAL (*columns)[LANES], const char *source, ptrdiff_t row_stride,
+                                   int classes) {
     if (classes < TRANSPOSE_WIDTH / 2) {
         v_load_transposed(source, row_stride, classes, columns);
         return;
     }
     for (int64_t done = 0, first; done < classes;) {
-        const int count = NAME(next_square)(done, classes, TRANSPOSE_WIDTH, &first);
+        const int count = next_square(done, classes, TRANSPOSE_WIDTH, &first);
         const char *square = source + first * (ptrdiff_t)sizeof(REAL);
         if (count == TRANSPOSE_WIDTH)
             v_load_transposed(square, row_stride, TRANSPOSE_WIDTH, columns + first);
@@ -75,14 +75,14 @@ KERNEL_INLINE void NAME(turn_to_columns)(REAL (*columns)[LANES], const char *sou
     }
 }
 
-KERNEL_INLINE void NAME(turn_to_rows)(REAL (*columns)[LANES], char *destination,
-                                      ptrdiff_t row_stride, int classes) {
+KERNEL_INLINE void turn_to_rows(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride,
+                                int classes) {
     if (classes < TRANSPOSE_WIDTH / 2) {
         v_store_transposed(columns, destination, row_stride, classes);
         return;
     }
     for (int64_t done = 0, first; done < classes;) {
-        const int count = NAME(next_square)(done, classes, TRANSPOSE_WIDTH, &first);
+        const int count = next_square(done, classes, TRANSPOSE_WIDTH, &first);
         char *square = destination + first * (ptrdiff_t)sizeof(REAL);
         if (count == TRANSPOSE_WIDTH)
             v_store_transposed(columns + first, square, row_stride, TRANSPOSE_WIDTH);
@@ -94,25 +94,25 @@ KERNEL_INLINE void NAME(turn_to_rows)(REAL (*columns)[LANES], char *destination,
 
 /* The same where their number is not a constant: inlined, they would be a tenth of all machine
  * code. */
-static NEVER_INLINE void NAME(turn_any_to_columns)(REAL (*columns)[LANES], const char *source,
-                                                   ptrdiff_t row_stride, int classes) {
-    NAME(turn_to_columns)(columns, source, row_stride, classes);
+static NEVER_INLINE void turn_any_to_columns(REAL (*columns)[LANES], const char *source,
+                                             ptrdiff_t row_stride, int classes) {
+    turn_to_columns(columns, source, row_stride, classes);
 }
 
-static NEVER_INLINE void NAME(turn_any_to_rows)(REAL (*columns)[LANES], char *destination,
-                                                ptrdiff_t row_stride, int classes) {
-    NAME(turn_to_rows)(columns, destination, row_stride, classes);
+static NEVER_INLINE void turn_any_to_rows(REAL (*columns)[LANES], char *destination,
+                                          ptrdiff_t row_stride, int classes) {
+    turn_to_rows(columns, destination, row_stride, classes);
 }
 
 /* Whether classes lie apart and rows side by side. */
-KERNEL_INLINE int NAME(has_columns)(ptrdiff_t class_stride) {
+KERNEL_INLINE int lies_in_columns(ptrdiff_t class_stride) {
     return class_stride != 0 && class_stride != (ptrdiff_t)sizeof(REAL);
 }
 
 /* Columns that lie in memory as such.  Those of later rows are asked for: they are further apart
  * than a processor looks by itself. */
-KERNEL_INLINE void NAME(load_lying_columns)(REAL (*columns)[LANES], const char *source,
-                                            ptrdiff_t class_stride, int row_count, int classes) {
+KERNEL_INLINE void load_lying_columns(REAL (*columns)[LANES], const char *source,
+                                      ptrdiff_t class_stride, int row_count, int classes) {
     for (int k = 0; k < classes; ++k) {
         const REAL *column = (const REAL *)(const void *)(source + k * class_stride);
         PREFETCH(column + 2 * LANES);
@@ -122,7 +122,7 @@ KERNEL_INLINE void NAME(load_lying_columns)(REAL (*columns)[LANES], const char *
 }
 
 /* Copies `count` numbers, at most a vector of them, in two steps that may overlap. */
-KERNEL_INLINE void NAME(copy_some)(REAL *destination, const REAL *source, int count) {
+KERNEL_INLINE void copy_some(REAL *destination, const REAL *source, int count) {
     enum { HALF = LANES / 2, QUARTER = LANES / 4 };
     if (count >= HALF) {
         memcpy(destination, source, HALF * sizeof(REAL));
@@ -136,14 +136,14 @@ KERNEL_INLINE void NAME(copy_some)(REAL *destination, const REAL *source, int co
     }
 }
 
-KERNEL_INLINE void NAME(store_lying_columns)(REAL (*columns)[LANES], char *destination,
-                                             ptrdiff_t class_stride, int row_count, int classes) {
+KERNEL_INLINE void store_lying_columns(REAL (*columns)[LANES], char *destination,
+                                       ptrdiff_t class_stride, int row_count, int classes) {
     for (int k = 0; k < classes; ++k) {
         REAL *column = (REAL *)(void *)(destination + k * class_stride);
         if (row_count == LANES)
             v_store(column, v_load(columns[k]));
         else
-            NAME(copy_some)(column, columns[k], row_count);
+            copy_some(column, columns[k], row_count);
     }
 }
 
@@ -154,8 +154,8 @@ VECTOR_INLINE void turn_pairs_to_columns(float (*columns)[LANES], const char *so
                                          ptrdiff_t row_stride, int64_t classes, int storage) {
     ALIGNED_64 float pairs[TRANSPOSE_WIDTH][LANES];
     for (int64_t done = 0, first; done < classes;) {
-        const int count = NAME(next_square)(done, classes, 2 * TRANSPOSE_WIDTH, &first);
-        const char *square = NAME(stored_at)(source, first, storage);
+        const int count = next_square(done, classes, 2 * TRANSPOSE_WIDTH, &first);
+        const char *square = stored_at(source, first, storage);
         if (count == 2 * TRANSPOSE_WIDTH)
             v_load_transposed(square, row_stride, TRANSPOSE_WIDTH, pairs);
         else
@@ -174,7 +174,7 @@ VECTOR_INLINE void turn_pairs_to_rows(float (*columns)[LANES], char *destination
                                       ptrdiff_t row_stride, int64_t classes, int storage) {
     ALIGNED_64 float pairs[MOST_CLASSES_ALONG_ROWS / 2][LANES];
     for (int64_t done = 0, first; done < classes;) {
-        const int count = NAME(next_square)(done, classes, 2 * TRANSPOSE_WIDTH, &first);
+        const int count = next_square(done, classes, 2 * TRANSPOSE_WIDTH, &first);
         char *square = destination + first * (int64_t)sizeof(uint16_t);
         /* pairs that overlap others by one class are made again */
         for (int64_t k = first % 2 ? first : done; k < first + count; k += 2)
@@ -199,7 +199,7 @@ VECTOR_INLINE void load_16_bit_columns(float (*columns)[LANES], const char *sour
     for (int64_t k = 0; k < classes; ++k)
         v_store(columns[k], v_splat(0));
     for (int row = 0; row < row_count; ++row) {
-        NAME(widen)(source + row * row_stride, classes, few, storage);
+        widen(source + row * row_stride, classes, few, storage);
         for (int64_t k = 0; k < classes; ++k)
             columns[k][row] = few[k];
     }
@@ -216,7 +216,7 @@ VECTOR_INLINE void store_16_bit_columns(float (*columns)[LANES], char *destinati
     for (int row = 0; row < row_count; ++row) {
         for (int64_t k = 0; k < classes; ++k)
             few[k] = columns[k][row];
-        NAME(narrow)(few, classes, destination + row * row_stride, storage);
+        narrow(few, classes, destination + row * row_stride, storage);
     }
 }
 
@@ -239,59 +239,65 @@ static NEVER_INLINE void store_stored_columns(float (*columns)[LANES], char *des
 #endif
 
 /* Whether so many classes may lie in 16 bits; fewer are taken in by others faster. */
-KERNEL_INLINE int NAME(has_stored_columns)(int64_t classes) {
+KERNEL_INLINE int has_stored_columns(int64_t classes) {
     return HAS_PAIRS && REAL_BITS == 32 && classes >= FEWEST_STORED;
 }
 
 /* Columns of a vector of rows, `row_count` of which are there, and back. */
-KERNEL_INLINE void NAME(load_columns)(REAL (*columns)[LANES], const char *source,
-                                      ptrdiff_t row_stride, ptrdiff_t class_stride, int row_count,
-                                      int classes, xent_storage storage) {
-    if (NAME(has_stored_columns)(classes) && storage != XENT_AS_COMPUTED) {
+KERNEL_INLINE void load_columns(REAL (*columns)[LANES], const char *source, ptrdiff_t row_stride,
+                                ptrdiff_t class_stride, int row_count, int classes,
+                                xent_storage storage) {
+    XENT_ASSERT(row_count >= 1 && row_count <= LANES);
+    XENT_ASSERT(classes >= 1 && classes <= MOST_CLASSES_ALONG_ROWS);
+    XENT_ASSERT(storage == XENT_AS_COMPUTED || has_stored_columns(classes));
+    if (has_stored_columns(classes) && storage != XENT_AS_COMPUTED) {
         load_stored_columns(columns, source, row_stride, row_count, classes, (int)storage);
         return;
     }
-    if (NAME(has_columns)(class_stride)) {
-        NAME(load_lying_columns)(columns, source, class_stride, row_count, classes);
+    if (lies_in_columns(class_stride)) {
+        load_lying_columns(columns, source, class_stride, row_count, classes);
         return;
     }
     if (row_count < LANES) {
-        NAME(load_some_rows)(columns, source, row_stride, row_count, classes);
+        load_some_rows(columns, source, row_stride, row_count, classes);
         return;
     }
     if (IS_CONSTANT(classes))
-        NAME(turn_to_columns)(columns, source, row_stride, classes);
+        turn_to_columns(columns, source, row_stride, classes);
     else
-        NAME(turn_any_to_columns)(columns, source, row_stride, classes);
+        turn_any_to_columns(columns, source, row_stride, classes);
 }
 
-KERNEL_INLINE void NAME(store_columns)(REAL (*columns)[LANES], char *destination,
-                                       ptrdiff_t row_stride, ptrdiff_t class_stride, int row_count,
-                                       int classes, xent_storage storage) {
-    if (NAME(has_stored_columns)(classes) && storage != XENT_AS_COMPUTED) {
+KERNEL_INLINE void store_columns(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride,
+                                 ptrdiff_t class_stride, int row_count, int classes,
+                                 xent_storage storage) {
+    XENT_ASSERT(row_count >= 1 && row_count <= LANES);
+    XENT_ASSERT(classes >= 1 && classes <= MOST_CLASSES_ALONG_ROWS);
+    XENT_ASSERT(storage == XENT_AS_COMPUTED || has_stored_columns(classes));
+    if (has_stored_columns(classes) && storage != XENT_AS_COMPUTED) {
         store_stored_columns(columns, destination, row_stride, row_count, classes, (int)storage);
         return;
     }
-    if (NAME(has_columns)(class_stride)) {
-        NAME(store_lying_columns)(columns, destination, class_stride, row_count, classes);
+    if (lies_in_columns(class_stride)) {
+        store_lying_columns(columns, destination, class_stride, row_count, classes);
         return;
     }
     if (row_count < LANES) {
-        NAME(store_some_rows)(columns, destination, row_stride, row_count, classes);
+        store_some_rows(columns, destination, row_stride, row_count, classes);
         return;
     }
     if (IS_CONSTANT(classes))
-        NAME(turn_to_rows)(columns, destination, row_stride, classes);
+        turn_to_rows(columns, destination, row_stride, classes);
     else
-        NAME(turn_any_to_rows)(columns, destination, row_stride, classes);
+        turn_any_to_rows(columns, destination, row_stride, classes);
 }
 
 /* Rows of the first vector: all of it or, where so many classes lie so far apart that their lines
  * push each other out of the cache, those before the next line, so that each vector takes one line
  * of a class's logits instead of parts of two. */
-KERNEL_INLINE int NAME(rows_of_first_vector)(const xent_batch *batch, int64_t first_row) {
+KERNEL_INLINE int rows_of_first_vector(const xent_batch *batch, int64_t first_row) {
     const char *first = batch->logits + first_row * batch->logits_row_stride;
-    if (!NAME(has_columns)(batch->logits_class_stride) ||
+    if (!lies_in_columns(batch->logits_class_stride) ||
         batch->logits_class_stride % SET_PERIOD != 0 || batch->classes <= SET_LINES)
         return LANES;
     return LANES - (int)((uintptr_t)first / sizeof(REAL) % LANES);

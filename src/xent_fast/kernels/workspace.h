@@ -27,12 +27,14 @@ static inline int xent_is_turned(const xent_batch *batch) {
 static inline size_t xent_scratch_bytes(const xent_row_kernels *kernels, const xent_batch *batch) {
     if (batch->logits_storage == XENT_AS_COMPUTED && batch->grad_storage == XENT_AS_COMPUTED)
         return 0;
+    XENT_ASSERT(kernels->knows_storage && kernels->knows_storage(batch));
     return xent_aligned(kernels->scratch_bytes(batch->classes));
 }
 
 /* The workspace of `process_rows`. */
 static inline size_t xent_workspace_bytes(const xent_row_kernels *kernels,
                                           const xent_batch *batch) {
+    XENT_ASSERT(!xent_is_turned(batch) || kernels->turning_bytes);
     const size_t turning = xent_is_turned(batch) ? kernels->turning_bytes(batch->classes) : 0;
     return xent_aligned(kernels->workspace_bytes(batch->classes) + turning) +
            xent_scratch_bytes(kernels, batch);
@@ -41,6 +43,7 @@ static inline size_t xent_workspace_bytes(const xent_row_kernels *kernels,
 /* That of one row that threads share. */
 static inline size_t xent_shared_row_bytes(const xent_row_kernels *kernels,
                                            const xent_batch *batch) {
+    XENT_ASSERT(kernels->blocks_to_share && kernels->blocks_to_share(batch->classes) > 0);
     return xent_aligned(kernels->shared_row_bytes(batch->classes)) +
            xent_scratch_bytes(kernels, batch);
 }

@@ -4,6 +4,8 @@
  * Knows: intrinsics.  Must not know: what is computed with them.  README.md of the folder above
  * says what each means.
  */
+#define low_words NAME(low_words)
+
 #undef REGISTER
 #undef INTRINSIC
 #if REAL_BITS == 32
@@ -277,7 +279,7 @@ KERNEL_INLINE vec v_exponent(vec a) {
 }
 
 /* The low words of eight integers. */
-KERNEL_INLINE __m256i NAME(low_words)(const int64_t *source) {
+KERNEL_INLINE __m256i low_words(const int64_t *source) {
     const __m256 first = _mm256_loadu_ps((const float *)(const void *)source);
     const __m256 last = _mm256_loadu_ps((const float *)(const void *)(source + 4));
     const __m256d mixed = _mm256_castps_pd(_mm256_shuffle_ps(first, last, 0x88));
@@ -286,7 +288,7 @@ KERNEL_INLINE __m256i NAME(low_words)(const int64_t *source) {
 
 KERNEL_INLINE vec v_from_integers(const int64_t *source) {
     vec r;
-    EACH_REGISTER(r.part[part] = _mm256_cvtepi32_ps(NAME(low_words)(source + part * (LANES / 2))));
+    EACH_REGISTER(r.part[part] = _mm256_cvtepi32_ps(low_words(source + part * (LANES / 2))));
     return r;
 }
 

@@ -3,13 +3,33 @@
  *
  * Knows: shuffles.  Must not know: what the numbers are.
  */
+#define has_half_row NAME(has_half_row)
+#define high_half_row NAME(high_half_row)
+#define join_halves NAME(join_halves)
+#define load_first_of_half NAME(load_first_of_half)
+#define load_half_row NAME(load_half_row)
+#define load_halves NAME(load_halves)
+#define load_pairs NAME(load_pairs)
+#define load_squares NAME(load_squares)
+#define low_half_row NAME(low_half_row)
+#define store_first_of_half NAME(store_first_of_half)
+#define store_half_row NAME(store_half_row)
+#define store_halves NAME(store_halves)
+#define store_pairs NAME(store_pairs)
+#define store_squares NAME(store_squares)
+#define swap_quarters NAME(swap_quarters)
+#define transpose_halves NAME(transpose_halves)
+#define transpose_quarters NAME(transpose_quarters)
+#define transpose_square NAME(transpose_square)
+#define transpose_wide NAME(transpose_wide)
+
 #undef TRANSPOSE_WIDTH
 #define TRANSPOSE_WIDTH (256 / REAL_BITS)
 #define HAS_PAIRS 1
 #define HALF_WIDTH (TRANSPOSE_WIDTH / 2)
 
 #if REAL_BITS == 32
-KERNEL_INLINE void NAME(transpose_square)(__m256 r[8]) {
+KERNEL_INLINE void transpose_square(__m256 r[8]) {
     __m256 pairs[8], fours[8];
     for (int k = 0; k < 4; ++k) {
         pairs[2 * k] = _mm256_unpacklo_ps(r[2 * k], r[2 * k + 1]);
@@ -29,7 +49,7 @@ KERNEL_INLINE void NAME(transpose_square)(__m256 r[8]) {
 
 /* Both ways: register k holds the first four numbers of row k and of row k + 4, then column k of
  * eight rows. */
-KERNEL_INLINE void NAME(transpose_halves)(__m256 r[4]) {
+KERNEL_INLINE void transpose_halves(__m256 r[4]) {
     const __m256 low[2] = {_mm256_unpacklo_ps(r[0], r[1]), _mm256_unpacklo_ps(r[2], r[3])};
     const __m256 high[2] = {_mm256_unpackhi_ps(r[0], r[1]), _mm256_unpackhi_ps(r[2], r[3])};
     r[0] = _mm256_shuffle_ps(low[0], low[1], 0x44);
@@ -38,26 +58,26 @@ KERNEL_INLINE void NAME(transpose_halves)(__m256 r[4]) {
     r[3] = _mm256_shuffle_ps(high[0], high[1], 0xee);
 }
 
-KERNEL_INLINE __m128 NAME(load_first_of_half)(const REAL *source, int count) {
+KERNEL_INLINE __m128 load_first_of_half(const REAL *source, int count) {
     const __m128i lanes = _mm_cmpgt_epi32(_mm_set1_epi32(count), _mm_setr_epi32(0, 1, 2, 3));
     return _mm_maskload_ps(source, lanes);
 }
 
-KERNEL_INLINE void NAME(store_first_of_half)(REAL *destination, int count, __m128 a) {
+KERNEL_INLINE void store_first_of_half(REAL *destination, int count, __m128 a) {
     const __m128i lanes = _mm_cmpgt_epi32(_mm_set1_epi32(count), _mm_setr_epi32(0, 1, 2, 3));
     _mm_maskstore_ps(destination, lanes, a);
 }
-KERNEL_INLINE __m256 NAME(join_halves)(__m128 low, __m128 high) {
+KERNEL_INLINE __m256 join_halves(__m128 low, __m128 high) {
     return _mm256_insertf128_ps(_mm256_castps128_ps256(low), high, 1);
 }
-KERNEL_INLINE __m128 NAME(low_half_row)(__m256 a) { return _mm256_castps256_ps128(a); }
-KERNEL_INLINE __m128 NAME(high_half_row)(__m256 a) { return _mm256_extractf128_ps(a, 1); }
+KERNEL_INLINE __m128 low_half_row(__m256 a) { return _mm256_castps256_ps128(a); }
+KERNEL_INLINE __m128 high_half_row(__m256 a) { return _mm256_extractf128_ps(a, 1); }
 #define SQUARE_ROW __m256
 #define HALF_ROW __m128
 #define SQUARE_INTRINSIC(operation) _mm256_##operation##_ps
 #define HALF_INTRINSIC(operation) _mm_##operation##_ps
 #else
-KERNEL_INLINE void NAME(transpose_square)(__m256d r[4]) {
+KERNEL_INLINE void transpose_square(__m256d r[4]) {
     __m256d low[2], high[2];
     for (int k = 0; k < 2; ++k) {
         low[k] = _mm256_unpacklo_pd(r[2 * k], r[2 * k + 1]);
@@ -71,27 +91,27 @@ KERNEL_INLINE void NAME(transpose_square)(__m256d r[4]) {
 
 /* Both ways: register k holds the first two numbers of row k and of row k + 2, then column k of
  * four rows. */
-KERNEL_INLINE void NAME(transpose_halves)(__m256d r[2]) {
+KERNEL_INLINE void transpose_halves(__m256d r[2]) {
     const __m256d low = _mm256_unpacklo_pd(r[0], r[1]);
     r[1] = _mm256_unpackhi_pd(r[0], r[1]);
     r[0] = low;
 }
 
-KERNEL_INLINE __m128d NAME(load_first_of_half)(const REAL *source, int count) {
+KERNEL_INLINE __m128d load_first_of_half(const REAL *source, int count) {
     return count == 1 ? _mm_load_sd(source) : _mm_loadu_pd(source);
 }
 
-KERNEL_INLINE void NAME(store_first_of_half)(REAL *destination, int count, __m128d a) {
+KERNEL_INLINE void store_first_of_half(REAL *destination, int count, __m128d a) {
     if (count == 1)
         _mm_store_sd(destination, a);
     else
         _mm_storeu_pd(destination, a);
 }
-KERNEL_INLINE __m256d NAME(join_halves)(__m128d low, __m128d high) {
+KERNEL_INLINE __m256d join_halves(__m128d low, __m128d high) {
     return _mm256_insertf128_pd(_mm256_castpd128_pd256(low), high, 1);
 }
-KERNEL_INLINE __m128d NAME(low_half_row)(__m256d a) { return _mm256_castpd256_pd128(a); }
-KERNEL_INLINE __m128d NAME(high_half_row)(__m256d a) { return _mm256_extractf128_pd(a, 1); }
+KERNEL_INLINE __m128d low_half_row(__m256d a) { return _mm256_castpd256_pd128(a); }
+KERNEL_INLINE __m128d high_half_row(__m256d a) { return _mm256_extractf128_pd(a, 1); }
 #define SQUARE_ROW __m256d
 #define HALF_ROW __m128d
 #define SQUARE_INTRINSIC(operation) _mm256_##operation##_pd
@@ -119,7 +139,7 @@ KERNEL_INLINE __m128d NAME(high_half_row)(__m256d a) { return _mm256_extractf128
 #define LOW_SQUARE_ROW(a) _mm512_castpd512_pd256(a)
 #endif
 
-KERNEL_INLINE void NAME(swap_quarters)(WIDE_ROW *low, WIDE_ROW *high) {
+KERNEL_INLINE void swap_quarters(WIDE_ROW *low, WIDE_ROW *high) {
     const __m512i firsts = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
     const __m512i lasts = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
     const __m512d a = WIDE_AS_DOUBLES(*low), b = WIDE_AS_DOUBLES(*high);
@@ -128,7 +148,7 @@ KERNEL_INLINE void NAME(swap_quarters)(WIDE_ROW *low, WIDE_ROW *high) {
 }
 
 /* Within quarters: of four (two) registers, quarter by quarter. */
-KERNEL_INLINE void NAME(transpose_quarters)(WIDE_ROW r[HALF_WIDTH]) {
+KERNEL_INLINE void transpose_quarters(WIDE_ROW r[HALF_WIDTH]) {
 #if REAL_BITS == 32
     const __m512 low[2] = {_mm512_unpacklo_ps(r[0], r[1]), _mm512_unpacklo_ps(r[2], r[3])};
     const __m512 high[2] = {_mm512_unpackhi_ps(r[0], r[1]), _mm512_unpackhi_ps(r[2], r[3])};
@@ -143,15 +163,14 @@ KERNEL_INLINE void NAME(transpose_quarters)(WIDE_ROW r[HALF_WIDTH]) {
 #endif
 }
 
-KERNEL_INLINE void NAME(transpose_wide)(WIDE_ROW r[TRANSPOSE_WIDTH]) {
-    NAME(transpose_quarters)(r);
-    NAME(transpose_quarters)(r + HALF_WIDTH);
+KERNEL_INLINE void transpose_wide(WIDE_ROW r[TRANSPOSE_WIDTH]) {
+    transpose_quarters(r);
+    transpose_quarters(r + HALF_WIDTH);
     for (int k = 0; k < HALF_WIDTH; ++k)
-        NAME(swap_quarters)(&r[k], &r[k + HALF_WIDTH]);
+        swap_quarters(&r[k], &r[k + HALF_WIDTH]);
 }
 
-KERNEL_INLINE void NAME(load_squares)(const char *source, ptrdiff_t row_stride,
-                                      REAL (*columns)[LANES]) {
+KERNEL_INLINE void load_squares(const char *source, ptrdiff_t row_stride, REAL (*columns)[LANES]) {
     WIDE_ROW square[TRANSPOSE_WIDTH];
     for (int k = 0; k < TRANSPOSE_WIDTH; ++k) {
         const REAL *low = (const REAL *)(const void *)(source + k * row_stride);
@@ -159,17 +178,16 @@ KERNEL_INLINE void NAME(load_squares)(const char *source, ptrdiff_t row_stride,
             (const REAL *)(const void *)(source + (k + TRANSPOSE_WIDTH) * row_stride);
         square[k] = JOIN_SQUARE_ROWS(SQUARE_INTRINSIC(loadu)(low), SQUARE_INTRINSIC(loadu)(high));
     }
-    NAME(transpose_wide)(square);
+    transpose_wide(square);
     for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
         WIDE_INTRINSIC(store)(columns[k], square[k]);
 }
 
-KERNEL_INLINE void NAME(store_squares)(REAL (*columns)[LANES], char *destination,
-                                       ptrdiff_t row_stride) {
+KERNEL_INLINE void store_squares(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride) {
     WIDE_ROW square[TRANSPOSE_WIDTH];
     for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
         square[k] = WIDE_INTRINSIC(load)(columns[k]);
-    NAME(transpose_wide)(square);
+    transpose_wide(square);
     for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
         SQUARE_INTRINSIC(storeu)((REAL *)(void *)(destination + k * row_stride),
                                  LOW_SQUARE_ROW(square[k]));
@@ -179,26 +197,24 @@ KERNEL_INLINE void NAME(store_squares)(REAL (*columns)[LANES], char *destination
      HIGH_SQUARE_ROW(square[k]));
 }
 #else
-KERNEL_INLINE void NAME(load_squares)(const char *source, ptrdiff_t row_stride,
-                                      REAL (*columns)[LANES]) {
+KERNEL_INLINE void load_squares(const char *source, ptrdiff_t row_stride, REAL (*columns)[LANES]) {
     for (int first = 0; first < LANES; first += TRANSPOSE_WIDTH) {
         SQUARE_ROW square[TRANSPOSE_WIDTH];
         for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
             square[k] = SQUARE_INTRINSIC(loadu)(
                 (const REAL *)(const void *)(source + (first + k) * row_stride));
-        NAME(transpose_square)(square);
+        transpose_square(square);
         for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
             SQUARE_INTRINSIC(store)(columns[k] + first, square[k]);
     }
 }
 
-KERNEL_INLINE void NAME(store_squares)(REAL (*columns)[LANES], char *destination,
-                                       ptrdiff_t row_stride) {
+KERNEL_INLINE void store_squares(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride) {
     for (int first = 0; first < LANES; first += TRANSPOSE_WIDTH) {
         SQUARE_ROW square[TRANSPOSE_WIDTH];
         for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
             square[k] = SQUARE_INTRINSIC(load)(columns[k] + first);
-        NAME(transpose_square)(square);
+        transpose_square(square);
         for (int k = 0; k < TRANSPOSE_WIDTH; ++k)
             SQUARE_INTRINSIC(storeu)((REAL *)(void *)(destination + (first + k) * row_stride),
                                      square[k]);
@@ -208,7 +224,7 @@ KERNEL_INLINE void NAME(store_squares)(REAL (*columns)[LANES], char *destination
 
 /* Whether half a square's width from row `row` on lies within a vector of rows of `count`
  * numbers. */
-KERNEL_INLINE int NAME(has_half_row)(ptrdiff_t row_stride, int row, int count) {
+KERNEL_INLINE int has_half_row(ptrdiff_t row_stride, int row, int count) {
     const int follow_one_another = row_stride == count * (ptrdiff_t)sizeof(REAL);
     const int rows_left = LANES - row;
     return count == HALF_WIDTH ||
@@ -217,54 +233,53 @@ KERNEL_INLINE int NAME(has_half_row)(ptrdiff_t row_stride, int row, int count) {
 
 /* Row `row` of a vector of rows that have `count` numbers: half a square's width of it, beyond the
  * count only what belongs to the next of these rows. */
-KERNEL_INLINE HALF_ROW NAME(load_half_row)(const char *source, ptrdiff_t row_stride, int row,
-                                           int count) {
+KERNEL_INLINE HALF_ROW load_half_row(const char *source, ptrdiff_t row_stride, int row, int count) {
     const REAL *values = (const REAL *)(const void *)(source + row * row_stride);
-    if (NAME(has_half_row)(row_stride, row, count))
+    if (has_half_row(row_stride, row, count))
         return HALF_INTRINSIC(loadu)(values);
-    return NAME(load_first_of_half)(values, count);
+    return load_first_of_half(values, count);
 }
 
 /* The same for storing: where rows follow one another the next rows, stored after this one, mend
  * what this one spoils. */
-KERNEL_INLINE void NAME(store_half_row)(char *destination, ptrdiff_t row_stride, int row, int count,
-                                        HALF_ROW a) {
+KERNEL_INLINE void store_half_row(char *destination, ptrdiff_t row_stride, int row, int count,
+                                  HALF_ROW a) {
     REAL *values = (REAL *)(void *)(destination + row * row_stride);
-    if (NAME(has_half_row)(row_stride, row, count))
+    if (has_half_row(row_stride, row, count))
         HALF_INTRINSIC(storeu)(values, a);
     else
-        NAME(store_first_of_half)(values, count, a);
+        store_first_of_half(values, count, a);
 }
 
 #if HAS_WIDE_SQUARES
 /* Quarter q of register k holds row k + HALF_WIDTH q. */
-KERNEL_INLINE void NAME(load_halves)(const char *source, ptrdiff_t row_stride, int count,
-                                     REAL (*columns)[LANES]) {
+KERNEL_INLINE void load_halves(const char *source, ptrdiff_t row_stride, int count,
+                               REAL (*columns)[LANES]) {
     WIDE_ROW rows[HALF_WIDTH];
     for (int k = 0; k < HALF_WIDTH; ++k) {
         HALF_ROW quarters[4];
         for (int q = 0; q < 4; ++q)
-            quarters[q] = NAME(load_half_row)(source, row_stride, k + HALF_WIDTH * q, count);
-        rows[k] = JOIN_SQUARE_ROWS(NAME(join_halves)(quarters[0], quarters[1]),
-                                   NAME(join_halves)(quarters[2], quarters[3]));
+            quarters[q] = load_half_row(source, row_stride, k + HALF_WIDTH * q, count);
+        rows[k] = JOIN_SQUARE_ROWS(join_halves(quarters[0], quarters[1]),
+                                   join_halves(quarters[2], quarters[3]));
     }
-    NAME(transpose_quarters)(rows);
+    transpose_quarters(rows);
     for (int k = 0; k < HALF_WIDTH; ++k)
         WIDE_INTRINSIC(store)(columns[k], rows[k]);
 }
 
-KERNEL_INLINE void NAME(store_halves)(REAL (*columns)[LANES], char *destination,
-                                      ptrdiff_t row_stride, int count) {
+KERNEL_INLINE void store_halves(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride,
+                                int count) {
     WIDE_ROW rows[HALF_WIDTH];
     for (int k = 0; k < HALF_WIDTH; ++k)
         rows[k] = WIDE_INTRINSIC(load)(columns[k]);
-    NAME(transpose_quarters)(rows);
+    transpose_quarters(rows);
     for (int row = 0; row < LANES; ++row) {
         const SQUARE_ROW both = row < LANES / 2 ? LOW_SQUARE_ROW(rows[row % HALF_WIDTH])
                                                 : HIGH_SQUARE_ROW(rows[row % HALF_WIDTH]);
-        NAME(store_half_row)(destination, row_stride, row, count,
-                             row % TRANSPOSE_WIDTH < HALF_WIDTH ? NAME(low_half_row)(both)
-                                                                : NAME(high_half_row)(both));
+        store_half_row(destination, row_stride, row, count,
+                       row % TRANSPOSE_WIDTH < HALF_WIDTH ? low_half_row(both)
+                                                          : high_half_row(both));
     }
 }
 #undef WIDE_ROW
@@ -275,34 +290,32 @@ KERNEL_INLINE void NAME(store_halves)(REAL (*columns)[LANES], char *destination,
 #undef HIGH_SQUARE_ROW
 #undef LOW_SQUARE_ROW
 #else
-KERNEL_INLINE void NAME(load_halves)(const char *source, ptrdiff_t row_stride, int count,
-                                     REAL (*columns)[LANES]) {
+KERNEL_INLINE void load_halves(const char *source, ptrdiff_t row_stride, int count,
+                               REAL (*columns)[LANES]) {
     for (int first = 0; first < LANES; first += TRANSPOSE_WIDTH) {
         SQUARE_ROW halves[HALF_WIDTH];
         for (int k = 0; k < HALF_WIDTH; ++k) {
-            const HALF_ROW low = NAME(load_half_row)(source, row_stride, first + k, count);
-            const HALF_ROW high =
-                NAME(load_half_row)(source, row_stride, first + k + HALF_WIDTH, count);
-            halves[k] = NAME(join_halves)(low, high);
+            const HALF_ROW low = load_half_row(source, row_stride, first + k, count);
+            const HALF_ROW high = load_half_row(source, row_stride, first + k + HALF_WIDTH, count);
+            halves[k] = join_halves(low, high);
         }
-        NAME(transpose_halves)(halves);
+        transpose_halves(halves);
         for (int k = 0; k < HALF_WIDTH; ++k)
             SQUARE_INTRINSIC(store)(columns[k] + first, halves[k]);
     }
 }
 
-KERNEL_INLINE void NAME(store_halves)(REAL (*columns)[LANES], char *destination,
-                                      ptrdiff_t row_stride, int count) {
+KERNEL_INLINE void store_halves(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride,
+                                int count) {
     for (int first = 0; first < LANES; first += TRANSPOSE_WIDTH) {
         SQUARE_ROW halves[HALF_WIDTH];
         for (int k = 0; k < HALF_WIDTH; ++k)
             halves[k] = SQUARE_INTRINSIC(load)(columns[k] + first);
-        NAME(transpose_halves)(halves);
+        transpose_halves(halves);
         for (int row = 0; row < TRANSPOSE_WIDTH; ++row) {
             const SQUARE_ROW both = halves[row % HALF_WIDTH];
-            NAME(store_half_row)(destination, row_stride, first + row, count,
-                                 row < HALF_WIDTH ? NAME(low_half_row)(both)
-                                                  : NAME(high_half_row)(both));
+            store_half_row(destination, row_stride, first + row, count,
+                           row < HALF_WIDTH ? low_half_row(both) : high_half_row(both));
         }
     }
 }
@@ -310,7 +323,7 @@ KERNEL_INLINE void NAME(store_halves)(REAL (*columns)[LANES], char *destination,
 
 /* Two classes of rows that follow one another, in registers: the first and the second number of
  * each pair. */
-KERNEL_INLINE void NAME(load_pairs)(const char *source, REAL (*columns)[LANES]) {
+KERNEL_INLINE void load_pairs(const char *source, REAL (*columns)[LANES]) {
     const REAL *values = (const REAL *)(const void *)source;
 #if HAS_WIDE_SQUARES
     const vec low = v_load(values), high = v_load(values + LANES);
@@ -344,7 +357,7 @@ KERNEL_INLINE void NAME(load_pairs)(const char *source, REAL (*columns)[LANES]) 
 #endif
 }
 
-KERNEL_INLINE void NAME(store_pairs)(REAL (*columns)[LANES], char *destination) {
+KERNEL_INLINE void store_pairs(REAL (*columns)[LANES], char *destination) {
     REAL *values = (REAL *)(void *)destination;
 #if HAS_WIDE_SQUARES
     const vec first = v_load(columns[0]), second = v_load(columns[1]);
@@ -374,25 +387,25 @@ KERNEL_INLINE void NAME(store_pairs)(REAL (*columns)[LANES], char *destination) 
 KERNEL_INLINE void v_load_transposed(const char *source, ptrdiff_t row_stride, int count,
                                      REAL (*columns)[LANES]) {
     if (count == TRANSPOSE_WIDTH)
-        NAME(load_squares)(source, row_stride, columns);
+        load_squares(source, row_stride, columns);
     else if (count == 2 && row_stride == 2 * (ptrdiff_t)sizeof(REAL))
-        NAME(load_pairs)(source, columns);
+        load_pairs(source, columns);
     else if (count == HALF_WIDTH)
-        NAME(load_halves)(source, row_stride, HALF_WIDTH, columns);
+        load_halves(source, row_stride, HALF_WIDTH, columns);
     else
-        NAME(load_halves)(source, row_stride, count, columns);
+        load_halves(source, row_stride, count, columns);
 }
 
 KERNEL_INLINE void v_store_transposed(REAL (*columns)[LANES], char *destination,
                                       ptrdiff_t row_stride, int count) {
     if (count == TRANSPOSE_WIDTH)
-        NAME(store_squares)(columns, destination, row_stride);
+        store_squares(columns, destination, row_stride);
     else if (count == 2 && row_stride == 2 * (ptrdiff_t)sizeof(REAL))
-        NAME(store_pairs)(columns, destination);
+        store_pairs(columns, destination);
     else if (count == HALF_WIDTH)
-        NAME(store_halves)(columns, destination, row_stride, HALF_WIDTH);
+        store_halves(columns, destination, row_stride, HALF_WIDTH);
     else
-        NAME(store_halves)(columns, destination, row_stride, count);
+        store_halves(columns, destination, row_stride, count);
 }
 #undef SQUARE_ROW
 #undef HALF_ROW
