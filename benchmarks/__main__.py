@@ -3,11 +3,16 @@
     python -m benchmarks               every workload and implementation (minutes), printed
     python -m benchmarks --write       the same, into docs/benchmarks.md, README.md and the pictures
     python -m benchmarks --quick       small workloads, few rounds, printed
+    python -m benchmarks --in-place    only float32, class indices, the gradient in place (minutes),
+                                       printed as the page has it of other machines
     python -m benchmarks --options     only what options, another class axis and the other functions
                                        cost (minutes), printed; with --write into docs/benchmarks.md
     python -m benchmarks --steps       only steps of training, matrix products and loss together
                                        (a minute), printed; with --write into docs/benchmarks.md
                                        and README.md
+    python -m benchmarks --goals       only what has a goal of its own (minutes), printed; with
+                                       --write into docs/benchmarks.md; in --first FOLDER lies the
+                                       first version of the package, beside which float64 is judged
 
 Needs the extra `benchmark`; the extra `peers` adds Numba, PyTorch, JAX and TensorFlow, and
 torch.compile needs a C++ compiler. Run it on a quiet machine, without OMP_NUM_THREADS. The figures
@@ -25,10 +30,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks import options, pictures, report, steps
+from benchmarks import first_version, goals, options, pictures, report, steps
 from benchmarks.implementations import IMPLEMENTATIONS
-from benchmarks.implementations.contract import Implementation
-from benchmarks.machine import describe, in_words
+from benchmarks.implementations.contract import LIMIT, PEER, Implementation
+from benchmarks.machine import describe, in_words, with_faster_clock
 from benchmarks.timing import Timing
 from benchmarks.workers import time_batch, time_workload, workers_for
 from benchmarks.workloads import QUICK_BYTES, WORKLOADS, Workload
@@ -41,6 +46,11 @@ PUBLISHED, IMAGES = ROOT / "docs" / "benchmarks.json", ROOT / "docs" / "images"
 UNPUBLISHED = ROOT / ".benchmarks" / "latest"
 ROUNDS, QUICK_ROUNDS = 6, 3
 SHARE_OF_ROUNDS_FOR_VARIANTS = 0.5
+
+
+def is_part(arguments: argparse.Namespace) -> bool:
+    """Whether some of the workloads or implementations are asked for."""
+    return bool(arguments.workload or arguments.implementation or arguments.in_place)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -61,12 +71,23 @@ def parse_arguments() -> argparse.Namespace:
         help="only implementations with TEXT in their name, such as 'NumPy' (repeatable)",
     )
     parser.add_argument(
+        "--in-place",
+        action="store_true",
+        help="only float32, class indices, the gradient in place, in one table",
+    )
+    parser.add_argument(
         "--options",
         action="store_true",
         help="only what options, another class axis and the other functions cost",
     )
     parser.add_argument(
         "--steps", action="store_true", help="only steps of training, matrix products and loss"
+    )
+    parser.add_argument(
+        "--goals", action="store_true", help="only what is judged by a goal of its own"
+    )
+    parser.add_argument(
+        "--first", type=Path, metavar="FOLDER", help="of --goals: the first version of the kernels"
     )
     parser.add_argument(
         "--rounds", type=int, help=f"turns of each; half of them for variants (default: {ROUNDS})"
@@ -76,12 +97,13 @@ def parse_arguments() -> argparse.Namespace:
         "--from", dest="source", type=Path, metavar="JSON", help="time nothing: show these figures"
     )
     arguments = parser.parse_args()
-    if arguments.write and (arguments.quick or arguments.workload or arguments.implementation):
+    if arguments.write and (arguments.quick or is_part(arguments)):
         parser.error("--write publishes whole runs only")
-    if arguments.options and (arguments.workload or arguments.implementation):
-        parser.error("--options chooses all of its own workloads and implementations")
-    if arguments.steps and (arguments.options or arguments.workload or arguments.implementation):
-        parser.error("--steps chooses all of its own shapes and contestants")
+    tables = [arguments.options, arguments.steps, arguments.goals]
+    if sum(tables) > 1 or (any(tables) and is_part(arguments)):
+        parser.error("--options, --steps and --goals each choose all that they time")
+    if arguments.first and not (arguments.goals and (arguments.first / "xent_fast").is_dir()):
+        parser.error("--first is the folder of a package xent_fast, and goes with --goals")
     if arguments.rounds is None:
         arguments.rounds = QUICK_ROUNDS if arguments.quick else ROUNDS
     if arguments.rounds < 2:
@@ -123,15 +145,17 @@ def cell(
     }
 
 
-def measure(workloads: list[Workload], implementations: list[Implementation], rounds: int) -> dict:
+def measure(
+    workloads: list[Workload], implementations: list[Implementation], rounds: int
+) -> list[dict]:
     able = {
         workload: [one for one in implementations if one.computes(workload)]
         for workload in workloads
     }
     turns = sum(len(able[workload]) * rounds_of(workload, rounds) for workload in workloads)
-    measured, machine = [], describe()
+    measured: list[dict] = []
     with (
-        workers_for(implementations) as workers,
+        workers_for(implementations if workloads else ()) as workers,
         tqdm(total=turns, unit="turn", smoothing=0) as bar,
     ):
         for workload in workloads:
@@ -142,28 +166,29 @@ def measure(workloads: list[Workload], implementations: list[Implementation], ro
             bar.update(len(failures) * rounds_of(workload, rounds))
             measured.append(cell(workload, able[workload], timings, failures))
             bar.write(f"\n{workload.label}\n{report.one_workload(measured[-1])}\n")
-    return {"machine": machine, "workloads": measured}
+    return measured
 
 
-def measure_options(rounds: int, most_bytes: float) -> dict:
-    """What options, the class axis and the functions cost, on batches of at most so many bytes."""
+def measure_batches(
+    bench: type[options.Bench],
+    named: dict[str, tuple[options.Batch, ...]],
+    rounds: int,
+    most_bytes: float,
+) -> dict[str, list[dict]]:
+    """Of each name its batches of at most so many bytes."""
     tables = {
         name: [
             (batch, [one for one in batch.implementations if not one.missing])
             for batch in batches
             if batch.bytes <= most_bytes
         ]
-        for name, batches in (
-            ("options", options.OPTION_BATCHES),
-            ("axis", options.AXIS_BATCHES),
-            ("functions", options.FUNCTION_BATCHES),
-        )
+        for name, batches in named.items()
     }
     every = [one for batches in tables.values() for _, able in batches for one in able]
     turns = sum(len(able) * rounds for batches in tables.values() for _, able in batches)
-    measured: dict = {"machine": describe(), **{name: [] for name in tables}}
+    measured: dict[str, list[dict]] = {name: [] for name in tables}
     with (
-        workers_for(every, options.Bench) as workers,
+        workers_for(every, bench) as workers,
         tqdm(total=turns, unit="turn", smoothing=0) as bar,
     ):
         for name, batches in tables.items():
@@ -184,6 +209,34 @@ def measure_options(rounds: int, most_bytes: float) -> dict:
                     }
                 )
     return measured
+
+
+def measure_options(rounds: int, most_bytes: float) -> dict:
+    """What options, the class axis and the functions cost."""
+    tables = {
+        "options": options.OPTION_BATCHES,
+        "axis": options.AXIS_BATCHES,
+        "functions": options.FUNCTION_BATCHES,
+    }
+    return {"machine": describe()} | measure_batches(options.Bench, tables, rounds, most_bytes)
+
+
+def measure_goals(rounds: int, most_bytes: float, first: Path | None) -> dict:
+    """What goals are held to; of the first version, what takes float64, if it is there."""
+    machine = describe()
+    timed = []
+    for workloads, role in zip(goals.workloads(machine), (PEER, LIMIT), strict=True):
+        some = [workload for workload in workloads if workload.bytes <= most_bytes]
+        timed += measure(some, goals.implementations(role), max(2, rounds // 2))
+    tables = {"batches": goals.BATCHES}
+    machine = with_faster_clock(machine)
+    batches = measure_batches(goals.Bench, tables, rounds, most_bytes)
+    machine = with_faster_clock(machine)
+    float64 = {
+        isa: first_version.measure(first, isa, max(2, rounds // 2))
+        for isa in (goals.ISAS_HERE if first else ())
+    }
+    return {"machine": machine, "workloads": timed, **batches, "first": float64}
 
 
 def save(results: dict, path: Path) -> None:
@@ -225,6 +278,8 @@ def publish(results: dict) -> None:
     if "cost of options" in results:
         block = report.options_block(results["cost of options"])
         write_block(PAGE, "options measured", block)
+    if "goals" in results:
+        write_block(PAGE, "goals measured", report.goals_block(results["goals"]))
     if "steps" in results:
         write_block(PAGE, "steps measured", report.steps_block(results["steps"]))
         write_block(README, "step", report.readme_step(results["steps"]))
@@ -237,8 +292,8 @@ def main() -> None:
     else:
         results = measured(arguments)
         save(results, UNPUBLISHED / "benchmarks.json")
-    print(report.printed(results))
-    machine = (results.get("cost of options") or results.get("steps") or results)["machine"]
+    print(report.in_place(results) if arguments.in_place else report.printed(results))
+    machine = results.get("machine") or next(iter(results.values()))["machine"]
     print(f"\n{in_words(machine)}")
     if arguments.write:
         publish(results)
@@ -253,13 +308,17 @@ def measured(arguments: argparse.Namespace) -> dict:
         contestants = tuple(one for one in steps.CONTESTANTS if not one.missing)
         shapes = steps.measure(steps.SHAPES, contestants, arguments.rounds)
         return {"steps": {"machine": describe(), "shapes": shapes}}
-    results = {}
+    most_bytes = QUICK_BYTES if arguments.quick else math.inf
+    if arguments.goals:
+        return {"goals": measure_goals(arguments.rounds, most_bytes, arguments.first)}
+    results: dict = {}
     if not arguments.options:
-        results = measure(
+        results["machine"] = describe()
+        results["workloads"] = measure(
             [
                 workload
                 for workload in chosen(WORKLOADS, arguments.workload, "label")
-                if not arguments.quick or workload.bytes <= QUICK_BYTES
+                if workload.bytes <= most_bytes and not (arguments.in_place and workload.variant)
             ],
             chosen(
                 [one for one in IMPLEMENTATIONS if not one.missing],
@@ -268,8 +327,7 @@ def measured(arguments: argparse.Namespace) -> dict:
             ),
             arguments.rounds,
         )
-    if arguments.options or not (arguments.workload or arguments.implementation):
-        most_bytes = QUICK_BYTES if arguments.quick else math.inf
+    if arguments.options or not is_part(arguments):
         results["cost of options"] = measure_options(2 * arguments.rounds, most_bytes)
     return results
 

@@ -3,7 +3,7 @@
 Knows: the shapes and layouts in which XGBoost (C order, float32) and LightGBM (Fortran order,
 float64) hold their scores. Must not know: how anything is computed.
 
-    python benchmarks/boosting.py [--training | --catboost]
+    python -m benchmarks.boosting [--training | --catboost]
 
 With --training: a round of XGBoost and of LightGBM by their own objectives, by these and by NumPy's
 formulas instead. With --catboost: CatBoost's own loss beside the recipe of docs/boosting.md.
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 import xent_fast
+from benchmarks.where import where
 
 SHAPES = ((100_000, 3), (100_000, 10), (10_000, 50), (256, 1000))
 CASES = [
@@ -125,11 +126,11 @@ def time_training() -> None:
         options = {"num_leaves": 15, "num_class": classes, "num_threads": 1, "verbose": -1}
         lightgbm.train({**options, "objective": objective or "multiclass"}, data, ROUNDS)
 
-    print("ms a round, one thread       own  xent_fast   NumPy")
+    print("| ms a round | built-in | xent_fast | NumPy |\n| --- | ---: | ---: | ---: |")
     for name, (x, y) in (
-        ("100000 x 4", made_problem()),
-        ("digits", load_digits(return_X_y=True)),
-        ("iris", load_iris(return_X_y=True)),
+        ("made, 100,000 x 6 → 4", made_problem()),
+        ("digits, 1,797 x 64 → 10", load_digits(return_X_y=True)),
+        ("iris, 150 x 4 → 3", load_iris(return_X_y=True)),
     ):
         matrix, labels, classes = xgboost.DMatrix(x, y), y.astype(int), int(y.max()) + 1
         for library, train, objective in (
@@ -141,8 +142,8 @@ def time_training() -> None:
                 for i, chosen in enumerate((None, objective, by_numpy)):
                     data = lightgbm.Dataset(x, y).construct()
                     times[i] = min(times[i], milliseconds(partial(train, chosen)) / ROUNDS)
-            own, ours, plain = times
-            print(f"{library:9}{name:15}{own:8.2f}{ours:11.2f}{plain:8.2f}", flush=True)
+            cells = " | ".join(f"{time:.2f}" for time in times)
+            print(f"| {library}, {name} | {cells} |", flush=True)
 
 
 def catboost_recipe(folder: Path) -> type:
@@ -170,6 +171,7 @@ def time_catboost(folder: Path) -> None:
 
 
 def main() -> None:
+    print(where("xgboost", "lightgbm", "catboost"), end="\n\n")
     if "--catboost" in sys.argv[1:]:
         with tempfile.TemporaryDirectory() as folder:
             time_catboost(Path(folder))

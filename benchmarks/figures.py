@@ -2,9 +2,9 @@
 
 Results are what `python -m benchmarks` writes as JSON: `machine`, and `workloads`, a list of
 {label, variant, shape, bytes, bytes_moved, timings: {implementation: {role, median, quartiles,
-samples}}, failures: {implementation: reason}}, in seconds. Either part may be missing: `cost of
-options` holds a `machine` of its own, and the lists `options` and `axis` of {label, bytes, timings,
-failures}.
+samples, best}}, failures: {implementation: reason}}, in seconds. Either part may be missing: `cost
+of options` holds a `machine` of its own, and the lists `options` and `axis` of {label, bytes,
+timings, failures}; `goals` one too, `workloads`, and `batches` in the same form.
 
 Knows: the results' form, roles by their own words. Must not know: how anything is timed or shown.
 """
@@ -12,9 +12,7 @@ Knows: the results' form, roles by their own words. Must not know: how anything 
 from benchmarks.implementations import BASELINE, OURS
 from benchmarks.implementations.contract import LIMIT, PEER
 
-GOAL_OVER_PEERS = 5  # times faster than the fastest peer
-GOAL_OF_ISA = {"avx2": 3, "portable": 1}  # the same, of one instruction set
-GOAL_OF_LIMIT = 0.9  # of the speed of the limit
+OTHER_ISAS = ("avx2", "portable")  # whose ratios are told beside those of the fastest
 ONE_THREAD = f"{OURS}, 1 thread"
 
 FIRST = (
@@ -32,8 +30,6 @@ LANES = {"avx512": 16, "avx2": 8}
 ROW_FLOOR = (5.0, 7.5)  # rows longer than a few registers, in cache; newest to older processors
 FEW_CLASSES_FLOOR = (10.0, 15.0)  # 2 to 16 classes, logarithm included
 FEW_CLASSES = 16
-CLASSES_SIDE_BY_SIDE = 32  # of as many rows as fill a register
-SMALLEST = 1024  # logits; below, a call is mostly its own cost
 
 
 def fastest(cell: dict, role: str) -> str | None:
@@ -96,37 +92,14 @@ def without_variants(results: dict) -> list[dict]:
     return [cell for cell in results["workloads"] if not cell["variant"]]
 
 
+def name_of(isa: str, machine: dict) -> str:
+    """This library with one instruction set."""
+    return OURS if isa == machine["isa"]["active"] else f"{OURS}, {isa}"
+
+
 def of_isa(cell: dict, isa: str, machine: dict) -> float | None:
     """How many times faster than the fastest peer one instruction set is."""
-    name = OURS if isa == machine["isa"]["active"] else f"{OURS}, {isa}"
-    return ratio(cell, fastest(cell, PEER), name)
-
-
-def judged(cell: dict, machine: dict) -> list[tuple[float, float] | None]:
-    """What the goals are held to, each with its goal: peers, each instruction set, the limit."""
-    pairs = [(over_fastest_peer(cell), GOAL_OVER_PEERS)]
-    pairs += [(of_isa(cell, isa, machine), goal) for isa, goal in GOAL_OF_ISA.items()]
-    pairs.append((share_of_limit(cell) if beyond_cache(cell, machine) else None, GOAL_OF_LIMIT))
-    return [None if value is None else (value, goal) for value, goal in pairs]
-
-
-def missing_goals(results: dict) -> list[dict]:
-    """The workloads that miss at least one."""
-    return [
-        cell
-        for cell in results["workloads"]
-        if any(pair and pair[0] < pair[1] for pair in judged(cell, results["machine"]))
-    ]
-
-
-def bound(cell: dict) -> str:
-    """What bounds a workload, in the words of a paragraph of docs/benchmarks.md."""
-    if cell["rows"] * cell["classes"] < SMALLEST:
-        return "the call"
-    for variant in ("dense targets", "new array", "loss only"):
-        if variant in cell["variant"]:
-            return variant
-    return "few classes" if cell["classes"] <= CLASSES_SIDE_BY_SIDE else "long rows"
+    return ratio(cell, fastest(cell, PEER), name_of(isa, machine))
 
 
 def slower_than_one_thread(results: dict) -> list[dict]:

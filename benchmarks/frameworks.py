@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import glue
+from benchmarks.where import where
 
 SHAPES = ((32, 10), (1024, 10), (256, 1000), (256, 32000))
 FEATURES = 64
@@ -34,6 +35,7 @@ HEADS = (
     "peak memory",
 )
 BLOCKS = 5
+LIBRARIES = ("torch", "jax", "optax", "autograd", "mygrad")
 
 Call = Callable[[], object]
 
@@ -261,5 +263,6 @@ if __name__ == "__main__":
         print_limits()
     else:
         found = measured_rows(chosen.only)
+        print(f"\n{where(*LIBRARIES)}")
         if chosen.write:
             write_table(found)

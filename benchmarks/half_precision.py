@@ -14,7 +14,6 @@ Knows: the libraries' calls, and the page. Must not know: how a loss is computed
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import subprocess
@@ -29,8 +28,8 @@ import ml_dtypes
 import numpy as np
 
 import xent_fast
+from benchmarks.where import where
 from scripts.pages import table, write_block
-from xent_fast._command.info import processor_name
 
 PAGE = Path(__file__).parent.parent / "docs" / "half_precision.md"
 # The first two are as long rows, from memory and in cache.
@@ -38,6 +37,7 @@ SHAPES = ((512, 32_000), (8, 32_000), (256, 1000), (65_536, 10))
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 HALVES = ("float16", "bfloat16")
 CHUNK_LOGITS = 262_144
+LIBRARIES = ("ml_dtypes", "torch", "jax", "optax")
 TURNS, TURN_SECONDS = 4, 0.15
 QUICK = {"TURNS": 1, "TURN_SECONDS": 0.0, "SHAPES": tuple((r // 8, c) for r, c in SHAPES)}
 
@@ -256,21 +256,10 @@ def slower(found: dict[int, dict[str, Times]]) -> str:
     return f"Slower than float32 by 1 % and more: {'; '.join(cells) or 'nothing here'}."
 
 
-def machine() -> str:
-    names = ("xent_fast", "numpy", "ml_dtypes", "torch", "jax")
-    versions = []
-    for name in names:
-        try:
-            versions.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    isa = xent_fast.show_config(mode="dicts")["isa"]["active"]
-    return f"Milliseconds on {processor_name()}, {isa}; {', '.join(versions)}."
-
-
 def report(found: dict[int, dict[str, Times]], others: list[str]) -> str:
-    parts = [machine(), "`softmax_cross_entropy_grad`, in place:", own_table(found)]
+    parts = ["Milliseconds of `softmax_cross_entropy_grad`, in place:", own_table(found)]
     parts += [slower(found), "The same 16 bits by others:", others_table(found, others)]
+    parts.append(where(*LIBRARIES))
     return "\n\n".join(parts)
 
 

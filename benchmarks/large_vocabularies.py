@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.where import where
 from scripts.pages import table, write_block
 
 PAGE = Path(__file__).parent.parent / "docs" / "large_vocabularies.md"
@@ -38,6 +39,7 @@ SHARD = (512, 32_000)  # rows and classes of a rank
 QUICK_SHARD = (64, 4000)
 SOME_ROWS = 64  # those of both ranks lie in the cache that they share
 PARTS = (*SHAPES, "ranks")
+LIBRARIES = ("mpi4py", "mpich", "torch")
 PRODUCTS = "the three products alone, NumPy"
 PLAIN = "plain NumPy"
 FUSED = "linear_softmax_cross_entropy_grad"
@@ -389,7 +391,7 @@ def main() -> None:
         return
     parts = ("layer", "ranks") if arguments.quick else PARTS
     for name in [arguments.only] if arguments.only else parts:
-        text = part(name, arguments.quick)
+        text = f"{part(name, arguments.quick)}\n\n{where(*LIBRARIES)}"
         print(text, end="\n\n")
         if arguments.write:
             write_block(PAGE, f"measured: {name}", text)

@@ -126,7 +126,7 @@ def on_one_thread(question: Question) -> Step:
     return in_place(Question(question.logits, question.targets, options))
 
 
-def _xent_fast(name: str, make: Callable[[Question], Step] = in_place) -> Implementation:
+def ours(name: str, make: Callable[[Question], Step] = in_place) -> Implementation:
     return Implementation(
         name, LIBRARY, with_xent_fast.RUNTIME, make, tolerance=with_xent_fast.TOLERANCE
     )
@@ -135,14 +135,14 @@ def _xent_fast(name: str, make: Callable[[Question], Step] = in_place) -> Implem
 # --- the cost of options --------------------------------------------------------------------------
 
 
-def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return np.float32(LOGITS_SPREAD) * rng.standard_normal(shape, dtype=np.float32)
 
 
 def option_questions(rows: int, classes: int) -> dict[str, Question]:
     """Of one batch of logits; no row is ignored, since one that is costs nothing."""
     rng = np.random.default_rng(SEED)
-    logits, dense = _normal(rng, rows, classes), np.exp(_normal(rng, rows, classes))
+    logits, dense = normal(rng, rows, classes), np.exp(normal(rng, rows, classes))
     dense /= dense.sum(axis=1, keepdims=True)
     labels = rng.integers(0, classes, rows)
     weight = rng.uniform(0.5, 2.0, classes).astype(np.float32)
@@ -175,7 +175,7 @@ def option_batch(rows: int, classes: int) -> Batch:
     return Batch(
         f"{rows:,} x {classes:,}",
         4 * rows * classes,
-        tuple(_xent_fast(name) for name in OPTION_NAMES),
+        tuple(ours(name) for name in OPTION_NAMES),
         partial(option_questions, rows, classes),
     )
 
@@ -193,7 +193,7 @@ OPTION_BATCHES = (
 def axis_questions(batch: int, classes: int, height: int, width: int) -> dict[str, Question]:
     """The same numbers, with the classes on axis 1 and last."""
     rng = np.random.default_rng(SEED)
-    logits = _normal(rng, batch, classes, height, width)
+    logits = normal(rng, batch, classes, height, width)
     labels = rng.integers(0, classes, (batch, height, width))
     on_axis_1 = Question(logits, labels, {"axis": 1})
     last = Question(np.moveaxis(logits, 1, -1).copy(), labels)
@@ -216,10 +216,10 @@ def axis_batch(*shape: int) -> Batch:
         f"({', '.join(map(str, shape))})",
         4 * int(np.prod(shape)),
         (
-            _xent_fast(CLASSES_LAST),
-            _xent_fast(f"{CLASSES_LAST}, 1 thread", on_one_thread),
-            _xent_fast(CLASS_AXIS_1),
-            _xent_fast(f"{CLASS_AXIS_1}, 1 thread", on_one_thread),
+            ours(CLASSES_LAST),
+            ours(f"{CLASSES_LAST}, 1 thread", on_one_thread),
+            ours(CLASS_AXIS_1),
+            ours(f"{CLASS_AXIS_1}, 1 thread", on_one_thread),
             Implementation(
                 PYTORCH,
                 PEER,
@@ -262,7 +262,7 @@ FUNCTION_NAMES = tuple(FUNCTIONS)
 
 def function_questions(rows: int, classes: int) -> dict[str, Question]:
     rng = np.random.default_rng(SEED)
-    logits, other = _normal(rng, rows, classes), _normal(rng, rows, classes)
+    logits, other = normal(rng, rows, classes), normal(rng, rows, classes)
     question = Question(logits, rng.integers(0, classes, rows), other=other)
     return dict.fromkeys(FUNCTION_NAMES, question)
 
@@ -271,7 +271,7 @@ def _function(name: str) -> Implementation:
     def make(question: Question) -> Step:
         return lambda x: FUNCTIONS[name](xent_fast, x, question, out=x)
 
-    return _xent_fast(name, make)
+    return ours(name, make)
 
 
 def function_batch(rows: int, classes: int) -> Batch:
@@ -296,13 +296,14 @@ FUNCTION_BATCHES = (
 class Bench:
     """What one process has ready of one batch."""
 
+    batches = (*OPTION_BATCHES, *AXIS_BATCHES, *FUNCTION_BATCHES)
+
     def __init__(self) -> None:
         self.ready: dict[str, Contestant] = {}
 
     def prepare(self, label: str, names: list[str]) -> dict[str, str]:
         """Get ready what is named; the reason of each that cannot be."""
-        every = (*OPTION_BATCHES, *AXIS_BATCHES, *FUNCTION_BATCHES)
-        (batch,) = [one for one in every if one.label == label]
+        (batch,) = [one for one in self.batches if one.label == label]
         self.ready.clear()
         questions, failures = batch.draw(), {}
         buffers: dict[int, list[np.ndarray]] = {}
@@ -314,7 +315,8 @@ class Bench:
             if id(logits) not in buffers:
                 buffers[id(logits)] = copies(logits)
             try:
-                check(one, question.first_rows())
+                with one.in_force():
+                    check(one, question.first_rows())
                 step = one.make(question)
             except Exception as error:  # whatever a library raises: it is left out and named
                 failures[one.name] = f"{type(error).__name__}: {error}".split("\n")[0]

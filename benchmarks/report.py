@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from statistics import median
 
-from benchmarks import figures, steps
+from benchmarks import figures, goals, steps
 from benchmarks.figures import fastest, over_baseline, over_fastest_peer, share_of_limit
 from benchmarks.implementations import BASELINE, OURS
 from benchmarks.implementations.contract import LIBRARY, LIMIT, PEER
@@ -89,27 +89,34 @@ def summary(cells: list[dict], machine: dict) -> str:
     return table(header, rows)
 
 
-def missed(results: dict) -> str:
-    """Every workload that misses a goal, and what bounds it; what is met stands in brackets."""
-    rows = []
-    for cell in figures.missing_goals(results):
-        pairs = figures.judged(cell, results["machine"])
-        shown = [times(pair and pair[0]) for pair in pairs[:-1]]
-        shown.append(percent(pairs[-1] and pairs[-1][0]))
-        values = [
-            f"({text})" if pair and pair[0] >= pair[1] else text
-            for text, pair in zip(shown, pairs, strict=True)
+def in_place(results: dict) -> str:
+    """Float32 with class indices, in place: as the page shows other machines."""
+    cells = figures.without_variants(results)
+    rows = [
+        [
+            cell["label"],
+            microseconds(figures.seconds(cell, OURS)),
+            " to ".join(map(microseconds, cell["timings"][OURS]["quartiles"])),
+            microseconds(figures.seconds(cell, figures.ONE_THREAD)),
+            times(over_baseline(cell)),
+            times(over_fastest_peer(cell)),
+            fastest(cell, PEER) or "–",
+            percent(share_of_limit(cell)),
         ]
-        rows.append([cell["label"], figures.bound(cell), *values])
-    isas = [f"{isa} ({goal})" for isa, goal in figures.GOAL_OF_ISA.items()]
-    header = [
-        "workload",
-        "bound by",
-        f"fastest peer / xent_fast ({figures.GOAL_OVER_PEERS})",
-        *isas,
-        f"of the limit ({percent(figures.GOAL_OF_LIMIT)})",
+        for cell in cells
+        if OURS in cell["timings"]
     ]
-    return table(header, rows, text_columns=2)
+    header = [
+        "batch",
+        "µs",
+        "quartiles",
+        "on one thread, µs",
+        "NumPy in place / this",
+        "fastest peer / this",
+        "fastest peer",
+        "of the limit's speed",
+    ]
+    return f"{table(header, rows)}\n\n{_beside_peers('The', map(over_fastest_peer, cells))}"
 
 
 def losses(results: dict) -> str:
@@ -126,19 +133,24 @@ def losses(results: dict) -> str:
             f"The fastest peer takes less than {SMALL_GAIN} times as long as xent_fast:",
             [text for _, text in least],
         ),
-        *(_of_isa(isa, cells, machine) for isa in figures.GOAL_OF_ISA),
+        *(_of_isa(isa, cells, machine) for isa in figures.OTHER_ISAS),
         _list("Slower by default than on one thread:", slower) if slower else "",
     ]
     return "\n\n".join(filter(None, parts))
 
 
 def _of_isa(isa: str, cells: list[dict], machine: dict) -> str:
-    found = [over for cell in cells if (over := figures.of_isa(cell, isa, machine)) is not None]
+    ratios = (figures.of_isa(cell, isa, machine) for cell in cells)
+    return _beside_peers(f"With {isa} forced, the", ratios)
+
+
+def _beside_peers(beginning: str, ratios: Iterable[float | None]) -> str:
+    found = [over for over in ratios if over is not None]
     if not found:
         return ""
     return (
-        f"With {isa} forced, the fastest peer takes {times(min(found))} to {times(max(found))} "
-        f"times as long, {times(median(found))} in the middle."
+        f"{beginning} fastest peer takes {times(min(found))} to {times(max(found))} times as long, "
+        f"{times(median(found))} in the middle."
     )
 
 
@@ -207,6 +219,50 @@ def options_tables(results: dict) -> str:
     return "\n\n".join(parts)
 
 
+def goals_table(results: dict) -> str:
+    """Every goal with its figure, with each instruction set that has goals."""
+    isas, rows = _isas_with_goals(results), []
+    for cell in zip(*(goals.judged(results, isa) for isa in isas), strict=True):
+        row = [cell[0].what, cell[0].batch]
+        for goal in cell:
+            verdict = {True: "met", False: "missed", None: ""}[goal.is_met]
+            row += [_asked(goal), _amount(goal, goal.shown), verdict]
+        is_missed = any(goal.is_met is False for goal in cell)
+        rows.append([*row, cell[0].bound if is_missed else ""])
+    columns = [text for isa in isas for text in (f"goal, {isa}", "measured", "")]
+    return table(["what", "batch", *columns, "bound by"], rows, text_columns=2)
+
+
+def _isas_with_goals(results: dict) -> list[str]:
+    return [isa for isa in goals.ISAS if isa in results["machine"]["isa"]["supported"]]
+
+
+def _asked(goal: goals.Goal) -> str:
+    return f"{'≥' if goal.is_least else '≤'} {_amount(goal, goal.asked)}"
+
+
+def _amount(goal: goals.Goal, value: float | None) -> str:
+    if goal.digits == 2:  # a share
+        return percent(value)
+    return "–" if value is None else f"{value:g}"
+
+
+def goals_tables(results: dict) -> str:
+    isas = _isas_with_goals(results)
+    parts = [failures(results)]
+    for isa in isas:
+        verdicts = [goal.is_met for goal in goals.judged(results, isa)]
+        parts.append(
+            f"With {isa}, {verdicts.count(True)} goals are met and {verdicts.count(False)} missed."
+        )
+    parts += [f"This processor has no {isa}." for isa in goals.ISAS if isa not in isas]
+    return "\n\n".join(filter(None, [*parts, goals_table(results)]))
+
+
+def goals_block(results: dict) -> str:
+    return f"{in_words(results['machine'])}\n\n{goals_tables(results)}"
+
+
 def steps_table(shapes: list[dict]) -> str:
     """Steps of training: microseconds, the loss's share, and the default beside one thread."""
     rows = []
@@ -247,14 +303,14 @@ def readme_step(results: dict) -> str:
 
     def gain(timings: dict) -> str:
         ours, numpy = timings[steps.DEFAULT]["step"], timings[steps.NUMPY]["step"]
-        return f"{microseconds(ours)} µs instead of {microseconds(numpy)}"
+        return f"takes {microseconds(ours)} µs instead of {microseconds(numpy)}"
 
     return (
         "A whole step of training gains less, since its matrix products take as long as before. "
-        "Of a last layer alone:\n"
-        f"{gain(few)} with NumPy's loss for {steps.SHAPES[1].label} (rows x inputs → classes), "
-        f"{gain(many)} for\n{steps.SHAPES[2].label}. Where the loss is a small part of a step you "
-        "will hardly notice ([more steps](docs/benchmarks.md#in-a-step-of-training))."
+        "Of a last layer\n"
+        f"alone, {steps.SHAPES[1].label} (rows x inputs → classes) {gain(few)} with NumPy's loss.\n"
+        f"{steps.SHAPES[2].label} {gain(many)}. Where the loss is a small part of a step you "
+        "will hardly\nnotice ([more steps](docs/benchmarks.md#in-a-step-of-training))."
     )
 
 
@@ -267,12 +323,13 @@ def printed(results: dict) -> str:
     if "workloads" in results:
         parts += [
             summary(results["workloads"], results["machine"]),
-            missed(results),
             losses(results),
             failures(results),
         ]
     if "cost of options" in results:
         parts.append(options_tables(results["cost of options"]))
+    if "goals" in results:
+        parts.append(goals_tables(results["goals"]))
     if "steps" in results:
         parts.append(steps_table(results["steps"]["shapes"]))
     return "\n\n".join(filter(None, parts))

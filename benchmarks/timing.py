@@ -113,16 +113,18 @@ def contestant(implementation: Implementation, case: Case, buffers: list[np.ndar
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call: median and quartiles over all samples of all rounds."""
+    """Seconds of one call: median, quartiles and the best over all samples of all rounds."""
 
     median: float
     quartiles: tuple[float, float]
     samples: int
+    best: float
 
     @classmethod
     def of(cls, seconds: list[float]) -> "Timing":
         low, _, high = quantiles(seconds, n=4, method="inclusive")
-        return cls(_rounded(median(seconds)), (_rounded(low), _rounded(high)), len(seconds))
+        quartiles = _rounded(low), _rounded(high)
+        return cls(_rounded(median(seconds)), quartiles, len(seconds), _rounded(min(seconds)))
 
 
 def _rounded(seconds: float) -> float:

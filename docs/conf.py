@@ -10,6 +10,7 @@ Knows: Sphinx and its extensions, where pages lie. Must not know: what a page sa
 import ast
 import re
 import sys
+import warnings
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
@@ -159,7 +160,12 @@ def can_run(example: Path) -> bool:
     return all(find_spec(name) for name in names)
 
 
-executed = [path.name for path in (HERE / "examples").glob("plot_*.py") if can_run(path)]
+# `-t complete`: no example is left out. Sphinx has put `tags` here.
+is_complete = tags.has("complete")  # noqa: F821
+examples = (HERE / "examples").glob("plot_*.py")
+executed = [path.name for path in examples if is_complete or can_run(path)]
+# An error, as an example's other errors are; behind the filters that libraries have set.
+warnings.filterwarnings("error", category=RuntimeWarning, append=True)
 sphinx_gallery_conf = {
     "examples_dirs": ["examples"],
     "gallery_dirs": ["gallery"],
@@ -170,6 +176,7 @@ sphinx_gallery_conf = {
     "write_computation_times": False,
     "min_reported_time": 1e9,
     "abort_on_example_error": True,
+    "run_stale_examples": is_complete,  # those too that ran before and are as they were
 }
 
 # --- looks ----------------------------------------------------------------------------------------

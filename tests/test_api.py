@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -125,6 +126,14 @@ def test_help_shows_names_and_defaults(name: str) -> None:
     signature = inspect.signature(getattr(xent_fast, name))
     shown = {parameter.annotation for parameter in signature.parameters.values()}
     assert shown | {signature.return_annotation} == {inspect.Signature.empty}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_types_can_be_asked_for(name: str) -> None:
+    """As tools do that read annotations at run time. The compiled functions have none."""
+    function = getattr(xent_fast, name)
+    types = get_type_hints(function)
+    assert not types or set(types) == {*inspect.signature(function).parameters, "return"}
 
 
 def test_public_names() -> None:

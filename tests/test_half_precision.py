@@ -406,6 +406,12 @@ def test_layouts(layout: str, dtype: Any) -> None:
                 FUNCTIONS[name](given.array, y, other.array, out=given.array)
                 assert_same_bits(np.array(given.array, dtype), rounded)
                 given.assert_guards_intact()
+                # the result alone, then the other matrix alone, in that layout
+                result = GuardedArray(np.zeros_like(x), layout)
+                FUNCTIONS[name](x, y, v, out=result.array)
+                assert_same_bits(np.array(result.array, dtype), rounded)
+                result.assert_guards_intact()
+            assert_same_bits(FUNCTIONS[name](x, y, other.array), rounded)
             other.assert_untouched()
 
 

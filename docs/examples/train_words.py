@@ -52,7 +52,13 @@ CONTEXT, VECTOR, FEATURES = 4, 32, 128  # words before; a word's numbers; number
 RATE, FLOOR = 0.1, 1e-6  # of Adagrad
 WORDS_DRAWN = 1000  # a step of sampled softmax
 TEST_SHARE = 32  # one in so many files is for the test
-WAYS = ("plain", "fused", "mpi", "dask", "sampled")
+WAYS = {  # and what the table calls them
+    "plain": "plain NumPy",
+    "fused": "the layer and loss in one call",
+    "mpi": "two MPI ranks",
+    "dask": "two Dask workers",
+    "sampled": f"{WORDS_DRAWN:,} words drawn a step",
+}
 
 
 class Sizes(NamedTuple):
@@ -349,12 +355,16 @@ def time_to(loss: float, found: dict[str, Any]) -> float | None:
 
 
 def print_table(results: list[dict[str, Any]], goal: float) -> None:
-    print(f"\n{'way':8} {'last test loss':>14} {'s':>7} {'MB':>6} {f's to {goal:.2f}':>10}")
+    """In Markdown, as docs/large_vocabularies.md has it."""
+    steps = len(results[0]["losses"]) - 1
+    print(f"\n| way | last test loss | seconds in {steps} steps", end="")
+    print(f" | MB of a step, in one process | seconds to {goal:.2f} |")
+    print(f"| --- |{' ---: |' * 4}")
     for found in results:
         reached = time_to(goal, found)
         print(
-            f"{found['way']:8} {found['tests'][-1][2]:14.4f} {found['seconds']:7.1f} "
-            f"{found['megabytes']:6.0f} {'-' if reached is None else f'{reached:.1f}':>10}"
+            f"| {WAYS[found['way']]} | {found['tests'][-1][2]:.4f} | {found['seconds']:.1f} | "
+            f"{found['megabytes']:.0f} | {'-' if reached is None else f'{reached:.1f}'} |"
         )
 
 

@@ -14,12 +14,11 @@ import os
 import subprocess
 import sys
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from benchmarks.where import where
 from scripts.pages import table, write_block
-from xent_fast import show_config
 
 PAGE = Path(__file__).parent.parent / "threads.md"
 
@@ -233,12 +232,8 @@ def main() -> None:
     parser.add_argument("tables", nargs="*", choices=[[], *TABLES], help="all if none is named")
     parser.add_argument("--write", action="store_true", help=f"replace the table of {PAGE.name}")
     arguments = parser.parse_args()
-    where = (
-        f"*{os.cpu_count()} processors, {show_config('dicts')['compiler']}, "
-        f"{datetime.now(UTC).date().isoformat()}.*"
-    )
     for name in arguments.tables or TABLES:
-        text = f"{TABLES[name]()}\n\n{where}"
+        text = f"{TABLES[name]()}\n\n{where()}"
         if arguments.write and name in ON_THE_PAGE:
             write_block(PAGE, f"measured: {name}", text)
         else:

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import arguments, loss_calls, softmax_calls
-from xent_fast._result import FloatT
+from xent_fast._result import FloatArray, FloatT
 
 if TYPE_CHECKING:
-    from xent_fast._options import FloatArray, ProductOptions, TargetGradOptions
+    from xent_fast._options import ProductOptions, TargetGradOptions
 
 # Numbers of 16 bits are taken so many at a time, in float32: enough for all threads.
 _NUMBERS_AT_ONCE = 1 << 20
@@ -59,7 +59,7 @@ def softmax_vjp(
     grad_probabilities : array_like of the same shape and dtype
         Gradient of a loss with respect to the probabilities, in the loss's unit.
     axis : int, default -1
-        The axis of the classes. Inputs are copied only where these lie neither side by side nor
+        The class axis. Inputs are copied only where these lie neither side by side nor
         some distance apart with at least eight rows side by side, as in (N, C, H, W).
     grad_output : float, or array_like of the shape without the class axis, optional
         One more factor of the whole result or, one a row, of its rows, rounded to their dtype: the
@@ -96,7 +96,7 @@ def softmax_vjp(
     See Also
     --------
     log_softmax_vjp : The same from log-probabilities.
-    softmax_cross_entropy_grad : The fused gradient, for a cross-entropy of softmax.
+    softmax_cross_entropy_grad : Both steps at once, for a cross-entropy of softmax.
     softmax_cross_entropy_hvp : The same from logits, with every option of the loss.
 
     Notes
@@ -177,7 +177,7 @@ def log_softmax_vjp(
     See Also
     --------
     softmax_vjp : The same from probabilities.
-    softmax_cross_entropy_grad : The fused gradient, for a cross-entropy of softmax.
+    softmax_cross_entropy_grad : Both steps at once, for a cross-entropy of softmax.
 
     Notes
     -----
@@ -250,7 +250,7 @@ def softmax_cross_entropy_grad_targets(
     ndarray of the logits' shape
         A new array of the logits' dtype, in nats a unit of target. +inf where a probability is 0
         and the weights are not; NaN throughout a row that has a NaN, a +inf or nothing but -inf.
-        Exactly 0 where the mean's denominator is 0.
+        Exactly 0 where the mean would divide by 0.
 
     Raises
     ------

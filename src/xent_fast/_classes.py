@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._class_ranges import losses, measured, range_of, settled, written
 from xent_fast._class_statistics import ClassStatistics
-from xent_fast._result import FloatT, LossAndGrad
+from xent_fast._result import FloatArray, FloatT, LossAndGrad
 
 if TYPE_CHECKING:
-    from xent_fast._options import FloatArray, RangeGradOptions
+    from xent_fast._options import RangeGradOptions
 
 
 def class_statistics(
@@ -151,8 +151,9 @@ def loss_from_statistics(
     -------
     loss : float or ndarray of shape (rows,)
         As of `softmax_cross_entropy`: its bits for more than 128 classes where every range begins
-        and ends at a block (for class indices without class weights), elsewhere some ulps from it.
-        Of the logits' dtype, of float32 where that has 16 bits.
+        and ends at a block of `ClassStatistics` (for class indices without class weights),
+        elsewhere some units in the last place from it. Of the logits' dtype, of float32 where that
+        has 16 bits.
 
     Raises
     ------

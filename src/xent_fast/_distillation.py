@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import second_order_calls
-from xent_fast._result import FloatT, LossAndGrad
+from xent_fast._result import FloatArray, FloatT, LossAndGrad
 
 if TYPE_CHECKING:
-    from xent_fast._options import DistillationOptions, FloatArray
+    from xent_fast._options import DistillationOptions
 
 
 @overload
@@ -73,7 +73,7 @@ def distillation_loss_grad(
     r"""Loss of a student that learns from a teacher's softened probabilities, and its gradient.
 
     With the teacher's and the student's softmax :math:`P` and :math:`Q` at temperature :math:`T`,
-    and the student's softmax :math:`p` at 1, the targets' mass :math:`q` and the row's weight
+    and the student's softmax :math:`p` at 1, :math:`q` of the targets and the row's weight
     :math:`a` as for `softmax_cross_entropy`,
 
     .. math::
@@ -90,10 +90,11 @@ def distillation_loss_grad(
     Parameters
     ----------
     student_logits : array_like with a class axis, float16, bfloat16, float32 or float64
-        Unnormalised log-probabilities, of any memory layout. Computed in their own precision, those
-        of 16 bits in float32. Must be an ndarray if `out` is given.
+        The student's scores of the classes, in nats, of any memory layout. Computed in their own
+        precision, those of 16 bits in float32. Must be an ndarray if `out` is given.
     teacher_logits : array_like of the same shape
-        Real numbers, converted to what `student_logits` are computed in. They get no gradient.
+        The teacher's scores, real numbers: converted to what `student_logits` are computed in. They
+        get no gradient.
     targets : array_like, optional
         Class indices or dense targets, as for `softmax_cross_entropy`. Without them the loss is the
         first term alone, as with ``alpha=1``.
@@ -102,11 +103,11 @@ def distillation_loss_grad(
     alpha : float in [0, 1], default 0.5
         Share of the first term.
     axis, sample_weight, ignore_index, reduction, scale, num_threads
-        As for `softmax_cross_entropy_grad`. Ignored rows leave both terms; without targets no row
-        can be ignored.
+        As for `softmax_cross_entropy_grad`. An ignored row has neither term; without targets no
+        row can be ignored.
     weight, label_smoothing
-        As for `softmax_cross_entropy_grad`; they belong to the second term. The mean's denominator
-        is that of `softmax_cross_entropy` with the same arguments; without targets, that of dense
+        As for `softmax_cross_entropy_grad`; they belong to the second term. The mean divides
+        as that of `softmax_cross_entropy` with the same arguments; without targets, as with dense
         ones.
     out : ndarray of the logits' shape, optional
         Where the gradient is written: an array of the shape and dtype of `student_logits` that is
@@ -137,8 +138,8 @@ def distillation_loss_grad(
     -----
     The loss of a row in which the student gives probability 0 to what the teacher does not is +inf.
     A row in which either has a NaN, a +inf or nothing but -inf has the loss NaN and a gradient of
-    NaN throughout. Ignored rows are exactly 0, and so is the whole gradient where the mean's
-    denominator is 0; the loss then is NaN.
+    NaN throughout. Ignored rows are exactly 0, and so is the whole gradient where the mean
+    would divide by 0; the loss then is NaN.
 
     The divergence is added up as :math:`\sum P (d + e^{-d} - 1)` with :math:`d = \log (P / Q)`: no
     term is negative, and 0 is exact where student and teacher agree.

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import softmax_calls
-from xent_fast._result import EntropyAndGrad, FloatT
+from xent_fast._result import EntropyAndGrad, FloatArray, FloatT
 
 if TYPE_CHECKING:
-    from xent_fast._options import EntropyGradOptions, EntropyOptions, FloatArray
+    from xent_fast._options import EntropyGradOptions, EntropyOptions
 
 
 @overload

@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._layer_arguments import as_chunk_rows, as_progress, batch_of, layer_of, outputs_of
 from xent_fast._layer_chunks import swept
-from xent_fast._result import FloatT, LinearLossAndGrad
+from xent_fast._result import FloatArray, FloatT, LinearLossAndGrad
 
 if TYPE_CHECKING:
-    from xent_fast._options import FloatArray, LayerGradOptions, LayerOptions
+    from xent_fast._options import LayerGradOptions, LayerOptions
 
 
 @overload

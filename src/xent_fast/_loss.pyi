@@ -6,8 +6,9 @@ from typing import Any, Literal, Unpack, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent_fast._options import FloatArray, GradOptions, LossOptions
+from xent_fast._options import GradOptions, LossOptions
 from xent_fast._result import (
+    FloatArray,
     FloatT,
     LossAndChosenStatistics,
     LossAndGrad,

@@ -54,8 +54,7 @@ def softmax_cross_entropy(
         some distance apart with at least eight rows side by side, as in (N, C, H, W).
     weight : array_like of shape (classes,), optional
         Real numbers that multiply the targets of each class; converted to what the logits are
-        computed in.
-        Negative ones are refused for class indices with ``reduction="mean"``.
+        computed in. Negative ones are refused for class indices with ``reduction="mean"``.
     sample_weight : array_like of the logits' shape without the class axis, optional
         Real numbers that multiply each row's loss. ``reduction="mean"`` divides by their sum and
         refuses negative ones. For the advantages of policy gradients use
@@ -63,8 +62,8 @@ def softmax_cross_entropy(
         NaN among a row's logits, as 0 * NaN is NaN; `ignore_index` does.
     ignore_index : int, optional
         Rows whose class index equals this number do not count, whatever their logits hold: their
-        loss is 0, and they leave the mean's denominator. The number need not be a class. By
-        default no row is ignored.
+        loss is 0, and the mean leaves them out. The number need not be a class. By default no row
+        is ignored.
     label_smoothing : float in [0, 1], default 0.0
         The share of the targets that is spread evenly over all classes.
     temperature : float, default 1.0
@@ -92,9 +91,9 @@ def softmax_cross_entropy(
     Returns
     -------
     loss : float or ndarray of the logits' shape without the class axis
-        In nats. A float for ``"mean"`` and ``"sum"``: the rows' losses, rounded to what the logits
-        are computed in and added in double. For ``"none"`` an array of the logits' dtype, or of
-        float32 where that has 16 bits.
+        In nats. A float for ``"mean"`` and ``"sum"``: the rows' losses are added in double, each
+        with the digits that ``"none"`` gives it or more. For ``"none"`` an array of the logits'
+        dtype, or of float32 where that has 16 bits.
     statistics : RowStatistics, or ChosenStatistics for names
         Only if `return_statistics`; then both come as a `LossAndStatistics` or a
         `LossAndChosenStatistics`. Its numbers are in nats.
@@ -224,7 +223,7 @@ def softmax_cross_entropy_grad(
     Notes
     -----
     The gradient of an ignored row is exactly 0, even where its logits are NaN. Where the loss is
-    NaN because the mean's denominator is 0, the whole gradient is exactly 0. A row with a NaN, a
+    NaN because the mean would divide by 0, the whole gradient is exactly 0. A row with a NaN, a
     +inf or nothing but -inf has a gradient of NaN throughout. For a row whose loss is +inf the
     gradient stays finite.
 

@@ -4,14 +4,13 @@ Knows: names and types. Must not know: what they do.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, Required, SupportsIndex, TypedDict
+from typing import Literal, Required, SupportsIndex, TypedDict
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from xent_fast._result import FloatArray
 from xent_fast._sampler import Sampler
-
-FloatArray = NDArray[np.floating[Any]]
 
 class RowOptions(TypedDict, total=False):
     """Of whatever makes one number of each row."""

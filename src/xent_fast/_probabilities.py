@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import arguments, loss_calls, options
-from xent_fast._result import FloatT, LossAndGrad
+from xent_fast._result import FloatArray, FloatT, LossAndGrad
 
 if TYPE_CHECKING:
-    from xent_fast._options import FloatArray, ProbabilityGradOptions, ProbabilityOptions
+    from xent_fast._options import ProbabilityGradOptions, ProbabilityOptions
 
 Float64Array = NDArray[np.float64]
 
@@ -70,10 +70,13 @@ def cross_entropy(
     r"""Cross-entropy between targets and probabilities as given.
 
     A row of probabilities :math:`p` with targets :math:`t` (for a class index :math:`y`: 1 at
-    :math:`y` and 0 elsewhere), class weights :math:`w` and label smoothing :math:`E` among
-    :math:`C` classes has the loss
+    :math:`y` and 0 elsewhere), class weights :math:`w` and label smoothing :math:`\varepsilon`
+    among :math:`C` classes has the loss
 
-    .. math:: -\sum_c q_c \log p_c, \qquad q_c = a \, w_c \bigl((1 - E) \, t_c + E / C\bigr)
+    .. math::
+
+        -\sum_c q_c \log p_c, \qquad
+        q_c = a \, w_c \bigl((1 - \varepsilon) \, t_c + \varepsilon / C\bigr)
 
     in nats, where :math:`a` is the row's weight: ``scale``, times its ``sample_weight`` if given,
     divided for ``reduction="mean"`` by the sum described there.
@@ -92,18 +95,18 @@ def cross_entropy(
         need not sum to 1. Integers and booleans do as dense targets where there are two dimensions
         or more.
     axis : int, default -1
-        The axis of the classes.
+        The class axis.
     weight : array_like of shape (classes,), optional
-        Real numbers that multiply each class's share of the loss. Negative ones are refused for
-        class indices with ``reduction="mean"``.
+        Real numbers that multiply the targets of each class. Negative ones are refused for class
+        indices with ``reduction="mean"``.
     sample_weight : array_like of the probabilities' shape without the class axis, optional
         Real numbers that multiply each row's loss. Negative ones are refused with
         ``reduction="mean"``; ``reduction="sum", scale=1 / rows`` takes them as given.
     ignore_index : int, optional
-        Rows whose class index equals this number do not count: their loss is 0, and they leave the
-        mean's denominator. By default no row is ignored.
+        Rows whose class index equals this number do not count: their loss is 0, and the mean leaves
+        them out. By default no row is ignored.
     label_smoothing : float in [0, 1], default 0.0
-        The share of each row's target that all classes receive in equal parts.
+        The share of the targets that is spread evenly over all classes.
     clip : float in [0, 0.5), default 0.0
         Probabilities below it count as `clip`, those above ``1 - clip`` as that; by default, as
         they are, so that p = 0 costs +inf.
@@ -145,8 +148,8 @@ def cross_entropy(
 
     Notes
     -----
-    A class without mass costs 0, whatever its probability is. The mean over nothing (no rows, all
-    rows ignored, weights that sum to 0) is NaN.
+    A class with :math:`q_c = 0` costs 0, whatever its probability is. The mean over nothing (no
+    rows, all rows ignored, weights that sum to 0) is NaN.
 
     References
     ----------
@@ -215,7 +218,7 @@ def cross_entropy_grad(
 ) -> LossAndGrad[Any, Any]:
     r"""Cross-entropy between targets and probabilities as given, and its gradient.
 
-    With the mass :math:`q` of `cross_entropy`, the gradient of the row losses' sum with respect to
+    With :math:`q` of `cross_entropy`, the gradient of the row losses' sum with respect to
     the probabilities is
 
     .. math:: -q_c / p_c
@@ -255,8 +258,8 @@ def cross_entropy_grad(
 
     Notes
     -----
-    A class without mass has the gradient 0, whatever its probability is; so has an ignored row, and
-    everything where the loss is NaN because the mean's denominator is 0.
+    A class with :math:`q_c = 0` has the gradient 0, whatever its probability is; so has an ignored
+    row, and everything where the loss is NaN because the mean would divide by 0.
 
     References
     ----------

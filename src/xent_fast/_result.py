@@ -8,8 +8,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+# Here, not among the types of `_options`, so that `typing.get_type_hints` finds it.
+FloatArray = NDArray[np.floating[Any]]
 # Of a tuple: what the loss is, and the dtype of its arrays.
-LossT = TypeVar("LossT", bound=float | NDArray[np.floating[Any]], covariant=True)
+LossT = TypeVar("LossT", bound=float | FloatArray, covariant=True)
 DtypeT = TypeVar("DtypeT", bound=np.floating[Any], covariant=True)
 # Of a call: the dtypes that results have where the logits have them. Others are converted.
 FloatT = TypeVar("FloatT", np.float32, np.float64)
@@ -23,7 +25,7 @@ class LossAndGrad(NamedTuple, Generic[LossT, DtypeT]):
     loss : float or ndarray of the logits' shape without the class axis
         In nats. A float for ``reduction="mean"`` and ``"sum"``, one loss a row for ``"none"``.
     grad : ndarray of the logits' shape
-        Gradient with respect to the logits (of `cross_entropy_grad`, to the probabilities), of
+        Gradient with respect to the logits (`cross_entropy_grad`: to the probabilities), of
         their dtype, in nats a unit of them.
     """
 

@@ -14,11 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 from xent_fast._binding import arguments
 from xent_fast._layer_arguments import check_shapes, logits_dtype
 from xent_fast._loss import softmax_cross_entropy_grad
-from xent_fast._result import FloatT, SampledLossAndGrad
+from xent_fast._result import FloatArray, FloatT, SampledLossAndGrad
 from xent_fast._sampler import ClassArray, Sampler, as_classes, draw_candidates
 
 if TYPE_CHECKING:
-    from xent_fast._options import FloatArray, SampledOptions
+    from xent_fast._options import SampledOptions
 
 
 @overload
@@ -132,8 +132,8 @@ def sampled_softmax_loss_grad(
     Returns
     -------
     loss : float or ndarray of shape (batch,)
-        In nats. A float for ``"mean"`` and ``"sum"``: the examples' losses rounded to float32 or,
-        where `hidden` is, to float64, and added in double. An array of that dtype for ``"none"``.
+        In nats. A float for ``"mean"`` and ``"sum"``: the examples' losses are added in double. For
+        ``"none"`` an array of float32, or of float64 where `hidden` is.
     grad_hidden : ndarray of shape (batch, features)
         Gradient with respect to `hidden`, as all gradients in nats a unit of that argument and of
         its dtype.

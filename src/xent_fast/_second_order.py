@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import second_order_calls
-from xent_fast._result import FloatT, LossGradAndHessian
+from xent_fast._result import FloatArray, FloatT, LossGradAndHessian
 
 if TYPE_CHECKING:
-    from xent_fast._options import FloatArray, GradHessianOptions, SecondOrderOptions
+    from xent_fast._options import GradHessianOptions, SecondOrderOptions
 
 
 @overload
@@ -99,7 +99,7 @@ def softmax_cross_entropy_hvp(
     at the same logits keeps p and calls that, at about a third of the cost: this function computes
     p each time. The mean's product is that divided by the number of rows.
 
-    A row that is ignored, and every row where the mean's denominator is 0, is exactly 0. A row with
+    A row that is ignored, and every row where the mean would divide by 0, is exactly 0. A row with
     a NaN, a +inf or nothing but -inf is NaN throughout.
 
     :math:`v - \bar v` is the same for :math:`v` plus a constant. It is taken from the entry of the
@@ -187,7 +187,7 @@ def softmax_cross_entropy_hessian_diagonal(
 
     Notes
     -----
-    A row that is ignored, and every row where the mean's denominator is 0, is exactly 0. A row with
+    A row that is ignored, and every row where the mean would divide by 0, is exactly 0. A row with
     a NaN, a +inf or nothing but -inf is NaN throughout. For the likeliest class, :math:`1 - p` is
     the sum of the other probabilities and thus accurate however close :math:`p` is to 1.
 

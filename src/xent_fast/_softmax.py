@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, SupportsIndex, Unpack, overload
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import softmax_calls
-from xent_fast._result import FloatT
+from xent_fast._result import FloatArray, FloatT
 
 if TYPE_CHECKING:
-    from xent_fast._options import FloatArray, SoftmaxOptions
+    from xent_fast._options import SoftmaxOptions
 
 
 @overload
@@ -42,8 +42,9 @@ def softmax(
     Parameters
     ----------
     logits : array_like with a class axis, float16, bfloat16, float32 or float64
-        Unnormalised log-probabilities in nats, of any memory layout. Computed in their own
-        precision, those of 16 bits in float32. A row is what lies along the class axis.
+        Scores of the classes, in nats, as for `softmax_cross_entropy`: they need not be positive or
+        sum to anything. Any memory layout will do. Computed in their own precision, those of 16
+        bits in float32. A row is what lies along the class axis.
     axis : int, default -1
         The class axis.
     out : ndarray of the logits' shape and dtype, optional
@@ -191,7 +192,7 @@ def logsumexp(
     out: FloatArray | None = None,
     num_threads: SupportsIndex | None = None,
 ) -> FloatArray:
-    r"""Logarithm of the sum of the logits' exponentials: softmax's denominator.
+    r"""Logarithm of the sum of the logits' exponentials, by which softmax divides.
 
     For a row of logits :math:`x`
 

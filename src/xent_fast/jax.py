@@ -53,7 +53,7 @@ def softmax_cross_entropy_with_integer_labels(
     labels : Array of integers of the shape of `logits` without the class axis
         Class indices in [0, classes).
     axis : int, default -1
-        The axis of the classes.
+        The class axis.
 
     Returns
     -------
@@ -105,7 +105,7 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array, axis: int = -1) 
     labels : Array of the shape of `logits`
         Probabilities, or any numbers; they need not sum to 1. Converted to the dtype of `logits`.
     axis : int, default -1
-        The axis of the classes.
+        The class axis.
 
     Returns
     -------

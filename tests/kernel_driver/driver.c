@@ -8,8 +8,9 @@
  *
  *     driver                                               the names of the ISAs this processor
  *                                                          has, one a line
- *     driver ISA                                           one line a case: dtype, targets or pass,
- *                                                          classes, digest
+ *     driver ISA                                           a line for each dtype and targets, pass
+ *                                                          or function: 16 bits of a digest for
+ *                                                          each number of classes
  *     driver ISA DTYPE TARGETS GRADIENT ROWS CLASSES       one call of `compute_batch` on ordinary
  *                                                          logits
  *
@@ -18,7 +19,6 @@
  *
  * Two ISAs agree when their digests are the same text.
  */
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -143,7 +143,7 @@ static void free_buffers(buffers b) {
 /* Digest of loss and gradient; with `in_place` the gradient takes the logits' place.  Shaped and
  * smoothed targets have every option; smoothed ones have class weights where the number of classes
  * is even. */
-static uint64_t run_case(const xent_isa *isa, xent_target_kind kind, buffers *b, xent_dtype dtype,
+static uint64_t run_case(const xent_isa *isa, int kind, buffers *b, xent_dtype dtype,
                          int64_t classes, int in_place) {
     const xent_row_kernels *kernels = &isa->kernels[dtype][kind];
     const ptrdiff_t row_bytes = (ptrdiff_t)classes * (dtype == XENT_FLOAT32 ? 4 : 8);
@@ -248,66 +248,50 @@ static uint64_t run_softmax_function_case(const xent_isa *isa, int function, buf
     return digest_of(digest, grad, (size_t)(rows * row_bytes));
 }
 
-static const char *const function_names[] = {"hessian_product", "hessian_diagonal", "distillation"};
-static const char *const kind_names[] = {"index", "dense", "shaped", "smoothed"};
+/* What digests are of: one case of a function, for `which` target kind, pass or function. */
+typedef uint64_t digest_case(const xent_isa *isa, int which, buffers *b, xent_dtype dtype,
+                             int64_t classes, int in_place);
 
-/* One line of text for a case that gave these digests; 1 where they differ. */
-static int print_digest(xent_dtype dtype, const char *name, int64_t classes, uint64_t apart,
-                        uint64_t in_place) {
-    printf("%s %s %5" PRId64 " %016" PRIx64 "\n", dtype == XENT_FLOAT32 ? "float32" : "float64",
-           name, classes, apart);
-    if (apart != in_place)
-        fprintf(stderr, "in place differs\n");
-    return apart != in_place;
-}
+static const struct {
+    const char *name;
+    digest_case *run;
+    int which;
+} digest_cases[] = {
+    {"index", run_case, XENT_INDEX_TARGETS},
+    {"dense", run_case, XENT_DENSE_TARGETS},
+    {"shaped", run_case, XENT_SHAPED_TARGETS},
+    {"smoothed", run_case, XENT_SMOOTHED_TARGETS},
+    {"softmax_vjp", run_vjp_case, 0},
+    {"log_softmax_vjp", run_vjp_case, 1},
+    {"hessian_product", run_softmax_function_case, HESSIAN_PRODUCT},
+    {"hessian_diagonal", run_softmax_function_case, HESSIAN_DIAGONAL},
+    {"distillation", run_softmax_function_case, DISTILLATION},
+};
 
-static int print_loss_digest(const xent_isa *isa, xent_dtype dtype, xent_target_kind kind,
-                             size_t c) {
-    const int64_t classes = class_counts[c];
-    state = c * 1000003u + (unsigned)dtype * 101u + (unsigned)kind;
-    buffers b = make_digest_buffers(dtype, classes);
-    const uint64_t apart = run_case(isa, kind, &b, dtype, classes, 0);
-    const uint64_t in_place = run_case(isa, kind, &b, dtype, classes, 1);
-    free_buffers(b);
-    return print_digest(dtype, kind_names[kind], classes, apart, in_place);
-}
-
-static int print_vjp_digest(const xent_isa *isa, xent_dtype dtype, int of_logarithm, size_t c) {
-    const int64_t classes = class_counts[c];
-    state = c * 1000003u + (unsigned)dtype * 101u + (unsigned)of_logarithm;
-    buffers b = make_digest_buffers(dtype, classes);
-    const uint64_t apart = run_vjp_case(isa, of_logarithm, &b, dtype, classes, 0);
-    const uint64_t in_place = run_vjp_case(isa, of_logarithm, &b, dtype, classes, 1);
-    free_buffers(b);
-    return print_digest(dtype, of_logarithm ? "log_softmax_vjp" : "softmax_vjp", classes, apart,
-                        in_place);
-}
-
-static int print_softmax_function_digest(const xent_isa *isa, xent_dtype dtype, int function,
-                                         size_t c) {
-    const int64_t classes = class_counts[c];
-    state = c * 1000003u + (unsigned)dtype * 101u + (unsigned)function;
-    buffers b = make_digest_buffers(dtype, classes);
-    const uint64_t apart = run_softmax_function_case(isa, function, &b, dtype, classes, 0);
-    const uint64_t in_place = run_softmax_function_case(isa, function, &b, dtype, classes, 1);
-    free_buffers(b);
-    return print_digest(dtype, function_names[function], classes, apart, in_place);
-}
-
+/* A line for each dtype and case: the first 16 bits of the digest for each number of classes.
+ * Returns 1 where results in place differ. */
 static int print_digests(const xent_isa *isa) {
-    const size_t cases = sizeof class_counts / sizeof class_counts[0];
     int failed = 0;
-    for (int dtype = 0; dtype < XENT_DTYPE_COUNT; ++dtype) {
-        for (int kind = 0; kind < XENT_TARGET_KIND_COUNT; ++kind)
-            for (size_t c = 0; c < cases; ++c)
-                failed |= print_loss_digest(isa, (xent_dtype)dtype, (xent_target_kind)kind, c);
-        for (int of_logarithm = 0; of_logarithm < 2; ++of_logarithm)
-            for (size_t c = 0; c < cases; ++c)
-                failed |= print_vjp_digest(isa, (xent_dtype)dtype, of_logarithm, c);
-        for (int function = 0; function < SOFTMAX_FUNCTIONS; ++function)
-            for (size_t c = 0; c < cases; ++c)
-                failed |= print_softmax_function_digest(isa, (xent_dtype)dtype, function, c);
-    }
+    for (int dtype = 0; dtype < XENT_DTYPE_COUNT; ++dtype)
+        for (size_t k = 0; k < sizeof digest_cases / sizeof digest_cases[0]; ++k) {
+            const int which = digest_cases[k].which;
+            printf("%s %s:", dtype == XENT_FLOAT32 ? "float32" : "float64", digest_cases[k].name);
+            for (size_t c = 0; c < sizeof class_counts / sizeof class_counts[0]; ++c) {
+                uint64_t digests[2];
+                state = c * 1000003u + (unsigned)dtype * 101u + (unsigned)which;
+                buffers b = make_digest_buffers((xent_dtype)dtype, class_counts[c]);
+                for (int in_place = 0; in_place < 2; ++in_place)
+                    digests[in_place] = digest_cases[k].run(isa, which, &b, (xent_dtype)dtype,
+                                                            class_counts[c], in_place);
+                free_buffers(b);
+                printf(" %04x", (unsigned)(digests[0] >> 48));
+                if (digests[0] != digests[1]) {
+                    fprintf(stderr, "in place differs\n");
+                    failed = 1;
+                }
+            }
+            printf("\n");
+        }
     return failed;
 }
 

@@ -121,21 +121,24 @@ KERNEL_INLINE void NAME(merge_blocks)(NAME(long_row) * row, const NAME(settings)
     const NAME(block_summary) *highest =
         NAME(weigh_blocks)(blocks, count, settings->row.temperature);
     const double maximum = highest->maximum;
-    double others = 0, low = 0, mass = 0, distance = 0, below = 0, below_low = 0;
+    double others = 0, low = 0, below = 0, below_low = 0;
+    double mass = 0, mass_low = 0, distance = 0, distance_low = 0;
     for (int64_t b = 0; b < count; ++b) {
         /* for targets with mass each block has left its own maximum out */
         const double pivot = !HAS_MASS(kind) || blocks + b == highest ? 0 : blocks[b].exp_of_pivot;
         compensated_add(&others, &low, (blocks[b].sum_of_others + pivot) * blocks[b].weight);
         if (HAS_MASS(kind)) {
             const int is_finite = blocks[b].maximum > -INFINITY;
-            mass += blocks[b].target_mass;
-            distance += blocks[b].distance;
+            const double step =
+                maximum * DISTANCE_UNIT - (is_finite ? blocks[b].maximum * DISTANCE_UNIT : 0);
+            compensated_add(&mass, &mass_low, blocks[b].target_mass);
+            compensated_add(&distance, &distance_low, blocks[b].distance);
             if (blocks[b].target_mass != 0)
-                distance += (maximum * DISTANCE_UNIT -
-                             (is_finite ? blocks[b].maximum * DISTANCE_UNIT : 0)) *
-                            blocks[b].target_mass;
+                compensated_add(&distance, &distance_low, step * blocks[b].target_mass);
         }
     }
+    mass = sum_and_error(mass, mass_low);
+    distance = sum_and_error(distance, distance_low);
     rows->others[k] = others;
     rows->others_low[k] = low;
     rows->maximum[k] = maximum;

@@ -153,6 +153,11 @@ VECTOR_INLINE void compensated_add(double *sum, double *error, double a) {
     *sum = total;
 }
 
+/* Both together; beside an infinite sum the error is inf - inf. */
+VECTOR_INLINE double sum_and_error(double sum, double error) {
+    return sum - sum == 0 ? sum + error : sum;
+}
+
 /* The sum, and in `error` what to add to it. */
 VECTOR_INLINE double NAME(wide_total_and_error)(NAME(wide) wide, double *error) {
     ALIGNED_64 double sums[LANES], errors[LANES];
@@ -170,8 +175,7 @@ VECTOR_INLINE double NAME(wide_total_and_error)(NAME(wide) wide, double *error) 
 VECTOR_INLINE double NAME(wide_total)(NAME(wide) wide) {
     double error;
     const double total = NAME(wide_total_and_error)(wide, &error);
-    /* beside an infinite sum the error is inf - inf */
-    return total - total == 0 ? total + error : total;
+    return sum_and_error(total, error);
 }
 #else
 typedef struct {
