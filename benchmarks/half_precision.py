@@ -257,12 +257,9 @@ def slower(found: dict[int, dict[str, Times]]) -> str:
 
 
 def report(found: dict[int, dict[str, Times]], others: list[str]) -> str:
-    parts = [
-        f"Milliseconds. {where(*LIBRARIES)}",
-        "`softmax_cross_entropy_grad`, in place:",
-        own_table(found),
-    ]
+    parts = ["Milliseconds of `softmax_cross_entropy_grad`, in place:", own_table(found)]
     parts += [slower(found), "The same 16 bits by others:", others_table(found, others)]
+    parts.append(where(*LIBRARIES))
     return "\n\n".join(parts)
 
 

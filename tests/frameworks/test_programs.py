@@ -52,5 +52,5 @@ def test_half_precision_figures() -> None:
     lines = re.findall(r"^\| (\d+) \| [\d,]+ x [\d,]+ \| (.*) \|$", output, re.MULTILINE)
     threads = {count for count, _ in lines}
     assert len(lines) == 2 * 4 * len(threads)
-    assert "PyTorch, bfloat16" in output
+    assert "| PyTorch, bfloat16 |" in output
     assert output.count("Slower than float32") == 1
