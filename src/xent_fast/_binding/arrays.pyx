@@ -73,7 +73,7 @@ cdef bint is_read_as_stored(cnp.ndarray array, cnp.ndarray logits) except -1:
 cdef object cast_copy(object array, object dtype, str order="C"):
     """A copy of that dtype; what it cannot hold becomes inf or 0, without a word."""
     with np.errstate(all="ignore"):
-        return np.array(array, dtype=dtype, order=order)
+        return array.astype(dtype, order=order)  # np.array may leave a long double that is a double
 
 
 cdef cnp.ndarray copied_doubles(object values):
