@@ -1,4 +1,4 @@
-"""The same bits of the loss always: for any threads, callers, place in the batch, instruction set.
+"""The same bits of the loss always: for any callers, planes, place in the batch.
 
 Knows circumstances that must not reach a result, beside those of tests/test_circumstances.py;
 compares bit patterns, never values.
@@ -25,11 +25,7 @@ from instruction_sets import AVAILABLE, forced
 
 from xent_fast import LossAndGrad, softmax_cross_entropy_grad
 
-# Both kernels, every border between them, one and several blocks; enough work for several threads.
-SHAPES = (
-    *((20_000, 3), (10_000, 10), (4_000, 32), (4_000, 33)),
-    *((150, 1_000), (40, 5_000), (33, 40_000), (3, 70_000), (1, 200_000)),
-)
+# Both kernels, every border between them, one and several blocks.
 SMALL_SHAPES = ((70, 3), (70, 10), (40, 32), (40, 33), (20, 1_000), (9, 5_000), (3, 40_000))
 
 
@@ -44,20 +40,6 @@ def assert_same(got: LossAndGrad, want: LossAndGrad) -> None:
     """Loss and gradient, bit for bit."""
     assert_same_bits(got.loss, want.loss)
     assert_same_bits(got.grad, want.grad)
-
-
-@pytest.mark.parametrize("kind", ("index", "dense"))
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_threads(isa: str, dtype: type, kind: str, shape: tuple[int, int]) -> None:
-    """Any number of threads; the batch's loss is summed in one order."""
-    logits, targets = make_case(kind, shape, dtype)
-    for reduction in ("mean", "none"):
-        alone, *several = (
-            softmax_cross_entropy_grad(logits, targets, reduction=reduction, num_threads=threads)
-            for threads in (1, 2, 3, 8, None)
-        )
-        for got in several:
-            assert_same(got, alone)
 
 
 # (N, C, positions...): few rows side by side, whole vectors of them and not, both kernels.
