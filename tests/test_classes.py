@@ -372,20 +372,6 @@ def test_arrays_of_another_shape() -> None:
             ClassStatistics.from_array(np.zeros(shape))
 
 
-def test_sample_weight_of_the_rows_shape() -> None:
-    logits, labels = np.zeros((2, 3, 4)), np.zeros((2, 3), int)
-    weights = np.arange(6.0).reshape(2, 3)
-    statistics = class_statistics(logits, labels, first_class=0)
-    want = loss_from_statistics(statistics, sample_weight=weights.ravel())
-    np.testing.assert_array_equal(loss_from_statistics(statistics, sample_weight=weights), want)
-    result = grad_from_statistics(
-        logits, labels, statistics, first_class=0, sample_weight=weights, reduction="none"
-    )
-    np.testing.assert_array_equal(result.loss, want)
-    with pytest.raises(ValueError, match=r"sample_weight must have shape \(6,\)"):
-        loss_from_statistics(statistics, sample_weight=np.ones(5))
-
-
 def test_negative_weights() -> None:
     """A mean would divide by a sum of mixed signs; a sum is as it is."""
     logits, labels, weight = np.zeros((2, 4)), [0, 3], np.array([1.0, 1.0, 1.0, -2.0])

@@ -278,7 +278,7 @@ def settled(
             f"index {int(values[row, class_calls.TARGET_CLASS])} is out of bounds for axis 1 with "
             f"size {total} (targets[{row}])"
         )
-    weights = weights_of(statistics, sample_weight)
+    weights = row_weights(sample_weight, (statistics.rows,))
     factor: float | None = scale
     if reduction == "mean":
         denominator = _denominator(statistics, weights)
@@ -294,20 +294,12 @@ def row_weights(sample_weight: ArrayLike | None, row_shape: tuple[int, ...]) -> 
     return np.array(given, np.float64).reshape(-1)
 
 
-def weights_of(statistics: ClassStatistics, sample_weight: ArrayLike | None) -> Float64Array | None:
-    """One number a row, checked, of any shape with as many numbers; None for None."""
-    if sample_weight is None:
-        return None
-    given = arguments.checked_array(sample_weight, "sample_weight")
-    return row_weights(given, given.shape if given.size == statistics.rows else (statistics.rows,))
-
-
 def mean_denominator(statistics: ClassStatistics, sample_weight: ArrayLike | None) -> float:
     """The weight of some rows in a mean over these and others.
 
     The statistics are of all classes, or of those where the rows' targets lie.
     """
-    return _denominator(statistics, weights_of(statistics, sample_weight))
+    return _denominator(statistics, row_weights(sample_weight, (statistics.rows,)))
 
 
 def _denominator(statistics: ClassStatistics, weights: Float64Array | None) -> float:

@@ -141,8 +141,9 @@ def loss_from_statistics(
     ----------
     statistics : ClassStatistics
         Of all classes, from the first to the last.
-    sample_weight : array_like of shape (rows,) or of the rows' shape, optional
-        Real numbers that multiply each row's loss.
+    sample_weight : array_like of shape (rows,), optional
+        Real numbers that multiply each row's loss. Statistics do not know the rows' shape: of
+        several axes ``.reshape(-1)`` is to be passed.
     z_loss, scale
         As for `softmax_cross_entropy`.
     reduction : {"none", "mean", "sum"}, default "none"

@@ -189,19 +189,17 @@ class _Sums:
         self._written_rows[rows] = True
 
     def _add_to_weight(self, grad: FloatArray, hidden: FloatArray) -> None:
-        total, is_first = self._grad_weight, not self._has_weight
-        self._has_weight = True
-        if self._is_weight_plain and is_first:
-            np.matmul(grad.T, hidden, out=total)
-        else:
-            for first in range(0, len(total), len(self._block)):
-                some = total[first : first + len(self._block)]
-                product = self._block[: len(some)]
-                np.matmul(grad[:, first : first + len(some)].T, hidden, out=product)
-                if is_first:
-                    some[...] = product
-                else:
-                    np.add(some, product, out=some)
+        """By blocks of classes, of which the library lays out one at a time for the processor."""
+        is_first, self._has_weight = not self._has_weight, True
+        for first in range(0, len(self._grad_weight), len(self._block)):
+            some = self._grad_weight[first : first + len(self._block)]
+            is_in_place = is_first and self._is_weight_plain
+            product = some if is_in_place else self._block[: len(some)]
+            np.matmul(grad[:, first : first + len(some)].T, hidden, out=product)
+            if not is_first:
+                np.add(some, product, out=some)
+            elif not is_in_place:
+                some[...] = product
 
     def finish(self) -> None:
         """Write what has not been written: rows without a loss, sums of another dtype."""

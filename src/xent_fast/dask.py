@@ -414,7 +414,7 @@ def _summed(parts: list[float]) -> np.float64:
 
 
 def _weighed(statistics: ClassStatistics, sample_weight: Any) -> float:
-    return mean_denominator(statistics, sample_weight)
+    return mean_denominator(statistics, _flat(sample_weight))
 
 
 def _quotient(scale: float, denominator: float) -> float | None:
@@ -434,7 +434,7 @@ def _settled(
         return np.float64(math.nan)
     losses: Any = loss_from_statistics(
         statistics,
-        sample_weight=sample_weight,
+        sample_weight=_flat(sample_weight),
         z_loss=z_loss,
         reduction="sum" if shape is None else "none",
         scale=factor,
@@ -460,9 +460,13 @@ def _written(
         targets,
         statistics,
         weight=weight,
-        sample_weight=sample_weight,
+        sample_weight=_flat(sample_weight),
         z_loss=z_loss,
         first_class=first_class,
         reduction="sum",
         scale=factor,
     ).grad
+
+
+def _flat(sample_weight: Any) -> Any:
+    return None if sample_weight is None else np.reshape(sample_weight, -1)
