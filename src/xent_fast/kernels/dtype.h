@@ -1,7 +1,8 @@
 /* The dtype axis: what changes between float32 and float64.  A template: include it with REAL_BITS
  * 32 or 64.
  *
- * Knows: the C type, its format's constants, the suffix that keeps the two instances apart.
+ * Knows: the C type, its format's constants, the suffix that keeps the two instances of a name
+ * apart.
  * Must not know: instruction sets, kernels.
  */
 #undef REAL
