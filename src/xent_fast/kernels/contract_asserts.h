@@ -68,11 +68,13 @@ static inline void xent_assert_batch(const xent_batch *batch, size_t real_bytes)
     xent_assert_options(&batch->options);
 }
 
-/* Targets of the kind that a kernel is for, and an output that it has. */
+/* Targets of the kind that a kernel is for, or that it takes as well: smoothed labels may have no
+ * smoothing, and shaped targets their own masses.  And an output that it has. */
 static inline void xent_assert_kind(const xent_batch *batch, xent_target_kind kind) {
     const int has_labels = kind == XENT_INDEX_TARGETS || kind == XENT_SMOOTHED_TARGETS;
+    const int takes_all = kind == XENT_SMOOTHED_TARGETS || kind == XENT_SHAPED_TARGETS;
     XENT_ASSERT(has_labels ? batch->labels.data != NULL : batch->dense_targets != NULL);
-    XENT_ASSERT(batch->output != XENT_GRADIENT || xent_kind_of_targets(batch) == kind);
+    XENT_ASSERT(batch->output != XENT_GRADIENT || takes_all || xent_kind_of_targets(batch) == kind);
     XENT_ASSERT(batch->output == XENT_GRADIENT || has_labels);
     XENT_ASSERT(batch->output != XENT_LOG_PROBABILITIES || kind == XENT_SMOOTHED_TARGETS);
     XENT_ASSERT(batch->output == XENT_GRADIENT || kind == XENT_INDEX_TARGETS ||
