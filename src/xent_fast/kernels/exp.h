@@ -112,15 +112,21 @@ typedef struct {
     exponent_scale scale;
 } exponential_reference;
 
-/* Reference for integer-valued c. */
-VECTOR_INLINE exponential_reference reference_for(vec c, const exponent_scale *scale) {
-    exponential_reference r;
-    r.magic = v_fma(c, v_splat(-EXP2_STEPS), v_splat(ROUNDING_MAGIC));
+/* Sets the reference for integer-valued c. */
+VECTOR_INLINE void set_reference(exponential_reference *reference, vec c,
+                                 const exponent_scale *scale) {
+    reference->magic = v_fma(c, v_splat(-EXP2_STEPS), v_splat(ROUNDING_MAGIC));
     /* -inf is below it at any temperature */
-    r.lowest = v_max(v_mul(v_sub(c, v_splat(EXPONENT_BIAS + SCALE_UP - 1)), v_splat(scale->ln_2)),
-                     v_splat(-LARGEST_REAL));
-    r.scale = *scale;
-    return r;
+    reference->lowest =
+        v_max(v_mul(v_sub(c, v_splat(EXPONENT_BIAS + SCALE_UP - 1)), v_splat(scale->ln_2)),
+              v_splat(-LARGEST_REAL));
+    reference->scale = *scale;
+}
+
+VECTOR_INLINE exponential_reference reference_for(vec c, const exponent_scale *scale) {
+    exponential_reference reference;
+    set_reference(&reference, c, scale);
+    return reference;
 }
 
 /* round(m log2(e)): the reference c that puts exp(m) between 0.7 and 1.42 times 2^SCALE_UP. */

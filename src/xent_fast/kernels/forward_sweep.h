@@ -44,22 +44,27 @@ KERNEL_INLINE REAL block_maximum(const char *logits, int64_t count, int storage,
             return maximum;
     }
 #endif
-    vec x[4], most[4] = {lowest, lowest, lowest, lowest}, least[4];
-    EACH_OF(4, least[j] = v_splat(INFINITY));
+    /* so many of each: with four, AVX2 has no register left */
+    enum { CHAINS = INTERLEAVED == 4 ? 4 : 2 };
+    vec x[4], most[CHAINS], least[CHAINS];
+    EACH_OF(CHAINS, most[j] = lowest; least[j] = v_splat(INFINITY));
     int64_t k = 0;
     for (; k + HALF_GROUP <= count; k += HALF_GROUP) {
         EACH_OF(4, x[j] = load_stored(logits, k + j * LANES, storage);
-                most[j] = v_max(x[j], most[j]);
-                if (FINDS_SMALLEST(storage)) least[j] = v_min(x[j], least[j]));
+                most[j % CHAINS] = v_max(x[j], most[j % CHAINS]);
+                if (FINDS_SMALLEST(storage)) least[j % CHAINS] = v_min(x[j], least[j % CHAINS]));
     }
     for (; k < count; k += LANES) {
         x[0] = load_stored_up_to(logits, k, count - k, -INFINITY, storage);
         most[0] = v_max(x[0], most[0]);
     }
+    for (int chain = 1; chain < CHAINS; ++chain) {
+        most[0] = v_max(most[0], most[chain]);
+        least[0] = v_min(least[0], least[chain]);
+    }
     if (FINDS_SMALLEST(storage))
-        *smallest = -v_largest(
-            v_sub(v_splat(0), v_min(v_min(least[0], least[1]), v_min(least[2], least[3]))));
-    return v_largest(v_max(v_max(most[0], most[1]), v_max(most[2], most[3])));
+        *smallest = -v_largest(v_sub(v_splat(0), least[0]));
+    return v_largest(most[0]);
 }
 
 /* First position among `count` logits of their largest, or -1; where one of them is NaN any of the
@@ -140,13 +145,39 @@ VECTOR_INLINE vec add_masses(const vec *x, const vec *masses, vec base, block_su
 #define SHIFTS_A_COPY(kind) (!HAS_OWN_MASSES(kind))
 #endif
 
-/* Exponentials of half a group. */
-VECTOR_INLINE void four_exponentials(const vec *x, const block_frame *frame, vec *e, int kind,
-                                     int flushes) {
+/* Exponentials of `count` vectors (1, 2 or 4); where they are whole, `flushes` may be 0. */
+VECTOR_INLINE void shifted_exponentials(const vec *x, int count, const block_frame *frame, vec *e,
+                                        int kind, int flushes) {
     vec shifted[4];
-    EACH_OF(4, shifted[j] = SHIFTS_A_COPY(kind) ? x[j] : v_sub(x[j], frame->shift));
-    for (int k = 0; k < 4; k += INTERLEAVED)
-        exponentials_in_reach(shifted + k, INTERLEAVED, frame->reference, e + k, NULL, flushes);
+    EACH_OF(count, shifted[j] = SHIFTS_A_COPY(kind) ? x[j] : v_sub(x[j], frame->shift));
+    exponentials_in_reach(shifted, count, frame->reference, e, NULL, flushes);
+}
+
+/* The same of whole ones, from memory to `e`, and their sum without the excluded class.  That each
+ * is stored before the next is loaded holds compilers back from loading more than their registers
+ * hold. */
+VECTOR_INLINE vec forward_some(const char *logits, REAL *e, int count, int excluded,
+                               const block_frame *frame, int kind, int storage, int flushes) {
+    vec x[4], exponentials[4];
+    EACH_OF(count, x[j] = load_stored(logits, j * LANES, storage));
+    shifted_exponentials(x, count, frame, exponentials, kind, flushes);
+    EACH_OF(count, v_store(e + j * LANES, exponentials[j]));
+    if (excluded > -GROUP)
+        EACH_OF(count, exponentials[j] =
+                           v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(excluded - j * LANES))),
+                                  exponentials[j]));
+    return sum_of_some(exponentials, count);
+}
+
+/* The same of two vectors. */
+VECTOR_INLINE vec forward_two(const char *logits, REAL *e, int excluded, const block_frame *frame,
+                              int kind, int storage, int flushes) {
+    if (INTERLEAVED > 1)
+        return forward_some(logits, e, 2, excluded, frame, kind, storage, flushes);
+    const vec first = forward_some(logits, e, 1, excluded, frame, kind, storage, flushes);
+    return v_add(first, forward_some(stored_at(logits, LANES, storage), e + LANES, 1,
+                                     excluded > -GROUP ? excluded - LANES : excluded, frame, kind,
+                                     storage, flushes));
 }
 
 /* Half of a whole group, from class `at`: exponentials to `e`, their sum is returned.  `excluded`,
@@ -156,7 +187,7 @@ VECTOR_INLINE void four_exponentials(const vec *x, const block_frame *frame, vec
 VECTOR_INLINE vec forward_half(const char *logits, const row_masses *masses, int64_t at, REAL *e,
                                int excluded, const block_frame *frame, block_sums *sums,
                                vec *distance, int kind, int storage, int flushes) {
-    vec x[4], exponentials[4], mass[4];
+    vec x[4], mass[4];
     for (int line = 0; line < HALF_GROUP; line += LANES) {
         if (line * stored_bytes(storage) % 64 == 0)
             PREFETCH(stored_at(logits, BLOCK + line, storage));
@@ -164,18 +195,17 @@ VECTOR_INLINE vec forward_half(const char *logits, const row_masses *masses, int
             PREFETCH(masses->targets + at + BLOCK + line);
     }
     ask_ahead(&frame->ahead, at, 3, kind);
-    EACH_OF(4, x[j] = load_stored(logits, j * LANES, storage));
     if (HAS_OWN_MASSES(kind)) {
-        EACH_OF(4, mass[j] = mass_of_vector(masses, at + j * LANES, kind));
+        EACH_OF(4, x[j] = load_stored(logits, j * LANES, storage);
+                mass[j] = mass_of_vector(masses, at + j * LANES, kind));
         *distance = add_masses(x, mass, frame->base, sums, 0);
     }
-    four_exponentials(x, frame, exponentials, kind, flushes);
-    EACH_OF(4, v_store(e + j * LANES, exponentials[j]));
-    if (excluded > -GROUP)
-        EACH_OF(4, exponentials[j] =
-                       v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(excluded - j * LANES))),
-                              exponentials[j]));
-    return sum_of_four(exponentials);
+    if (INTERLEAVED == 4)
+        return forward_some(logits, e, 4, excluded, frame, kind, storage, flushes);
+    const vec first = forward_two(logits, e, excluded, frame, kind, storage, flushes);
+    return v_add(first, forward_two(stored_at(logits, 2 * LANES, storage), e + 2 * LANES,
+                                    excluded > -GROUP ? excluded - 2 * LANES : excluded, frame,
+                                    kind, storage, flushes));
 }
 
 /* One whole group; `excluded` counts from its start, or is -GROUP, a constant. */
@@ -212,7 +242,8 @@ KERNEL_INLINE void forward_last_half(const char *logits, const row_masses *masse
         EACH_OF(4, mass[j] = mass_of_some(masses, at + j * LANES, count - j * LANES, kind));
         *distance = add_masses(x, mass, frame->base, sums, count);
     }
-    four_exponentials(x, frame, exponentials, kind, 1);
+    for (int k = 0; k < 4; k += INTERLEAVED)
+        shifted_exponentials(x + k, INTERLEAVED, frame, exponentials + k, kind, 1);
     EACH_OF(4, store_up_to(e + j * LANES, count - j * LANES, exponentials[j]));
     EACH_OF(4, exponentials[j] =
                    v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(excluded - j * LANES))),
@@ -239,23 +270,21 @@ KERNEL_INLINE void forward_last_group(const char *logits, const row_masses *mass
 
 /* The reference of a block by its maximum, which may be infinite or absent (-inf): then 0, and NaN,
  * if there is one, shows in the sum. */
-KERNEL_INLINE block_frame frame_of_block(REAL maximum, REAL smallest, const exponent_scale *scale,
-                                         lines_ahead ahead, block_summary *summary) {
-    block_frame frame;
+KERNEL_INLINE void frame_block(REAL maximum, REAL smallest, const exponent_scale *scale,
+                               lines_ahead ahead, block_frame *frame, block_summary *summary) {
     const int is_finite = maximum > -INFINITY && maximum < INFINITY;
     const REAL base = is_finite ? maximum : 0;
     const int is_huge = base >= scale->huge_logit || base <= -scale->huge_logit;
     const REAL scaled = (is_huge ? 0 : base) * scale->log2_e;
     const REAL reference = (scaled + ROUNDING_MAGIC) - ROUNDING_MAGIC;
-    frame.ahead = ahead;
-    frame.shift = v_splat(is_huge ? base : 0);
-    frame.base = v_splat(base * LANES_DISTANCE_UNIT);
-    frame.reference = reference_for(v_splat(reference), scale);
-    frame.flushes = is_huge || !(smallest >= v_first(frame.reference.lowest));
+    frame->ahead = ahead;
+    frame->shift = v_splat(is_huge ? base : 0);
+    frame->base = v_splat(base * LANES_DISTANCE_UNIT);
+    set_reference(&frame->reference, v_splat(reference), scale);
+    frame->flushes = is_huge || !(smallest >= v_first(frame->reference.lowest));
     summary->maximum = maximum;
     summary->shift = is_huge ? base : 0;
     summary->reference = reference;
-    return frame;
 }
 
 /* All groups of a block, the excluded class (or -1) left out of the sum.  Exponentials go to `e`,
@@ -339,7 +368,7 @@ KERNEL_INLINE void load_group(const char *logits, const REAL *left, int64_t at, 
         } else {
             EACH_OF(4, x[j] = load_stored_up_to(logits, first + j * LANES, some - j * LANES,
                                                 -INFINITY, storage));
-            four_exponentials(x, frame, place, XENT_INDEX_TARGETS, 1);
+            shifted_exponentials(x, 4, frame, place, XENT_INDEX_TARGETS, 1);
         }
     }
 }
@@ -399,7 +428,8 @@ KERNEL_INLINE int forward_block(const char *logits, const row_masses *masses, RE
     REAL smallest;
     XENT_ASSERT(count >= 1 && count <= BLOCK && excluded >= -1 && excluded < count);
     const REAL maximum = block_maximum(logits, count, storage, &smallest);
-    const block_frame frame = frame_of_block(maximum, smallest, &settings->scale, ahead, summary);
+    block_frame frame;
+    frame_block(maximum, smallest, &settings->scale, ahead, &frame, summary);
     ALIGNED_64 REAL place[BLOCK];
     block_sums sums = {zero_wide(), zero_wide(), zero_wide()};
     int64_t position = -1;

@@ -19,7 +19,7 @@
 #ifndef XENT_FAST_SIMD_AVX2_H
 #define XENT_FAST_SIMD_AVX2_H
 #define HAS_FMA 1
-#define INTERLEAVED 2
+#define INTERLEAVED 1
 #define EACH_REGISTER(statement) \
     do {                         \
         {                        \
