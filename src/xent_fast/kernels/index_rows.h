@@ -429,7 +429,7 @@ KERNEL_INLINE void index_rows_with(const xent_batch *batch, int64_t first_row, i
     if (batch->classes == 2)
         index_rows_of(batch, first_row, row_count, 2, labels, row_loss, curvature, 0, 1);
     else if (batch->classes == 3)
-        index_rows_of(batch, first_row, row_count, 3, labels, row_loss, curvature, 0, 1);
+        index_rows_of(batch, first_row, row_count, 3, labels, row_loss, curvature, 0, INTERLEAVED);
     else
         index_rows_of(batch, first_row, row_count, (int)batch->classes, labels, row_loss, curvature,
                       1, vectors_at_once(batch->classes));
