@@ -19,6 +19,8 @@ cdef extern from "_binding/float_mode.h" nogil:
 cdef extern from "_binding/threads.h" nogil:
     enum:
         XENT_OPENMP_VERSION  # 0 where the build has none
+    ctypedef struct xent_section:
+        int64_t next, end
 
 
 cdef enum:
@@ -40,6 +42,7 @@ cdef struct Plan:
     char *workspaces
     size_t kernel_bytes    # of a thread's workspace, before its own place for stored matrices
     size_t workspace_step  # bytes from one thread's workspace to the next, or from one row's
+    xent_section *sections  # one a thread, of shared rows two; only with more than one thread
     double *chunk_losses   # one sum a chunk; only with more than one thread
     void *memory           # what to free
 

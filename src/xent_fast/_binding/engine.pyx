@@ -8,7 +8,7 @@ Must not know: NumPy, Python's arguments, instruction sets, the mathematics.
 
 import os
 
-from cython.parallel cimport parallel, prange, threadid
+from cython.parallel cimport parallel, prange
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy
@@ -53,6 +53,7 @@ cdef extern from "_binding/threads.h" nogil:
     const char *XENT_FAST_VERSION
     int xent_max_threads()
     int xent_processor_count()
+    int64_t xent_take_next(xent_section *section)
 
 
 cdef extern from "_binding/team.h" nogil:
@@ -83,6 +84,7 @@ cdef enum:
 
 
 ctypedef void (*block_sweep)(int64_t first_block, int64_t count, void *workspace) noexcept nogil
+ctypedef void (*section_task)(const Plan *plan, int64_t number, int thread) noexcept nogil
 
 
 # --- chunks and threads ---------------------------------------------------------------------------
@@ -115,7 +117,7 @@ cdef size_t share_out(
 
     What a chunk is depends on shape and layout alone.
     """
-    cdef size_t workspace_bytes, loss_bytes
+    cdef size_t workspace_bytes, section_bytes = 0, loss_bytes, missing
     plan.batch = batch
     plan.groups = groups
     plan.stored = stored
@@ -148,21 +150,27 @@ cdef size_t share_out(
     if plan.parts > 0:
         plan.workspace_step = xent_shared_row_bytes(kernels, plan.batch)
         workspace_bytes = batch.rows * plan.workspace_step
+        section_bytes = 2 * plan.threads * sizeof(xent_section)
         loss_bytes = batch.rows * sizeof(double)
     else:
         plan.workspace_step = plan.kernel_bytes = xent_workspace_bytes(kernels, plan.batch)
         if stored != NULL:
             plan.workspace_step += own_bytes(stored, batch, plan.chunk_rows, batch.classes)
         workspace_bytes = plan.threads * plan.workspace_step
-        loss_bytes = plan.chunk_count * sizeof(double) if plan.threads > 1 else 0
-    if workspace_bytes + loss_bytes == 0:
+        loss_bytes = 0
+        if plan.threads > 1:
+            section_bytes = plan.threads * sizeof(xent_section)
+            loss_bytes = plan.chunk_count * sizeof(double)
+    missing = workspace_bytes + section_bytes + loss_bytes
+    if missing == 0:
         return 0
-    plan.memory = malloc(workspace_bytes + loss_bytes + XENT_WORKSPACE_ALIGNMENT)
+    plan.memory = malloc(missing + XENT_WORKSPACE_ALIGNMENT)
     if plan.memory == NULL:
-        return workspace_bytes + loss_bytes
+        return missing
     XENT_ASSERT(plan.workspace_step % XENT_WORKSPACE_ALIGNMENT == 0 or plan.threads == 1)
     plan.workspaces = <char *>xent_aligned(<uintptr_t>plan.memory)
-    plan.chunk_losses = <double *>(plan.workspaces + workspace_bytes)
+    plan.sections = <xent_section *>(plan.workspaces + workspace_bytes)
+    plan.chunk_losses = <double *>(plan.workspaces + workspace_bytes + section_bytes)
     return 0
 
 
@@ -265,6 +273,7 @@ cdef double process_chunks(const Plan *plan) noexcept nogil:
     """Add the chunks' losses in their order, whoever computed them."""
     cdef xent_running_sum losses
     cdef int64_t chunk
+    cdef int thread
     cdef xent_float_mode mode
     losses.sum = losses.error = 0.0
     if plan.parts > 0:
@@ -273,15 +282,47 @@ cdef double process_chunks(const Plan *plan) noexcept nogil:
         for chunk in range(plan.chunk_count):
             xent_add_to_sum(&losses, process_chunk(plan, chunk, 0))
         return xent_sum_total(&losses)
-    # A worker that wakes late, or finds its processor taken, leaves its chunks to the others.
+    cut_sections(plan, plan.sections, plan.chunk_count)
     with parallel(num_threads=plan.threads):
         mode = xent_use_default_mode()
-        for chunk in prange(plan.chunk_count, schedule="dynamic"):
-            plan.chunk_losses[chunk] = process_chunk(plan, chunk, threadid())
+        for thread in prange(plan.threads, schedule="static", chunksize=1):
+            work_through(plan, plan.sections, thread, process_chunk_of)
         xent_restore_mode(mode)
     for chunk in range(plan.chunk_count):
         xent_add_to_sum(&losses, plan.chunk_losses[chunk])
     return xent_sum_total(&losses)
+
+
+cdef void cut_sections(const Plan *plan, xent_section *sections, int64_t count) noexcept nogil:
+    """As many for every thread."""
+    cdef int thread
+    for thread in range(plan.threads):
+        sections[thread].next = count * thread // plan.threads
+        sections[thread].end = count * (thread + 1) // plan.threads
+
+
+cdef void work_through(
+    const Plan *plan, xent_section *sections, int thread, section_task task
+) noexcept nogil:
+    """A thread's own section, then what others have left of theirs.
+
+    Neighbouring rows are one thread's: the kernels ask memory for the row that comes next, and a
+    line that two threads ask for travels between their caches. A worker that wakes late, or finds
+    its processor taken, leaves its work to the others.
+    """
+    cdef xent_section *section
+    cdef int64_t number
+    cdef int step
+    for step in range(plan.threads):
+        section = sections + (thread + step) % plan.threads
+        number = xent_take_next(section)
+        while number >= 0:
+            task(plan, number, thread)
+            number = xent_take_next(section)
+
+
+cdef void process_chunk_of(const Plan *plan, int64_t chunk, int thread) noexcept nogil:
+    plan.chunk_losses[chunk] = process_chunk(plan, chunk, thread)
 
 
 cdef inline double process_chunk(const Plan *plan, int64_t chunk, int thread) noexcept nogil:
@@ -316,24 +357,36 @@ cdef double process_shared_rows(const Plan *plan) noexcept nogil:
     """The same for rows that threads share: all forward parts, then all rows, then all backward."""
     cdef const xent_row_kernels *kernels = plan.kernels
     cdef xent_running_sum losses
-    cdef int64_t row, part
+    cdef int64_t row
+    cdef int thread
     cdef xent_float_mode mode
     losses.sum = losses.error = 0.0
     for row in range(plan.batch.rows):
         kernels.begin_row(plan.batch, row, workspace_of(plan, row))
+    cut_sections(plan, plan.sections, plan.batch.rows * plan.parts)
+    cut_sections(plan, plan.sections + plan.threads, plan.batch.rows * plan.parts)
     with parallel(num_threads=plan.threads):
         mode = xent_use_default_mode()
-        for part in prange(plan.batch.rows * plan.parts, schedule="dynamic"):
-            sweep_part(plan, part, kernels.forward_blocks)
+        for thread in prange(plan.threads, schedule="static", chunksize=1):
+            work_through(plan, plan.sections, thread, forward_part)
         for row in prange(plan.batch.rows, schedule="dynamic"):
             plan.chunk_losses[row] = finish_shared_row(plan, row)
         if plan.batch.grad != NULL:
-            for part in prange(plan.batch.rows * plan.parts, schedule="dynamic"):
-                sweep_part(plan, part, kernels.backward_blocks)
+            # the same parts again, as far as may be: their exponentials lie in its cache
+            for thread in prange(plan.threads, schedule="static", chunksize=1):
+                work_through(plan, plan.sections + plan.threads, thread, backward_part)
         xent_restore_mode(mode)
     for row in range(plan.batch.rows):
         xent_add_to_sum(&losses, plan.chunk_losses[row])
     return xent_sum_total(&losses)
+
+
+cdef void forward_part(const Plan *plan, int64_t part, int thread) noexcept nogil:
+    sweep_part(plan, part, plan.kernels.forward_blocks)
+
+
+cdef void backward_part(const Plan *plan, int64_t part, int thread) noexcept nogil:
+    sweep_part(plan, part, plan.kernels.backward_blocks)
 
 
 cdef inline void *workspace_of(const Plan *plan, int64_t row) noexcept nogil:

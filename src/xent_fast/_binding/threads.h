@@ -6,6 +6,11 @@
 #ifndef XENT_FAST_THREADS_H
 #define XENT_FAST_THREADS_H
 
+#include <stdint.h>
+#if defined(_MSC_VER)
+#include <intrin.h>
+#endif
+
 #ifdef _OPENMP
 
 #include <omp.h>
@@ -28,6 +33,26 @@ static inline int xent_max_threads(void) { return 1; }
 static inline int xent_processor_count(void) { return 1; }
 
 #endif
+
+/* One thread's share of a loop, from which others take what it leaves; a cache line each. */
+typedef struct {
+    int64_t next, end;
+    char rest[64 - 2 * sizeof(int64_t)];
+} xent_section;
+
+/* The next one of a section that nobody has taken, or -1. */
+static inline int64_t xent_take_next(xent_section *section) {
+#if defined(__GNUC__) || defined(__clang__)
+    const int64_t taken = __atomic_fetch_add(&section->next, 1, __ATOMIC_RELAXED);
+#elif defined(_MSC_VER)
+    const int64_t taken = _InterlockedExchangeAdd64(&section->next, 1);
+#else
+    int64_t taken;
+#pragma omp atomic capture
+    taken = section->next++;
+#endif
+    return taken < section->end ? taken : -1;
+}
 
 #if defined(__clang__)
 #define XENT_COMPILER __VERSION__
