@@ -31,6 +31,8 @@ ROW_FLOOR = (5.0, 7.5)  # rows longer than a few registers, in cache; newest to 
 FEW_CLASSES_FLOOR = (10.0, 15.0)  # 2 to 16 classes, logarithm included
 FEW_CLASSES = 16
 
+SHARE_OF_CACHE = 2**24  # bytes of the last cache that a core counts for
+
 
 def fastest(cell: dict, role: str) -> str | None:
     """The fastest implementation of that role, if any was timed."""
@@ -69,8 +71,12 @@ def share_of_limit(cell: dict) -> float | None:
 
 
 def beyond_cache(cell: dict, machine: dict) -> bool:
-    """Whether memory moves it all: only then is the limit one."""
-    return cell["bytes_moved"] > max(machine["caches"].values(), default=2**25)
+    """Whether memory moves it all: only then is the limit one.
+
+    A virtual machine reports all of its host's last cache, of which others take their share.
+    """
+    largest = max(machine["caches"].values(), default=2**25)
+    return cell["bytes_moved"] > min(largest, machine["cores"] * SHARE_OF_CACHE)
 
 
 def cycles_per_16(cell: dict, machine: dict) -> float | None:
