@@ -33,6 +33,8 @@ from xent_fast._binding.kernels cimport (
     XENT_INT64,
     xent_batch,
     xent_dtype,
+    xent_matrix,
+    xent_matrix_of,
     xent_storage,
 )
 from xent_fast._binding.stored cimport Groups, StoredMatrices, describe_stored
@@ -153,7 +155,6 @@ cdef int compute(xent_fast_call *call) noexcept nogil:
     cdef xent_batch batch
     cdef Groups groups
     cdef StoredMatrices stored
-    cdef xent_storage storage
     cdef Plan plan
     cdef double denominator = 0.0
     cdef int status = check_arguments(call)
@@ -176,12 +177,9 @@ cdef int compute(xent_fast_call *call) noexcept nogil:
     groups.real_bytes = bytes_of_real(call)
     groups.count = 1
     groups.rows = batch.rows
-    groups.logits_stride = groups.grad_stride = groups.targets_stride = 0
-    storage = storage_of(call)  # of all matrices alike
-    describe_stored(&stored, &batch, sizeof(batch), &groups, storage, storage, storage)
+    describe_stored(&stored, &batch, sizeof(batch), groups.real_bytes)
     if share_out(
-        &plan, &batch, &groups, &stored if stored.are_needed else NULL,
-        kernels_for(&batch, dtype_of(call)), call.num_threads
+        &plan, &batch, &groups, &stored, kernels_for(&batch, dtype_of(call)), call.num_threads
     ) != 0:
         return XENT_FAST_NO_MEMORY
     call.loss = process_chunks(&plan)
@@ -217,17 +215,14 @@ cdef void describe(const xent_fast_call *call, xent_batch *batch) noexcept nogil
     memset(batch, 0, sizeof(xent_batch))
     batch.rows = call.rows
     batch.classes = call.classes
-    batch.logits = <const char *>call.logits
-    batch.logits_row_stride = logits_rows(call).stride
-    batch.grad = <char *>call.grad
-    batch.grad_row_stride = grad_rows(call).stride
+    batch.logits = matrix_of(call, logits_rows(call))
+    batch.grad = matrix_of(call, grad_rows(call))
+    batch.dense_targets = matrix_of(call, target_rows(call))
     batch.labels.data = <const char *>call.labels
     batch.labels.stride = label_rows(call).stride
     batch.labels.type = XENT_INT32 if call.label_type == XENT_FAST_INT32 else XENT_INT64
     batch.labels.has_ignore_index = call.has_ignore_index != 0
     batch.labels.ignore_index = call.ignore_index
-    batch.dense_targets = <const char *>call.targets
-    batch.dense_targets_row_stride = target_rows(call).stride
     batch.sample_weight = call.sample_weight
     batch.class_weight = <const char *>call.class_weight
     batch.options.label_smoothing = call.label_smoothing
@@ -235,6 +230,13 @@ cdef void describe(const xent_fast_call *call, xent_batch *batch) noexcept nogil
     batch.options.z_loss = call.z_loss
     batch.output = XENT_GRADIENT
     batch.row_loss = <char *>call.row_loss
+
+
+cdef xent_matrix matrix_of(const xent_fast_call *call, Rows rows) noexcept nogil:
+    """All matrices lie alike."""
+    cdef xent_matrix matrix = xent_matrix_of(rows.first, rows.stride, 0)
+    matrix.storage = storage_of(call)
+    return matrix
 
 
 cdef int settle_denominator(

@@ -97,12 +97,17 @@ static void get_matrix(const arrays *a, int k, const problem *p, const layout *l
         widen(l->isa, storage, stored_values, p->rows * p->classes, values);
 }
 
-static ptrdiff_t row_stride(const arrays *a, int k, const problem *p, const layout *l) {
-    return a->is_turned[k] ? (ptrdiff_t)item_of(p, l, k) : a->at[k].rows == 1 ? 0 : a->at[k].stride;
-}
-
-static ptrdiff_t class_stride(const arrays *a, int k) {
-    return a->is_turned[k] ? a->at[k].stride : 0;
+/* As the kernels see it. */
+static xent_matrix matrix_at(const arrays *a, int k, const problem *p, const layout *l) {
+    xent_matrix matrix = xent_matrix_of(a->at[k].first, a->at[k].stride, 0);
+    if (a->at[k].rows == 1)
+        matrix.row_stride = 0;
+    if (a->is_turned[k]) {
+        matrix.row_stride = (ptrdiff_t)item_of(p, l, k);
+        matrix.class_stride = a->at[k].stride;
+    }
+    matrix.storage = storage_of(l, k);
+    return matrix;
 }
 
 static char *lay_row_numbers(arrays *a, int k, const problem *p, const layout *l, size_t item) {
@@ -135,22 +140,13 @@ static void lay_inputs(const problem *p, const layout *l, arrays *a) {
 
 static xent_batch describe(const problem *p, const layout *l, arrays *a) {
     const size_t item = (size_t)item_size(p->dtype);
-    const int grad = l->in_place ? LOGITS : GRAD;
+    const xent_matrix none = {0};
     xent_batch batch = {
         .rows = p->rows,
         .classes = p->classes,
-        .logits = a->at[LOGITS].first,
-        .logits_row_stride = row_stride(a, LOGITS, p, l),
-        .logits_class_stride = class_stride(a, LOGITS),
-        .logits_storage = l->logits_storage,
-        .grad_storage = l->grad_storage,
-        .dense_targets_storage = l->targets_storage,
-        .grad = l->with_grad ? a->at[grad].first : NULL,
-        .grad_row_stride = l->with_grad ? row_stride(a, grad, p, l) : 0,
-        .grad_class_stride = l->with_grad ? class_stride(a, grad) : 0,
-        .dense_targets = a->is_used[TARGETS] ? a->at[TARGETS].first : NULL,
-        .dense_targets_row_stride = a->is_used[TARGETS] ? row_stride(a, TARGETS, p, l) : 0,
-        .dense_targets_class_stride = a->is_used[TARGETS] ? class_stride(a, TARGETS) : 0,
+        .logits = matrix_at(a, LOGITS, p, l),
+        .grad = l->with_grad ? matrix_at(a, l->in_place ? LOGITS : GRAD, p, l) : none,
+        .dense_targets = a->is_used[TARGETS] ? matrix_at(a, TARGETS, p, l) : none,
         .sample_weight =
             p->has_sample_weight ? (const double *)(void *)a->at[SAMPLE_WEIGHT].first : NULL,
         .weight_factor = p->weight_factor,
@@ -210,7 +206,7 @@ static double process_shared(const xent_row_kernels *kernels, const xent_batch *
         kernels->begin_row(batch, row, workspace);
         sweep(kernels->forward_blocks, blocks, part, workspace);
         sum += kernels->finish_row(batch, row, workspace);
-        if (batch->grad)
+        if (batch->grad.data)
             sweep(kernels->backward_blocks, blocks, part, workspace);
     }
     return sum;
@@ -229,16 +225,12 @@ static void compute_rows(const problem *p, const layout *l, arrays *a, results *
 
 static void compute_vjp(const problem *p, const layout *l, const arrays *a) {
     const xent_vjp_kernels *kernels = &l->isa->vjp_kernels[p->dtype];
-    const strip *grad = &a->at[l->in_place ? LOGITS : GRAD];
     const xent_vjp_batch batch = {
         .rows = p->rows,
         .classes = p->classes,
-        .values = a->at[LOGITS].first,
-        .values_row_stride = a->at[LOGITS].stride,
-        .slopes = a->at[TARGETS].first,
-        .slopes_row_stride = p->shares_targets ? 0 : a->at[TARGETS].stride,
-        .grad = grad->first,
-        .grad_row_stride = grad->stride,
+        .values = matrix_at(a, LOGITS, p, l),
+        .slopes = matrix_at(a, TARGETS, p, l),
+        .grad = matrix_at(a, l->in_place ? LOGITS : GRAD, p, l),
     };
     const int64_t step = rows_a_call(p, l);
     for (int64_t row = 0; row < p->rows; row += step)

@@ -277,8 +277,9 @@ static int is_portable(const xent_isa *isa) { return strcmp(isa->name, "portable
 static void take_storages(unsigned asked, const problem *p, int has_wide_gradient, layout *l) {
     const xent_row_kernels *kernels = &l->isa->kernels[p->dtype][p->kind];
     const xent_batch outline = {.classes = p->classes,
-                                .logits_class_stride = l->is_turned,
-                                .dense_targets = p->has_labels ? NULL : p->targets};
+                                .logits.class_stride = l->is_turned,
+                                .dense_targets =
+                                    xent_matrix_of(p->has_labels ? NULL : p->targets, 0, 0)};
     l->logits_storage = l->grad_storage = l->targets_storage = XENT_AS_COMPUTED;
     if (p->family != ROW_KERNELS || !kernels->knows_storage(&outline))
         return;

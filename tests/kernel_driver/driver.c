@@ -155,13 +155,10 @@ static uint64_t run_case(const xent_isa *isa, int kind, buffers *b, xent_dtype d
     const xent_batch batch = {
         .rows = DIGEST_ROWS,
         .classes = classes,
-        .logits = b->logits,
-        .logits_row_stride = row_bytes,
-        .grad = grad,
-        .grad_row_stride = row_bytes,
+        .logits = xent_matrix_of(b->logits, row_bytes, 0),
+        .grad = xent_matrix_of(grad, row_bytes, 0),
         .labels = {(const char *)b->labels, sizeof(int64_t), XENT_INT64, 1, -1},
-        .dense_targets = is_dense ? b->targets : NULL,
-        .dense_targets_row_stride = row_bytes,
+        .dense_targets = xent_matrix_of(is_dense ? b->targets : NULL, row_bytes, 0),
         .sample_weight = b->weights,
         .weight_factor = 0.37,
         .class_weight = has_class_weight ? b->targets : NULL,
@@ -190,12 +187,9 @@ static uint64_t run_vjp_case(const xent_isa *isa, int of_logarithm, buffers *b, 
     const xent_vjp_batch batch = {
         .rows = rows,
         .classes = classes,
-        .values = b->logits,
-        .values_row_stride = row_bytes,
-        .slopes = b->targets,
-        .slopes_row_stride = row_bytes,
-        .grad = grad,
-        .grad_row_stride = row_bytes,
+        .values = xent_matrix_of(b->logits, row_bytes, 0),
+        .slopes = xent_matrix_of(b->targets, row_bytes, 0),
+        .grad = xent_matrix_of(grad, row_bytes, 0),
     };
     (of_logarithm ? kernels->log_softmax_rows : kernels->softmax_rows)(&batch, 0, rows);
     return digest_of(14695981039346656037u, grad, (size_t)(rows * row_bytes));
@@ -215,10 +209,8 @@ static uint64_t run_softmax_function_case(const xent_isa *isa, int function, buf
     const xent_batch batch = {
         .rows = rows,
         .classes = classes,
-        .logits = b->logits,
-        .logits_row_stride = row_bytes,
-        .grad = grad,
-        .grad_row_stride = row_bytes,
+        .logits = xent_matrix_of(b->logits, row_bytes, 0),
+        .grad = xent_matrix_of(grad, row_bytes, 0),
         .labels = {(const char *)b->labels, sizeof(int64_t), XENT_INT64, 1, -1},
         .sample_weight = b->weights,
         .weight_factor = 0.37,
@@ -228,15 +220,13 @@ static uint64_t run_softmax_function_case(const xent_isa *isa, int function, buf
     };
     const xent_second_order_batch second_order = {
         .batch = batch,
-        .vector = function == HESSIAN_PRODUCT ? b->targets : NULL,
-        .vector_row_stride = row_bytes,
+        .vector = xent_matrix_of(function == HESSIAN_PRODUCT ? b->targets : NULL, row_bytes, 0),
         .mean_class_weight = 1,
     };
     const xent_distillation_batch distillation = {
         .batch = batch,
         .target_kernels = &isa->kernels[dtype][XENT_INDEX_TARGETS],
-        .teacher = b->targets,
-        .teacher_row_stride = row_bytes,
+        .teacher = xent_matrix_of(b->targets, row_bytes, 0),
         .temperature = 3,
         .weight_factor = 0.11,
     };
@@ -380,15 +370,13 @@ static int compute_request(const xent_isa *isa, batch_request request) {
     const xent_batch batch = {
         .rows = request.rows,
         .classes = request.classes,
-        .logits = b.logits,
-        .logits_row_stride = row_bytes,
-        .grad = !request.with_grad ? NULL
-                : request.in_place ? b.logits
-                                   : b.grad,
-        .grad_row_stride = request.with_grad ? row_bytes : 0,
+        .logits = xent_matrix_of(b.logits, row_bytes, 0),
+        .grad = xent_matrix_of(!request.with_grad ? NULL
+                               : request.in_place ? b.logits
+                                                  : b.grad,
+                               row_bytes, 0),
         .labels = {.data = (const char *)b.labels, .stride = sizeof(int64_t), .type = XENT_INT64},
-        .dense_targets = is_dense ? b.targets : NULL,
-        .dense_targets_row_stride = is_dense ? row_bytes : 0,
+        .dense_targets = xent_matrix_of(is_dense ? b.targets : NULL, row_bytes, 0),
         .class_weight = request.is_weighted ? b.targets : NULL,
         .options.label_smoothing = request.kind == XENT_SMOOTHED_TARGETS ? 0.1 : 0,
         .weight_factor = 1.0 / (double)request.rows,

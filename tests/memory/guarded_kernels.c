@@ -58,11 +58,6 @@ static void report_crash(int number) {
 
 /* --- buffers between pages --- */
 
-typedef struct {
-    char *first; /* row 0 */
-    ptrdiff_t row_stride, class_stride;
-} buffer;
-
 /* Pieces of writable memory with guards between them, kept for the next case of the same shape. */
 typedef struct {
     char *pages;
@@ -124,8 +119,8 @@ static void unmap_regions(void) {
     }
 }
 
-/* A matrix: each row or each column alone between guards, or all of it in one piece. */
-static buffer kept(int64_t rows, int64_t classes, size_t number_bytes, guard_side side) {
+/* Each row or each column alone between guards, or all of it in one piece. */
+static xent_matrix kept(int64_t rows, int64_t classes, size_t number_bytes, guard_side side) {
     const size_t count = (size_t)rows * (size_t)classes * number_bytes;
     const size_t pieces = side == AROUND_ROWS      ? (size_t)rows
                           : side == AROUND_COLUMNS ? (size_t)classes
@@ -133,9 +128,9 @@ static buffer kept(int64_t rows, int64_t classes, size_t number_bytes, guard_sid
     const size_t bytes = count / pieces;
     const size_t piece_bytes = (bytes + page_size - 1) / page_size * page_size;
     const ptrdiff_t step = (ptrdiff_t)(piece_bytes + page_size);
-    buffer made = {.row_stride = (ptrdiff_t)(number_bytes * (size_t)classes)};
-    made.first = take_region(pieces, piece_bytes)->pages + page_size +
-                 (side == BEFORE ? 0 : piece_bytes - bytes);
+    xent_matrix made = {.row_stride = (ptrdiff_t)(number_bytes * (size_t)classes)};
+    made.data = take_region(pieces, piece_bytes)->pages + page_size +
+                (side == BEFORE ? 0 : piece_bytes - bytes);
     if (side == AROUND_ROWS)
         made.row_stride = step;
     if (side == AROUND_COLUMNS && classes > 1) {
@@ -147,8 +142,21 @@ static buffer kept(int64_t rows, int64_t classes, size_t number_bytes, guard_sid
 
 /* One number a row, or whatever else stands in one piece. */
 static void *kept_column(int64_t rows, size_t number_bytes, guard_side side) {
-    return kept(rows, 1, number_bytes, side == BEFORE ? BEFORE : BEHIND).first;
+    return kept(rows, 1, number_bytes, side == BEFORE ? BEFORE : BEHIND).data;
 }
+
+/* What one case is made of. */
+typedef struct {
+    xent_dtype dtype;
+    xent_target_kind kind;
+    output_place place;
+    guard_side side;
+    xent_label_type label_type;
+    xent_output output;
+    xent_storage logits_storage, grad_storage, targets_storage;
+    int has_options; /* row losses, lse, predictions, weights */
+    int64_t rows, classes;
+} request;
 
 /* --- what stands in them --- */
 
@@ -163,12 +171,13 @@ static size_t real_bytes(xent_dtype dtype) {
     return dtype == XENT_FLOAT32 ? sizeof(float) : sizeof(double);
 }
 
-static void fill_reals(buffer b, xent_dtype dtype, int64_t rows, int64_t classes, double spread) {
-    const ptrdiff_t class_stride = b.class_stride ? b.class_stride : (ptrdiff_t)real_bytes(dtype);
+static void fill_reals(xent_matrix m, xent_dtype dtype, int64_t rows, int64_t classes,
+                       double spread) {
+    const ptrdiff_t class_stride = m.class_stride ? m.class_stride : (ptrdiff_t)real_bytes(dtype);
     for (int64_t row = 0; row < rows; ++row)
         for (int64_t k = 0; k < classes; ++k) {
             const double value = spread * ((double)(random_bits() & 0xffff) / 65536.0 - 0.25);
-            char *place = b.first + row * b.row_stride + k * class_stride;
+            char *place = xent_row(&m, row) + k * class_stride;
             if (dtype == XENT_FLOAT32)
                 *(float *)(void *)place = (float)value;
             else
@@ -180,27 +189,29 @@ static size_t stored_bytes(xent_dtype dtype, xent_storage storage) {
     return storage == XENT_AS_COMPUTED ? real_bytes(dtype) : sizeof(uint16_t);
 }
 
-/* Numbers as they are stored; of 16 bits any. */
-static void fill_stored(buffer b, xent_dtype dtype, xent_storage storage, int64_t rows,
-                        int64_t classes, double spread) {
-    const ptrdiff_t class_stride = b.class_stride ? b.class_stride : (ptrdiff_t)sizeof(uint16_t);
+/* A matrix of numbers as they are stored; of 16 bits any. */
+static xent_matrix kept_stored(request r, xent_storage storage, double spread) {
+    xent_matrix m = kept(r.rows, r.classes, stored_bytes(r.dtype, storage), r.side);
+    const ptrdiff_t class_stride = m.class_stride ? m.class_stride : (ptrdiff_t)sizeof(uint16_t);
+    m.storage = storage;
     if (storage == XENT_AS_COMPUTED)
-        fill_reals(b, dtype, rows, classes, spread);
+        fill_reals(m, r.dtype, r.rows, r.classes, spread);
     else
-        for (int64_t row = 0; row < rows; ++row)
-            for (int64_t k = 0; k < classes; ++k)
-                *(uint16_t *)(void *)(b.first + row * b.row_stride + k * class_stride) =
+        for (int64_t row = 0; row < r.rows; ++row)
+            for (int64_t k = 0; k < r.classes; ++k)
+                *(uint16_t *)(void *)(xent_row(&m, row) + k * class_stride) =
                     (uint16_t)random_bits();
+    return m;
 }
 
 /* Classes, and here and there what is none: labels may change after they were checked. */
-static void fill_labels(buffer b, size_t width, int64_t rows, int64_t classes) {
+static void fill_labels(xent_matrix b, size_t width, int64_t rows, int64_t classes) {
     for (int64_t row = 0; row < rows; ++row) {
         int64_t label =
             row % 5 == 3 ? -1 - (int64_t)random_bits() : (int64_t)random_bits() % classes;
         if (row % 7 == 6)
             label = INT64_MAX;
-        memcpy(b.first + row * b.row_stride, &label, width); /* little-endian */
+        memcpy(xent_row(&b, row), &label, width); /* little-endian */
     }
 }
 
@@ -208,74 +219,44 @@ static size_t width_of(xent_label_type type) { return (size_t)1 << ((int)type % 
 
 /* --- one case --- */
 
-typedef struct {
-    xent_dtype dtype;
-    xent_target_kind kind;
-    output_place place;
-    guard_side side;
-    xent_label_type label_type;
-    xent_output output;
-    xent_storage logits_storage, grad_storage, targets_storage;
-    int has_options; /* row losses, lse, predictions, weights */
-    int64_t rows, classes;
-} request;
-
 static int has_dense_targets(request r) {
     return r.kind == XENT_DENSE_TARGETS || r.kind == XENT_SHAPED_TARGETS;
 }
 
 static void point_at_targets(xent_batch *batch, request r) {
     if (has_dense_targets(r)) {
-        const size_t bytes = stored_bytes(r.dtype, r.targets_storage);
-        const buffer targets = kept(r.rows, r.classes, bytes, r.side);
-        fill_stored(targets, r.dtype, r.targets_storage, r.rows, r.classes, 1);
-        batch->dense_targets = targets.first;
-        batch->dense_targets_storage = r.targets_storage;
-        batch->dense_targets_row_stride = targets.row_stride;
-        batch->dense_targets_class_stride = targets.class_stride;
+        batch->dense_targets = kept_stored(r, r.targets_storage, 1);
         return;
     }
     const size_t width = width_of(r.label_type);
-    const buffer labels = kept(r.rows, 1, width, r.side);
+    const xent_matrix labels = kept(r.rows, 1, width, r.side);
     fill_labels(labels, width, r.rows, r.classes);
-    const xent_labels column = {labels.first, labels.row_stride, r.label_type, r.has_options, 1};
+    const xent_labels column = {labels.data, labels.row_stride, r.label_type, r.has_options, 1};
     batch->labels = column;
 }
 
 static void point_at_options(xent_batch *batch, request r) {
     const guard_side column_side = r.side == BEFORE ? BEFORE : BEHIND;
-    const buffer sample_weight = kept(r.rows, 1, sizeof(double), column_side);
+    const xent_matrix sample_weight = kept(r.rows, 1, sizeof(double), column_side);
     fill_reals(sample_weight, XENT_FLOAT64, r.rows, 1, 1);
-    batch->sample_weight = (const double *)(const void *)sample_weight.first;
+    batch->sample_weight = (const double *)(const void *)sample_weight.data;
     batch->row_loss = kept_column(r.rows, real_bytes(r.dtype), r.side);
     batch->lse = kept_column(r.rows, real_bytes(r.dtype), r.side);
     batch->prediction = kept_column(r.rows, sizeof(int64_t), r.side);
     if (r.kind != XENT_DENSE_TARGETS) {
-        const buffer class_weight = kept(1, r.classes, real_bytes(r.dtype), column_side);
+        const xent_matrix class_weight = kept(1, r.classes, real_bytes(r.dtype), column_side);
         fill_reals(class_weight, r.dtype, 1, r.classes, 1);
-        batch->class_weight = class_weight.first;
+        batch->class_weight = class_weight.data;
     }
 }
 
 static xent_batch make_batch(request r) {
     const int has_smoothing = r.kind == XENT_SHAPED_TARGETS || r.kind == XENT_SMOOTHED_TARGETS;
     const int is_gradient = r.output == XENT_GRADIENT;
-    const buffer logits = kept(r.rows, r.classes, stored_bytes(r.dtype, r.logits_storage), r.side);
-    fill_stored(logits, r.dtype, r.logits_storage, r.rows, r.classes, 8);
-    buffer grad = logits;
-    if (r.place == APART)
-        grad = kept(r.rows, r.classes, stored_bytes(r.dtype, r.grad_storage), r.side);
     xent_batch batch = {
         .rows = r.rows,
         .classes = r.classes,
-        .logits = logits.first,
-        .logits_row_stride = logits.row_stride,
-        .logits_class_stride = logits.class_stride,
-        .logits_storage = r.logits_storage,
-        .grad_storage = r.grad_storage,
-        .grad = r.place == LOSS_ONLY ? NULL : grad.first,
-        .grad_row_stride = r.place == LOSS_ONLY ? 0 : grad.row_stride,
-        .grad_class_stride = r.place == LOSS_ONLY ? 0 : grad.class_stride,
+        .logits = kept_stored(r, r.logits_storage, 8),
         .weight_factor = is_gradient ? 0.5 : 0,
         .options.label_smoothing = is_gradient && has_smoothing ? 0.1 : 0,
         .options.temperature = r.has_options ? 1.5 : 1,
@@ -283,6 +264,10 @@ static xent_batch make_batch(request r) {
         .options.z_loss = r.has_options && r.kind != XENT_INDEX_TARGETS ? 0.01 : 0,
         .output = r.output,
     };
+    if (r.place == APART)
+        batch.grad = kept_stored(r, r.grad_storage, 8);
+    else if (r.place == IN_PLACE)
+        batch.grad = batch.logits;
     point_at_targets(&batch, r);
     if (r.has_options)
         point_at_options(&batch, r);
@@ -300,7 +285,7 @@ static void run_shared(const xent_row_kernels *kernels, const xent_batch *batch,
         kernels->forward_blocks(0, blocks / 2, workspace);
         kernels->forward_blocks(blocks / 2, blocks - blocks / 2, workspace);
         kernels->finish_row(batch, row, workspace);
-        if (batch->grad)
+        if (batch->grad.data)
             kernels->backward_blocks(0, blocks, workspace);
     }
 }
@@ -319,9 +304,9 @@ static void run_rows(const xent_isa *isa, request r) {
     for (int64_t row = 0; row < r.rows; row += 16)
         kernels->process_rows(&batch, row, r.rows - row < 16 ? r.rows - row : 16, workspace);
     kernels->process_rows(&batch, 0, r.rows, workspace);
-    if (!batch.logits_class_stride)
+    if (!batch.logits.class_stride)
         run_shared(kernels, &batch, r.side);
-    if (!batch.dense_targets) {
+    if (!batch.dense_targets.data) {
         int64_t counted = 0;
         double sum = 0;
         xent_check_labels(&batch.labels, r.rows, r.classes, batch.sample_weight, NULL, XENT_FLOAT32,
@@ -334,8 +319,8 @@ static void run_rows(const xent_isa *isa, request r) {
 static int64_t run_stored_rows(const xent_isa *isa, request r) {
     const xent_row_kernels *kernels = &isa->kernels[r.dtype][r.kind];
     const xent_batch outline = {.classes = r.classes,
-                                .logits_class_stride = r.side == AROUND_COLUMNS && r.classes > 1,
-                                .dense_targets = has_dense_targets(r) ? "" : NULL};
+                                .logits.class_stride = r.side == AROUND_COLUMNS && r.classes > 1,
+                                .dense_targets.data = has_dense_targets(r) ? (char *)"" : NULL};
     int64_t cases = 0;
     if (!kernels->knows_storage(&outline))
         return cases;
@@ -362,14 +347,13 @@ static int64_t run_storage(const xent_isa *isa, request r) {
         snprintf(case_name, sizeof case_name,
                  "%s %s to float32 and back, guards %s, %" PRId64 " x %" PRId64, isa->name,
                  storage_names[storage], side_names[r.side], r.rows, r.classes);
-        const buffer stored = kept(r.rows, r.classes, sizeof(uint16_t), r.side);
-        const buffer wide = kept(r.rows, r.classes, sizeof(float), r.side);
-        float *numbers = (float *)(void *)wide.first;
-        fill_stored(stored, XENT_FLOAT32, (xent_storage)storage, r.rows, r.classes, 8);
-        kernels->load(stored.first, stored.row_stride, r.rows, r.classes, numbers,
+        const xent_matrix stored = kept_stored(r, (xent_storage)storage, 8);
+        const xent_matrix wide = kept(r.rows, r.classes, sizeof(float), r.side);
+        float *numbers = (float *)(void *)wide.data;
+        kernels->load(stored.data, stored.row_stride, r.rows, r.classes, numbers,
                       wide.row_stride / (ptrdiff_t)sizeof(float));
         kernels->store(numbers, wide.row_stride / (ptrdiff_t)sizeof(float), r.rows, r.classes,
-                       stored.first, stored.row_stride);
+                       stored.data, stored.row_stride);
         give_regions_back();
     }
     return cases;
@@ -380,24 +364,15 @@ static void run_vjp(const xent_isa *isa, request r, int of_logarithm) {
              isa->name, r.dtype == XENT_FLOAT32 ? "float32" : "float64",
              of_logarithm ? "log_softmax" : "softmax", place_names[r.place], side_names[r.side],
              r.rows, r.classes);
-    const size_t number_bytes = real_bytes(r.dtype);
-    const buffer values = kept(r.rows, r.classes, number_bytes, r.side);
-    const buffer slopes = kept(r.rows, r.classes, number_bytes, r.side);
-    fill_reals(values, r.dtype, r.rows, r.classes, 1);
-    fill_reals(slopes, r.dtype, r.rows, r.classes, 1);
-    buffer grad = r.rows % 2 ? values : slopes;
-    if (r.place == APART)
-        grad = kept(r.rows, r.classes, number_bytes, r.side);
-    const xent_vjp_batch batch = {
+    xent_vjp_batch batch = {
         .rows = r.rows,
         .classes = r.classes,
-        .values = values.first,
-        .values_row_stride = values.row_stride,
-        .slopes = slopes.first,
-        .slopes_row_stride = slopes.row_stride,
-        .grad = grad.first,
-        .grad_row_stride = grad.row_stride,
+        .values = kept_stored(r, XENT_AS_COMPUTED, 1),
+        .slopes = kept_stored(r, XENT_AS_COMPUTED, 1),
     };
+    batch.grad = r.place == APART ? kept_stored(r, XENT_AS_COMPUTED, 1)
+                 : r.rows % 2     ? batch.values
+                                  : batch.slopes;
     const xent_vjp_kernels *kernels = &isa->vjp_kernels[r.dtype];
     (of_logarithm ? kernels->log_softmax_rows : kernels->softmax_rows)(&batch, 0, r.rows);
     give_regions_back();
@@ -414,12 +389,10 @@ static void run_softmax_function(const xent_isa *isa, request r, softmax_use use
              r.dtype == XENT_FLOAT32 ? "float32" : "float64", use_names[use], kind_names[r.kind],
              place_names[r.place], r.has_options, side_names[r.side], r.rows, r.classes);
     const xent_batch batch = make_batch(r);
-    const buffer other = kept(r.rows, r.classes, real_bytes(r.dtype), r.side);
-    fill_reals(other, r.dtype, r.rows, r.classes, 8);
-    const xent_second_order_batch second_order = {
-        batch, use == HESSIAN_PRODUCT ? other.first : NULL, other.row_stride, 1};
-    const xent_distillation_batch distillation = {
-        batch, &isa->kernels[r.dtype][r.kind], other.first, other.row_stride, 2, 0.5};
+    const xent_matrix none = {0}, other = kept_stored(r, XENT_AS_COMPUTED, 8);
+    const xent_second_order_batch second_order = {batch, use == HESSIAN_PRODUCT ? other : none, 1};
+    const xent_distillation_batch distillation = {batch, &isa->kernels[r.dtype][r.kind], other, 2,
+                                                  0.5};
     const int is_distillation = use == DISTILLATION;
     const xent_row_kernels *kernels =
         &isa->softmax_functions[r.dtype][is_distillation ? XENT_DISTILLATION : XENT_SECOND_ORDER];

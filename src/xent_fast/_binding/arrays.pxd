@@ -14,6 +14,8 @@ from xent_fast._binding.kernels cimport (
     XENT_FLOAT32,
     XENT_FLOAT64,
     xent_dtype,
+    xent_matrix,
+    xent_matrix_of,
     xent_storage,
 )
 
@@ -116,6 +118,18 @@ cdef inline Py_ssize_t class_stride_of(cnp.ndarray array) noexcept:
 
 cdef inline Py_ssize_t row_stride_of(cnp.ndarray array) noexcept:
     return cnp.PyArray_STRIDE(array, cnp.PyArray_NDIM(array) - 2)
+
+
+cdef inline xent_matrix matrix_of(cnp.ndarray array) noexcept:
+    """(rows, classes) or (groups, rows, classes) as the kernels know it; None is no matrix."""
+    cdef xent_matrix matrix
+    if array is None:
+        return xent_matrix_of(NULL, 0, 0)
+    matrix = xent_matrix_of(cnp.PyArray_DATA(array), row_stride_of(array), class_stride_of(array))
+    if cnp.PyArray_NDIM(array) == 3:
+        matrix.group_stride = cnp.PyArray_STRIDE(array, 0)
+    matrix.storage = storage_of(array)
+    return matrix
 
 
 cdef inline cnp.npy_intp row_count_of(cnp.ndarray array) noexcept:

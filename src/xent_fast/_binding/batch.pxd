@@ -7,15 +7,16 @@ cimport numpy as cnp
 from cpython.object cimport PyTypeObject
 from libc.stdint cimport int64_t
 
-from xent_fast._binding.arrays cimport Layout, storage_of
+from xent_fast._binding.arrays cimport Layout
 from xent_fast._binding.kernels cimport (
     XENT_AS_COMPUTED,
     xent_batch,
     xent_labels,
+    xent_matrix,
     xent_row_kernels,
 )
 from xent_fast._binding.options cimport Options
-from xent_fast._binding.stored cimport Groups, StoredMatrices, StoredMatrix
+from xent_fast._binding.stored cimport Groups, StoredMatrices
 
 
 cdef extern from "Python.h":
@@ -60,38 +61,15 @@ cdef void point_batch_at(
 cdef void point_at_factors(
     const double **factors, int64_t *step, cnp.ndarray given
 ) noexcept
-cdef void describe_groups(
-    Groups *groups, cnp.ndarray source, cnp.ndarray working, cnp.ndarray targets
-) noexcept
-cdef inline bint any_in_16_bits(
-    cnp.ndarray source, cnp.ndarray working, cnp.ndarray targets
-) noexcept:
-    """Whether matrices have to be described as stored; `targets` count only if they are dense."""
+cdef void describe_groups(Groups *groups, cnp.ndarray source) noexcept
+cdef inline bint any_in_16_bits(const xent_batch *batch) noexcept:
     return (
-        storage_of(source) != XENT_AS_COMPUTED
-        or (working is not None and storage_of(working) != XENT_AS_COMPUTED)
-        or (cnp.PyArray_NDIM(targets) > 1 and storage_of(targets) != XENT_AS_COMPUTED)
+        batch.logits.storage != XENT_AS_COMPUTED
+        or batch.grad.storage != XENT_AS_COMPUTED
+        or batch.dense_targets.storage != XENT_AS_COMPUTED
     )
 
 
-cdef void describe_stored_arrays(
-    StoredMatrices *stored,
-    const xent_batch *batch,
-    size_t batch_bytes,
-    const Groups *groups,
-    cnp.ndarray source,
-    cnp.ndarray working,
-    cnp.ndarray targets,
-) noexcept
-cdef StoredMatrix *add_matrix(
-    StoredMatrices *stored,
-    const void *batch,
-    const void *address,
-    const Py_ssize_t *row_stride,
-    const Py_ssize_t *class_stride,
-    cnp.ndarray array,
-) noexcept
-cdef const StoredMatrices *if_needed(const StoredMatrices *stored) noexcept
 cdef object loss_of_rows(const Options *options, cnp.ndarray row_loss, Layout layout)
 cdef int run(
     const xent_batch *batch,
@@ -106,8 +84,7 @@ cdef int run(
 cdef int run_side_by_side(
     xent_batch *batch,
     size_t batch_bytes,
-    const char **other_address,
-    Py_ssize_t *other_row_stride,
+    xent_matrix *other_matrix,
     const xent_row_kernels *kernels,
     const Options *options,
     tuple matrices,

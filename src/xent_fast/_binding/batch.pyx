@@ -21,17 +21,14 @@ from xent_fast._binding.arguments cimport (
 )
 from xent_fast._binding.arrays cimport (
     Layout,
-    class_stride_of,
     copy_pairs,
     dtype_of,
+    matrix_of,
     row_count_of,
-    row_stride_of,
-    storage_of,
 )
 from xent_fast._binding.engine cimport UNLOCKED_LOGITS, Plan, make_plan, process_rows
 from xent_fast._binding.instruction_sets cimport check_labels, sum_of
 from xent_fast._binding.kernels cimport (
-    XENT_AS_COMPUTED,
     XENT_FLOAT32,
     XENT_FLOAT64,
     XENT_GRADIENT,
@@ -47,17 +44,14 @@ from xent_fast._binding.kernels cimport (
     xent_dtype,
     xent_label_type,
     xent_labels,
+    xent_matrix,
     xent_row_kernels,
-    xent_storage,
 )
 from xent_fast._binding.options cimport MEAN, NONE, Options, as_integer
 from xent_fast._binding.stored cimport (
     Groups,
     StoredMatrices,
-    StoredMatrix,
     describe_stored,
-    lay_apart,
-    lay_side_by_side,
     note_matrix,
 )
 
@@ -121,26 +115,19 @@ cdef int describe_rows(
     batch.classes = cnp.PyArray_DIM(logits, last)
     batch.options = options.of_rows
     batch.output = XENT_GRADIENT
-    batch.logits_storage = XENT_AS_COMPUTED
-    batch.grad_storage = XENT_AS_COMPUTED
-    batch.dense_targets_storage = XENT_AS_COMPUTED
     batch.class_weight = NULL if weight is None else cnp.PyArray_BYTES(weight)
     batch.sample_weight = NULL
     if sample_weight is not None:
         batch.sample_weight = <const double *>cnp.PyArray_DATA(sample_weight)
     batch.grad_output = NULL
     batch.grad_output_step = 0
-    batch.dense_targets = NULL
-    batch.dense_targets_row_stride = 0
-    batch.dense_targets_class_stride = 0
     if cnp.PyArray_NDIM(targets) == 1:
+        batch.dense_targets = matrix_of(None)
         return describe_labels(&batch.labels, targets, ignore_index)
     if ignore_index is not None:
         raise ValueError("ignore_index needs targets that are class indices, not dense targets")
     memset(&batch.labels, 0, sizeof(batch.labels))
-    batch.dense_targets = cnp.PyArray_BYTES(targets)
-    batch.dense_targets_row_stride = row_stride_of(targets)
-    batch.dense_targets_class_stride = class_stride_of(targets)
+    batch.dense_targets = matrix_of(targets)
     return 0
 
 
@@ -200,7 +187,7 @@ cdef int check_signs(
         if place < batch.rows:
             where = (place,) if layout is None else layout.place_of_row(place)
             raise_negative_weight("sample_weight", batch.sample_weight[place], where)
-    if weight is not None and batch.dense_targets == NULL:
+    if weight is not None and batch.dense_targets.data == NULL:
         check_sign(weight, weight_name)
     return 0
 
@@ -217,7 +204,7 @@ cdef double check_labels_and_sum_weights(
     cdef double weight_sum = 0.0
     cdef const char *weights = NULL
     cdef xent_dtype dtype = XENT_FLOAT32
-    if batch.dense_targets != NULL:
+    if batch.dense_targets.data != NULL:
         counted_rows = batch.rows
         if batch.sample_weight != NULL:
             weight_sum = sum_of(batch.sample_weight, batch.rows)
@@ -270,7 +257,7 @@ cdef cnp.ndarray rescaled(cnp.ndarray weights):
 
 cdef cnp.ndarray rescaled_classes(const xent_batch *batch, cnp.ndarray weight):
     """Class weights, where the mean divides by them too and nothing is free of them."""
-    if batch.dense_targets != NULL or batch.options.z_loss != 0:
+    if batch.dense_targets.data != NULL or batch.options.z_loss != 0:
         return weight
     return rescaled(weight)
 
@@ -293,16 +280,8 @@ cdef void point_batch_at(
     cnp.ndarray working,
     cnp.ndarray row_loss,
 ) noexcept:
-    batch.logits = cnp.PyArray_BYTES(source)
-    batch.logits_row_stride = row_stride_of(source)
-    batch.logits_class_stride = class_stride_of(source)
-    batch.grad = NULL
-    batch.grad_row_stride = 0
-    batch.grad_class_stride = 0
-    if working is not None:
-        batch.grad = cnp.PyArray_BYTES(working)
-        batch.grad_row_stride = row_stride_of(working)
-        batch.grad_class_stride = class_stride_of(working)
+    batch.logits = matrix_of(source)
+    batch.grad = matrix_of(working)
     batch.row_loss = NULL if row_loss is None else cnp.PyArray_BYTES(row_loss)
     batch.lse = NULL
     batch.prediction = NULL
@@ -317,68 +296,13 @@ cdef void point_at_factors(const double **factors, int64_t *step, cnp.ndarray gi
         step[0] = cnp.PyArray_SIZE(given) > 1
 
 
-cdef void describe_groups(
-    Groups *groups, cnp.ndarray source, cnp.ndarray working, cnp.ndarray targets
-) noexcept:
-    """`targets` count only if they are dense."""
+cdef void describe_groups(Groups *groups, cnp.ndarray source) noexcept:
     groups.real_bytes = sizeof(double) if dtype_of(source) == XENT_FLOAT64 else sizeof(float)
     groups.count = 1
     groups.rows = cnp.PyArray_DIM(source, 0)
-    groups.logits_stride = groups.grad_stride = groups.targets_stride = 0
-    if cnp.PyArray_NDIM(source) == 2:
-        return
-    groups.count = groups.rows
-    groups.rows = cnp.PyArray_DIM(source, 1)
-    groups.logits_stride = cnp.PyArray_STRIDE(source, 0)
-    if working is not None:
-        groups.grad_stride = cnp.PyArray_STRIDE(working, 0)
-    if cnp.PyArray_NDIM(targets) == 3:
-        groups.targets_stride = cnp.PyArray_STRIDE(targets, 0)
-
-
-cdef void describe_stored_arrays(
-    StoredMatrices *stored,
-    const xent_batch *batch,
-    size_t batch_bytes,
-    const Groups *groups,
-    cnp.ndarray source,
-    cnp.ndarray working,
-    cnp.ndarray targets,
-) noexcept:
-    """`targets` count only if they are dense; without `batch.grad` nothing is written to `working`.
-    """
-    cdef xent_storage grad = XENT_AS_COMPUTED
-    cdef xent_storage dense = XENT_AS_COMPUTED
-    if batch.grad != NULL:
-        grad = storage_of(working)
-    if batch.dense_targets != NULL:
-        dense = storage_of(targets)
-    describe_stored(stored, batch, batch_bytes, groups, storage_of(source), grad, dense)
-
-
-cdef StoredMatrix *add_matrix(
-    StoredMatrices *stored,
-    const void *batch,
-    const void *address,
-    const Py_ssize_t *row_stride,
-    const Py_ssize_t *class_stride,
-    cnp.ndarray array,
-) noexcept:
-    """Note where a batch has a matrix, and how that lies in memory."""
-    cdef size_t real_bytes = sizeof(double) if dtype_of(array) == XENT_FLOAT64 else sizeof(float)
-    cdef Py_ssize_t apart = class_stride_of(array)
-    cdef StoredMatrix *matrix = note_matrix(
-        stored, batch, address, row_stride, class_stride, storage_of(array), real_bytes
-    )
-    if class_stride == row_stride and apart != 0:
-        lay_apart(stored, matrix, apart)
-    if cnp.PyArray_NDIM(array) == 3:
-        matrix.group_stride = cnp.PyArray_STRIDE(array, 0)
-    return matrix
-
-
-cdef const StoredMatrices *if_needed(const StoredMatrices *stored) noexcept:
-    return stored if stored != NULL and stored.are_needed else NULL
+    if cnp.PyArray_NDIM(source) == 3:
+        groups.count = groups.rows
+        groups.rows = cnp.PyArray_DIM(source, 1)
 
 
 # --- the run --------------------------------------------------------------------------------------
@@ -411,7 +335,7 @@ cdef int run(
     """
     cdef Plan plan
     cdef double total = NAN
-    make_plan(&plan, batch, groups, if_needed(stored), kernels, options.num_threads)
+    make_plan(&plan, batch, groups, stored, kernels, options.num_threads)
     # The first write to memory of the caller, and all others. A copy fails before it writes, if at
     # all, and nothing else allocates.
     try:
@@ -435,8 +359,7 @@ cdef int run(
 cdef int run_side_by_side(
     xent_batch *batch,
     size_t batch_bytes,
-    const char **other_address,
-    Py_ssize_t *other_row_stride,
+    xent_matrix *other_matrix,
     const xent_row_kernels *kernels,
     const Options *options,
     tuple matrices,
@@ -446,23 +369,20 @@ cdef int run_side_by_side(
     bint is_void,
 ) except -1:
     """The same by kernels of a function's own batch, of so many bytes, which have the classes side
-    by side and know no groups: `matrices` are (logits, targets, result, other matrix or None), and
-    the other's address goes to `other_address`."""
+    by side: `matrices` are (logits, result or None, other matrix or None), and the other becomes
+    `other_matrix`, NULL where the batch has none."""
     cdef Groups groups
     cdef StoredMatrices stored
-    cdef cnp.ndarray logits, targets, working, other
-    logits, targets, working, other = matrices
+    cdef cnp.ndarray logits, working, other
+    cdef list to_fill = None
+    logits, working, other = matrices
     point_batch_at(batch, logits, working, row_loss)
-    describe_groups(&groups, logits, working, targets)
-    describe_stored_arrays(&stored, batch, batch_bytes, &groups, logits, working, targets)
-    lay_side_by_side(&stored, batch, groups.count > 1)
-    if other is not None:
-        other_address[0] = cnp.PyArray_BYTES(other)
-        other_row_stride[0] = row_stride_of(other)
-        add_matrix(
-            &stored, batch, other_address, other_row_stride, other_row_stride, other
-        ).is_read = True
-    return run(
-        batch, &groups, &stored, kernels, options, loss, layout,
-        [(working, 0)] if is_void else None
-    )
+    describe_groups(&groups, logits)
+    describe_stored(&stored, batch, batch_bytes, groups.real_bytes)
+    stored.side_by_side = True
+    if other_matrix != NULL:
+        other_matrix[0] = matrix_of(other)
+        note_matrix(&stored, batch, other_matrix, False)
+    if is_void:
+        to_fill = [] if working is None else [(working, 0)]
+    return run(batch, &groups, &stored, kernels, options, loss, layout, to_fill)

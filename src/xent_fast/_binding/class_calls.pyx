@@ -11,13 +11,8 @@ from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from xent_fast._binding.arrays cimport dtype_of
-from xent_fast._binding.batch cimport (
-    describe_groups,
-    describe_labels,
-    describe_stored_arrays,
-    if_needed,
-)
+from xent_fast._binding.arrays cimport dtype_of, matrix_of
+from xent_fast._binding.batch cimport describe_groups, describe_labels
 from xent_fast._binding.engine cimport (
     Plan,
     make_plan,
@@ -48,7 +43,7 @@ from xent_fast._binding.kernels cimport (
     xent_shard,
     xent_target_kind,
 )
-from xent_fast._binding.stored cimport Groups, StoredMatrices
+from xent_fast._binding.stored cimport Groups, StoredMatrices, describe_stored
 
 cnp.import_array()
 
@@ -72,7 +67,7 @@ def target_kind(bint is_dense, double label_smoothing, bint has_class_weight):
     cdef xent_batch batch
     memset(&batch, 0, sizeof(batch))
     if is_dense:
-        batch.dense_targets = b""
+        batch.dense_targets.data = b""
     if has_class_weight:
         batch.class_weight = b""
     batch.options.label_smoothing = label_smoothing
@@ -100,10 +95,8 @@ def measure_classes(
     shard.batch.options.z_loss = z_loss
     shard.first_class = first_class
     shard.num_classes = num_classes
-    if exponentials is not None:
-        shard.batch.grad = cnp.PyArray_BYTES(exponentials)
-        shard.batch.grad_row_stride = cnp.PyArray_STRIDE(exponentials, 0)
-    describe_matrices(&stored, &groups, &problem, logits, exponentials, targets)
+    shard.batch.grad = matrix_of(exponentials)
+    describe_matrices(&stored, &groups, &problem, logits)
     work_on_shard(&problem, &stored, &groups, dtype_of(logits), XENT_MEASURE)
 
 
@@ -125,7 +118,7 @@ def settle_classes(
     settle_shard(
         shard, values, sample_weight, has_class_weight, z_loss, factor, num_classes, whole_blocks
     )
-    describe_groups(&groups, values, None, row_loss)
+    describe_groups(&groups, values)
     groups.real_bytes = cnp.PyArray_ITEMSIZE(row_loss)
     work_on_shard(&problem, NULL, &groups, dtype_of(row_loss), XENT_SETTLE)
 
@@ -146,8 +139,7 @@ def write_classes(
     cdef StoredMatrices stored
     cdef Groups groups
     describe_shard(shard, logits, targets, weight, None, kind, values)
-    shard.batch.grad = cnp.PyArray_BYTES(out)
-    shard.batch.grad_row_stride = cnp.PyArray_STRIDE(out, 0)
+    shard.batch.grad = matrix_of(out)
     shard.batch.options.label_smoothing = label_smoothing
     shard.batch.options.temperature = temperature
     shard.first_class = first_class
@@ -156,7 +148,7 @@ def write_classes(
     settle_shard(
         shard, values, sample_weight, has_class_weight, z_loss, factor, num_classes, whole_blocks
     )
-    describe_matrices(&stored, &groups, &problem, logits, out, targets)
+    describe_matrices(&stored, &groups, &problem, logits)
     work_on_shard(&problem, &stored, &groups, dtype_of(logits), XENT_WRITE)
 
 
@@ -171,29 +163,24 @@ cdef int describe_shard(
     shard.row_step = cnp.PyArray_STRIDE(values, 0) // <Py_ssize_t>sizeof(double)
     shard.batch.rows = cnp.PyArray_DIM(logits, 0)
     shard.batch.classes = cnp.PyArray_DIM(logits, 1)
-    shard.batch.logits = cnp.PyArray_BYTES(logits)
-    shard.batch.logits_row_stride = cnp.PyArray_STRIDE(logits, 0)
+    shard.batch.logits = matrix_of(logits)
     if weight is not None and shard.batch.classes > 0:
         shard.batch.class_weight = cnp.PyArray_BYTES(weight)
     shard.has_class_weight = weight is not None
     shard.batch.weight_factor = 1.0
     if cnp.PyArray_NDIM(targets) == 1:
         return describe_labels(&shard.batch.labels, targets, ignore_index)
-    shard.batch.dense_targets = cnp.PyArray_BYTES(targets)
-    shard.batch.dense_targets_row_stride = cnp.PyArray_STRIDE(targets, 0)
+    shard.batch.dense_targets = matrix_of(targets)
     return 0
 
 
 cdef void describe_matrices(
-    StoredMatrices *stored, Groups *groups, ShardBatch *problem, cnp.ndarray logits,
-    cnp.ndarray grad, cnp.ndarray targets,
+    StoredMatrices *stored, Groups *groups, ShardBatch *problem, cnp.ndarray logits
 ) noexcept:
     """Each row has its statistics besides."""
     cdef const char *batch = <const char *>problem
-    describe_groups(groups, logits, grad, targets)
-    describe_stored_arrays(
-        stored, &problem.shard.batch, sizeof(problem[0]), groups, logits, grad, targets
-    )
+    describe_groups(groups, logits)
+    describe_stored(stored, &problem.shard.batch, sizeof(problem[0]), groups.real_bytes)
     stored.row_factor = <const char *>&problem.shard.values - batch
     stored.row_factor_step = <const char *>&problem.shard.row_step - batch
 
@@ -230,7 +217,7 @@ cdef int work_on_shard(
         raise MemoryError(f"cannot allocate {bytes} bytes of workspace")
     problem.workspace = <void *>xent_aligned(<uintptr_t>memory)
     try:
-        make_plan(&plan, batch, groups, if_needed(stored), kernels, 1)
+        make_plan(&plan, batch, groups, stored, kernels, 1)
         with nogil:
             mode = xent_use_default_mode()
             process_chunks(&plan)

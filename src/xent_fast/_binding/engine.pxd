@@ -30,7 +30,6 @@ cdef enum:
 # How the rows of one batch are shared out, and the memory that takes.
 cdef struct Plan:
     const xent_batch *batch
-    xent_batch stored_batch        # the same with storage types, for kernels that know them
     const Groups *groups
     const StoredMatrices *stored   # NULL where kernels can work on every matrix as it lies
     const xent_row_kernels *kernels

@@ -27,6 +27,7 @@ from xent_fast._binding.kernels cimport (
     xent_batch_from,
     xent_distillation_batch,
     xent_grad_hessian_batch,
+    xent_group_of,
     xent_is_turned,
     xent_row_kernels,
     xent_running_sum,
@@ -40,11 +41,12 @@ from xent_fast._binding.stored cimport (
     STORE,
     Groups,
     StoredMatrices,
-    StoredMatrix,
     advance_factors,
+    are_apart,
     move_rows,
     own_bytes,
     place_rows,
+    take_as_kernels_do,
 )
 
 
@@ -87,6 +89,16 @@ ctypedef void (*block_sweep)(int64_t first_block, int64_t count, void *workspace
 ctypedef void (*section_task)(const Plan *plan, int64_t number, int thread) noexcept nogil
 
 
+# A copy of any batch, and what each of them begins with.
+cdef union AnyBatch:
+    xent_batch rows
+    xent_second_order_batch second_order
+    xent_distillation_batch distillation
+    xent_grad_hessian_batch grad_hessian
+    VjpBatch vjp
+    ShardBatch shard
+
+
 # --- chunks and threads ---------------------------------------------------------------------------
 
 
@@ -118,9 +130,11 @@ cdef size_t share_out(
     What a chunk is depends on shape and layout alone.
     """
     cdef size_t workspace_bytes, section_bytes = 0, loss_bytes, missing
+    cdef AnyBatch copy
+    cdef const xent_batch *taken = batch
     plan.batch = batch
     plan.groups = groups
-    plan.stored = stored
+    plan.stored = NULL
     plan.kernels = kernels
     plan.chunk_count = 0
     plan.threads = 1
@@ -129,12 +143,14 @@ cdef size_t share_out(
     plan.memory = NULL
     if batch.rows == 0:
         return 0
-    if stored != NULL and not stored.are_turned and knows_storage(kernels, batch):
-        note_storage(stored, batch, &plan.stored_batch)
-        plan.batch = &plan.stored_batch
-        plan.stored = stored = NULL
+    if stored != NULL and not knows_storage(kernels, batch):
+        memcpy(&copy, batch, stored.batch_bytes)
+        taken = &copy.rows
+        if take_as_kernels_do(stored, &copy) or has_groups_of_its_own(groups, stored):
+            plan.stored = stored
     plan.chunk_rows = rows_per_chunk(
-        groups.rows, batch.classes, xent_is_turned(batch) or (stored != NULL and stored.are_turned)
+        groups.rows, batch.classes,
+        xent_is_turned(batch) if stored == NULL else are_apart(stored, batch),
     )
     plan.group_chunks = (groups.rows - 1) // plan.chunk_rows + 1
     plan.chunk_count = groups.count * plan.group_chunks
@@ -148,14 +164,16 @@ cdef size_t share_out(
         )
     )
     if plan.parts > 0:
-        plan.workspace_step = xent_shared_row_bytes(kernels, plan.batch)
+        plan.workspace_step = xent_shared_row_bytes(kernels, taken)
         workspace_bytes = batch.rows * plan.workspace_step
         section_bytes = 2 * plan.threads * sizeof(xent_section)
         loss_bytes = batch.rows * sizeof(double)
     else:
-        plan.workspace_step = plan.kernel_bytes = xent_workspace_bytes(kernels, plan.batch)
-        if stored != NULL:
-            plan.workspace_step += own_bytes(stored, batch, plan.chunk_rows, batch.classes)
+        plan.workspace_step = plan.kernel_bytes = xent_workspace_bytes(kernels, taken)
+        if plan.stored != NULL:
+            plan.workspace_step += own_bytes(
+                stored, batch, taken, plan.chunk_rows, batch.classes
+            )
         workspace_bytes = plan.threads * plan.workspace_step
         loss_bytes = 0
         if plan.threads > 1:
@@ -181,21 +199,11 @@ cdef inline bint knows_storage(
     return kernels.knows_storage != NULL and kernels.knows_storage(batch)
 
 
-cdef inline void note_storage(
-    const StoredMatrices *stored, const xent_batch *batch, xent_batch *copy
+cdef inline bint has_groups_of_its_own(
+    const Groups *groups, const StoredMatrices *stored
 ) noexcept nogil:
-    """The batch, its matrices of the storage types they have."""
-    cdef const StoredMatrix *matrix
-    cdef int number
-    copy[0] = batch[0]
-    for number in range(stored.count):
-        matrix = &stored.matrices[number]
-        if <const char *>batch + matrix.address == <const char *>&batch.logits:
-            copy.logits_storage = matrix.storage
-        elif <const char *>batch + matrix.address == <const char *>&batch.grad:
-            copy.grad_storage = matrix.storage
-        else:
-            copy.dense_targets_storage = matrix.storage
+    """Whether a function's batch has matrices besides those of `group_of`, in groups."""
+    return groups.count > 1 and stored.batch_bytes > sizeof(xent_batch)
 
 
 cdef inline int64_t rows_per_chunk(int64_t rows, int64_t classes, bint turned) noexcept nogil:
@@ -345,11 +353,9 @@ cdef xent_batch group_of(const Plan *plan, int64_t group) noexcept nogil:
     """The batch whose row 0 is the group's."""
     cdef const Groups *groups = plan.groups
     cdef xent_batch batch = xent_batch_from(plan.batch, group * groups.rows, groups.real_bytes)
-    batch.logits = plan.batch.logits + group * groups.logits_stride
-    if batch.grad != NULL:
-        batch.grad = plan.batch.grad + group * groups.grad_stride
-    if batch.dense_targets != NULL:
-        batch.dense_targets = plan.batch.dense_targets + group * groups.targets_stride
+    batch.logits = xent_group_of(&plan.batch.logits, group)
+    batch.grad = xent_group_of(&plan.batch.grad, group)
+    batch.dense_targets = xent_group_of(&plan.batch.dense_targets, group)
     return batch
 
 
@@ -371,7 +377,7 @@ cdef double process_shared_rows(const Plan *plan) noexcept nogil:
             work_through(plan, plan.sections, thread, forward_part)
         for row in prange(plan.batch.rows, schedule="dynamic"):
             plan.chunk_losses[row] = finish_shared_row(plan, row)
-        if plan.batch.grad != NULL:
+        if plan.batch.grad.data != NULL:
             # the same parts again, as far as may be: their exponentials lie in its cache
             for thread in prange(plan.threads, schedule="static", chunksize=1):
                 work_through(plan, plan.sections + plan.threads, thread, backward_part)
@@ -407,16 +413,6 @@ cdef inline double finish_shared_row(const Plan *plan, int64_t row) noexcept nog
 # --- matrices in memory of a thread's own ---------------------------------------------------------
 
 
-# A copy of any batch, and what each of them begins with.
-cdef union AnyBatch:
-    xent_batch rows
-    xent_second_order_batch second_order
-    xent_distillation_batch distillation
-    xent_grad_hessian_batch grad_hessian
-    VjpBatch vjp
-    ShardBatch shard
-
-
 cdef double process_stored_rows(
     const Plan *plan, int64_t group, int64_t first_row, int64_t row_count, char *workspace
 ) noexcept nogil:
@@ -428,6 +424,7 @@ cdef double process_stored_rows(
     XENT_ASSERT(row_count <= plan.chunk_rows)
     memcpy(&copy, plan.batch, stored.batch_bytes)
     copy.rows = xent_batch_from(plan.batch, row, plan.groups.real_bytes)
+    take_as_kernels_do(stored, &copy)
     advance_factors(stored, &copy, row)
     place_rows(
         stored, plan.batch, &copy, group, first_row, plan.chunk_rows, plan.batch.classes,

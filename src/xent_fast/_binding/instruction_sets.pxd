@@ -9,6 +9,7 @@ from xent_fast._binding.kernels cimport (
     xent_batch,
     xent_dtype,
     xent_labels,
+    xent_matrix,
     xent_row_kernels,
     xent_shard,
     xent_shard_kernels,
@@ -26,8 +27,7 @@ ctypedef void (*vjp_rows)(
 # A backward pass. In `batch` the logits stand for what the products are of: p or log p.
 cdef struct VjpBatch:
     xent_batch batch
-    const char *slopes
-    Py_ssize_t slopes_row_stride
+    xent_matrix slopes
     vjp_rows process
 
 # A range of classes, what is done with it, and memory for that, which one thread may use.

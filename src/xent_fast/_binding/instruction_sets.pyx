@@ -115,11 +115,8 @@ cdef double process_vjp_rows(
     rows.rows = batch.rows
     rows.classes = batch.classes
     rows.values = batch.logits
-    rows.values_row_stride = batch.logits_row_stride
     rows.slopes = problem.slopes
-    rows.slopes_row_stride = problem.slopes_row_stride
     rows.grad = batch.grad
-    rows.grad_row_stride = batch.grad_row_stride
     rows.grad_output = batch.grad_output
     rows.grad_output_step = batch.grad_output_step
     problem.process(&rows, first_row, row_count)

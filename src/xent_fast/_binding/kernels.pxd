@@ -17,6 +17,17 @@ cdef extern from "kernels/contract.h" nogil:
         XENT_FLOAT16
         XENT_BFLOAT16
 
+    ctypedef struct xent_matrix:
+        char *data
+        Py_ssize_t row_stride
+        Py_ssize_t class_stride
+        Py_ssize_t group_stride
+        xent_storage storage
+
+    xent_matrix xent_matrix_of(const void *data, Py_ssize_t row_stride, Py_ssize_t class_stride)
+    char *xent_row(const xent_matrix *matrix, int64_t row)
+    xent_matrix xent_group_of(const xent_matrix *matrix, int64_t group)
+
     ctypedef enum xent_target_kind:
         XENT_SMOOTHED_TARGETS
         XENT_TARGET_KIND_COUNT
@@ -51,19 +62,10 @@ cdef extern from "kernels/contract.h" nogil:
     ctypedef struct xent_batch:
         int64_t rows
         int64_t classes
-        const char *logits
-        Py_ssize_t logits_row_stride
-        Py_ssize_t logits_class_stride
-        xent_storage logits_storage
-        xent_storage grad_storage
-        char *grad
-        Py_ssize_t grad_row_stride
-        Py_ssize_t grad_class_stride
+        xent_matrix logits
+        xent_matrix grad
+        xent_matrix dense_targets
         xent_labels labels
-        const char *dense_targets
-        Py_ssize_t dense_targets_row_stride
-        Py_ssize_t dense_targets_class_stride
-        xent_storage dense_targets_storage
         const double *sample_weight
         double weight_factor
         const double *grad_output
@@ -101,12 +103,9 @@ cdef extern from "kernels/contract.h" nogil:
     ctypedef struct xent_vjp_batch:
         int64_t rows
         int64_t classes
-        const char *values
-        Py_ssize_t values_row_stride
-        const char *slopes
-        Py_ssize_t slopes_row_stride
-        char *grad
-        Py_ssize_t grad_row_stride
+        xent_matrix values
+        xent_matrix slopes
+        xent_matrix grad
         const double *grad_output
         int64_t grad_output_step
 
@@ -126,24 +125,20 @@ cdef extern from "kernels/contract.h" nogil:
 
     ctypedef struct xent_second_order_batch:
         xent_batch batch
-        const char *vector
-        Py_ssize_t vector_row_stride
+        xent_matrix vector
         double mean_class_weight
 
     ctypedef struct xent_distillation_batch:
         xent_batch batch
         const xent_row_kernels *target_kernels
-        const char *teacher
-        Py_ssize_t teacher_row_stride
+        xent_matrix teacher
         double temperature
         double weight_factor
 
     ctypedef struct xent_grad_hessian_batch:
         xent_batch batch
         const xent_row_kernels *target_kernels
-        char *hessian
-        Py_ssize_t hessian_row_stride
-        Py_ssize_t hessian_class_stride
+        xent_matrix hessian
         double factor
         double min_hessian
         double mean_class_weight

@@ -35,7 +35,6 @@ from xent_fast._binding.batch cimport (
     any_in_16_bits,
     describe_groups,
     describe_plain_labels,
-    describe_stored_arrays,
     loss_of_rows,
     point_at_factors,
     point_batch_at,
@@ -46,7 +45,7 @@ from xent_fast._binding.batch cimport (
 from xent_fast._binding.instruction_sets cimport kernels_for, read_labels
 from xent_fast._binding.kernels cimport xent_batch, xent_labels
 from xent_fast._binding.options cimport NONE, Options, read_options
-from xent_fast._binding.stored cimport Groups, StoredMatrices
+from xent_fast._binding.stored cimport Groups, StoredMatrices, describe_stored
 
 cnp.import_array()
 
@@ -176,11 +175,9 @@ cdef object compute_rows(
     if judgement is not None:
         batch.lse = cnp.PyArray_BYTES(judgement.lse)
         batch.prediction = <int64_t *>cnp.PyArray_DATA(judgement.prediction)
-    describe_groups(&groups, logits, working, targets)
-    if any_in_16_bits(logits, working, targets):
-        describe_stored_arrays(
-            &stored, &batch, sizeof(batch), &groups, logits, working, targets
-        )
+    describe_groups(&groups, logits)
+    if any_in_16_bits(&batch):
+        describe_stored(&stored, &batch, sizeof(batch), groups.real_bytes)
         if_stored = &stored
     to_fill = None
     if is_void:

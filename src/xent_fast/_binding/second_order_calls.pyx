@@ -20,19 +20,16 @@ from xent_fast._binding.arguments cimport (
 from xent_fast._binding.arrays cimport (
     cast_copy,
     class_0_of_rows,
-    class_stride_of,
     computed_type,
     computed_type_number,
     dtype_of,
     empty_rows,
     is_read_as_stored,
-    row_stride_of,
+    matrix_of,
     shares_memory,
 )
 from xent_fast._binding.batch cimport (
-    add_matrix,
     describe_groups,
-    describe_stored_arrays,
     loss_of_rows,
     mean_class_weight,
     point_batch_at,
@@ -57,7 +54,7 @@ from xent_fast._binding.kernels cimport (
     xent_second_order_batch,
 )
 from xent_fast._binding.options cimport NONE, Options, as_real, as_temperature, read_options
-from xent_fast._binding.stored cimport Groups, StoredMatrices, lay_side_by_side
+from xent_fast._binding.stored cimport Groups, StoredMatrices, describe_stored, note_matrix
 
 cnp.import_array()
 
@@ -118,16 +115,14 @@ cdef object second_order(
     cdef Given given = given_arrays(logits, "logits", targets, axis, weight, sample_weight, out)
     destination = given.output(out)
     other = other_matrix(given, vector, "vector", out, destination) if has_vector else None
-    matrices = rows_of(given, other, destination)
+    matrices, targets = rows_of(given, other, destination)
     weights = settle_rows(
-        &problem.batch, options, matrices[0], matrices[1], given.weight, given.sample_weight,
+        &problem.batch, options, matrices[0], targets, given.weight, given.sample_weight,
         ignore_index, given.layout, &is_void
     )
     problem.mean_class_weight = mean_class_weight(given.weight, weights)
-    problem.vector = NULL
-    problem.vector_row_stride = 0
     run_side_by_side(
-        &problem.batch, sizeof(problem), &problem.vector, &problem.vector_row_stride,
+        &problem.batch, sizeof(problem), &problem.vector,
         softmax_kernels_of(dtype_of(matrices[0]), XENT_SECOND_ORDER), options, matrices, None,
         None, given.layout, is_void
     )
@@ -188,9 +183,9 @@ cdef object distilled(
         given.weight = None
     destination = given.output(out)
     other = other_matrix(given, teacher, "teacher_logits", out, destination)
-    matrices = rows_of(given, other, destination)
+    matrices, labels = rows_of(given, other, destination)
     _kept = settle_rows(
-        &problem.batch, options, matrices[0], matrices[1], given.weight, given.sample_weight,
+        &problem.batch, options, matrices[0], labels, given.weight, given.sample_weight,
         ignore_index, given.layout, &is_void
     )
     factor = problem.batch.weight_factor
@@ -207,7 +202,7 @@ cdef object distilled(
         <PyTypeObject *>LossAndGrad, loss, destination if out is None else out
     )
     run_side_by_side(
-        &problem.batch, sizeof(problem), &problem.teacher, &problem.teacher_row_stride,
+        &problem.batch, sizeof(problem), &problem.teacher,
         softmax_kernels_of(dtype_of(matrices[0]), XENT_DISTILLATION), options, matrices, row_loss,
         loss, given.layout, is_void
     )
@@ -228,7 +223,7 @@ cdef object other_matrix(Given given, object other, str name, object out, object
 
 
 cdef tuple rows_of(Given given, object other, object destination):
-    """As rows: the logits, the targets, the result, the other matrix or None."""
+    """As rows: (the logits, the result, the other matrix or None), and the targets."""
     inputs = [given.logits]
     if other is not None:
         inputs.append(other)
@@ -241,7 +236,7 @@ cdef tuple rows_of(Given given, object other, object destination):
         targets = given.labels
     else:
         targets = class_0_of_rows(matrices[0])
-    return matrices[0], targets, matrices[len(inputs)], None if other is None else matrices[1]
+    return (matrices[0], matrices[len(inputs)], None if other is None else matrices[1]), targets
 
 
 # --- gradient and Hessian diagonal in one call ----------------------------------------------------
@@ -315,9 +310,7 @@ cdef object both_derivatives(
     problem.target_kernels = NULL
     if given.dense is not None or batch.options.label_smoothing != 0 or batch.options.z_loss != 0:
         problem.target_kernels = kernels_for(batch, dtype_of(rows))
-    problem.hessian = cnp.PyArray_BYTES(hessian_rows)
-    problem.hessian_row_stride = row_stride_of(hessian_rows)
-    problem.hessian_class_stride = class_stride_of(hessian_rows)
+    problem.hessian = matrix_of(hessian_rows)
 
     # Every allocation that is left.
     if options.reduction == NONE:
@@ -329,17 +322,10 @@ cdef object both_derivatives(
         hessian if hessian_out is None else hessian_out,
     )
     point_batch_at(batch, rows, grad_rows, row_loss)
-    describe_groups(&groups, rows, grad_rows, labels)
-    describe_stored_arrays(
-        &stored, batch, sizeof(problem[0]), &groups, rows, grad_rows, labels
-    )
-    add_matrix(
-        &stored, batch, &problem.hessian, &problem.hessian_row_stride,
-        &problem.hessian_class_stride, hessian_rows
-    ).is_written = True
-    stored.are_needed = stored.are_needed or groups.count > 1
-    if class_stride_of(rows) == 0 and class_stride_of(grad_rows) == 0:
-        lay_side_by_side(&stored, batch, False)  # the plan looks at these two
+    describe_groups(&groups, rows)
+    describe_stored(&stored, batch, sizeof(problem[0]), groups.real_bytes)
+    note_matrix(&stored, batch, &problem.hessian, True)
+    stored.side_by_side = batch.logits.class_stride == 0 and batch.grad.class_stride == 0
     to_fill = None
     if is_void:
         to_fill = [(grad_rows, 0), (hessian_rows, max(problem.min_hessian, 0.0))]

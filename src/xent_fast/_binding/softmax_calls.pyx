@@ -33,7 +33,6 @@ from xent_fast._binding.arrays cimport (
 from xent_fast._binding.batch cimport (
     describe_groups,
     describe_rows,
-    describe_stored_arrays,
     loss_of_rows,
     point_at_factors,
     point_batch_at,
@@ -61,7 +60,7 @@ from xent_fast._binding.kernels cimport (
     xent_output,
 )
 from xent_fast._binding.options cimport NONE, Options, as_temperature, as_thread_count, read_options
-from xent_fast._binding.stored cimport Groups, StoredMatrices, lay_side_by_side
+from xent_fast._binding.stored cimport Groups, StoredMatrices, describe_stored
 
 cnp.import_array()
 
@@ -194,8 +193,8 @@ cdef object compute_softmax(
     if out is None:
         lse = empty_rows(batch.rows, computed_type_number(rows))
         batch.lse = cnp.PyArray_BYTES(lse)
-    describe_groups(&groups, rows, out, first_class)
-    describe_stored_arrays(&stored, &batch, sizeof(batch), &groups, rows, out, first_class)
+    describe_groups(&groups, rows)
+    describe_stored(&stored, &batch, sizeof(batch), groups.real_bytes)
     run(
         &batch, &groups, &stored, kernels_of_kind(dtype_of(rows), XENT_SMOOTHED_TARGETS), &options,
         None, layout, None
@@ -263,9 +262,9 @@ cdef object vector_jacobian_product(
     describe_rows(&problem.batch, &options, values, no_labels, None, None, None)
     point_at_factors(&problem.batch.grad_output, &problem.batch.grad_output_step, grad_output)
     run_side_by_side(
-        &problem.batch, sizeof(problem), &problem.slopes, &problem.slopes_row_stride,
+        &problem.batch, sizeof(problem), &problem.slopes,
         kernels_of_vjp(&problem, dtype_of(values), of_logarithm), &options,
-        (values, no_labels, grad, slopes), None, None, given.layout, False
+        (values, grad, slopes), None, None, given.layout, False
     )
     return destination if out is None else out
 
@@ -309,8 +308,6 @@ cdef object any_entropy(
 ):
     """Check everything, allocate everything, then write."""
     cdef xent_batch batch
-    cdef Groups groups
-    cdef StoredMatrices stored
     cdef cnp.ndarray row_entropy = None
     cdef cnp.ndarray working = None
     cdef cnp.ndarray rows, no_labels
@@ -333,18 +330,11 @@ cdef object any_entropy(
     if options.reduction == NONE:
         row_entropy = empty_rows(batch.rows, computed_type_number(rows))
     result = entropies = loss_of_rows(options, row_entropy, given.layout)
-    to_fill = [] if is_void else None
     if options.with_grad:
         working = matrices[1]
         result = EntropyAndGrad(entropies, outputs[0] if out is None else out)
-        if is_void:
-            to_fill.append((working, 0))
-    point_batch_at(&batch, rows, working, row_entropy)
-    describe_groups(&groups, rows, working, no_labels)
-    describe_stored_arrays(&stored, &batch, sizeof(batch), &groups, rows, working, no_labels)
-    lay_side_by_side(&stored, &batch, groups.count > 1)
-    run(
-        &batch, &groups, &stored, softmax_kernels_of(dtype_of(rows), XENT_ENTROPY), options,
-        entropies, given.layout, to_fill
+    run_side_by_side(
+        &batch, sizeof(batch), NULL, softmax_kernels_of(dtype_of(rows), XENT_ENTROPY), options,
+        (rows, working, None), row_entropy, entropies, given.layout, is_void
     )
     return result

@@ -28,14 +28,50 @@
 
 typedef enum { XENT_FLOAT32 = 0, XENT_FLOAT64 = 1, XENT_DTYPE_COUNT = 2 } xent_dtype;
 
-/* How a matrix's numbers lie in memory: of the type that they are computed in, or in 16 bits, where
- * that is float32. */
+/* How numbers lie in memory: of the type that they are computed in, or in 16 bits, where that is
+ * float32. */
 typedef enum {
     XENT_AS_COMPUTED = 0,
     XENT_FLOAT16 = 1,
     XENT_BFLOAT16 = 2,
     XENT_STORAGE_COUNT = 3
 } xent_storage;
+
+/* One number a row and class, as it lies in memory.  Strides are in bytes and of any sign, numbers
+ * aligned to their own size.  Either the classes of one row are contiguous (class stride 0 says so)
+ * or its rows are: then the row stride is the size of one number.  Groups of rows are whatever one
+ * row stride does not reach: kernels are given the rows of one. */
+typedef struct {
+    char *data; /* class 0 of row 0; NULL: there is no matrix */
+    ptrdiff_t row_stride, class_stride, group_stride;
+    xent_storage storage;
+} xent_matrix;
+
+/* One group of numbers as they are computed. */
+static inline xent_matrix xent_matrix_of(const void *data, ptrdiff_t row_stride,
+                                         ptrdiff_t class_stride) {
+    const xent_matrix matrix = {(char *)data, row_stride, class_stride, 0, XENT_AS_COMPUTED};
+    return matrix;
+}
+
+/* Class 0 of a row. */
+static inline char *xent_row(const xent_matrix *matrix, int64_t row) {
+    return matrix->data + (ptrdiff_t)row * matrix->row_stride;
+}
+
+/* The matrix whose row 0 is that row. */
+static inline xent_matrix xent_matrix_from(const xent_matrix *matrix, int64_t row) {
+    xent_matrix rest = *matrix;
+    rest.data = matrix->data ? xent_row(matrix, row) : NULL;
+    return rest;
+}
+
+/* The matrix whose rows are those of that group. */
+static inline xent_matrix xent_group_of(const xent_matrix *matrix, int64_t group) {
+    xent_matrix rows = *matrix;
+    rows.data = matrix->data ? matrix->data + (ptrdiff_t)group * matrix->group_stride : NULL;
+    return rows;
+}
 
 /* Shaped targets are dense ones with label smoothing or class weights; smoothed ones are class
  * indices with label smoothing, or with class weights and z_loss, or those of whatever asks for p
@@ -82,25 +118,16 @@ typedef struct {
     double z_loss;          /* z */
 } xent_options;
 
-/* One batch.  Strides are in bytes and of any sign, numbers aligned to their own size.  Of each
- * matrix either the classes of one row are contiguous (class stride 0 says so) or its rows are:
- * then the row stride is the size of one number. The caller has checked that every label is in [0,
- * classes) or ignored; kernels clamp what they read again, since another thread may have changed it
- * since. */
+/* One batch; which of its matrices may lie in 16 bits is said by `knows_storage`.  The caller has
+ * checked that every label is in [0, classes) or ignored; kernels clamp what they read again, since
+ * another thread may have changed it since. */
 typedef struct {
     int64_t rows;
-    int64_t classes;    /* at least 1 */
-    const char *logits; /* row 0 */
-    ptrdiff_t logits_row_stride, logits_class_stride;
-    xent_storage logits_storage, grad_storage; /* see `knows_storage` */
-    char *grad; /* row 0; NULL: loss only; may be `logits` with the same strides, else disjoint */
-    ptrdiff_t grad_row_stride, grad_class_stride;
-    xent_labels labels; /* class indices */
-    const char
-        *dense_targets; /* dense targets, same dtype as the logits; row 0; NULL for class indices */
-    ptrdiff_t dense_targets_row_stride; /* may be 0: one row of targets for all */
-    ptrdiff_t dense_targets_class_stride;
-    xent_storage dense_targets_storage;
+    int64_t classes;             /* at least 1 */
+    xent_matrix logits;          /* never written to */
+    xent_matrix grad;            /* none: loss only; may be `logits`, else disjoint */
+    xent_matrix dense_targets;   /* none: class indices; row stride 0: one row of targets for all */
+    xent_labels labels;          /* class indices */
     const double *sample_weight; /* one number a row, or NULL for 1 */
     double weight_factor;        /* a row's weight a = sample_weight * weight_factor */
     const double *grad_output;   /* multiplies the gradient alone: one number every
@@ -121,13 +148,11 @@ static inline xent_batch xent_batch_from(const xent_batch *batch, int64_t row, s
     XENT_ASSERT(row >= 0 && row <= batch->rows);
     const ptrdiff_t first = (ptrdiff_t)row, first_byte = first * (ptrdiff_t)real_bytes;
     rest.rows -= row;
-    rest.logits += first * batch->logits_row_stride;
-    rest.grad = batch->grad ? batch->grad + first * batch->grad_row_stride : NULL;
+    rest.logits = xent_matrix_from(&batch->logits, row);
+    rest.grad = xent_matrix_from(&batch->grad, row);
+    rest.dense_targets = xent_matrix_from(&batch->dense_targets, row);
     rest.labels.data =
         batch->labels.data ? batch->labels.data + first * batch->labels.stride : NULL;
-    rest.dense_targets = batch->dense_targets
-                             ? batch->dense_targets + first * batch->dense_targets_row_stride
-                             : NULL;
     rest.sample_weight = batch->sample_weight ? batch->sample_weight + first : NULL;
     rest.grad_output =
         batch->grad_output ? batch->grad_output + first * (ptrdiff_t)batch->grad_output_step : NULL;
@@ -141,7 +166,7 @@ static inline xent_batch xent_batch_from(const xent_batch *batch, int64_t row, s
 static inline xent_target_kind xent_kind_of_targets(const xent_batch *batch) {
     const int is_smoothed = batch->options.label_smoothing != 0,
               is_weighted = batch->class_weight != NULL;
-    if (batch->dense_targets)
+    if (batch->dense_targets.data)
         return is_smoothed || is_weighted ? XENT_SHAPED_TARGETS : XENT_DENSE_TARGETS;
     /* The z-loss of a row carries no class weight, so that the weight belongs to the mass. */
     if (is_smoothed || (is_weighted && batch->options.z_loss != 0))
@@ -186,7 +211,7 @@ typedef struct {
 
 /* What is made of the rows' softmax besides the loss.  These batches begin with one of the loss,
  * whose `grad` takes the result: their `process_rows` is given its address.  The other matrix has
- * the logits' dtype, with rows as theirs; `grad` may be it with the same stride, or disjoint.
+ * contiguous classes, unless said otherwise; `grad` may be it, or disjoint.
  *
  * Of entropies there is no other matrix: they take the losses' place, times the row's weight, and
  * their gradient that of the loss, which may be NULL.  Labels, class weights, label_smoothing,
@@ -201,9 +226,8 @@ typedef enum {
 
 /* The loss's Hessian times a vector, or its diagonal. */
 typedef struct {
-    xent_batch batch;   /* row_loss, lse and prediction are not used */
-    const char *vector; /* row 0; NULL for the diagonal */
-    ptrdiff_t vector_row_stride;
+    xent_batch batch;         /* row_loss, lse and prediction are not used */
+    xent_matrix vector;       /* none: the diagonal */
     double mean_class_weight; /* 1 where there are none */
 } xent_second_order_batch;
 
@@ -212,8 +236,7 @@ typedef struct {
 typedef struct {
     xent_batch batch; /* lse and prediction are not used */
     const xent_row_kernels *target_kernels;
-    const char *teacher; /* row 0 */
-    ptrdiff_t teacher_row_stride;
+    xent_matrix teacher;
     double temperature;   /* T of the divergence */
     double weight_factor; /* of the divergence, its share included; sample_weight is the batch's */
 } xent_distillation_batch;
@@ -224,25 +247,20 @@ typedef struct {
     xent_batch batch; /* lse and prediction are not used */
     const xent_row_kernels
         *target_kernels; /* NULL for class indices without label smoothing and z_loss */
-    char *hessian;       /* row 0; strides as the batch's */
-    ptrdiff_t hessian_row_stride, hessian_class_stride;
+    xent_matrix hessian;
     double factor;            /* of the diagonal */
     double min_hessian;       /* what smaller numbers of the diagonal become */
     double mean_class_weight; /* 1 where there are none */
 } xent_grad_hessian_batch;
 
-/* One batch of a backward pass, a row at a time.  All three matrices have the same dtype, `classes`
- * contiguous numbers a row aligned to their own size, and strides in bytes of any sign. */
+/* One batch of a backward pass, a row at a time; the classes of all three matrices are contiguous.
+ */
 typedef struct {
     int64_t rows;
     int64_t classes;    /* at least 1 */
-    const char *values; /* p of softmax, or l of log_softmax */
-    ptrdiff_t values_row_stride;
-    const char *slopes; /* dp or dl: the gradient with respect to `values` */
-    ptrdiff_t slopes_row_stride;
-    char *grad; /* with respect to the logits; may be either of the two with the same stride, else
-                   disjoint */
-    ptrdiff_t grad_row_stride;
+    xent_matrix values; /* p of softmax, or l of log_softmax */
+    xent_matrix slopes; /* dp or dl: the gradient with respect to `values` */
+    xent_matrix grad;   /* with respect to the logits; may be either of the two, else disjoint */
     const double *grad_output; /* multiplies `grad`, rounded to the dtype; NULL for 1 */
     int64_t grad_output_step;  /* numbers from one row's to the next; 0: one for all */
 } xent_vjp_batch;

@@ -12,10 +12,6 @@
 #include "contract.h"
 #include "workspace.h"
 
-static inline size_t xent_number_bytes(xent_storage storage, size_t real_bytes) {
-    return storage == XENT_AS_COMPUTED ? real_bytes : sizeof(uint16_t);
-}
-
 static inline int xent_is_aligned(const void *numbers, size_t bytes) {
     return (uintptr_t)numbers % bytes == 0;
 }
@@ -28,12 +24,28 @@ static inline void xent_assert_row_range(int64_t first_row, int64_t row_count, i
 
 /* A matrix of `rows` rows: its numbers lie at multiples of their size, and the classes of a row or
  * the rows of a class side by side. */
-static inline void xent_assert_matrix(const char *first, ptrdiff_t row_stride,
-                                      ptrdiff_t class_stride, size_t bytes, int64_t rows) {
+static inline void xent_assert_matrix(const xent_matrix *matrix, size_t real_bytes, int64_t rows) {
+    const size_t bytes = matrix->storage == XENT_AS_COMPUTED ? real_bytes : sizeof(uint16_t);
     const ptrdiff_t step = (ptrdiff_t)bytes;
-    XENT_ASSERT(first && xent_is_aligned(first, bytes));
-    XENT_ASSERT(row_stride % step == 0 && class_stride % step == 0);
-    XENT_ASSERT(class_stride == 0 || class_stride == step || row_stride == step || rows == 1);
+    XENT_ASSERT(matrix->data && xent_is_aligned(matrix->data, bytes));
+    XENT_ASSERT(matrix->row_stride % step == 0 && matrix->class_stride % step == 0);
+    XENT_ASSERT(matrix->class_stride == 0 || matrix->class_stride == step ||
+                matrix->row_stride == step || rows == 1);
+}
+
+/* One whose classes are contiguous, as computed. */
+static inline void xent_assert_plain_matrix(const xent_matrix *matrix, size_t real_bytes,
+                                            int64_t rows) {
+    XENT_ASSERT(matrix->storage == XENT_AS_COMPUTED && matrix->class_stride == 0);
+    xent_assert_matrix(matrix, real_bytes, rows);
+}
+
+/* A matrix that results take, and another that it may be. */
+static inline void xent_assert_same_or_apart(const xent_matrix *result, const xent_matrix *other,
+                                             int64_t rows) {
+    XENT_ASSERT(result->data != other->data ||
+                (result->storage == other->storage && result->class_stride == other->class_stride &&
+                 (result->row_stride == other->row_stride || rows == 1)));
 }
 
 static inline void xent_assert_options(const xent_options *options) {
@@ -44,22 +56,13 @@ static inline void xent_assert_options(const xent_options *options) {
 
 /* Any batch, or the one that another begins with. */
 static inline void xent_assert_batch(const xent_batch *batch, size_t real_bytes) {
-    const size_t logit_bytes = xent_number_bytes(batch->logits_storage, real_bytes);
     XENT_ASSERT(batch->classes >= 1);
-    xent_assert_matrix(batch->logits, batch->logits_row_stride, batch->logits_class_stride,
-                       logit_bytes, batch->rows);
-    if (batch->grad)
-        xent_assert_matrix(batch->grad, batch->grad_row_stride, batch->grad_class_stride,
-                           xent_number_bytes(batch->grad_storage, real_bytes), batch->rows);
-    if (batch->dense_targets && batch->dense_targets_row_stride != 0)
-        xent_assert_matrix(batch->dense_targets, batch->dense_targets_row_stride,
-                           batch->dense_targets_class_stride,
-                           xent_number_bytes(batch->dense_targets_storage, real_bytes),
-                           batch->rows);
-    XENT_ASSERT(batch->grad != batch->logits ||
-                (batch->grad_storage == batch->logits_storage &&
-                 batch->grad_class_stride == batch->logits_class_stride &&
-                 (batch->grad_row_stride == batch->logits_row_stride || batch->rows == 1)));
+    xent_assert_matrix(&batch->logits, real_bytes, batch->rows);
+    if (batch->grad.data)
+        xent_assert_matrix(&batch->grad, real_bytes, batch->rows);
+    if (batch->dense_targets.data && batch->dense_targets.row_stride != 0)
+        xent_assert_matrix(&batch->dense_targets, real_bytes, batch->rows);
+    xent_assert_same_or_apart(&batch->grad, &batch->logits, batch->rows);
     XENT_ASSERT(batch->labels.type <= XENT_UINT64);
     XENT_ASSERT(batch->grad_output_step == 0 || batch->grad_output_step == 1);
     XENT_ASSERT(xent_is_aligned(batch->class_weight, real_bytes) &&
@@ -73,7 +76,7 @@ static inline void xent_assert_batch(const xent_batch *batch, size_t real_bytes)
 static inline void xent_assert_kind(const xent_batch *batch, xent_target_kind kind) {
     const int has_labels = kind == XENT_INDEX_TARGETS || kind == XENT_SMOOTHED_TARGETS;
     const int takes_all = kind == XENT_SMOOTHED_TARGETS || kind == XENT_SHAPED_TARGETS;
-    XENT_ASSERT(has_labels ? batch->labels.data != NULL : batch->dense_targets != NULL);
+    XENT_ASSERT(has_labels ? batch->labels.data != NULL : batch->dense_targets.data != NULL);
     XENT_ASSERT(batch->output != XENT_GRADIENT || takes_all || xent_kind_of_targets(batch) == kind);
     XENT_ASSERT(batch->output == XENT_GRADIENT || has_labels);
     XENT_ASSERT(batch->output != XENT_LOG_PROBABILITIES || kind == XENT_SMOOTHED_TARGETS);
@@ -88,21 +91,19 @@ static inline void xent_assert_workspace(const void *workspace, size_t bytes) {
 /* Matrices of a function of the softmax: as computed, and all classes contiguous unless it turns
  * them. */
 static inline void xent_assert_computed_matrices(const xent_batch *batch, int turns) {
-    XENT_ASSERT(batch->logits_storage == XENT_AS_COMPUTED &&
-                batch->grad_storage == XENT_AS_COMPUTED &&
-                batch->dense_targets_storage == XENT_AS_COMPUTED);
+    XENT_ASSERT(batch->logits.storage == XENT_AS_COMPUTED &&
+                batch->grad.storage == XENT_AS_COMPUTED &&
+                batch->dense_targets.storage == XENT_AS_COMPUTED);
     XENT_ASSERT(turns || !xent_is_turned(batch));
 }
 
 static inline void xent_assert_vjp(const xent_vjp_batch *batch, size_t real_bytes) {
     XENT_ASSERT(batch->classes >= 1);
-    xent_assert_matrix(batch->values, batch->values_row_stride, 0, real_bytes, batch->rows);
-    xent_assert_matrix(batch->slopes, batch->slopes_row_stride, 0, real_bytes, batch->rows);
-    xent_assert_matrix(batch->grad, batch->grad_row_stride, 0, real_bytes, batch->rows);
-    XENT_ASSERT(batch->grad != batch->values || batch->rows == 1 ||
-                batch->grad_row_stride == batch->values_row_stride);
-    XENT_ASSERT(batch->grad != batch->slopes || batch->rows == 1 ||
-                batch->grad_row_stride == batch->slopes_row_stride);
+    xent_assert_plain_matrix(&batch->values, real_bytes, batch->rows);
+    xent_assert_plain_matrix(&batch->slopes, real_bytes, batch->rows);
+    xent_assert_plain_matrix(&batch->grad, real_bytes, batch->rows);
+    xent_assert_same_or_apart(&batch->grad, &batch->values, batch->rows);
+    xent_assert_same_or_apart(&batch->grad, &batch->slopes, batch->rows);
 }
 
 /* What is done with a range of `blocks` blocks, which may be 0; settling has no range. */
@@ -119,7 +120,7 @@ static inline void xent_assert_shard(const xent_shard *shard, int64_t blocks, in
     }
     XENT_ASSERT(shard->first_class >= 0 && shard->num_classes >= 1);
     XENT_ASSERT(work != XENT_MEASURE || shard->whole_blocks == 0);
-    XENT_ASSERT(work != XENT_WRITE || shard->batch.grad || blocks == 0);
+    XENT_ASSERT(work != XENT_WRITE || shard->batch.grad.data || blocks == 0);
     XENT_ASSERT(work != XENT_WRITE ||
                 (shard->first_block >= 0 && shard->first_block + blocks <= shard->whole_blocks));
     XENT_ASSERT(shard->row_step >= XENT_ROW_STATISTICS + all_blocks * XENT_BLOCK_STATISTICS);

@@ -34,10 +34,8 @@ typedef struct {
     int has_own_weights; /* else all rows have the first vector's */
     /* w; infinite for rows that leave the lanes */
     ALIGNED_64 REAL weights[XENT_MAX_ROWS_PER_CALL + LANES];
-    const char *vector; /* row 0; NULL for the diagonal */
-    ptrdiff_t vector_row_stride;
-    char *result; /* row 0 */
-    ptrdiff_t result_row_stride, result_class_stride;
+    xent_matrix vector; /* none: the diagonal */
+    xent_matrix result;
     REAL least; /* what smaller numbers of a diagonal become */
 } curvature_writer;
 
@@ -162,8 +160,7 @@ static NEVER_INLINE void take_leaving_curvature(const curvature_writer *writer,
     REAL result[MOST_CLASSES_ALONG_ROWS];
     for (int lane = 0; lane < rows->row_count; ++lane) {
         const int64_t row = rows->first_row + lane;
-        const char *vector =
-            writer->vector ? writer->vector + row * writer->vector_row_stride : NULL;
+        const char *vector = writer->vector.data ? xent_row(&writer->vector, row) : NULL;
         if (!(leaving >> lane & 1))
             continue;
         curvature_of_far_row(writer->batch, row,
@@ -181,9 +178,8 @@ KERNEL_INLINE void write_curvature(const curvature_writer *writer, const curved_
     ALIGNED_64 REAL columns[MOST_CLASSES_ALONG_ROWS][LANES];
     XENT_ASSERT(rows->first_row >= writer->first_row &&
                 rows->first_row - writer->first_row < XENT_MAX_ROWS_PER_CALL);
-    char *result = writer->result + rows->first_row * writer->result_row_stride,
-         *destination = (char *)columns;
-    const int is_direct = lies_in_columns(writer->result_class_stride) && rows->row_count == LANES;
+    char *result = xent_row(&writer->result, rows->first_row), *destination = (char *)columns;
+    const int is_direct = lies_in_columns(&writer->result) && rows->row_count == LANES;
     const REAL *weights =
         writer->weights + (writer->has_own_weights ? rows->first_row - writer->first_row : 0);
     const vec weight = v_keep(v_not_less(rows->labels, v_splat(0)), v_load(weights));
@@ -191,10 +187,9 @@ KERNEL_INLINE void write_curvature(const curvature_writer *writer, const curved_
     const vec size = magnitude_of(weight);
     vec largest = v_splat(1), sum = largest;
     unsigned leaving = 0;
-    if (writer->vector) {
-        load_columns(columns, writer->vector + rows->first_row * writer->vector_row_stride,
-                     writer->vector_row_stride, 0, rows->row_count, rows->classes,
-                     XENT_AS_COMPUTED);
+    if (writer->vector.data) {
+        load_columns(columns, contiguous(writer->vector), rows->first_row, rows->row_count,
+                     rows->classes);
         clear_rows_without_label(columns, rows->classes, rows->labels);
         largest = centre_columns(rows, columns, &sum);
     }
@@ -202,10 +197,10 @@ KERNEL_INLINE void write_curvature(const curvature_writer *writer, const curved_
         leaving = leaving_curvature(rows, size, largest);
     if (is_direct && !leaving) {
         destination = result;
-        step = writer->result_class_stride;
+        step = writer->result.class_stride;
         ahead = 4 * LANES * (ptrdiff_t)sizeof(REAL);
     }
-    if (writer->vector)
+    if (writer->vector.data)
         product_columns(rows, columns, weight, sum, destination, step);
     else
         diagonal_columns(rows, weight, v_splat(writer->least), destination, step, ahead);
@@ -213,6 +208,5 @@ KERNEL_INLINE void write_curvature(const curvature_writer *writer, const curved_
         return;
     if (leaving)
         take_leaving_curvature(writer, rows, leaving, columns);
-    store_columns(columns, result, writer->result_row_stride, writer->result_class_stride,
-                  rows->row_count, rows->classes, XENT_AS_COMPUTED);
+    store_columns(columns, writer->result, rows->first_row, rows->row_count, rows->classes);
 }

@@ -172,7 +172,7 @@ KERNEL_INLINE void multiply_row(REAL *grad, int64_t count, REAL f) {
 
 KERNEL_INLINE void multiply_by_output(const xent_vjp_batch *batch, int64_t row) {
     if (batch->grad_output)
-        multiply_row((REAL *)(void *)(batch->grad + row * batch->grad_row_stride), batch->classes,
+        multiply_row((REAL *)(void *)xent_row(&batch->grad, row), batch->classes,
                      (REAL)batch->grad_output[row * batch->grad_output_step]);
 }
 
@@ -299,37 +299,33 @@ KERNEL_INLINE void vjp_of_few_classes(const xent_vjp_batch *batch, int64_t first
     for (int64_t row = first_row; row < first_row + row_count; row += LANES) {
         const int64_t left = first_row + row_count - row;
         const int count = left < LANES ? (int)left : LANES;
-        load_columns(values, batch->values + row * batch->values_row_stride,
-                     batch->values_row_stride, 0, count, rows.classes, XENT_AS_COMPUTED);
-        load_columns(slopes, batch->slopes + row * batch->slopes_row_stride,
-                     batch->slopes_row_stride, 0, count, rows.classes, XENT_AS_COMPUTED);
+        load_columns(values, contiguous(batch->values), row, count, rows.classes);
+        load_columns(slopes, contiguous(batch->slopes), row, count, rows.classes);
         compute(&rows);
         if (batch->grad_output)
             multiply_columns(&rows, batch->grad_output + row * batch->grad_output_step,
                              batch->grad_output_step, count);
-        store_columns(slopes, batch->grad + row * batch->grad_row_stride, batch->grad_row_stride, 0,
-                      count, rows.classes, XENT_AS_COMPUTED);
+        store_columns(slopes, contiguous(batch->grad), row, count, rows.classes);
     }
 }
 
 /* The functions of the contract. */
 #ifndef VJP_KERNELS
-#define VJP_KERNELS(function)                                                                  \
-    static void NAME(function##_rows)(const xent_vjp_batch *batch, int64_t first_row,          \
-                                      int64_t row_count) {                                     \
-        xent_assert_vjp(batch, sizeof(REAL));                                                  \
-        xent_assert_row_range(first_row, row_count, batch->rows);                              \
-        if (batch->classes <= MOST_CLASSES_OF_VJP) {                                           \
-            vjp_of_few_classes(batch, first_row, row_count, function##_columns);               \
-            return;                                                                            \
-        }                                                                                      \
-        for (int64_t row = first_row; row < first_row + row_count; ++row) {                    \
-            function##_row(                                                                    \
-                (const REAL *)(const void *)(batch->values + row * batch->values_row_stride),  \
-                (const REAL *)(const void *)(batch->slopes + row * batch->slopes_row_stride),  \
-                (REAL *)(void *)(batch->grad + row * batch->grad_row_stride), batch->classes); \
-            multiply_by_output(batch, row);                                                    \
-        }                                                                                      \
+#define VJP_KERNELS(function)                                                            \
+    static void NAME(function##_rows)(const xent_vjp_batch *batch, int64_t first_row,    \
+                                      int64_t row_count) {                               \
+        xent_assert_vjp(batch, sizeof(REAL));                                            \
+        xent_assert_row_range(first_row, row_count, batch->rows);                        \
+        if (batch->classes <= MOST_CLASSES_OF_VJP) {                                     \
+            vjp_of_few_classes(batch, first_row, row_count, function##_columns);         \
+            return;                                                                      \
+        }                                                                                \
+        for (int64_t row = first_row; row < first_row + row_count; ++row) {              \
+            function##_row((const REAL *)(const void *)xent_row(&batch->values, row),    \
+                           (const REAL *)(const void *)xent_row(&batch->slopes, row),    \
+                           (REAL *)(void *)xent_row(&batch->grad, row), batch->classes); \
+            multiply_by_output(batch, row);                                              \
+        }                                                                                \
     }
 #define VJP_KERNELS_TABLE(dtype) {softmax_vjp_rows##dtype, log_softmax_vjp_rows##dtype}
 #endif

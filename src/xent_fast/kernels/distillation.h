@@ -23,8 +23,8 @@ static double distillation_rows(const xent_batch *batch, int64_t first_row, int6
     const int64_t classes = batch->classes;
     double losses[XENT_MAX_ROWS_PER_CALL];
     assert_softmax_function(batch, first_row, row_count, workspace, 0);
-    xent_assert_matrix(problem->teacher, problem->teacher_row_stride, 0, sizeof(REAL), batch->rows);
-    XENT_ASSERT(batch->grad && problem->temperature > 0 && problem->temperature < INFINITY);
+    xent_assert_plain_matrix(&problem->teacher, sizeof(REAL), batch->rows);
+    XENT_ASSERT(batch->grad.data && problem->temperature > 0 && problem->temperature < INFINITY);
     const int64_t at_once =
         classes <= MOST_CLASSES_ALONG_ROWS ? rows_of_part(classes) : rows_at_once(classes);
     for (int64_t k = 0; k < row_count; k += at_once) {

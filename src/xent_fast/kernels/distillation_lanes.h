@@ -34,8 +34,8 @@ static NEVER_INLINE double distil_leaving_row(const xent_distillation_batch *pro
     xent_distillation_batch alone = *problem;
     double loss;
     alone.batch = xent_batch_from(&problem->batch, row, sizeof(REAL));
-    alone.batch.grad = (char *)grad;
-    alone.teacher += row * problem->teacher_row_stride;
+    alone.batch.grad.data = (char *)grad;
+    alone.teacher = xent_matrix_from(&problem->teacher, row);
     distil_one_by_one(&alone, 0, 1, &loss, workspace);
     return loss;
 }
@@ -54,10 +54,8 @@ KERNEL_INLINE void distil_vector_of_rows(const xent_distillation_batch *problem,
     softmax_lanes teacher, student;
     ALIGNED_64 double divergence[LANES];
     ALIGNED_64 REAL columns[MOST_CLASSES_ALONG_ROWS][LANES];
-    load_columns(teacher.logits, problem->teacher + first_row * problem->teacher_row_stride,
-                 problem->teacher_row_stride, 0, row_count, classes, XENT_AS_COMPUTED);
-    load_columns(student.logits, batch->logits + first_row * batch->logits_row_stride,
-                 batch->logits_row_stride, 0, row_count, classes, XENT_AS_COMPUTED);
+    load_columns(teacher.logits, contiguous(problem->teacher), first_row, row_count, classes);
+    load_columns(student.logits, contiguous(batch->logits), first_row, row_count, classes);
     const vec counted = lane_labels(&batch->labels, labels, row_count);
     const vec_mask counts = v_not_less(counted, v_splat(0));
     softmax_of_columns(&teacher, classes, scale);
@@ -97,8 +95,7 @@ KERNEL_INLINE void distil_vector_of_rows(const xent_distillation_batch *problem,
         for (int64_t k = 0; k < classes; ++k)
             columns[k][lane] = grad[k];
     }
-    store_columns(columns, batch->grad + first_row * batch->grad_row_stride, batch->grad_row_stride,
-                  0, row_count, classes, XENT_AS_COMPUTED);
+    store_columns(columns, contiguous(batch->grad), first_row, row_count, classes);
 }
 
 /* Rows of a few classes; losses to `losses`. */
@@ -114,25 +111,23 @@ static NEVER_INLINE void distil_few_classes(const xent_distillation_batch *probl
     xent_distillation_batch rows = *problem;
     xent_batch part = batch_of_targets(batch, first_row, row_count,
                                        part_matrix(workspace, batch->classes, 3), target_loss);
-    if (batch->dense_targets)
+    if (batch->dense_targets.data)
         rows.batch.labels.has_ignore_index = 0;
     else
         xent_read_labels(&batch->labels, first_row, row_count, labels);
     if (has_targets) {
         /* the logits turn once for both, into whole vectors of rows side by side */
         const ptrdiff_t step = (row_count + LANES - 1) / LANES * LANES * (ptrdiff_t)sizeof(REAL);
-        const matrix_view columns = matrix_of(part.grad, sizeof(REAL), step);
-        turn(matrix_of(part.logits, part.logits_row_stride, 0), columns, row_count, batch->classes);
-        part.logits = part.grad;
-        part.logits_row_stride = part.grad_row_stride = columns.row_stride;
-        part.logits_class_stride = part.grad_class_stride = columns.class_stride;
+        const xent_matrix columns = xent_matrix_of(part.grad.data, sizeof(REAL), step);
+        turn(part.logits, columns, row_count, batch->classes);
+        part.logits = part.grad = columns;
         problem->target_kernels->process_rows(&part, 0, row_count, workspace);
     }
     for (int64_t k = 0; k < row_count; k += LANES) {
         const int count = row_count - k < LANES ? (int)(row_count - k) : LANES;
         if (k == 0 || batch->sample_weight)
             divergence_weights_of(problem, first_row + k, count, &weights);
-        const lane_columns grads = {part.grad + k * part.grad_row_stride, part.grad_class_stride};
+        const lane_columns grads = {xent_row(&part.grad, k), part.grad.class_stride};
         distil_vector_of_rows(&rows, first_row + k, count, labels + k, &weights, &scale,
                               has_targets ? target_loss + k : NULL, grads, losses + k, workspace);
     }

@@ -306,8 +306,7 @@ KERNEL_INLINE xent_batch batch_of_targets(const xent_batch *batch, int64_t first
                                           int64_t row_count, REAL *grad, REAL *row_loss) {
     xent_batch part = xent_batch_from(batch, first_row, sizeof(REAL));
     part.rows = row_count;
-    part.grad = (char *)grad;
-    part.grad_row_stride = part_row_stride(batch->classes);
+    part.grad = xent_matrix_of(grad, part_row_stride(batch->classes), 0);
     part.row_loss = (char *)row_loss;
     part.lse = NULL;
     part.prediction = NULL;
@@ -338,13 +337,13 @@ static NEVER_INLINE void distil_one_by_one(const xent_distillation_batch *proble
     const xent_batch *batch = &problem->batch;
     const int64_t classes = batch->classes;
     const ptrdiff_t step = part_row_stride(classes) / (ptrdiff_t)sizeof(REAL);
-    const int has_labels = batch->dense_targets == NULL;
-    const xent_batch teacher_batch = softmax_batch(
-        problem->teacher + first_row * problem->teacher_row_stride, problem->teacher_row_stride,
-        row_count, classes, problem->temperature, part_matrix(workspace, classes, 0));
-    const xent_batch student_batch = softmax_batch(
-        batch->logits + first_row * batch->logits_row_stride, batch->logits_row_stride, row_count,
-        classes, problem->temperature, part_matrix(workspace, classes, 1));
+    const int has_labels = batch->dense_targets.data == NULL;
+    const xent_batch teacher_batch =
+        softmax_batch(xent_matrix_from(&problem->teacher, first_row), row_count, classes,
+                      problem->temperature, part_matrix(workspace, classes, 0));
+    const xent_batch student_batch =
+        softmax_batch(xent_matrix_from(&batch->logits, first_row), row_count, classes,
+                      problem->temperature, part_matrix(workspace, classes, 1));
     REAL *grad_of_targets = problem->target_kernels ? part_matrix(workspace, classes, 2) : NULL;
     REAL target_loss[ROWS_AT_ONCE];
     int64_t labels[ROWS_AT_ONCE] = {0};
@@ -360,7 +359,7 @@ static NEVER_INLINE void distil_one_by_one(const xent_distillation_batch *proble
     measure_softmaxes(&student_batch, summaries(workspace, classes, 1), &students, workspace);
     const unsigned numbers = teachers.results.is_number & students.results.is_number;
     for (int k = 0; k < (int)row_count; ++k) {
-        REAL *grad = (REAL *)(void *)(batch->grad + (first_row + k) * batch->grad_row_stride);
+        REAL *grad = (REAL *)(void *)xent_row(&batch->grad, first_row + k);
         const int ignored = has_labels && is_ignored(&batch->labels, labels[k]);
         if (ignored || !(numbers >> k & 1)) {
             losses[k] = ignored ? 0 : (double)NAN;

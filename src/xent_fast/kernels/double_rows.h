@@ -43,10 +43,7 @@ KERNEL_INLINE vec_mask is_out_of_reach(vec distance, const reach_limits *reach) 
 /* One row and its numbers. */
 typedef struct {
     const xent_batch *batch;
-    const char *logits, *targets, *class_weight;
-    ptrdiff_t logit_step, target_step; /* bytes from one class to the next */
-    int logits_storage, targets_storage;
-    int64_t classes, label;
+    int64_t at, classes, label;
     int kind;
     int64_t pivot; /* the first maximum */
     REAL maximum;
@@ -55,7 +52,7 @@ typedef struct {
 } far_row;
 
 KERNEL_INLINE REAL far_logit(const far_row *row, int64_t k) {
-    return load_number(row->logits + k * row->logit_step, 0, row->logits_storage);
+    return number_at(&row->batch->logits, row->at, k);
 }
 
 /* (x - m) / T of class k */
@@ -68,11 +65,10 @@ static NEVER_INLINE far far_distance(const far_row *row, int64_t k) {
 /* q of class k, for a row weight of 1 */
 static NEVER_INLINE far far_mass(const far_row *row, int64_t k) {
     far mass = far_of(0), weight = far_of(1);
-    if (row->class_weight)
-        weight = far_of((double)((const REAL *)(const void *)row->class_weight)[k]);
-    if (row->targets)
-        mass = far_of(
-            (double)load_number(row->targets + k * row->target_step, 0, row->targets_storage));
+    if (row->batch->class_weight)
+        weight = far_of((double)((const REAL *)(const void *)row->batch->class_weight)[k]);
+    if (row->batch->dense_targets.data)
+        mass = far_of((double)number_at(&row->batch->dense_targets, row->at, k));
     if (row->kind == XENT_DENSE_TARGETS)
         return mass;
     if (row->kind == XENT_SHAPED_TARGETS)
@@ -88,16 +84,7 @@ static NEVER_INLINE far_row far_row_at(const xent_batch *batch, int64_t at, int6
                                        int kind) {
     far_row row;
     row.batch = batch;
-    row.logits_storage = (int)batch->logits_storage;
-    row.logits = batch->logits + at * batch->logits_row_stride;
-    row.logit_step =
-        batch->logits_class_stride ? batch->logits_class_stride : stored_bytes(row.logits_storage);
-    row.targets =
-        batch->dense_targets ? batch->dense_targets + at * batch->dense_targets_row_stride : NULL;
-    row.targets_storage = (int)batch->dense_targets_storage;
-    row.target_step = batch->dense_targets_class_stride ? batch->dense_targets_class_stride
-                                                        : stored_bytes(row.targets_storage);
-    row.class_weight = batch->class_weight;
+    row.at = at;
     row.classes = batch->classes;
     row.label = label;
     row.kind = kind;

@@ -176,12 +176,10 @@ static double entropy_rows(const xent_batch *batch, int64_t first_row, int64_t r
                                   : batch->weight_factor;
         const double upstream =
             batch->grad_output ? batch->grad_output[row * batch->grad_output_step] : 1;
-        REAL *grad =
-            batch->grad ? (REAL *)(void *)(batch->grad + row * batch->grad_row_stride) : NULL;
+        REAL *grad = batch->grad.data ? (REAL *)(void *)xent_row(&batch->grad, row) : NULL;
         entropies[k] =
-            weight * entropy_row((const REAL *)(const void *)(batch->logits +
-                                                              row * batch->logits_row_stride),
-                                 grad, batch->classes, batch->options.temperature,
+            weight * entropy_row((const REAL *)(const void *)xent_row(&batch->logits, row), grad,
+                                 batch->classes, batch->options.temperature,
                                  weight * upstream / batch->options.temperature);
     }
     write_losses(batch, first_row, row_count, entropies);

@@ -155,7 +155,7 @@ typedef struct {
     const xent_grad_hessian_batch *problem;
     int64_t first_row;
     const int64_t *labels;
-    matrix_view grad, hessian;
+    xent_matrix grad, hessian;
     int has_own_weights;
     row_scales scales; /* of all rows, unless they have their own */
 } differentiated_rows;
@@ -165,8 +165,8 @@ static NEVER_INLINE void differentiate_long_row(const void *context, int64_t row
     const differentiated_rows *rows = (const differentiated_rows *)context;
     const xent_batch *batch = &rows->problem->batch;
     const REAL least = (REAL)rows->problem->min_hessian;
-    REAL *diagonal = (REAL *)(void *)(rows->hessian.data + row * rows->hessian.row_stride);
-    REAL *grad = (REAL *)(void *)(rows->grad.data + row * rows->grad.row_stride);
+    REAL *diagonal = (REAL *)(void *)xent_row(&rows->hessian, row);
+    REAL *grad = (REAL *)(void *)xent_row(&rows->grad, row);
     const int64_t label = rows->labels[row];
     if (is_ignored(&batch->labels, label)) {
         fill_classes(diagonal, batch->classes, least > 0 ? least : 0);
@@ -190,7 +190,7 @@ static size_t grad_hessian_workspace_bytes(int64_t classes) {
 }
 
 /* Places for rows that turn, after what the kernels need. */
-KERNEL_INLINE matrix_view place_of_grad_hessian(void *workspace, int64_t classes, int number) {
+KERNEL_INLINE xent_matrix place_of_grad_hessian(void *workspace, int64_t classes, int number) {
     char *places =
         (char *)workspace + grad_hessian_workspace_bytes(classes) + bytes_of_turning(classes);
     return place_for_turned(places + (size_t)number * bytes_of_turned_rows(classes), classes);
@@ -205,18 +205,13 @@ static NEVER_INLINE void differentiate_rows(const xent_batch *batch, int64_t fir
     const int64_t classes = batch->classes;
     xent_batch part = xent_batch_from(batch, first_row, sizeof(REAL));
     part.rows = row_count;
-    part.grad = rows->grad.data;
-    part.grad_row_stride = rows->grad.row_stride;
-    part.grad_class_stride = rows->grad.class_stride;
+    part.grad = rows->grad;
     part.output = XENT_PROBABILITIES;
     part.lse = NULL;
     part.prediction = NULL;
-    if (lies_in_columns(part.logits_class_stride)) {
-        turn(matrix_of(part.logits, part.logits_row_stride, part.logits_class_stride), rows->grad,
-             row_count, classes);
-        part.logits = rows->grad.data;
-        part.logits_row_stride = rows->grad.row_stride;
-        part.logits_class_stride = 0;
+    if (lies_in_columns(&part.logits)) {
+        turn(part.logits, rows->grad, row_count, classes);
+        part.logits = rows->grad;
     }
     many_long_rows(&part, 0, row_count, rows->labels, losses, workspace, differentiate_long_row,
                    rows, XENT_INDEX_TARGETS);
@@ -228,13 +223,11 @@ static NEVER_INLINE void differentiate_rows(const xent_batch *batch, int64_t fir
 static NEVER_INLINE void grad_hessian_of_few_classes(const xent_grad_hessian_batch *problem,
                                                      int64_t first_row, int64_t row_count,
                                                      double *losses) {
-    xent_second_order_batch second = {problem->batch, NULL, 0, problem->mean_class_weight};
+    xent_second_order_batch second = {problem->batch, {0}, problem->mean_class_weight};
     int64_t labels[XENT_MAX_ROWS_PER_CALL + LANES] = {0};
     curvature_writer writer;
     second.batch.weight_factor *= problem->factor;
     second.batch.grad = problem->hessian;
-    second.batch.grad_row_stride = problem->hessian_row_stride;
-    second.batch.grad_class_stride = problem->hessian_class_stride;
     xent_read_labels(&problem->batch.labels, first_row, row_count, labels);
     begin_curvature(&second, first_row, row_count, labels, (REAL)problem->min_hessian, &writer);
     index_rows_and_curvature(&problem->batch, first_row, row_count, labels, losses, &writer);
@@ -248,16 +241,13 @@ KERNEL_INLINE void grad_hessian_of_indices(const xent_grad_hessian_batch *proble
     const int64_t classes = batch->classes;
     int64_t labels[XENT_MAX_ROWS_PER_CALL];
     xent_read_labels(&batch->labels, first_row, row_count, labels);
-    const matrix_view grad = matrix_of(batch->grad + first_row * batch->grad_row_stride,
-                                       batch->grad_row_stride, batch->grad_class_stride);
-    const matrix_view hessian =
-        matrix_of(problem->hessian + first_row * problem->hessian_row_stride,
-                  problem->hessian_row_stride, problem->hessian_class_stride);
-    const int turns = lies_in_columns(batch->logits_class_stride) ||
-                      lies_in_columns(grad.class_stride) || lies_in_columns(hessian.class_stride);
+    const xent_matrix grad = xent_matrix_from(&batch->grad, first_row);
+    const xent_matrix hessian = xent_matrix_from(&problem->hessian, first_row);
+    const int turns =
+        lies_in_columns(&batch->logits) || lies_in_columns(&grad) || lies_in_columns(&hessian);
     const int64_t at_once = turns ? rows_per_turn(classes) : rows_of_part(classes);
-    const matrix_view grad_place = place_of_grad_hessian(workspace, classes, 0);
-    const matrix_view hessian_place = place_of_grad_hessian(workspace, classes, 1);
+    const xent_matrix grad_place = place_of_grad_hessian(workspace, classes, 0);
+    const xent_matrix hessian_place = place_of_grad_hessian(workspace, classes, 1);
     const row_factors factors = factors_of_row(problem, first_row, labels[0]);
     differentiated_rows rows = {problem,
                                 first_row,
@@ -268,9 +258,8 @@ KERNEL_INLINE void grad_hessian_of_indices(const xent_grad_hessian_batch *proble
                                 scales_of_row(&factors)};
     for (int64_t k = 0; k < row_count; k += at_once) {
         const int64_t count = row_count - k < at_once ? row_count - k : at_once;
-        matrix_view grad_of_part = grad, hessian_of_part = hessian;
-        grad_of_part.data += k * grad.row_stride;
-        hessian_of_part.data += k * hessian.row_stride;
+        const xent_matrix grad_of_part = xent_matrix_from(&grad, k);
+        const xent_matrix hessian_of_part = xent_matrix_from(&hessian, k);
         rows.first_row = first_row + k;
         rows.labels = labels + k;
         if (!turns) {
@@ -287,10 +276,10 @@ KERNEL_INLINE void grad_hessian_of_indices(const xent_grad_hessian_batch *proble
 
 /* --- targets with mass ------------------------------------------------------------------------ */
 
-KERNEL_INLINE void raise_to_least(matrix_view hessian, int64_t row_count, int64_t classes,
+KERNEL_INLINE void raise_to_least(xent_matrix hessian, int64_t row_count, int64_t classes,
                                   REAL least) {
     for (int64_t k = 0; k < row_count; ++k) {
-        REAL *row = (REAL *)(void *)(hessian.data + k * hessian.row_stride);
+        REAL *row = (REAL *)(void *)xent_row(&hessian, k);
         for (int64_t c = 0; c < classes; ++c)
             row[c] = least > row[c] ? least : row[c];
     }
@@ -298,13 +287,11 @@ KERNEL_INLINE void raise_to_least(matrix_view hessian, int64_t row_count, int64_
 
 /* The diagonal of a batch whose classes are contiguous, to `hessian`. */
 KERNEL_INLINE void diagonal_of_contiguous_rows(const xent_grad_hessian_batch *problem,
-                                               const xent_batch *contiguous, matrix_view hessian,
+                                               const xent_batch *contiguous, xent_matrix hessian,
                                                int64_t row_count, void *workspace) {
-    xent_second_order_batch second = {*contiguous, NULL, 0, problem->mean_class_weight};
+    xent_second_order_batch second = {*contiguous, {0}, problem->mean_class_weight};
     second.batch.weight_factor *= problem->factor;
-    second.batch.grad = hessian.data;
-    second.batch.grad_row_stride = hessian.row_stride;
-    second.batch.grad_class_stride = hessian.class_stride;
+    second.batch.grad = hessian;
     second_order_rows(&second.batch, 0, row_count, workspace);
     raise_to_least(hessian, row_count, contiguous->classes, (REAL)problem->min_hessian);
 }
@@ -314,47 +301,34 @@ KERNEL_INLINE void diagonal_of_masses(const xent_grad_hessian_batch *problem, in
                                       int64_t row_count, void *workspace) {
     const xent_batch batch = xent_batch_from(&problem->batch, first_row, sizeof(REAL));
     const int64_t classes = batch.classes;
-    matrix_view hessian = matrix_of(problem->hessian + first_row * problem->hessian_row_stride,
-                                    problem->hessian_row_stride, problem->hessian_class_stride);
+    const xent_matrix hessian = xent_matrix_from(&problem->hessian, first_row);
     if (has_few_classes(&batch)) {
-        xent_second_order_batch second = {batch, NULL, 0, problem->mean_class_weight};
+        xent_second_order_batch second = {batch, {0}, problem->mean_class_weight};
         second.batch.weight_factor *= problem->factor;
-        second.batch.grad = hessian.data;
-        second.batch.grad_row_stride = hessian.row_stride;
-        second.batch.grad_class_stride = hessian.class_stride;
+        second.batch.grad = hessian;
         second_order_of_few_classes(&second, 0, row_count, (REAL)problem->min_hessian);
         return;
     }
-    if (!lies_in_columns(batch.logits_class_stride) && !lies_in_columns(hessian.class_stride) &&
-        !(batch.dense_targets && lies_in_columns(batch.dense_targets_class_stride))) {
+    if (!lies_in_columns(&batch.logits) && !lies_in_columns(&hessian) &&
+        !(batch.dense_targets.data && lies_in_columns(&batch.dense_targets))) {
         diagonal_of_contiguous_rows(problem, &batch, hessian, row_count, workspace);
         return;
     }
     const int64_t at_once = rows_per_turn(classes);
-    const matrix_view logits_place = place_of_grad_hessian(workspace, classes, 0);
-    const matrix_view targets_place = place_of_grad_hessian(workspace, classes, 1);
-    const matrix_view hessian_place = place_of_grad_hessian(workspace, classes, 2);
+    const xent_matrix logits_place = place_of_grad_hessian(workspace, classes, 0);
+    const xent_matrix targets_place = place_of_grad_hessian(workspace, classes, 1);
+    const xent_matrix hessian_place = place_of_grad_hessian(workspace, classes, 2);
     for (int64_t k = 0; k < row_count; k += at_once) {
         const int64_t count = row_count - k < at_once ? row_count - k : at_once;
         xent_batch contiguous = xent_batch_from(&batch, k, sizeof(REAL));
-        turn(matrix_of(contiguous.logits, contiguous.logits_row_stride,
-                       contiguous.logits_class_stride),
-             logits_place, count, classes);
-        contiguous.logits = logits_place.data;
-        contiguous.logits_row_stride = logits_place.row_stride;
-        contiguous.logits_class_stride = 0;
-        if (contiguous.dense_targets) {
-            turn(matrix_of(contiguous.dense_targets, contiguous.dense_targets_row_stride,
-                           contiguous.dense_targets_class_stride),
-                 targets_place, count, classes);
-            contiguous.dense_targets = targets_place.data;
-            contiguous.dense_targets_row_stride = targets_place.row_stride;
-            contiguous.dense_targets_class_stride = 0;
+        turn(contiguous.logits, logits_place, count, classes);
+        contiguous.logits = logits_place;
+        if (contiguous.dense_targets.data) {
+            turn(contiguous.dense_targets, targets_place, count, classes);
+            contiguous.dense_targets = targets_place;
         }
         diagonal_of_contiguous_rows(problem, &contiguous, hessian_place, count, workspace);
-        matrix_view destination = hessian;
-        destination.data += k * hessian.row_stride;
-        turn(hessian_place, destination, count, classes);
+        turn(hessian_place, xent_matrix_from(&hessian, k), count, classes);
     }
 }
 
@@ -400,11 +374,10 @@ static double grad_hessian_rows(const xent_batch *batch, int64_t first_row, int6
     const xent_grad_hessian_batch *problem = (const xent_grad_hessian_batch *)(const void *)batch;
     double losses[XENT_MAX_ROWS_PER_CALL];
     assert_softmax_function(batch, first_row, row_count, workspace, 1);
-    xent_assert_matrix(problem->hessian, problem->hessian_row_stride, problem->hessian_class_stride,
-                       sizeof(REAL), batch->rows);
-    XENT_ASSERT(batch->grad);
+    xent_assert_matrix(&problem->hessian, sizeof(REAL), batch->rows);
+    XENT_ASSERT(batch->grad.data);
     XENT_ASSERT(problem->target_kernels ||
-                (!batch->dense_targets && batch->options.label_smoothing == 0 &&
+                (!batch->dense_targets.data && batch->options.label_smoothing == 0 &&
                  !lse_counts(&batch->options)));
     if (problem->target_kernels) {
         diagonal_of_masses(problem, first_row, row_count, workspace);

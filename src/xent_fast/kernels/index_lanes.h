@@ -64,11 +64,10 @@ typedef struct {
 
 /* Those of a vector of rows from `row` on: a line of each plane, or all lines of rows without gaps
  * (of others, some; an address outside the matrix does no harm). */
-KERNEL_INLINE void want_rows(wanted_lines *wanted, const char *matrix, int64_t row,
-                             ptrdiff_t row_stride, ptrdiff_t class_stride, xent_storage storage) {
-    wanted->first[wanted->count] = matrix + row * row_stride;
+KERNEL_INLINE void want_rows(wanted_lines *wanted, const xent_matrix *matrix, int64_t row) {
+    wanted->first[wanted->count] = xent_row(matrix, row);
     wanted->step[wanted->count++] =
-        lies_in_columns(class_stride) ? class_stride : LANES * stored_bytes((int)storage);
+        lies_in_columns(matrix) ? matrix->class_stride : LANES * stored_bytes((int)matrix->storage);
 }
 
 KERNEL_INLINE void ask_for(const wanted_lines *wanted, int64_t k, int count) {

@@ -43,14 +43,12 @@ KERNEL_INLINE void take_index_rows(const lane_rows *rows, const lane_weights *we
     const int classes = rows->classes;
     const unsigned all = (1u << LANES) - 1;
     const vec labels = rows->labels;
-    const char *logits = batch->logits + rows->first_row * batch->logits_row_stride;
     ALIGNED_64 REAL place[MOST_CLASSES_ALONG_ROWS][LANES];
     const lane_columns columns = {(const char *)place, sizeof place[0]};
     index_sums sums;
     unsigned leaving = 0;
 
-    load_columns(place, logits, batch->logits_row_stride, batch->logits_class_stride,
-                 rows->row_count, classes, batch->logits_storage);
+    load_columns(place, batch->logits, rows->first_row, rows->row_count, classes);
     if (rows->counts != all)
         clear_rows_without_label(place, classes, labels);
     if (weights->may_leave)
@@ -134,19 +132,17 @@ KERNEL_INLINE void take_index_rows(const lane_rows *rows, const lane_weights *we
                                     sums.exp_of_maximum.high};
         write_curvature(curvature, &curved);
     }
-    if (batch->grad)
+    if (batch->grad.data)
         index_gradients(place, classes, labels, factors, sums.exp_of_maximum.high, weight.high,
                         is_exact, (char *)place, sizeof place[0]);
-    if (batch->grad && weights->is_rescaled && !is_softmax)
+    if (batch->grad.data && weights->is_rescaled && !is_softmax)
         for (int64_t k = 0; k < classes; ++k)
             v_store(place[k], v_mul(v_load(place[k]), weights->last_factor));
     if (leaving)
         take_leaving_rows(batch, rows->first_row, rows->row_count, leaving, rows->label_values,
-                          batch->grad ? place : NULL, row_loss, XENT_INDEX_TARGETS);
-    if (batch->grad)
-        store_columns(place, batch->grad + rows->first_row * batch->grad_row_stride,
-                      batch->grad_row_stride, batch->grad_class_stride, rows->row_count, classes,
-                      batch->grad_storage);
+                          batch->grad.data ? place : NULL, row_loss, XENT_INDEX_TARGETS);
+    if (batch->grad.data)
+        store_columns(place, batch->grad, rows->first_row, rows->row_count, classes);
 }
 
 static NEVER_INLINE void take_two_or_three_classes(const lane_rows *rows,
@@ -173,13 +169,12 @@ KERNEL_INLINE void take_any_rows(const lane_rows *rows, const lane_weights *weig
  * are rescaled.  They take the same operations as any others, but each step of some vectors before
  * the next. */
 KERNEL_INLINE int allows_plain_rows(const xent_batch *batch, const curvature_writer *curvature) {
-    const int has_columns = lies_in_columns(batch->logits_class_stride);
-    if (curvature &&
-        (curvature->vector || has_columns != lies_in_columns(curvature->result_class_stride)))
+    const int has_columns = lies_in_columns(&batch->logits);
+    if (curvature && (curvature->vector.data || has_columns != lies_in_columns(&curvature->result)))
         return 0;
     return batch->output == XENT_GRADIENT && batch->options.temperature == 1 &&
            !lse_counts(&batch->options) && !batch->lse && !batch->prediction &&
-           (!batch->grad || has_columns == lies_in_columns(batch->grad_class_stride));
+           (!batch->grad.data || has_columns == lies_in_columns(&batch->grad));
 }
 
 typedef struct {
@@ -212,14 +207,11 @@ KERNEL_INLINE wanted_lines wanted_on_the_way(const xent_batch *batch, int64_t ro
                                              const curvature_writer *curvature) {
     wanted_lines wanted;
     wanted.count = 0;
-    want_rows(&wanted, batch->logits, row + VECTORS_AT_ONCE * LANES, batch->logits_row_stride,
-              batch->logits_class_stride, batch->logits_storage);
-    if (batch->grad && batch->grad != batch->logits)
-        want_rows(&wanted, batch->grad, row, batch->grad_row_stride, batch->grad_class_stride,
-                  batch->grad_storage);
+    want_rows(&wanted, &batch->logits, row + VECTORS_AT_ONCE * LANES);
+    if (batch->grad.data && batch->grad.data != batch->logits.data)
+        want_rows(&wanted, &batch->grad, row);
     if (curvature)
-        want_rows(&wanted, curvature->result, row, curvature->result_row_stride,
-                  curvature->result_class_stride, XENT_AS_COMPUTED);
+        want_rows(&wanted, &curvature->result, row);
     return wanted;
 }
 
@@ -228,19 +220,18 @@ KERNEL_INLINE void sum_plain_rows(plain_vector *rows, const xent_batch *batch, i
                                   const curvature_writer *curvature, int classes, int is_exact,
                                   int has_columns) {
     const exponent_scale scale = unit_scale();
-    const char *logits = batch->logits + (first_row + rows->row) * batch->logits_row_stride;
-    lane_columns columns = {logits, batch->logits_class_stride};
+    const int64_t row = first_row + rows->row;
+    lane_columns columns = {xent_row(&batch->logits, row), batch->logits.class_stride};
     index_sums sums;
     if (!has_columns) {
-        load_columns(rows->place, logits, batch->logits_row_stride, 0, LANES, classes,
-                     batch->logits_storage);
+        load_columns(rows->place, contiguous(batch->logits), row, LANES, classes);
         columns.first = (const char *)rows->place;
         columns.step = sizeof rows->place[0];
     }
     sums.top = sums.maximum = maximum_of_columns(columns, classes);
     rows->is_taken = v_mask_bits(v_greater(magnitude_of(sums.top), v_splat(scale.huge_logit))) == 0;
     if (is_exact && wants_lines(classes, has_columns)) {
-        const wanted_lines wanted = wanted_on_the_way(batch, first_row + rows->row, curvature);
+        const wanted_lines wanted = wanted_on_the_way(batch, row, curvature);
         sum_columns(columns, classes, rows->labels, &scale, rows->place, &sums, &wanted, 1);
     } else {
         sum_columns(columns, classes, rows->labels, &scale, rows->place, &sums, NULL, is_exact);
@@ -267,21 +258,21 @@ KERNEL_INLINE void settle_plain_rows(plain_vector *rows, plain_losses *losses, i
 KERNEL_INLINE void write_plain_curvature(plain_vector *rows, const curvature_writer *curvature,
                                          int64_t first_row, int classes, int has_columns) {
     ALIGNED_64 REAL columns[MOST_CLASSES_ALONG_ROWS][LANES];
-    char *result = curvature->result + (first_row + rows->row) * curvature->result_row_stride;
+    const int64_t row = first_row + rows->row;
     const vec weight = v_load(curvature->weights + (curvature->has_own_weights ? rows->row : 0));
     const vec total = v_add(rows->sums.others.high, rows->sums.exp_of_label.high);
-    const curved_rows curved = {rows->place,  classes, LANES, first_row + rows->row,
+    const curved_rows curved = {rows->place,  classes, LANES, row,
                                 rows->labels, NULL,    total, rows->sums.exp_of_maximum.high};
     if (has_columns) {
         diagonal_columns(
-            &curved, weight, v_splat(curvature->least), result, curvature->result_class_stride,
+            &curved, weight, v_splat(curvature->least), xent_row(&curvature->result, row),
+            curvature->result.class_stride,
             wants_lines(classes, 1) ? 0 : VECTORS_AT_ONCE * LANES * (ptrdiff_t)sizeof(REAL));
         return;
     }
     diagonal_columns(&curved, weight, v_splat(curvature->least), (char *)columns, sizeof columns[0],
                      0);
-    store_columns(columns, result, curvature->result_row_stride, 0, LANES, classes,
-                  XENT_AS_COMPUTED);
+    store_columns(columns, contiguous(curvature->result), row, LANES, classes);
 }
 
 /* Whether the lanes hold the weights of the diagonal of the vector of rows that begins at `row` of
@@ -293,14 +284,13 @@ KERNEL_INLINE int has_plain_curvature(const curvature_writer *curvature, int64_t
 
 KERNEL_INLINE void write_plain_rows(plain_vector *rows, const xent_batch *batch, int64_t first_row,
                                     int classes, int is_exact, int has_columns) {
-    char *grad = batch->grad + (first_row + rows->row) * batch->grad_row_stride;
+    const int64_t row = first_row + rows->row;
     index_gradients(rows->place, classes, rows->labels, rows->factors,
                     rows->sums.exp_of_maximum.high, rows->weight.high, is_exact,
-                    has_columns ? grad : (char *)rows->place,
-                    has_columns ? batch->grad_class_stride : (ptrdiff_t)sizeof rows->place[0]);
+                    has_columns ? xent_row(&batch->grad, row) : (char *)rows->place,
+                    has_columns ? batch->grad.class_stride : (ptrdiff_t)sizeof rows->place[0]);
     if (!has_columns)
-        store_columns(rows->place, grad, batch->grad_row_stride, 0, LANES, classes,
-                      batch->grad_storage);
+        store_columns(rows->place, contiguous(batch->grad), row, LANES, classes);
 }
 
 /* `count` vectors of them; those that are not taken are as they were. */
@@ -320,7 +310,7 @@ KERNEL_INLINE void take_plain_rows(plain_vector *rows, int count, const xent_bat
         losses->row[losses->vectors++] = rows[j].row;
         if (curvature)
             write_plain_curvature(&rows[j], curvature, first_row, classes, has_columns);
-        if (batch->grad)
+        if (batch->grad.data)
             write_plain_rows(&rows[j], batch, first_row, classes, is_exact, has_columns);
     }
 }
@@ -368,7 +358,7 @@ KERNEL_INLINE void index_rows_of(const xent_batch *batch, int64_t first_row, int
                                  const curvature_writer *curvature, int is_exact, int most) {
     const int has_own_weights = weights_differ(batch) || batch->class_weight != NULL;
     const int is_plain_batch = allows_plain_rows(batch, curvature);
-    const int has_columns = lies_in_columns(batch->logits_class_stride);
+    const int has_columns = lies_in_columns(&batch->logits);
     const call_settings settings = call_settings_of(batch);
     lane_weights weights;
     plain_vector plain[VECTORS_AT_ONCE];

@@ -338,9 +338,7 @@ KERNEL_INLINE void load_short_rows(short_rows *rows, const xent_batch *batch, in
                                    const call_settings *settings, int classes, int kind) {
     row_tile *tile = &rows->tile;
     const int row_count = (int)rows->row_count;
-    const char *logits = batch->logits + first_row * batch->logits_row_stride;
-    load_columns(tile->columns, logits, batch->logits_row_stride, batch->logits_class_stride,
-                 row_count, classes, batch->logits_storage);
+    load_columns(tile->columns, batch->logits, first_row, row_count, classes);
     rows->lanes = v_splat(-1);
     if (HAS_LABELS(kind)) {
         rows->lanes = lane_labels(&batch->labels, labels, row_count);
@@ -350,10 +348,7 @@ KERNEL_INLINE void load_short_rows(short_rows *rows, const xent_batch *batch, in
             clear_rows_without_label(tile->columns, classes, rows->lanes);
         }
     } else {
-        load_columns(tile->masses,
-                     batch->dense_targets + first_row * batch->dense_targets_row_stride,
-                     batch->dense_targets_row_stride, batch->dense_targets_class_stride, row_count,
-                     classes, batch->dense_targets_storage);
+        load_columns(tile->masses, batch->dense_targets, first_row, row_count, classes);
     }
     if (kind == XENT_SHAPED_TARGETS)
         shape_masses(tile, batch);
@@ -372,7 +367,7 @@ KERNEL_INLINE void write_short_rows(short_rows *rows, const xent_batch *batch, i
                                     int kind) {
     row_tile *tile = &rows->tile;
     const lane_results *results = &rows->results;
-    const int row_count = (int)rows->row_count, has_grad = batch->grad != NULL;
+    const int row_count = (int)rows->row_count, has_grad = batch->grad.data != NULL;
     weigh_losses(rows, row_loss);
     if (HAS_LABELS(kind) && batch->labels.has_ignore_index)
         for (int row = 0; row < row_count; ++row)
@@ -389,9 +384,7 @@ KERNEL_INLINE void write_short_rows(short_rows *rows, const xent_batch *batch, i
         take_leaving_rows(batch, first_row, row_count, results->leaving, labels,
                           has_grad ? tile->columns : NULL, row_loss, kind);
     if (has_grad)
-        store_columns(tile->columns, batch->grad + first_row * batch->grad_row_stride,
-                      batch->grad_row_stride, batch->grad_class_stride, row_count, classes,
-                      batch->grad_storage);
+        store_columns(tile->columns, batch->grad, first_row, row_count, classes);
 }
 
 /* All of them, some vectors of rows at a time; smoothed targets, whose masses have one place, a
@@ -425,7 +418,7 @@ KERNEL_INLINE void short_rows_of(const xent_batch *batch, int64_t first_row, int
                             kind);
         }
         for (int j = 0; j < vectors; ++j)
-            settle_tile(&some[j], classes, &settings, batch->grad != NULL, kind);
+            settle_tile(&some[j], classes, &settings, batch->grad.data != NULL, kind);
         for (int j = 0; j < vectors; ++j)
             write_short_rows(&some[j], batch, first_row + some[j].first, labels + some[j].first,
                              row_loss + some[j].first, classes, kind);

@@ -39,7 +39,7 @@ KERNEL_INLINE double weight_of_row(const xent_batch *batch, int64_t row, int64_t
 
 /* Whether numbers of a batch lie in 16 bits. */
 KERNEL_INLINE int is_stored(const xent_batch *batch) {
-    return batch->logits_storage != XENT_AS_COMPUTED || batch->grad_storage != XENT_AS_COMPUTED;
+    return batch->logits.storage != XENT_AS_COMPUTED || batch->grad.storage != XENT_AS_COMPUTED;
 }
 
 /* Where row `row` lies; `blocks` and `scratch` are its parts of the workspace. */
@@ -47,16 +47,16 @@ KERNEL_INLINE long_row long_row_at(const xent_batch *batch, int64_t row, int64_t
                                    block_summary *blocks, const double *weight_sums, REAL *scratch,
                                    int kind) {
     const int64_t class_index = HAS_LABELS(kind) ? clamped_label(label, batch->classes) : -1;
-    const int keeps_exponentials = batch->grad && batch->output != XENT_LOG_PROBABILITIES;
+    const int keeps_exponentials = batch->grad.data && batch->output != XENT_LOG_PROBABILITIES;
     long_row r;
-    r.logits = batch->logits + row * batch->logits_row_stride;
-    r.grad = batch->grad ? batch->grad + row * batch->grad_row_stride : NULL;
+    r.logits = xent_row(&batch->logits, row);
+    r.grad = batch->grad.data ? xent_row(&batch->grad, row) : NULL;
     r.scratch = scratch;
     r.exponentials = !keeps_exponentials                       ? NULL
-                     : batch->grad_storage == XENT_AS_COMPUTED ? (REAL *)(void *)r.grad
+                     : batch->grad.storage == XENT_AS_COMPUTED ? (REAL *)(void *)r.grad
                                                                : scratch;
-    r.logits_storage = batch->logits_storage;
-    r.grad_storage = batch->grad_storage;
+    r.logits_storage = batch->logits.storage;
+    r.grad_storage = batch->grad.storage;
     r.classes = batch->classes;
     r.label = class_index;
     r.pivot = r.prediction = -1;
@@ -65,8 +65,8 @@ KERNEL_INLINE long_row long_row_at(const xent_batch *batch, int64_t row, int64_t
         r.gradient_weight *= batch->grad_output[row * batch->grad_output_step];
     r.masses = masses_of_row(batch, row, class_index, weight_sums, kind);
     r.blocks = blocks;
-    r.next_logits = (uintptr_t)r.logits + (uintptr_t)batch->logits_row_stride;
-    r.next_targets = (uintptr_t)r.masses.targets + (uintptr_t)batch->dense_targets_row_stride;
+    r.next_logits = (uintptr_t)r.logits + (uintptr_t)batch->logits.row_stride;
+    r.next_targets = (uintptr_t)r.masses.targets + (uintptr_t)batch->dense_targets.row_stride;
     r.asks_ahead = 0;
     return r;
 }
@@ -213,9 +213,8 @@ KERNEL_INLINE double loss_of_leaving_row(const xent_batch *batch, int64_t at, co
                                          int kind) {
     const int is_rounded = row->grad && row->grad_storage != XENT_AS_COMPUTED;
     xent_batch alone = *batch;
-    alone.logits = row->logits;
-    alone.logits_row_stride = 0;
-    alone.logits_storage = (xent_storage)row->logits_storage;
+    alone.logits = xent_matrix_of(row->logits, 0, 0);
+    alone.logits.storage = (xent_storage)row->logits_storage;
     const double loss = loss_of_far_row(&alone, at, row->label, kind,
                                         is_rounded ? row->scratch : (REAL *)(void *)row->grad, 1);
     if (is_rounded)
@@ -277,7 +276,7 @@ KERNEL_INLINE void long_rows(const xent_batch *batch, int64_t first_row, int cou
     for (int lane = 0; lane < lanes; ++lane) {
         row_loss[taken[lane]] =
             loss_of_settled_row(batch, first_row + taken[lane], &rows[lane], &results, lane);
-        if (batch->grad)
+        if (batch->grad.data)
             backward_some_blocks(&rows[lane], 0, blocks, settings->row.temperature, &results, lane,
                                  kind);
         if (after)

@@ -51,8 +51,7 @@ KERNEL_INLINE row_masses masses_of_row(const xent_batch *batch, int64_t row, int
         masses.weight_sums = masses.class_weight ? weight_sums : NULL;
         return masses;
     }
-    masses.targets =
-        (const REAL *)(const void *)(batch->dense_targets + row * batch->dense_targets_row_stride);
+    masses.targets = (const REAL *)(const void *)xent_row(&batch->dense_targets, row);
     if (kind == XENT_SHAPED_TARGETS) {
         masses.share = (REAL)(1 - batch->options.label_smoothing);
         masses.floor = (REAL)(batch->options.label_smoothing / (double)batch->classes);

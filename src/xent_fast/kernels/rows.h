@@ -17,50 +17,37 @@
 #undef BYTES_PER_TURN
 #define BYTES_PER_TURN 262144
 
-/* One matrix of a batch, from some row on. */
-typedef struct {
-    char *data; /* NULL: there is none */
-    ptrdiff_t row_stride, class_stride;
-} matrix_view;
-
-KERNEL_INLINE matrix_view matrix_of(const char *data, ptrdiff_t row_stride,
-                                    ptrdiff_t class_stride) {
-    const matrix_view matrix = {(char *)data, row_stride, class_stride};
+/* The same matrix without its first `k` classes, as computed. */
+KERNEL_INLINE xent_matrix from_class(xent_matrix matrix, int64_t k) {
+    matrix.data += k * (matrix.class_stride ? matrix.class_stride : (ptrdiff_t)sizeof(REAL));
+    matrix.storage = XENT_AS_COMPUTED;
     return matrix;
 }
 
 /* Numbers from one layout to another.  A few classes of all rows come before the next few, so that
  * each cache line that is asked for is used whole, however far apart the classes lie; meanwhile the
  * rows after these come from memory. */
-static NEVER_INLINE void turn(matrix_view source, matrix_view destination, int64_t row_count,
+static NEVER_INLINE void turn(xent_matrix source, xent_matrix destination, int64_t row_count,
                               int64_t classes) {
     ALIGNED_64 REAL columns[TRANSPOSE_WIDTH][LANES];
-    const ptrdiff_t source_step =
-        source.class_stride ? source.class_stride : (ptrdiff_t)sizeof(REAL);
-    const ptrdiff_t step =
-        destination.class_stride ? destination.class_stride : (ptrdiff_t)sizeof(REAL);
     for (int64_t k = 0; k < classes; k += TRANSPOSE_WIDTH) {
         const int count = classes - k < TRANSPOSE_WIDTH ? (int)(classes - k) : TRANSPOSE_WIDTH;
         for (int64_t row = 0; row < row_count; row += LANES) {
             const int rows = row_count - row < LANES ? (int)(row_count - row) : LANES;
             if (source.class_stride)
                 for (int j = 0; j < count; ++j)
-                    PREFETCH(source.data + (row + row_count) * source.row_stride +
-                             (k + j) * source_step);
-            load_columns(columns, source.data + row * source.row_stride + k * source_step,
-                         source.row_stride, source.class_stride, rows, count, XENT_AS_COMPUTED);
-            store_columns(columns, destination.data + row * destination.row_stride + k * step,
-                          destination.row_stride, destination.class_stride, rows, count,
-                          XENT_AS_COMPUTED);
+                    PREFETCH(xent_row(&source, row + row_count) + (k + j) * source.class_stride);
+            load_columns(columns, from_class(source, k), row, rows, count);
+            store_columns(columns, from_class(destination, k), row, rows, count);
         }
     }
 }
 
 /* Asks for the columns that will be written. */
-KERNEL_INLINE void prefetch_columns(matrix_view matrix, int64_t row_count, int64_t classes) {
+KERNEL_INLINE void prefetch_columns(xent_matrix matrix, int64_t row_count, int64_t classes) {
     for (int64_t k = 0; k < classes; ++k)
         for (int64_t row = 0; row < row_count; row += LANES)
-            PREFETCH(matrix.data + row * matrix.row_stride + k * matrix.class_stride);
+            PREFETCH(xent_row(&matrix, row) + k * matrix.class_stride);
 }
 
 /* Rows of a batch with a class stride that are taken at a time: as many as have four vectors of
@@ -70,8 +57,8 @@ KERNEL_INLINE int rows_per_turn(int64_t classes) {
 }
 
 /* A place for them where their classes are contiguous. */
-KERNEL_INLINE matrix_view place_for_turned(char *place, int64_t classes) {
-    return matrix_of(place, (ptrdiff_t)classes * (ptrdiff_t)sizeof(REAL), 0);
+KERNEL_INLINE xent_matrix place_for_turned(char *place, int64_t classes) {
+    return xent_matrix_of(place, (ptrdiff_t)classes * (ptrdiff_t)sizeof(REAL), 0);
 }
 
 KERNEL_INLINE size_t bytes_of_turned_rows(int64_t classes) {
@@ -81,9 +68,9 @@ KERNEL_INLINE size_t bytes_of_turned_rows(int64_t classes) {
 /* Whether rows must be turned: a few classes are read and written as they lie. */
 KERNEL_INLINE int must_turn(const xent_batch *batch) {
     return batch->classes > MOST_CLASSES_ALONG_ROWS &&
-           (lies_in_columns(batch->logits_class_stride) ||
-            (batch->grad && lies_in_columns(batch->grad_class_stride)) ||
-            (batch->dense_targets && lies_in_columns(batch->dense_targets_class_stride)));
+           (lies_in_columns(&batch->logits) ||
+            (batch->grad.data && lies_in_columns(&batch->grad)) ||
+            (batch->dense_targets.data && lies_in_columns(&batch->dense_targets)));
 }
 
 KERNEL_INLINE void unturned_rows(const xent_batch *batch, int64_t first_row, int64_t row_count,
@@ -110,39 +97,29 @@ static NEVER_INLINE void turned_rows(const xent_batch *batch, int64_t first_row,
     const int64_t classes = batch->classes, at_once = rows_per_turn(classes);
     XENT_ASSERT(classes > MOST_CLASSES_ALONG_ROWS);
     char *after_summaries = (char *)workspace + bytes_of_workspace(classes);
-    const matrix_view place = place_for_turned(after_summaries, classes);
-    const matrix_view target_place =
+    const xent_matrix place = place_for_turned(after_summaries, classes);
+    const xent_matrix target_place =
         place_for_turned(after_summaries + bytes_of_turned_rows(classes), classes);
     for (int64_t k = 0; k < row_count; k += at_once) {
         const int64_t count = row_count - k < at_once ? row_count - k : at_once;
         const xent_batch given = xent_batch_from(batch, first_row + k, sizeof(REAL));
-        const matrix_view grad =
-            matrix_of(given.grad, given.grad_row_stride, given.grad_class_stride);
+        const xent_matrix grad = given.grad;
         xent_batch turned = given;
-        if (lies_in_columns(given.logits_class_stride)) {
-            turn(matrix_of(given.logits, given.logits_row_stride, given.logits_class_stride), place,
-                 count, classes);
-            turned.logits = place.data;
-            turned.logits_row_stride = place.row_stride;
-            turned.logits_class_stride = place.class_stride;
+        if (lies_in_columns(&given.logits)) {
+            turn(given.logits, place, count, classes);
+            turned.logits = place;
         }
-        if (given.dense_targets && lies_in_columns(given.dense_targets_class_stride)) {
-            turn(matrix_of(given.dense_targets, given.dense_targets_row_stride,
-                           given.dense_targets_class_stride),
-                 target_place, count, classes);
-            turned.dense_targets = target_place.data;
-            turned.dense_targets_row_stride = target_place.row_stride;
-            turned.dense_targets_class_stride = target_place.class_stride;
+        if (given.dense_targets.data && lies_in_columns(&given.dense_targets)) {
+            turn(given.dense_targets, target_place, count, classes);
+            turned.dense_targets = target_place;
         }
-        if (grad.data && lies_in_columns(grad.class_stride)) {
-            if (given.grad != given.logits)
+        if (grad.data && lies_in_columns(&grad)) {
+            if (given.grad.data != given.logits.data)
                 prefetch_columns(grad, count, classes);
-            turned.grad = place.data;
-            turned.grad_row_stride = place.row_stride;
-            turned.grad_class_stride = place.class_stride;
+            turned.grad = place;
         }
         compute(&turned, 0, count, labels + k, row_loss + k, workspace);
-        if (turned.grad == place.data && grad.data)
+        if (turned.grad.data == place.data && grad.data)
             turn(place, grad, count, classes);
     }
 }
@@ -176,11 +153,11 @@ static size_t bytes_of_turning(int64_t classes) {
 /* Whether numbers of a batch may lie in 16 bits, if all classes are contiguous: of long rows those
  * without dense targets. */
 static int takes_storage(const xent_batch *batch) {
-    if (batch->logits_class_stride || batch->grad_class_stride || batch->dense_targets_class_stride)
+    if (batch->logits.class_stride || batch->grad.class_stride || batch->dense_targets.class_stride)
         return 0;
     if (REAL_BITS != 32 || batch->classes <= MOST_CLASSES_ALONG_ROWS)
         return has_stored_columns(batch->classes);
-    return !batch->dense_targets;
+    return !batch->dense_targets.data;
 }
 
 /* Rows between their sweeps that have no place for exponentials of their own. */
@@ -198,9 +175,9 @@ KERNEL_INLINE void assert_row_kernel(const xent_batch *batch, int64_t first_row,
     xent_assert_kind(batch, (xent_target_kind)kind);
     xent_assert_row_range(first_row, row_count, batch->rows);
     xent_assert_workspace(workspace, bytes_of_workspace(batch->classes));
-    XENT_ASSERT((batch->logits_storage == XENT_AS_COMPUTED &&
-                 batch->grad_storage == XENT_AS_COMPUTED &&
-                 batch->dense_targets_storage == XENT_AS_COMPUTED) ||
+    XENT_ASSERT((batch->logits.storage == XENT_AS_COMPUTED &&
+                 batch->grad.storage == XENT_AS_COMPUTED &&
+                 batch->dense_targets.storage == XENT_AS_COMPUTED) ||
                 takes_storage(batch));
 }
 

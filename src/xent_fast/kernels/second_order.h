@@ -26,10 +26,9 @@ KERNEL_INLINE double mass_of_target(const xent_second_order_batch *problem, int6
                                     int64_t label) {
     const xent_batch *batch = &problem->batch;
     const REAL *weights = (const REAL *)(const void *)batch->class_weight;
-    const REAL *targets =
-        (const REAL *)(const void *)(batch->dense_targets + row * batch->dense_targets_row_stride);
+    const REAL *targets = (const REAL *)(const void *)xent_row(&batch->dense_targets, row);
     double mass;
-    if (!batch->dense_targets)
+    if (!batch->dense_targets.data)
         mass = weight_of_class(batch, clamped_label(label, batch->classes));
     else if (weights)
         mass = wide_total(sum_of_products(targets, weights, batch->classes));
@@ -196,8 +195,7 @@ KERNEL_INLINE int has_rounded_probability(const REAL *p, int64_t count) {
  * every number. */
 static NEVER_INLINE int rounded_show(const xent_batch *batch, int64_t row, const REAL *p,
                                      const REAL *vector, int64_t likeliest, double factor) {
-    const REAL *logits =
-        (const REAL *)(const void *)(batch->logits + row * batch->logits_row_stride);
+    const REAL *logits = (const REAL *)(const void *)xent_row(&batch->logits, row);
     double size = 1, others = 0, nearest = INFINITY;
     for (int64_t k = 0; k < batch->classes; ++k) {
         if (vector)
@@ -222,29 +220,27 @@ KERNEL_INLINE void second_order_part(const xent_second_order_batch *problem, int
                                      int64_t row_count, void *workspace) {
     const xent_batch *batch = &problem->batch;
     const int64_t classes = batch->classes;
-    const int has_labels = batch->dense_targets == NULL;
+    const int has_labels = batch->dense_targets.data == NULL;
     XENT_ASSERT(row_count <= rows_of_part(classes));
     REAL *probabilities = part_matrix(workspace, classes, 0), lse[XENT_MAX_ROWS_PER_CALL];
     int64_t labels[XENT_MAX_ROWS_PER_CALL] = {0}, likeliest[XENT_MAX_ROWS_PER_CALL];
     if (has_labels)
         xent_read_labels(&batch->labels, first_row, row_count, labels);
-    softmax_part(batch->logits + first_row * batch->logits_row_stride, batch->logits_row_stride,
-                 row_count, classes, batch->options.temperature, probabilities, likeliest, lse,
-                 workspace);
+    softmax_part(xent_matrix_from(&batch->logits, first_row), row_count, classes,
+                 batch->options.temperature, probabilities, likeliest, lse, workspace);
     for (int64_t k = 0; k < row_count; ++k) {
         const int64_t row = first_row + k;
         REAL *p = probabilities + k * (part_row_stride(classes) / (ptrdiff_t)sizeof(REAL));
-        REAL *result = (REAL *)(void *)(batch->grad + row * batch->grad_row_stride);
+        REAL *result = (REAL *)(void *)xent_row(&batch->grad, row);
         const int ignored = has_labels && is_ignored(&batch->labels, labels[k]);
         if (ignored || likeliest[k] < 0) {
             fill_classes(result, classes, ignored ? 0 : NAN);
             continue;
         }
         const row_curvature c = curvature_of_row(problem, row, labels[k], (double)lse[k]);
-        const REAL *vector =
-            problem->vector
-                ? (const REAL *)(const void *)(problem->vector + row * problem->vector_row_stride)
-                : NULL;
+        const REAL *vector = problem->vector.data
+                                 ? (const REAL *)(const void *)xent_row(&problem->vector, row)
+                                 : NULL;
         product_frame frame;
         int has_rounded;
         if (vector)
@@ -269,13 +265,10 @@ KERNEL_INLINE void second_order_part(const xent_second_order_batch *problem, int
 KERNEL_INLINE double mass_of_few_classes(const xent_second_order_batch *problem, int64_t row) {
     const xent_batch *batch = &problem->batch;
     const REAL *weights = (const REAL *)(const void *)batch->class_weight;
-    const char *targets = batch->dense_targets + row * batch->dense_targets_row_stride;
-    const ptrdiff_t step = batch->dense_targets_class_stride ? batch->dense_targets_class_stride
-                                                             : (ptrdiff_t)sizeof(REAL);
     double mass = 0;
     for (int64_t k = 0; k < batch->classes; ++k)
-        mass += (double)load_number(targets + k * step, 0, XENT_AS_COMPUTED) *
-                (weights ? (double)weights[k] : 1);
+        mass +=
+            (double)number_at(&batch->dense_targets, row, k) * (weights ? (double)weights[k] : 1);
     return (1 - batch->options.label_smoothing) * mass +
            batch->options.label_smoothing * problem->mean_class_weight;
 }
@@ -288,17 +281,15 @@ KERNEL_INLINE void begin_curvature(const xent_second_order_batch *problem, int64
     writer->batch = batch;
     writer->kind = xent_kind_of_targets(batch);
     writer->first_row = first_row;
-    writer->has_own_weights = batch->sample_weight || batch->class_weight || batch->dense_targets;
+    writer->has_own_weights =
+        batch->sample_weight || batch->class_weight || batch->dense_targets.data;
     writer->vector = problem->vector;
-    writer->vector_row_stride = problem->vector_row_stride;
     writer->result = batch->grad;
-    writer->result_row_stride = batch->grad_row_stride;
-    writer->result_class_stride = batch->grad_class_stride;
     writer->least = least;
     const int64_t count = writer->has_own_weights ? row_count : 1;
     REAL own = 0;
     for (int64_t k = 0; k < count; ++k) {
-        const double mass = batch->dense_targets
+        const double mass = batch->dense_targets.data
                                 ? mass_of_few_classes(problem, first_row + k)
                                 : mass_of_target(problem, first_row + k, labels[k]);
         own = batch->options.temperature < LARGEST_TEMPERATURE
@@ -318,11 +309,11 @@ static NEVER_INLINE void second_order_of_few_classes(const xent_second_order_bat
     int64_t labels[XENT_MAX_ROWS_PER_CALL + LANES] = {0};
     double losses[XENT_MAX_ROWS_PER_CALL];
     curvature_writer writer;
-    if (softmax.dense_targets)
+    if (softmax.dense_targets.data)
         softmax.labels.has_ignore_index = 0;
     else
         xent_read_labels(&softmax.labels, first_row, row_count, labels);
-    softmax.grad = NULL;
+    softmax.grad.data = NULL;
     softmax.class_weight = NULL;
     softmax.sample_weight = NULL;
     softmax.weight_factor = 1;
@@ -340,7 +331,7 @@ KERNEL_INLINE int has_few_classes(const xent_batch *batch) {
 static double second_order_rows(const xent_batch *batch, int64_t first_row, int64_t row_count,
                                 void *workspace) {
     assert_softmax_function(batch, first_row, row_count, workspace, has_few_classes(batch));
-    XENT_ASSERT(batch->grad);
+    XENT_ASSERT(batch->grad.data);
     if (has_few_classes(batch)) {
         second_order_of_few_classes((const xent_second_order_batch *)(const void *)batch, first_row,
                                     row_count, (REAL)-INFINITY);

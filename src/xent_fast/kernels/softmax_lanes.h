@@ -46,15 +46,12 @@ KERNEL_INLINE void sum_softmax_vector(softmax_vector *rows, const xent_batch *ba
                                       const exponent_scale *scale, int classes,
                                       int keeps_exponentials) {
     const int has_ignored = batch->labels.has_ignore_index;
-    const char *logits = batch->logits + first_row * batch->logits_row_stride;
     const lane_columns place = {(const char *)rows->place, sizeof rows->place[0]},
-                       lying = {logits, batch->logits_class_stride};
-    const int turns =
-        has_ignored || rows->row_count < LANES || !lies_in_columns(batch->logits_class_stride);
+                       lying = {xent_row(&batch->logits, first_row), batch->logits.class_stride};
+    const int turns = has_ignored || rows->row_count < LANES || !lies_in_columns(&batch->logits);
     rows->columns = turns ? place : lying;
     if (turns)
-        load_columns(rows->place, logits, batch->logits_row_stride, batch->logits_class_stride,
-                     rows->row_count, classes, batch->logits_storage);
+        load_columns(rows->place, batch->logits, first_row, rows->row_count, classes);
     if (has_ignored) {
         rows->labels = lane_labels(&batch->labels, labels, rows->row_count);
         clear_rows_without_label(rows->place, classes, rows->labels);
@@ -63,8 +60,7 @@ KERNEL_INLINE void sum_softmax_vector(softmax_vector *rows, const xent_batch *ba
     rows->sums.maximum = rows->top = base;
     if (v_mask_bits(v_greater(magnitude_of(base), v_splat(scale->huge_logit)))) {
         if (!turns)
-            load_columns(rows->place, logits, 0, batch->logits_class_stride, LANES, classes,
-                         XENT_AS_COMPUTED);
+            load_columns(rows->place, batch->logits, first_row, LANES, classes);
         rows->columns = place;
         base = finite_maximum(base);
         rows->top = v_sub(base, shift_huge_columns(rows->place, classes, base, scale->huge_logit));
@@ -107,9 +103,9 @@ KERNEL_INLINE void write_softmax_vector(softmax_vector *rows, const xent_batch *
     const int row_count = rows->row_count, has_ignored = batch->labels.has_ignore_index;
     const double temperature = settings->row.temperature;
     const unsigned numbers = v_mask_bits(rows->is_number);
-    char *grad = batch->grad ? batch->grad + first_row * batch->grad_row_stride : NULL;
-    const int lies = !has_ignored && !settings->all_leave && row_count == LANES &&
-                     lies_in_columns(batch->grad_class_stride);
+    char *grad = batch->grad.data ? xent_row(&batch->grad, first_row) : NULL;
+    const int lies =
+        !has_ignored && !settings->all_leave && row_count == LANES && lies_in_columns(&batch->grad);
     for (int row = 0; numbers != (1u << LANES) - 1 && row < row_count; ++row)
         if (!(numbers >> row & 1) && !(has_ignored && is_ignored(&batch->labels, labels[row])))
             row_loss[row] = (double)NAN;
@@ -122,7 +118,7 @@ KERNEL_INLINE void write_softmax_vector(softmax_vector *rows, const xent_batch *
     }
     if (lies) {
         for (int64_t k = 0; grad && k < classes; ++k)
-            v_store((REAL *)(void *)(grad + k * batch->grad_class_stride),
+            v_store((REAL *)(void *)(grad + k * batch->grad.class_stride),
                     softmax_of_class(rows, k, temperature, keeps_exponentials));
         return;
     }
@@ -134,8 +130,7 @@ KERNEL_INLINE void write_softmax_vector(softmax_vector *rows, const xent_batch *
         take_leaving_rows(batch, first_row, row_count, numbers, labels, grad ? rows->place : NULL,
                           row_loss, XENT_SMOOTHED_TARGETS);
     if (grad)
-        store_columns(rows->place, grad, batch->grad_row_stride, batch->grad_class_stride,
-                      row_count, classes, batch->grad_storage);
+        store_columns(rows->place, batch->grad, first_row, row_count, classes);
 }
 
 /* All of them; their losses are 0, or NaN where there is no softmax. */
@@ -170,13 +165,13 @@ KERNEL_INLINE void softmax_rows_of(const xent_batch *batch, int64_t first_row, i
 KERNEL_INLINE void softmax_rows_with(const xent_batch *batch, int64_t first_row, int64_t row_count,
                                      const int64_t *labels, double *row_loss, int classes) {
     xent_batch part = *batch;
-    if (!batch->grad || batch->output == XENT_LOG_PROBABILITIES || batch->lse) {
-        part.grad = batch->output == XENT_LOG_PROBABILITIES ? batch->grad : NULL;
+    if (!batch->grad.data || batch->output == XENT_LOG_PROBABILITIES || batch->lse) {
+        part.grad.data = batch->output == XENT_LOG_PROBABILITIES ? batch->grad.data : NULL;
         softmax_rows_of(&part, first_row, row_count, labels, row_loss, classes, 0);
     }
-    if (!batch->grad || batch->output == XENT_LOG_PROBABILITIES)
+    if (!batch->grad.data || batch->output == XENT_LOG_PROBABILITIES)
         return;
-    part.grad = batch->grad;
+    part.grad.data = batch->grad.data;
     part.lse = NULL;
     softmax_rows_of(&part, first_row, row_count, labels, row_loss, classes, 1);
 }

@@ -37,16 +37,14 @@ KERNEL_INLINE REAL *part_matrix(void *workspace, int64_t classes, int number) {
 
 /* The batch whose gradients are the softmax of `row_count` rows at a temperature.  The kernels see
  * index targets, all of class 0, which probabilities do not depend on, in rows without weight. */
-KERNEL_INLINE xent_batch softmax_batch(const char *logits, ptrdiff_t row_stride, int64_t row_count,
-                                       int64_t classes, double temperature, REAL *probabilities) {
+KERNEL_INLINE xent_batch softmax_batch(xent_matrix logits, int64_t row_count, int64_t classes,
+                                       double temperature, REAL *probabilities) {
     static const int8_t first_class = 0;
     xent_batch part = {0};
     part.rows = row_count;
     part.classes = classes;
     part.logits = logits;
-    part.logits_row_stride = row_stride;
-    part.grad = (char *)probabilities;
-    part.grad_row_stride = part_row_stride(classes);
+    part.grad = xent_matrix_of(probabilities, part_row_stride(classes), 0);
     part.labels.data = (const char *)&first_class;
     part.labels.type = XENT_INT8;
     part.options.temperature = temperature;
@@ -56,11 +54,10 @@ KERNEL_INLINE xent_batch softmax_batch(const char *logits, ptrdiff_t row_stride,
 
 /* These to `probabilities`, and each row's first largest class, -1 where it has no softmax; `lse`
  * may be NULL. */
-KERNEL_INLINE void softmax_part(const char *logits, ptrdiff_t row_stride, int64_t row_count,
-                                int64_t classes, double temperature, REAL *probabilities,
-                                int64_t *likeliest, REAL *lse, void *workspace) {
-    xent_batch part =
-        softmax_batch(logits, row_stride, row_count, classes, temperature, probabilities);
+KERNEL_INLINE void softmax_part(xent_matrix logits, int64_t row_count, int64_t classes,
+                                double temperature, REAL *probabilities, int64_t *likeliest,
+                                REAL *lse, void *workspace) {
+    xent_batch part = softmax_batch(logits, row_count, classes, temperature, probabilities);
     part.weight_factor = 1;
     part.prediction = likeliest;
     part.lse = (char *)lse;

@@ -212,6 +212,14 @@ VECTOR_INLINE REAL load_number(const char *numbers, int64_t at, int storage) {
     return *(const REAL *)place;
 }
 
+/* That of a row and class of a matrix. */
+VECTOR_INLINE REAL number_at(const xent_matrix *matrix, int64_t row, int64_t k) {
+    const char *class_0 = xent_row(matrix, row);
+    return matrix->class_stride
+               ? load_number(class_0 + k * matrix->class_stride, 0, (int)matrix->storage)
+               : load_number(class_0, k, (int)matrix->storage);
+}
+
 VECTOR_INLINE void store_number(char *numbers, int64_t at, REAL number, int storage) {
     store_first_stored(numbers, at, 1, v_splat(number), storage);
 }

@@ -105,8 +105,8 @@ static NEVER_INLINE void turn_any_to_rows(REAL (*columns)[LANES], char *destinat
 }
 
 /* Whether classes lie apart and rows side by side. */
-KERNEL_INLINE int lies_in_columns(ptrdiff_t class_stride) {
-    return class_stride != 0 && class_stride != (ptrdiff_t)sizeof(REAL);
+KERNEL_INLINE int lies_in_columns(const xent_matrix *matrix) {
+    return matrix->class_stride != 0 && matrix->class_stride != (ptrdiff_t)sizeof(REAL);
 }
 
 /* Columns that lie in memory as such.  Those of later rows are asked for: they are further apart
@@ -243,62 +243,70 @@ KERNEL_INLINE int has_stored_columns(int64_t classes) {
     return HAS_PAIRS && REAL_BITS == 32 && classes >= FEWEST_STORED;
 }
 
-/* Columns of a vector of rows, `row_count` of which are there, and back. */
-KERNEL_INLINE void load_columns(REAL (*columns)[LANES], const char *source, ptrdiff_t row_stride,
-                                ptrdiff_t class_stride, int row_count, int classes,
-                                xent_storage storage) {
-    XENT_ASSERT(row_count >= 1 && row_count <= LANES);
-    XENT_ASSERT(classes >= 1 && classes <= MOST_CLASSES_ALONG_ROWS);
-    XENT_ASSERT(storage == XENT_AS_COMPUTED || has_stored_columns(classes));
-    if (has_stored_columns(classes) && storage != XENT_AS_COMPUTED) {
-        load_stored_columns(columns, source, row_stride, row_count, classes, (int)storage);
-        return;
-    }
-    if (lies_in_columns(class_stride)) {
-        load_lying_columns(columns, source, class_stride, row_count, classes);
-        return;
-    }
-    if (row_count < LANES) {
-        load_some_rows(columns, source, row_stride, row_count, classes);
-        return;
-    }
-    if (IS_CONSTANT(classes))
-        turn_to_columns(columns, source, row_stride, classes);
-    else
-        turn_any_to_columns(columns, source, row_stride, classes);
+/* The same matrix, of which whoever calls knows that its classes are contiguous. */
+KERNEL_INLINE xent_matrix contiguous(xent_matrix matrix) {
+    matrix.class_stride = 0;
+    return matrix;
 }
 
-KERNEL_INLINE void store_columns(REAL (*columns)[LANES], char *destination, ptrdiff_t row_stride,
-                                 ptrdiff_t class_stride, int row_count, int classes,
-                                 xent_storage storage) {
+/* Columns of a vector of rows from `row` on, `row_count` of which are there, and back. */
+KERNEL_INLINE void load_columns(REAL (*columns)[LANES], xent_matrix matrix, int64_t row,
+                                int row_count, int classes) {
+    const char *source = xent_row(&matrix, row);
     XENT_ASSERT(row_count >= 1 && row_count <= LANES);
     XENT_ASSERT(classes >= 1 && classes <= MOST_CLASSES_ALONG_ROWS);
-    XENT_ASSERT(storage == XENT_AS_COMPUTED || has_stored_columns(classes));
-    if (has_stored_columns(classes) && storage != XENT_AS_COMPUTED) {
-        store_stored_columns(columns, destination, row_stride, row_count, classes, (int)storage);
+    XENT_ASSERT(matrix.storage == XENT_AS_COMPUTED || has_stored_columns(classes));
+    if (has_stored_columns(classes) && matrix.storage != XENT_AS_COMPUTED) {
+        load_stored_columns(columns, source, matrix.row_stride, row_count, classes,
+                            (int)matrix.storage);
         return;
     }
-    if (lies_in_columns(class_stride)) {
-        store_lying_columns(columns, destination, class_stride, row_count, classes);
+    if (lies_in_columns(&matrix)) {
+        load_lying_columns(columns, source, matrix.class_stride, row_count, classes);
         return;
     }
     if (row_count < LANES) {
-        store_some_rows(columns, destination, row_stride, row_count, classes);
+        load_some_rows(columns, source, matrix.row_stride, row_count, classes);
         return;
     }
     if (IS_CONSTANT(classes))
-        turn_to_rows(columns, destination, row_stride, classes);
+        turn_to_columns(columns, source, matrix.row_stride, classes);
     else
-        turn_any_to_rows(columns, destination, row_stride, classes);
+        turn_any_to_columns(columns, source, matrix.row_stride, classes);
+}
+
+KERNEL_INLINE void store_columns(REAL (*columns)[LANES], xent_matrix matrix, int64_t row,
+                                 int row_count, int classes) {
+    char *destination = xent_row(&matrix, row);
+    XENT_ASSERT(row_count >= 1 && row_count <= LANES);
+    XENT_ASSERT(classes >= 1 && classes <= MOST_CLASSES_ALONG_ROWS);
+    XENT_ASSERT(matrix.storage == XENT_AS_COMPUTED || has_stored_columns(classes));
+    if (has_stored_columns(classes) && matrix.storage != XENT_AS_COMPUTED) {
+        store_stored_columns(columns, destination, matrix.row_stride, row_count, classes,
+                             (int)matrix.storage);
+        return;
+    }
+    if (lies_in_columns(&matrix)) {
+        store_lying_columns(columns, destination, matrix.class_stride, row_count, classes);
+        return;
+    }
+    if (row_count < LANES) {
+        store_some_rows(columns, destination, matrix.row_stride, row_count, classes);
+        return;
+    }
+    if (IS_CONSTANT(classes))
+        turn_to_rows(columns, destination, matrix.row_stride, classes);
+    else
+        turn_any_to_rows(columns, destination, matrix.row_stride, classes);
 }
 
 /* Rows of the first vector: all of it or, where so many classes lie so far apart that their lines
  * push each other out of the cache, those before the next line, so that each vector takes one line
  * of a class's logits instead of parts of two. */
 KERNEL_INLINE int rows_of_first_vector(const xent_batch *batch, int64_t first_row) {
-    const char *first = batch->logits + first_row * batch->logits_row_stride;
-    if (!lies_in_columns(batch->logits_class_stride) ||
-        batch->logits_class_stride % SET_PERIOD != 0 || batch->classes <= SET_LINES)
+    const char *first = xent_row(&batch->logits, first_row);
+    if (!lies_in_columns(&batch->logits) || batch->logits.class_stride % SET_PERIOD != 0 ||
+        batch->classes <= SET_LINES)
         return LANES;
     return LANES - (int)((uintptr_t)first / sizeof(REAL) % LANES);
 }

@@ -40,7 +40,6 @@
 #define log_terms NAME(log_terms)
 #define long_row NAME(long_row)
 #define lse_terms NAME(lse_terms)
-#define matrix_view NAME(matrix_view)
 #define measured_softmaxes NAME(measured_softmaxes)
 #define near_frame NAME(near_frame)
 #define plain_losses NAME(plain_losses)

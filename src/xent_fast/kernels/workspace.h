@@ -19,13 +19,13 @@ static inline size_t xent_aligned(size_t bytes) {
 
 /* Whether the classes of some matrix lie apart. */
 static inline int xent_is_turned(const xent_batch *batch) {
-    return batch->logits_class_stride || batch->grad_class_stride ||
-           batch->dense_targets_class_stride;
+    return batch->logits.class_stride || batch->grad.class_stride ||
+           batch->dense_targets.class_stride;
 }
 
 /* What either workspace has besides where numbers lie in 16 bits. */
 static inline size_t xent_scratch_bytes(const xent_row_kernels *kernels, const xent_batch *batch) {
-    if (batch->logits_storage == XENT_AS_COMPUTED && batch->grad_storage == XENT_AS_COMPUTED)
+    if (batch->logits.storage == XENT_AS_COMPUTED && batch->grad.storage == XENT_AS_COMPUTED)
         return 0;
     XENT_ASSERT(kernels->knows_storage && kernels->knows_storage(batch));
     return xent_aligned(kernels->scratch_bytes(batch->classes));
