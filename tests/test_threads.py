@@ -15,11 +15,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 from threads.calls import CALLS, Inputs, bits
 
-from xent_fast import show_config
+from xent_fast import show_config, softmax_cross_entropy_grad
 
 ROOM = Path(__file__).parent / "threads"
 TIME_LIMIT = 120
@@ -110,3 +111,25 @@ def test_inside_a_parallel_region_of_the_caller(shape: tuple[int, int], tmp_path
         assert ctypes.CDLL(str(library)).call_in_parallel(3, levels, work) == 3
     assert len(right) == 2 * 3 * len(CALLS), "a call raised"
     assert not [name for name, is_right in right if not is_right]
+
+
+@pytest.mark.parametrize("bad", [None, 0, 300_000, 599_999])
+def test_many_labels(bad):
+    """So many are checked by threads; the first bad one is named, and nothing was written."""
+    labels = np.arange(600_000) % 3
+    labels[::7] = -1
+    logits = np.zeros((len(labels), 2), dtype=np.float32)
+    labels[labels == 2] = 0
+    logits[:, 1] = 1
+    out = np.full_like(logits, 7)
+    if bad is None:
+        one = softmax_cross_entropy_grad(logits, labels, ignore_index=-1, num_threads=1)
+        two = softmax_cross_entropy_grad(logits, labels, ignore_index=-1, num_threads=2, out=out)
+        assert two.loss == one.loss
+        np.testing.assert_array_equal(two.grad, one.grad)
+        return
+    labels[bad] = 2
+    labels[599_999] = 2
+    with pytest.raises(IndexError, match=rf"\b{bad}\b"):
+        softmax_cross_entropy_grad(logits, labels, ignore_index=-1, num_threads=2, out=out)
+    assert (out == 7).all()

@@ -26,7 +26,13 @@ from xent_fast._binding.arrays cimport (
     matrix_of,
     row_count_of,
 )
-from xent_fast._binding.engine cimport UNLOCKED_LOGITS, Plan, make_plan, process_rows
+from xent_fast._binding.engine cimport (
+    UNLOCKED_LOGITS,
+    Plan,
+    check_all_labels,
+    make_plan,
+    process_rows,
+)
 from xent_fast._binding.instruction_sets cimport check_labels, sum_of
 from xent_fast._binding.kernels cimport (
     XENT_FLOAT32,
@@ -85,7 +91,9 @@ cdef object settle_rows(
     describe_rows(batch, options, logits, targets, weight, sample_weight, ignore_index)
     if options.reduction == MEAN:
         check_signs(batch, weight, weight_name, layout)
-    cdef double denominator = check_labels_and_sum_weights(batch, targets, weight, layout)
+    cdef double denominator = check_labels_and_sum_weights(
+        batch, targets, weight, layout, options.num_threads
+    )
     is_void[0] = False
     batch.weight_factor = options.scale
     if options.reduction != MEAN:
@@ -95,7 +103,9 @@ cdef object settle_rows(
         weight = rescaled_classes(batch, weight)
         instead = (sample_weight, weight)
         describe_rows(batch, options, logits, targets, weight, sample_weight, ignore_index)
-        denominator = check_labels_and_sum_weights(batch, targets, weight, layout)
+        denominator = check_labels_and_sum_weights(
+            batch, targets, weight, layout, options.num_threads
+        )
     is_void[0] = denominator == 0
     batch.weight_factor = options.scale / denominator
     return instead
@@ -197,6 +207,7 @@ cdef double check_labels_and_sum_weights(
     cnp.ndarray targets,
     cnp.ndarray weight,
     Layout layout,
+    int num_threads,
 ) except? -1.0:
     """What "mean" divides by: the number of rows that count, or the sum of their weights."""
     cdef int64_t counted_rows = 0
@@ -216,7 +227,9 @@ cdef double check_labels_and_sum_weights(
             bad_row = check_labels(batch, weights, dtype, &counted_rows, &weight_sum)
         else:
             with nogil:
-                bad_row = check_labels(batch, weights, dtype, &counted_rows, &weight_sum)
+                bad_row = check_all_labels(
+                    batch, weights, dtype, num_threads, &counted_rows, &weight_sum
+                )
         if bad_row >= 0:
             raise_label_error(
                 targets, bad_row, batch.classes, batch.labels.has_ignore_index, layout

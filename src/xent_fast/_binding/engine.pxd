@@ -5,7 +5,7 @@ Knows: names and types. Must not know: how rows are shared out.
 
 from libc.stdint cimport int64_t
 
-from xent_fast._binding.kernels cimport xent_batch, xent_row_kernels
+from xent_fast._binding.kernels cimport xent_batch, xent_dtype, xent_row_kernels
 from xent_fast._binding.stored cimport Groups, StoredMatrices
 
 
@@ -66,3 +66,11 @@ cdef size_t share_out(
 ) noexcept nogil
 cdef double process_rows(const Plan *plan) noexcept
 cdef double process_chunks(const Plan *plan) noexcept nogil
+cdef int64_t check_all_labels(
+    const xent_batch *batch,
+    const char *class_weight,
+    xent_dtype dtype,
+    int requested_threads,
+    int64_t *counted_rows,
+    double *weight_sum,
+) noexcept nogil

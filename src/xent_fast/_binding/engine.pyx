@@ -15,9 +15,15 @@ from libc.string cimport memcpy
 
 from xent_fast._binding.instruction_sets import active_isa_name, available_isas
 
-from xent_fast._binding.instruction_sets cimport ShardBatch, VjpBatch, storage_kernels
+from xent_fast._binding.instruction_sets cimport (
+    ShardBatch,
+    VjpBatch,
+    check_labels,
+    storage_kernels,
+)
 from xent_fast._binding.kernels cimport (
     XENT_ASSERT,
+    XENT_FLOAT32,
     XENT_MAX_ROWS_PER_CALL,
     XENT_ROW_GRANULARITY,
     XENT_WORKSPACE_ALIGNMENT,
@@ -26,6 +32,7 @@ from xent_fast._binding.kernels cimport (
     xent_batch,
     xent_batch_from,
     xent_distillation_batch,
+    xent_dtype,
     xent_grad_hessian_batch,
     xent_group_of,
     xent_is_turned,
@@ -83,6 +90,9 @@ cdef enum:
     SHARED_LOGITS = 32768
     SHARED_ROWS = 4
     PART_BLOCKS = 4
+
+    # A thread checks no fewer labels than these: waking it takes as long.
+    FEWEST_LABELS = 262144
 
 
 ctypedef void (*block_sweep)(int64_t first_block, int64_t count, void *workspace) noexcept nogil
@@ -408,6 +418,48 @@ cdef inline void sweep_part(const Plan *plan, int64_t part, block_sweep sweep) n
 
 cdef inline double finish_shared_row(const Plan *plan, int64_t row) noexcept nogil:
     return plan.kernels.finish_row(plan.batch, row, workspace_of(plan, row))
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+cdef int64_t check_all_labels(
+    const xent_batch *batch,
+    const char *class_weight,
+    xent_dtype dtype,
+    int requested_threads,
+    int64_t *counted_rows,
+    double *weight_sum,
+) noexcept nogil:
+    """`check_labels`, by threads where there are many and no weights, which add up in their order."""
+    cdef int64_t uncounted = 0
+    cdef int thread, threads = 1
+    if batch.sample_weight == NULL and class_weight == NULL and batch.rows >= 2 * FEWEST_LABELS:
+        threads = xent_startable_threads(
+            thread_count(
+                batch.rows // FEWEST_LABELS, batch.rows, batch.classes, requested_threads
+            )
+        )
+    if threads > 1:
+        for thread in prange(threads, num_threads=threads, schedule="static", chunksize=1):
+            uncounted += uncounted_rows(
+                batch, batch.rows * thread // threads, batch.rows * (thread + 1) // threads
+            )
+        if uncounted <= batch.rows:
+            counted_rows[0] += batch.rows - uncounted
+            return -1
+    return check_labels(batch, class_weight, dtype, counted_rows, weight_sum)
+
+
+cdef int64_t uncounted_rows(const xent_batch *batch, int64_t first, int64_t end) noexcept nogil:
+    """How many rows are ignored; more than all rows where a label is out of bounds."""
+    cdef xent_batch part = xent_batch_from(batch, first, 0)
+    cdef int64_t counted = 0
+    cdef double weight_sum = 0.0
+    part.rows = end - first
+    if check_labels(&part, NULL, XENT_FLOAT32, &counted, &weight_sum) >= 0:
+        return batch.rows + 1
+    return part.rows - counted
 
 
 # --- matrices in memory of a thread's own ---------------------------------------------------------
