@@ -431,7 +431,7 @@ cdef int64_t check_all_labels(
     int64_t *counted_rows,
     double *weight_sum,
 ) noexcept nogil:
-    """`check_labels`, by threads where there are many and no weights, which add up in their order."""
+    """`check_labels`, by threads where there are many and no weights: these add up in order."""
     cdef int64_t uncounted = 0
     cdef int thread, threads = 1
     if batch.sample_weight == NULL and class_weight == NULL and batch.rows >= 2 * FEWEST_LABELS:
