@@ -42,7 +42,6 @@ cdef class Layout:
 cdef Layout layout_of(object array, int axis)
 cdef int copy_pairs(list pairs) except -1
 cdef object result_like(object logits, int axis)
-cdef cnp.ndarray class_0_of_rows(cnp.ndarray matrix)
 cdef bint is_bfloat16(object dtype) except -1
 cdef object computed_type(cnp.ndarray array)
 cdef bint is_read_as_stored(cnp.ndarray array, cnp.ndarray logits) except -1

@@ -330,6 +330,7 @@ cdef cnp.ndarray view_of_rows(cnp.ndarray array, list merged):
     """What np.lib.stride_tricks.as_strided gives, which does not survive a failed allocation."""
     cdef cnp.npy_intp shape[3]
     cdef cnp.npy_intp strides[3]
+    cdef cnp.dtype descriptor = (<object>array).dtype
     cdef int last = cnp.PyArray_NDIM(array) - 1
     cdef int ndim = 0
     cdef int axis
@@ -340,18 +341,11 @@ cdef cnp.ndarray view_of_rows(cnp.ndarray array, list merged):
         ndim += 1
     shape[ndim] = cnp.PyArray_DIM(array, last)
     strides[ndim] = cnp.PyArray_STRIDE(array, last)
-    return view_of(array, ndim + 1, shape, strides)
-
-
-cdef cnp.ndarray view_of(
-    cnp.ndarray array, int ndim, const cnp.npy_intp *shape, const cnp.npy_intp *strides
-):
-    cdef cnp.dtype descriptor = (<object>array).dtype
     Py_INCREF(descriptor)  # the next call takes a reference
     view = PyArray_NewFromDescr(
         <PyTypeObject *>cnp.ndarray,
         descriptor,
-        ndim,
+        ndim + 1,
         shape,
         strides,
         cnp.PyArray_DATA(array),
@@ -360,13 +354,3 @@ cdef cnp.ndarray view_of(
     )
     cnp.set_array_base(view, array)
     return view
-
-
-cdef cnp.ndarray class_0 = np.zeros(1, dtype=np.int8)
-
-
-cdef cnp.ndarray class_0_of_rows(cnp.ndarray matrix):
-    """The label 0 for every row: one number in memory."""
-    cdef cnp.npy_intp rows = row_count_of(matrix)
-    cdef cnp.npy_intp step = 0
-    return view_of(class_0, 1, &rows, &step)

@@ -131,7 +131,7 @@ cdef int describe_rows(
         batch.sample_weight = <const double *>cnp.PyArray_DATA(sample_weight)
     batch.grad_output = NULL
     batch.grad_output_step = 0
-    if cnp.PyArray_NDIM(targets) == 1:
+    if targets is not None and cnp.PyArray_NDIM(targets) == 1:
         batch.dense_targets = matrix_of(None)
         return describe_labels(&batch.labels, targets, ignore_index)
     if ignore_index is not None:
@@ -215,7 +215,7 @@ cdef double check_labels_and_sum_weights(
     cdef double weight_sum = 0.0
     cdef const char *weights = NULL
     cdef xent_dtype dtype = XENT_FLOAT32
-    if batch.dense_targets.data != NULL:
+    if batch.labels.data == NULL:
         counted_rows = batch.rows
         if batch.sample_weight != NULL:
             weight_sum = sum_of(batch.sample_weight, batch.rows)

@@ -19,7 +19,6 @@ from xent_fast._binding.arguments cimport (
 )
 from xent_fast._binding.arrays cimport (
     cast_copy,
-    class_0_of_rows,
     computed_type,
     computed_type_number,
     dtype_of,
@@ -230,12 +229,7 @@ cdef tuple rows_of(Given given, object other, object destination):
     if given.dense is not None:
         inputs.append(given.dense)
     matrices = given.layout.matrices(inputs, [destination])
-    if given.dense is not None:
-        targets = matrices[len(inputs) - 1]
-    elif given.targets is not None:
-        targets = given.labels
-    else:
-        targets = class_0_of_rows(matrices[0])
+    targets = given.labels if given.dense is None else matrices[len(inputs) - 1]
     return (matrices[0], matrices[len(inputs)], None if other is None else matrices[1]), targets
 
 

@@ -22,7 +22,6 @@ from xent_fast._binding.arguments cimport (
 )
 from xent_fast._binding.arrays cimport (
     Layout,
-    class_0_of_rows,
     computed_type,
     computed_type_number,
     dtype_of,
@@ -174,19 +173,17 @@ cdef object compute_softmax(
 ):
     """Write probabilities or their logarithms to `out`; where it is None, return every lse.
 
-    The kernels see smoothed targets of no weight, all of class 0: they leave the largest
-    exponential out of the sum, which keeps small differences.
+    The rows have no targets. The kernels of smoothed ones leave the largest exponential out of the
+    sum, which keeps small differences.
     """
     cdef Options options
     cdef xent_batch batch
     cdef Groups groups
     cdef StoredMatrices stored
-    cdef cnp.ndarray first_class = class_0_of_rows(rows)
     read_options(&options, 0.0, temperature, 0.0, "sum", 1.0, False, None)
     options.num_threads = threads
-    describe_rows(&batch, &options, rows, first_class, None, None, None)
+    describe_rows(&batch, &options, rows, None, None, None, None)
     cdef cnp.ndarray lse = None
-    batch.labels.stride = 0
     batch.weight_factor = 0.0
     batch.output = output
     point_batch_at(&batch, rows, out, None)
@@ -244,7 +241,7 @@ cdef object vector_jacobian_product(
 ):
     cdef Options options
     cdef VjpBatch problem
-    cdef cnp.ndarray values, slopes, grad, no_labels
+    cdef cnp.ndarray values, slopes, grad
     cdef cnp.ndarray grad_output = None
 
     # Everything that can be wrong with the arguments, and every allocation.
@@ -257,9 +254,8 @@ cdef object vector_jacobian_product(
     if out is not None:
         check_overlap(destination, slopes_as_given, slopes_name)
     values, slopes, grad = given.layout.matrices([given.logits, slopes_as_given], [destination])
-    no_labels = class_0_of_rows(values)
     problem.batch.weight_factor = 1.0
-    describe_rows(&problem.batch, &options, values, no_labels, None, None, None)
+    describe_rows(&problem.batch, &options, values, None, None, None, None)
     point_at_factors(&problem.batch.grad_output, &problem.batch.grad_output_step, grad_output)
     run_side_by_side(
         &problem.batch, sizeof(problem), &problem.slopes,
@@ -310,7 +306,7 @@ cdef object any_entropy(
     cdef xent_batch batch
     cdef cnp.ndarray row_entropy = None
     cdef cnp.ndarray working = None
-    cdef cnp.ndarray rows, no_labels
+    cdef cnp.ndarray rows
     cdef bint is_void
     cdef Given given = given_logits(logits, "logits", axis, out)
     given.add_weights(None, sample_weight)
@@ -320,9 +316,8 @@ cdef object any_entropy(
     outputs = [given.output(out)] if options.with_grad else []
     matrices = given.layout.matrices([given.logits], outputs)
     rows = matrices[0]
-    no_labels = class_0_of_rows(rows)
     _kept = settle_rows(
-        &batch, options, rows, no_labels, None, given.sample_weight, None, given.layout, &is_void
+        &batch, options, rows, None, None, given.sample_weight, None, given.layout, &is_void
     )
     point_at_factors(&batch.grad_output, &batch.grad_output_step, grad_output)
 

@@ -104,7 +104,7 @@ typedef enum {
 /* One label column.  `ignore_index` counts only where `has_ignore_index` is set, which is only
  * where the label type can hold that value (a uint64 column cannot hold -1). */
 typedef struct {
-    const char *data; /* label of row 0 */
+    const char *data; /* label of row 0; NULL: none, for results that depend on none; read as 0 */
     ptrdiff_t stride; /* bytes from one label to the next; any sign */
     xent_label_type type;
     int has_ignore_index;
@@ -232,7 +232,7 @@ typedef struct {
 } xent_second_order_batch;
 
 /* Student and teacher.  `batch` is the loss of the targets with its share in weight_factor; where
- * there is no such loss, all labels are valid and `target_kernels` is NULL. */
+ * there is no such loss, there are no labels and `target_kernels` is NULL. */
 typedef struct {
     xent_batch batch; /* lse and prediction are not used */
     const xent_row_kernels *target_kernels;

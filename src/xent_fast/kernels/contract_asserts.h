@@ -76,7 +76,8 @@ static inline void xent_assert_batch(const xent_batch *batch, size_t real_bytes)
 static inline void xent_assert_kind(const xent_batch *batch, xent_target_kind kind) {
     const int has_labels = kind == XENT_INDEX_TARGETS || kind == XENT_SMOOTHED_TARGETS;
     const int takes_all = kind == XENT_SMOOTHED_TARGETS || kind == XENT_SHAPED_TARGETS;
-    XENT_ASSERT(has_labels ? batch->labels.data != NULL : batch->dense_targets.data != NULL);
+    XENT_ASSERT(has_labels ? batch->labels.data || batch->output != XENT_GRADIENT
+                           : batch->dense_targets.data != NULL);
     XENT_ASSERT(batch->output != XENT_GRADIENT || takes_all || xent_kind_of_targets(batch) == kind);
     XENT_ASSERT(batch->output == XENT_GRADIENT || has_labels);
     XENT_ASSERT(batch->output != XENT_LOG_PROBABILITIES || kind == XENT_SMOOTHED_TARGETS);

@@ -35,18 +35,15 @@ KERNEL_INLINE REAL *part_matrix(void *workspace, int64_t classes, int number) {
     return (REAL *)(void *)((char *)workspace + workspace_with_matrices(classes, number));
 }
 
-/* The batch whose gradients are the softmax of `row_count` rows at a temperature.  The kernels see
- * index targets, all of class 0, which probabilities do not depend on, in rows without weight. */
+/* The batch whose gradients are the softmax of `row_count` rows at a temperature: rows without
+ * targets, and without weight. */
 KERNEL_INLINE xent_batch softmax_batch(xent_matrix logits, int64_t row_count, int64_t classes,
                                        double temperature, REAL *probabilities) {
-    static const int8_t first_class = 0;
     xent_batch part = {0};
     part.rows = row_count;
     part.classes = classes;
     part.logits = logits;
     part.grad = xent_matrix_of(probabilities, part_row_stride(classes), 0);
-    part.labels.data = (const char *)&first_class;
-    part.labels.type = XENT_INT8;
     part.options.temperature = temperature;
     part.output = XENT_PROBABILITIES;
     return part;
