@@ -206,7 +206,6 @@ def measure(
     `z_loss` is that of the loss, or any if it is 0 neither here nor there. With
     `leaves_exponentials`, which go where the gradient belongs, `written` is to need no logits.
     """
-    options = options_of(statistics)
     exponentials = rows.grad if leaves_exponentials else None
     if exponentials is not None and arguments.lies_in_16_bits(exponentials):
         # They never lie in 16 bits: `written` makes them again.
@@ -218,9 +217,7 @@ def measure(
         rows.targets,
         rows.weight,
         ignore_index,
-        options.kind,
-        options.label_smoothing,
-        options.temperature,
+        options_of(statistics),
         z_loss,
         statistics.classes.start,
         max(statistics.num_classes or 0, 1),
@@ -322,17 +319,11 @@ def losses(statistics: ClassStatistics, shared: Settled) -> float | FloatArray:
     row_loss = np.empty(statistics.rows, statistics.dtype)
     if shared.factor is None:
         return math.nan
-    options = options_of(statistics)
     class_calls.settle_classes(
         values_of(statistics),
         row_loss,
-        shared.sample_weight,
-        options.kind,
-        options.has_class_weight,
-        options.label_smoothing,
-        options.temperature,
-        shared.z_loss,
-        shared.factor,
+        options_of(statistics),
+        shared,
         statistics.classes.stop,
         sum(blocks_of(statistics)),
     )
@@ -370,7 +361,6 @@ def written(
     else:
         if has_exponentials and not np.shares_memory(rows.logits, rows.grad):
             np.copyto(rows.grad, rows.logits)
-        options = options_of(statistics)
         position = statistics.ranges.index(bounds)
         blocks = blocks_of(statistics)
         class_calls.write_classes(
@@ -379,13 +369,8 @@ def written(
             rows.weight,
             rows.grad,
             values_of(statistics),
-            shared.sample_weight,
-            options.kind,
-            options.has_class_weight,
-            options.label_smoothing,
-            options.temperature,
-            shared.z_loss,
-            shared.factor,
+            options_of(statistics),
+            shared,
             bounds[0],
             statistics.classes.stop,
             sum(blocks),

@@ -5,6 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xent_fast._class_ranges import Settled
+from xent_fast._class_statistics import Options
+
 ROW_STATISTICS: int
 BLOCK_STATISTICS: int
 TARGETS_HERE: int
@@ -19,9 +22,7 @@ def measure_classes(
     targets: NDArray[Any],
     weight: NDArray[Any] | None,
     ignore_index: object,
-    kind: int,
-    label_smoothing: float,
-    temperature: float,
+    options: Options,
     z_loss: float,
     first_class: int,
     num_classes: int,
@@ -31,13 +32,8 @@ def measure_classes(
 def settle_classes(
     values: NDArray[np.float64],
     row_loss: NDArray[Any],
-    sample_weight: NDArray[np.float64] | None,
-    kind: int,
-    has_class_weight: bool,
-    label_smoothing: float,
-    temperature: float,
-    z_loss: float,
-    factor: float,
+    options: Options,
+    shared: Settled,
     num_classes: int,
     whole_blocks: int,
 ) -> None: ...
@@ -47,13 +43,8 @@ def write_classes(
     weight: NDArray[Any] | None,
     out: NDArray[Any],
     values: NDArray[np.float64],
-    sample_weight: NDArray[np.float64] | None,
-    kind: int,
-    has_class_weight: bool,
-    label_smoothing: float,
-    temperature: float,
-    z_loss: float,
-    factor: float,
+    options: Options,
+    shared: Settled,
     first_class: int,
     num_classes: int,
     whole_blocks: int,

@@ -76,9 +76,9 @@ def target_kind(bint is_dense, double label_smoothing, bint has_class_weight):
 
 
 def measure_classes(
-    cnp.ndarray logits, cnp.ndarray targets, cnp.ndarray weight, object ignore_index, int kind,
-    double label_smoothing, double temperature, double z_loss, int64_t first_class,
-    int64_t num_classes, cnp.ndarray values, cnp.ndarray exponentials,
+    cnp.ndarray logits, cnp.ndarray targets, cnp.ndarray weight, object ignore_index,
+    object options, double z_loss, int64_t first_class, int64_t num_classes, cnp.ndarray values,
+    cnp.ndarray exponentials,
 ):
     """Write the statistics of a range of classes to `values`, a row of doubles a row.
 
@@ -89,35 +89,24 @@ def measure_classes(
     cdef xent_shard *shard = &problem.shard
     cdef StoredMatrices stored
     cdef Groups groups
-    describe_shard(shard, logits, targets, weight, ignore_index, kind, values)
-    shard.batch.options.label_smoothing = label_smoothing
-    shard.batch.options.temperature = temperature
-    shard.batch.options.z_loss = z_loss
-    shard.first_class = first_class
-    shard.num_classes = num_classes
+    describe_shard(shard, values, options, z_loss, 1.0, num_classes)
+    describe_range(shard, logits, targets, weight, ignore_index, first_class)
     shard.batch.grad = matrix_of(exponentials)
     describe_matrices(&stored, &groups, &problem, logits)
     work_on_shard(&problem, &stored, &groups, dtype_of(logits), XENT_MEASURE)
 
 
 def settle_classes(
-    cnp.ndarray values, cnp.ndarray row_loss, cnp.ndarray sample_weight, int kind,
-    bint has_class_weight, double label_smoothing, double temperature, double z_loss,
-    double factor, int64_t num_classes, int64_t whole_blocks,
+    cnp.ndarray values, cnp.ndarray row_loss, object options, object shared, int64_t num_classes,
+    int64_t whole_blocks,
 ):
     """Write each row's loss, from the statistics of all ranges."""
     cdef ShardBatch problem
     cdef xent_shard *shard = &problem.shard
     cdef Groups groups
-    memset(shard, 0, sizeof(shard[0]))
+    describe_settled(shard, values, options, shared, num_classes, whole_blocks)
     shard.batch.rows = cnp.PyArray_DIM(values, 0)
     shard.batch.row_loss = cnp.PyArray_BYTES(row_loss)
-    shard.kind = <xent_target_kind>kind
-    shard.batch.options.label_smoothing = label_smoothing
-    shard.batch.options.temperature = temperature
-    settle_shard(
-        shard, values, sample_weight, has_class_weight, z_loss, factor, num_classes, whole_blocks
-    )
     describe_groups(&groups, values)
     groups.real_bytes = cnp.PyArray_ITEMSIZE(row_loss)
     work_on_shard(&problem, NULL, &groups, dtype_of(row_loss), XENT_SETTLE)
@@ -125,10 +114,8 @@ def settle_classes(
 
 def write_classes(
     cnp.ndarray logits, cnp.ndarray targets, cnp.ndarray weight, cnp.ndarray out,
-    cnp.ndarray values, cnp.ndarray sample_weight, int kind, bint has_class_weight,
-    double label_smoothing, double temperature, double z_loss, double factor,
-    int64_t first_class, int64_t num_classes, int64_t whole_blocks, int64_t first_block,
-    bint has_exponentials,
+    cnp.ndarray values, object options, object shared, int64_t first_class, int64_t num_classes,
+    int64_t whole_blocks, int64_t first_block, bint has_exponentials,
 ):
     """Write the gradient of a range of classes, from the statistics of all ranges.
 
@@ -138,36 +125,57 @@ def write_classes(
     cdef xent_shard *shard = &problem.shard
     cdef StoredMatrices stored
     cdef Groups groups
-    describe_shard(shard, logits, targets, weight, None, kind, values)
+    describe_settled(shard, values, options, shared, num_classes, whole_blocks)
+    describe_range(shard, logits, targets, weight, None, first_class)
     shard.batch.grad = matrix_of(out)
-    shard.batch.options.label_smoothing = label_smoothing
-    shard.batch.options.temperature = temperature
-    shard.first_class = first_class
     shard.first_block = first_block
     shard.has_exponentials = has_exponentials
-    settle_shard(
-        shard, values, sample_weight, has_class_weight, z_loss, factor, num_classes, whole_blocks
-    )
     describe_matrices(&stored, &groups, &problem, logits)
     work_on_shard(&problem, &stored, &groups, dtype_of(logits), XENT_WRITE)
 
 
 cdef int describe_shard(
-    xent_shard *shard, cnp.ndarray logits, cnp.ndarray targets, cnp.ndarray weight,
-    object ignore_index, int kind, cnp.ndarray values,
+    xent_shard *shard, cnp.ndarray values, object options, double z_loss, double factor,
+    int64_t num_classes,
 ) except -1:
-    """Rows and classes of a range; all arrays are as kernels take them."""
+    """What all ranges have in common."""
     memset(shard, 0, sizeof(shard[0]))
-    shard.kind = <xent_target_kind>kind
+    shard.kind = <xent_target_kind><int>options.kind
+    shard.has_class_weight = options.has_class_weight
     shard.values = <double *>cnp.PyArray_DATA(values)
     shard.row_step = cnp.PyArray_STRIDE(values, 0) // <Py_ssize_t>sizeof(double)
+    shard.num_classes = num_classes
+    shard.batch.options.label_smoothing = options.label_smoothing
+    shard.batch.options.temperature = options.temperature
+    shard.batch.options.z_loss = z_loss
+    shard.batch.weight_factor = factor
+    return 0
+
+
+cdef int describe_settled(
+    xent_shard *shard, cnp.ndarray values, object options, object shared, int64_t num_classes,
+    int64_t whole_blocks,
+) except -1:
+    """What is known of all ranges together, of which `shared` is what rows share."""
+    describe_shard(shard, values, options, shared.z_loss, shared.factor, num_classes)
+    cdef cnp.ndarray sample_weight = shared.sample_weight
+    if sample_weight is not None:
+        shard.batch.sample_weight = <const double *>cnp.PyArray_DATA(sample_weight)
+    shard.whole_blocks = whole_blocks
+    return 0
+
+
+cdef int describe_range(
+    xent_shard *shard, cnp.ndarray logits, cnp.ndarray targets, cnp.ndarray weight,
+    object ignore_index, int64_t first_class,
+) except -1:
+    """Rows and classes of a range; all arrays are as kernels take them."""
+    shard.first_class = first_class
     shard.batch.rows = cnp.PyArray_DIM(logits, 0)
     shard.batch.classes = cnp.PyArray_DIM(logits, 1)
     shard.batch.logits = matrix_of(logits)
     if weight is not None and shard.batch.classes > 0:
         shard.batch.class_weight = cnp.PyArray_BYTES(weight)
-    shard.has_class_weight = weight is not None
-    shard.batch.weight_factor = 1.0
     if cnp.PyArray_NDIM(targets) == 1:
         return describe_labels(&shard.batch.labels, targets, ignore_index)
     shard.batch.dense_targets = matrix_of(targets)
@@ -183,23 +191,6 @@ cdef void describe_matrices(
     describe_stored(stored, &problem.shard.batch, sizeof(problem[0]), groups.real_bytes)
     stored.row_factor = <const char *>&problem.shard.values - batch
     stored.row_factor_step = <const char *>&problem.shard.row_step - batch
-
-
-cdef int settle_shard(
-    xent_shard *shard, cnp.ndarray values, cnp.ndarray sample_weight, bint has_class_weight,
-    double z_loss, double factor, int64_t num_classes, int64_t whole_blocks,
-) except -1:
-    """What is known of all ranges together."""
-    shard.values = <double *>cnp.PyArray_DATA(values)
-    shard.row_step = cnp.PyArray_STRIDE(values, 0) // <Py_ssize_t>sizeof(double)
-    shard.has_class_weight = has_class_weight
-    shard.batch.options.z_loss = z_loss
-    shard.batch.weight_factor = factor
-    if sample_weight is not None:
-        shard.batch.sample_weight = <const double *>cnp.PyArray_DATA(sample_weight)
-    shard.num_classes = num_classes
-    shard.whole_blocks = whole_blocks
-    return 0
 
 
 cdef int work_on_shard(
