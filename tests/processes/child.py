@@ -6,9 +6,8 @@ Knows how a child is forked and waited for. Must not know what it computes.
 from __future__ import annotations
 
 import faulthandler
-import os
-import signal
-import time
+import multiprocessing
+import sys
 from collections.abc import Callable
 
 TIME_LIMIT = 60
@@ -16,20 +15,14 @@ TIME_LIMIT = 60
 
 def right_in_child(work: Callable[[], bool]) -> bool:
     """Whether `work` returns True in a child of this process, within the time limit."""
-    child = os.fork()
-    if child == 0:
-        status = 2
-        try:
-            faulthandler.enable()
-            status = 0 if work() else 1
-        finally:
-            os._exit(status)
-    deadline = time.monotonic() + TIME_LIMIT
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status) == 0
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
+
+    def in_child() -> None:
+        faulthandler.enable()
+        sys.exit(not work())
+
+    child = multiprocessing.get_context("fork").Process(target=in_child)
+    child.start()
+    child.join(TIME_LIMIT)
+    code = child.exitcode
+    child.kill()
+    return code == 0

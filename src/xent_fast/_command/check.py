@@ -6,8 +6,8 @@ Must not know: kernels, how threads are made.
 
 from __future__ import annotations
 
-import os
-import signal
+import multiprocessing
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -180,28 +180,19 @@ def python_threads() -> Outcome:
 
 def fork() -> Outcome:
     """A child of a process that has computed on threads can compute too."""
-    if not hasattr(os, "fork"):
+    if "fork" not in multiprocessing.get_all_start_methods():
         return [], "this system has none"
     want = work()
+    child = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(work() != want))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Python warns of what is tried here
-        child = os.fork()
-    if child == 0:
-        status = 2
-        try:
-            status = 0 if work() == want else 1
-        finally:
-            os._exit(status)
-    deadline = time.monotonic() + FORK_SECONDS
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            code = os.waitstatus_to_exitcode(status)
-            return ([f"the child ended with {code}"] if code else []), "a child gives the same bits"
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return [f"the child hung for {FORK_SECONDS:.0f} s"], ""
+        child.start()
+    child.join(FORK_SECONDS)
+    if child.exitcode is None:
+        child.kill()
+        return [f"the child hung for {FORK_SECONDS:.0f} s"], ""
+    faults = [f"the child ended with {child.exitcode}"] if child.exitcode else []
+    return faults, "a child gives the same bits"
 
 
 CHECKS: dict[str, Callable[[], Outcome]] = {
