@@ -395,16 +395,8 @@ static size_t grad_hessian_turning_bytes(int64_t classes) {
 }
 
 #ifndef GRAD_HESSIAN_TABLE
-#define GRAD_HESSIAN_TABLE(dtype)         \
-    {grad_hessian_rows##dtype,            \
-     grad_hessian_workspace_bytes##dtype, \
-     NULL,                                \
-     NULL,                                \
-     NULL,                                \
-     NULL,                                \
-     NULL,                                \
-     NULL,                                \
-     grad_hessian_turning_bytes##dtype,   \
-     NULL,                                \
-     NULL}
+#define GRAD_HESSIAN_TABLE(dtype)                            \
+    {.process_rows = grad_hessian_rows##dtype,               \
+     .workspace_bytes = grad_hessian_workspace_bytes##dtype, \
+     .turning_bytes = grad_hessian_turning_bytes##dtype}
 #endif

@@ -135,15 +135,5 @@ KERNEL_INLINE double sum_of_other_classes(const REAL *p, int64_t count, int64_t 
 /* The row of the contract's table for a function of the softmax. */
 #ifndef SOFTMAX_FUNCTION_TABLE
 #define SOFTMAX_FUNCTION_TABLE(name, dtype) \
-    {name##_rows##dtype,                    \
-     name##_workspace_bytes##dtype,         \
-     NULL,                                  \
-     NULL,                                  \
-     NULL,                                  \
-     NULL,                                  \
-     NULL,                                  \
-     NULL,                                  \
-     NULL,                                  \
-     NULL,                                  \
-     NULL}
+    {.process_rows = name##_rows##dtype, .workspace_bytes = name##_workspace_bytes##dtype}
 #endif
