@@ -131,8 +131,8 @@ def build_over_kernels(
     return program
 
 
-def build_over_shipped_kernels(program: Path, source: Path) -> Path:
-    """The same of one source and the kernels as a build of the package compiles them.
+def build_over_shipped_kernels(program: Path, *sources: Path) -> Path:
+    """The same of these sources and the kernels as a build of the package compiles them.
 
     A compiler cache that has seen the package being installed has these objects. A warning ends the
     check, but for one: at -O3 GCC suspects lanes that do not count of being uninitialized.
@@ -142,9 +142,8 @@ def build_over_shipped_kernels(program: Path, source: Path) -> Path:
     said = run(words, cwd=ROOT, stderr=subprocess.STDOUT)
     if warnings := re.findall(r": warning: .*\[-W(?!maybe-uninitialized).*", said):
         raise SystemExit("\n".join(["the package's build warns", *sorted(set(warnings))]))
-    flags = [*STRICT, f"-I{KERNELS}"]
-    main = compiled(source, program.with_name(f"{program.name}.o"), compiler(), flags)
-    run([*compiler(), *flags, main, *kernels.rglob("*.o"), "-lm", "-o", program])
+    flags = [*STRICT, "-std=c11", "-ffp-contract=off", f"-I{KERNELS}"]
+    run([*compiler(), *flags, *sources, *kernels.rglob("*.o"), "-lm", "-o", program])
     return program
 
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "labels.h"
 #include "memory.h"
 #include "workspace.h"
 
@@ -18,7 +19,8 @@ enum {
     ROW_LOSS,
     LSE,
     PREDICTION,
-    WORKSPACE
+    WORKSPACE,
+    OTHER /* the vector, or the teacher */
 };
 
 typedef struct {
@@ -40,7 +42,7 @@ static size_t item_of(const problem *p, const layout *l, int k) {
 }
 
 static const strip *lay(arrays *a, int k, const layout *l, int64_t rows, size_t row_bytes,
-                        size_t gap, int is_reversed, size_t offset) {
+                        ptrdiff_t gap, int is_reversed, size_t offset) {
     a->at[k] = lay_out(k, rows, row_bytes, gap, is_reversed, bit(l->at_end, k % 8), offset);
     a->is_used[k] = 1;
     return &a->at[k];
@@ -53,7 +55,8 @@ static void lay_matrix(arrays *a, int k, const problem *p, const layout *l, int6
     a->is_turned[k] = bit(l->is_turned, j) && rows == p->rows;
     const int64_t count = a->is_turned[k] ? p->classes : rows,
                   length = a->is_turned[k] ? rows : p->classes;
-    lay(a, k, l, count, (size_t)length * item, (size_t)l->gap[j] * item, bit(l->is_reversed, j), 0);
+    const ptrdiff_t gap = l->gap[j] == PAGES ? PAGES : l->gap[j] * (ptrdiff_t)item;
+    lay(a, k, l, count, (size_t)length * item, gap, bit(l->is_reversed, j), 0);
 }
 
 /* (rows, columns) to (columns, rows) */
@@ -64,7 +67,7 @@ static void turn(const char *values, int64_t rows, int64_t columns, size_t item,
                    values + (size_t)(row * columns + column) * item, item);
 }
 
-static char turned_values[MOST_LOGITS * 8], stored_values[MOST_LOGITS * 2];
+static char turned_values[ROOM_FOR_LOGITS * 8], stored_values[ROOM_FOR_LOGITS * 2];
 
 /* Values as they lie. */
 static const char *as_laid(const arrays *a, int k, const problem *p, const layout *l,
@@ -125,7 +128,7 @@ static void lay_inputs(const problem *p, const layout *l, arrays *a) {
         put_matrix(a, TARGETS, p, l, p->targets);
     } else {
         const int is_reversed = l->label_gap & 1;
-        put_rows(lay(a, LABELS, l, p->rows, label_bytes, (size_t)l->label_gap, is_reversed,
+        put_rows(lay(a, LABELS, l, p->rows, label_bytes, l->label_gap, is_reversed,
                      (size_t)l->label_offset),
                  p->labels);
     }
@@ -221,6 +224,33 @@ static void compute_rows(const problem *p, const layout *l, arrays *a, results *
     else
         r->sum = process_in_calls(kernels, &batch, rows_a_call(p, l),
                                   lay_workspace(a, l, xent_workspace_bytes(kernels, &batch)));
+    double sum = 0;
+    r->counted = 0;
+    if (p->has_labels)
+        r->first_bad = xent_check_labels(&batch.labels, p->rows, p->classes, batch.sample_weight,
+                                         NULL, XENT_FLOAT32, &r->counted, &sum);
+}
+
+/* A function of the softmax: its batch begins with one of the loss. */
+static void compute_softmax_function(const problem *p, const layout *l, arrays *a, results *r) {
+    const xent_softmax_function function =
+        p->family == DISTILLATION ? XENT_DISTILLATION : XENT_SECOND_ORDER;
+    const xent_row_kernels *kernels = &l->isa->softmax_functions[p->dtype][function];
+    put_rows(lay(a, OTHER, l, p->rows, (size_t)(p->classes * item_size(p->dtype)), l->gap[2], 0, 0),
+             p->targets);
+    const xent_matrix other = matrix_at(a, OTHER, p, l), none = {0};
+    const xent_second_order_batch second_order = {describe(p, l, a),
+                                                  p->family == HESSIAN_PRODUCT ? other : none, 1};
+    const xent_distillation_batch distillation = {.batch = second_order.batch,
+                                                  .target_kernels =
+                                                      &l->isa->kernels[p->dtype][p->kind],
+                                                  .teacher = other,
+                                                  .temperature = 2,
+                                                  .weight_factor = 0.5};
+    const xent_batch *batch =
+        function == XENT_DISTILLATION ? &distillation.batch : &second_order.batch;
+    r->sum = process_in_calls(kernels, batch, rows_a_call(p, l),
+                              lay_workspace(a, l, xent_workspace_bytes(kernels, batch)));
 }
 
 static void compute_vjp(const problem *p, const layout *l, const arrays *a) {
@@ -242,7 +272,7 @@ static void compute_vjp(const problem *p, const layout *l, const arrays *a) {
 
 static int is_unchanged(const arrays *a, int k, const problem *p, const layout *l,
                         const char *values) {
-    static char now[MOST_LOGITS * 8];
+    static char now[ROOM_FOR_LOGITS * 8];
     const xent_storage storage = storage_of(l, k);
     const size_t bytes = (size_t)a->at[k].rows * a->at[k].row_bytes;
     if (!a->is_used[k])
@@ -262,7 +292,8 @@ static const char *what_was_spoilt(const problem *p, const layout *l, const arra
             return "memory around an array";
     if (!l->in_place && !is_unchanged(a, LOGITS, p, l, p->logits))
         return "the logits";
-    if (!is_unchanged(a, TARGETS, p, l, p->targets) || !is_unchanged(a, LABELS, p, l, p->labels))
+    if (!is_unchanged(a, TARGETS, p, l, p->targets) || !is_unchanged(a, LABELS, p, l, p->labels) ||
+        !is_unchanged(a, OTHER, p, l, p->targets))
         return "the targets";
     if (!is_unchanged(a, CLASS_WEIGHT, p, l, p->class_weight) ||
         !is_unchanged(a, SAMPLE_WEIGHT, p, l, (const char *)p->sample_weight))
@@ -275,8 +306,10 @@ const char *compute(const problem *p, const layout *l, results *r) {
     lay_inputs(p, l, &a);
     if (p->family == ROW_KERNELS)
         compute_rows(p, l, &a, r);
-    else
+    else if (p->family == SOFTMAX_VJP || p->family == LOG_SOFTMAX_VJP)
         compute_vjp(p, l, &a);
+    else
+        compute_softmax_function(p, l, &a, r);
     if (l->with_grad)
         get_matrix(&a, l->in_place ? LOGITS : GRAD, p, l, r->grad);
     if (a.is_used[ROW_LOSS])

@@ -17,7 +17,7 @@ double real_at(const char *values, xent_dtype dtype, int64_t at) {
     return value;
 }
 
-static void set_real(char *values, xent_dtype dtype, int64_t at, double value) {
+void set_real(char *values, xent_dtype dtype, int64_t at, double value) {
     const float narrow = (float)value;
     if (dtype == XENT_FLOAT32)
         memcpy(values + at * 4, &narrow, sizeof narrow);
@@ -330,7 +330,7 @@ static void take_layouts(choices *c, const problem *p, layout layouts[2]) {
 
 /* Numbers that 16 bits hold without loss. */
 static void round_matrix(const problem *p, const xent_isa *isa, char *values) {
-    static char stored[MOST_LOGITS * 2];
+    static char stored[ROOM_FOR_LOGITS * 2];
     if (p->storage == XENT_AS_COMPUTED)
         return;
     narrow(isa, p->storage, values, p->rows * p->classes, stored);

@@ -11,10 +11,21 @@
 #include "choices.h"
 #include "contract.h"
 
-/* A batch holds at most so many logits, classes and rows. */
+/* A batch that a fuzzer describes has at most so many logits, classes and rows; there is room for
+ * more. */
 enum { MOST_LOGITS = 8192, MOST_CLASSES = 6144, MOST_ROWS = 300 };
+enum { ROOM_FOR_LOGITS = 80002, ROOM_FOR_CLASSES = 40001 };
 
-typedef enum { ROW_KERNELS, SOFTMAX_VJP, LOG_SOFTMAX_VJP } kernel_family;
+/* What a fuzzer chooses among: the first three. */
+typedef enum {
+    ROW_KERNELS,
+    SOFTMAX_VJP,
+    LOG_SOFTMAX_VJP,
+    HESSIAN_PRODUCT,
+    HESSIAN_DIAGONAL,
+    DISTILLATION,
+    FAMILY_COUNT
+} kernel_family;
 
 /* Values, each matrix row after row without gaps, in the bytes of their dtype. */
 typedef struct {
@@ -30,9 +41,9 @@ typedef struct {
     int64_t ignore_index;
     xent_storage storage; /* what holds logits and targets without loss */
     double weight_factor, label_smoothing, temperature, z_loss;
-    char logits[MOST_LOGITS * 8];  /* backward passes: values */
-    char targets[MOST_LOGITS * 8]; /* backward passes: slopes */
-    char class_weight[MOST_CLASSES * 8];
+    char logits[ROOM_FOR_LOGITS * 8];  /* backward passes: values */
+    char targets[ROOM_FOR_LOGITS * 8]; /* backward passes: slopes; the vector or the teacher, too */
+    char class_weight[ROOM_FOR_CLASSES * 8];
     double sample_weight[MOST_ROWS];
     char labels[MOST_ROWS * 8];
 } problem;
@@ -49,23 +60,25 @@ typedef struct {
     int is_reversed; /* bit k: the rows of matrix k, or its columns where it is turned, lie from
                         last to first */
     int is_turned;   /* bit k: of matrix k the rows are contiguous, not the classes */
-    int gap[3];      /* items between the rows of logits, gradient and targets */
-    int label_gap, label_offset; /* bytes */
+    int gap[3];      /* items between the rows of logits, gradient and targets, or PAGES */
+    int label_gap, label_offset; /* bytes; the gap may be PAGES */
     xent_storage logits_storage, grad_storage, targets_storage;
 } layout;
 
 /* What came out, as the values are kept. */
 typedef struct {
-    char grad[MOST_LOGITS * 8];
+    char grad[ROOM_FOR_LOGITS * 8];
     char row_loss[MOST_ROWS * 8];
     char lse[MOST_ROWS * 8];
     int64_t prediction[MOST_ROWS];
     double sum;
+    int64_t first_bad, counted; /* of labels, as xent_check_labels says */
 } results;
 
 static inline int item_size(xent_dtype dtype) { return dtype == XENT_FLOAT32 ? 4 : 8; }
 
 double real_at(const char *values, xent_dtype dtype, int64_t at);
+void set_real(char *values, xent_dtype dtype, int64_t at, double value);
 
 /* Rounds float32 to numbers of 16 bits, and what of them remains. */
 void narrow(const xent_isa *isa, xent_storage storage, const char *values, int64_t count,

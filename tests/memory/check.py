@@ -49,6 +49,10 @@ from checking import (
 )
 
 PROGRAMS = ROOT / "tests/memory"
+GUARDED_KERNELS = (
+    PROGRAMS / "guarded_kernels.c",
+    *(ROOT / f"tests/fuzz/{name}.c" for name in ("problem", "compute", "memory")),
+)
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 # They limit the address space, of which AddressSanitizer takes terabytes, or count resident memory.
 NEED_THEIR_OWN_MEMORY = (
@@ -69,9 +73,7 @@ def check_calls(quick: bool) -> Figures:
 
 def check_kernels(quick: bool) -> Figures:
     with tempfile.TemporaryDirectory() as directory:
-        program = build_over_shipped_kernels(
-            Path(directory) / "native", PROGRAMS / "guarded_kernels.c"
-        )
+        program = build_over_shipped_kernels(Path(directory) / "native", *GUARDED_KERNELS)
         isas = run([program]).split()
         figures = {guarded_cases(isa): int(run([program, isa, *["quick"] * quick])) for isa in isas}
         if not quick:
@@ -165,7 +167,7 @@ def guarded_cases(isa: str) -> str:
 
 
 def build_driver(using: list[str], program: Path, flags: list[str], **how: Any) -> Path:
-    return build_over_kernels(program, [PROGRAMS / "guarded_kernels.c"], using, flags, **how)
+    return build_over_kernels(program, GUARDED_KERNELS, using, flags, **how)
 
 
 def sanitized_environment(directory: Path) -> Path:
