@@ -24,7 +24,7 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 import threadpoolctl
-from helpers import LAYOUTS, OUTPUT_LAYOUTS, GuardedArray, poisoned
+from helpers import LAYOUTS, GuardedArray
 
 import xent_fast
 from xent_fast import (
@@ -372,25 +372,6 @@ def test_logsumexp_into_out(shape: tuple[int, ...], axis: int, keepdims: bool) -
         inside = logits.reshape(-1)[: want.size].reshape(want.shape)
         with pytest.raises(ValueError, match="out shares memory with logits"):
             xent_fast.logsumexp(logits, axis=axis, keepdims=keepdims, out=inside)
-
-
-@pytest.mark.parametrize("destination", OUTPUT_LAYOUTS)
-def test_from_any_layout_into_any(logits: np.ndarray, labels: np.ndarray, destination: str) -> None:
-    for source in [*LAYOUTS, "broadcast"]:
-        if source == "broadcast":
-            given = np.broadcast_to(logits[3], logits.shape)
-        else:
-            given = GuardedArray(logits, source).array
-        before = given.copy()
-        out = poisoned(ROWS, CLASSES, logits.dtype, destination)
-        got = softmax_cross_entropy_grad(given, labels, out=out.array)
-        want = softmax_cross_entropy_grad(np.array(given, logits.dtype), labels)
-        assert got.grad is out.array
-        assert got.loss == want.loss
-        assert softmax_cross_entropy(given, labels) == want.loss
-        np.testing.assert_array_equal(out.array, want.grad)
-        np.testing.assert_array_equal(given, before)
-        out.assert_guards_intact()
 
 
 def test_another_view_of_the_same_memory_is_in_place(
