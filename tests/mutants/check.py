@@ -50,7 +50,6 @@ NEON_TESTS = "the digests of the kernel driver, under qemu"
 NEED_PORTABLE = (
     "tests/test_api.py::test_show_config_returns_a_dict",
     "tests/test_api.py::test_use_isa_returns_the_one_before",
-    "tests/test_bits.py::test_portable_path",
     "tests/test_command.py::test_every_instruction_set_of_the_processor_is_found",
     "tests/test_processes.py::test_interrupts",
 )
