@@ -91,8 +91,8 @@ cdef enum:
     SHARED_ROWS = 4
     PART_BLOCKS = 4
 
-    # A thread checks no fewer labels than these: waking it takes as long.
-    FEWEST_LABELS = 262144
+    # Threads check labels where there are so many; with fewer, waking them takes as long.
+    MANY_LABELS = 524288
 
 
 ctypedef void (*block_sweep)(int64_t first_block, int64_t count, void *workspace) noexcept nogil
@@ -434,11 +434,10 @@ cdef int64_t check_all_labels(
     """`check_labels`, by threads where there are many and no weights: these add up in order."""
     cdef int64_t uncounted = 0
     cdef int thread, threads = 1
-    if batch.sample_weight == NULL and class_weight == NULL and batch.rows >= 2 * FEWEST_LABELS:
+    if batch.sample_weight == NULL and class_weight == NULL and batch.rows >= MANY_LABELS:
+        # as many as will take the rows: threads that a smaller team leaves over are ended
         threads = xent_startable_threads(
-            thread_count(
-                batch.rows // FEWEST_LABELS, batch.rows, batch.classes, requested_threads
-            )
+            thread_count(batch.rows, batch.rows, batch.classes, requested_threads)
         )
     if threads > 1:
         for thread in prange(threads, num_threads=threads, schedule="static", chunksize=1):
