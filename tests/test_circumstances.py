@@ -24,7 +24,7 @@ NAMES = [name for name in OF_ROWS if FUNCTIONS[name].is_compiled]
 WRITING = [name for name in NAMES if FUNCTIONS[name].ways_out()[1:]]
 # Vectors of 8 and 16 numbers, parts of them, several at once; both kernels, one and several blocks.
 CLASS_COUNTS = (1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 128, 129, 300, 5000)
-LARGE_SHAPES = ((3_000, 3), (60, 1_000), (3, 70_000))
+LARGE_SHAPES = ((3_000, 3), (1_000, 33), (60, 1_000), (3, 70_000))
 MEMBERS = ("logits", "other", "probabilities", "labels", "dense", "row_weights")
 # Arguments that are not converted where an output is given.
 AS_THEY_LIE = {
@@ -143,7 +143,7 @@ def test_any_layout(name: str, isa: str, dtype: type) -> None:
 
     Of long rows each row's: where classes lie apart, entropies are added up some rows at a time.
     """
-    cases = itertools.product(asked(name), LAYOUTS, (1, 5, 16, 37, 2049))
+    cases = itertools.product(asked(name), LAYOUTS, (1, 5, 16, 37, 130, 2049))
     for (function, options), layout, classes in cases:
         batch = make_batch(11, classes, dtype)
         options = options | A_ROW if classes > 1000 else options
