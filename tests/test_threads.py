@@ -114,7 +114,7 @@ def test_inside_a_parallel_region_of_the_caller(shape: tuple[int, int], tmp_path
 
 
 @pytest.mark.parametrize("bad", [None, 0, 300_000, 599_999])
-def test_many_labels(bad):
+def test_many_labels(bad: int | None) -> None:
     """So many are checked by threads; the first bad one is named, and nothing was written."""
     labels = np.arange(600_000) % 3
     labels[::7] = -1
@@ -130,6 +130,6 @@ def test_many_labels(bad):
         return
     labels[bad] = 2
     labels[599_999] = 2
-    with pytest.raises(IndexError, match=rf"\b{bad}\b"):
+    with pytest.raises(IndexError, match=rf"targets\[{bad}\]"):
         softmax_cross_entropy_grad(logits, labels, ignore_index=-1, num_threads=2, out=out)
     assert (out == 7).all()

@@ -15,13 +15,14 @@ from libc.string cimport memset
 
 from xent_fast._binding.engine cimport (
     Plan,
+    check_all_labels,
     process_chunks,
     share_out,
     xent_float_mode,
     xent_restore_mode,
     xent_use_default_mode,
 )
-from xent_fast._binding.instruction_sets cimport check_labels, kernels_for, sum_of
+from xent_fast._binding.instruction_sets cimport kernels_for, sum_of
 from xent_fast._binding.kernels cimport (
     XENT_AS_COMPUTED,
     XENT_BFLOAT16,
@@ -233,9 +234,10 @@ cdef void describe(const xent_fast_call *call, xent_batch *batch) noexcept nogil
 
 
 cdef xent_matrix matrix_of(const xent_fast_call *call, Rows rows) noexcept nogil:
-    """All matrices lie alike."""
+    """All matrices lie alike, those that there are."""
     cdef xent_matrix matrix = xent_matrix_of(rows.first, rows.stride, 0)
-    matrix.storage = storage_of(call)
+    if rows.first != NULL:
+        matrix.storage = storage_of(call)
     return matrix
 
 
@@ -257,8 +259,8 @@ cdef int settle_denominator(
         if has_weights:
             weight_sum = sum_of(call.sample_weight, call.rows)
     else:
-        call.error_row = check_labels(
-            batch, batch.class_weight, dtype_of(call), &counted_rows, &weight_sum
+        call.error_row = check_all_labels(
+            batch, batch.class_weight, dtype_of(call), call.num_threads, &counted_rows, &weight_sum
         )
         if call.error_row >= 0:
             return XENT_FAST_BAD_LABEL

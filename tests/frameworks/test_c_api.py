@@ -284,7 +284,7 @@ def test_dense_targets(options: dict[str, Any], dtype: type) -> None:
 
 
 @pytest.mark.parametrize("number", [2, 3])
-@pytest.mark.parametrize("shape", [(40, 10), (40, 100), (3, 40_000)])
+@pytest.mark.parametrize("shape", [(40, 3), (40, 10), (40, 100), (3, 40_000)])
 @pytest.mark.parametrize("kind", ["index", "smoothed", "dense"])
 def test_16_bits(kind: str, shape: tuple[int, int], number: int) -> None:
     """Matrices of float16 and bfloat16, in place and apart; the losses are float."""

@@ -1,4 +1,4 @@
-"""Plans a batch and runs it: chunks of rows, one parallel region, the kernels of this processor.
+"""Plans a batch and runs it: chunks of rows, parallel regions, the kernels of this processor.
 
 The only module with OpenMP; everything that computes comes here.
 
@@ -452,9 +452,10 @@ cdef int64_t check_all_labels(
 
 cdef int64_t uncounted_rows(const xent_batch *batch, int64_t first, int64_t end) noexcept nogil:
     """How many rows are ignored; more than all rows where a label is out of bounds."""
-    cdef xent_batch part = xent_batch_from(batch, first, 0)
+    cdef xent_batch part = batch[0]  # of which nothing but rows, classes and labels is asked
     cdef int64_t counted = 0
     cdef double weight_sum = 0.0
+    part.labels.data += first * part.labels.stride
     part.rows = end - first
     if check_labels(&part, NULL, XENT_FLOAT32, &counted, &weight_sum) >= 0:
         return batch.rows + 1

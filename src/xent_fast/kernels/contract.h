@@ -42,7 +42,7 @@ typedef enum {
  * or its rows are: then the row stride is the size of one number.  Groups of rows are whatever one
  * row stride does not reach: kernels are given the rows of one. */
 typedef struct {
-    char *data; /* class 0 of row 0; NULL: there is no matrix */
+    char *data; /* class 0 of row 0; NULL: there is no matrix, its numbers are as computed */
     ptrdiff_t row_stride, class_stride, group_stride;
     xent_storage storage;
 } xent_matrix;
@@ -211,7 +211,8 @@ typedef struct {
 
 /* What is made of the rows' softmax besides the loss.  These batches begin with one of the loss,
  * whose `grad` takes the result: their `process_rows` is given its address.  The other matrix has
- * contiguous classes, unless said otherwise; `grad` may be it, or disjoint.
+ * contiguous classes, but for `hessian`, whose classes may lie apart; `grad` may be it, or
+ * disjoint.
  *
  * Of entropies there is no other matrix: they take the losses' place, times the row's weight, and
  * their gradient that of the loss, which may be NULL.  Labels, class weights, label_smoothing,

@@ -287,13 +287,13 @@ KERNEL_INLINE void raise_to_least(xent_matrix hessian, int64_t row_count, int64_
 
 /* The diagonal of a batch whose classes are contiguous, to `hessian`. */
 KERNEL_INLINE void diagonal_of_contiguous_rows(const xent_grad_hessian_batch *problem,
-                                               const xent_batch *contiguous, xent_matrix hessian,
+                                               const xent_batch *turned, xent_matrix hessian,
                                                int64_t row_count, void *workspace) {
-    xent_second_order_batch second = {*contiguous, {0}, problem->mean_class_weight};
+    xent_second_order_batch second = {*turned, {0}, problem->mean_class_weight};
     second.batch.weight_factor *= problem->factor;
     second.batch.grad = hessian;
     second_order_rows(&second.batch, 0, row_count, workspace);
-    raise_to_least(hessian, row_count, contiguous->classes, (REAL)problem->min_hessian);
+    raise_to_least(hessian, row_count, turned->classes, (REAL)problem->min_hessian);
 }
 
 /* The diagonal first, since the gradient may take the logits' place. */
@@ -320,14 +320,14 @@ KERNEL_INLINE void diagonal_of_masses(const xent_grad_hessian_batch *problem, in
     const xent_matrix hessian_place = place_of_grad_hessian(workspace, classes, 2);
     for (int64_t k = 0; k < row_count; k += at_once) {
         const int64_t count = row_count - k < at_once ? row_count - k : at_once;
-        xent_batch contiguous = xent_batch_from(&batch, k, sizeof(REAL));
-        turn(contiguous.logits, logits_place, count, classes);
-        contiguous.logits = logits_place;
-        if (contiguous.dense_targets.data) {
-            turn(contiguous.dense_targets, targets_place, count, classes);
-            contiguous.dense_targets = targets_place;
+        xent_batch turned = xent_batch_from(&batch, k, sizeof(REAL));
+        turn(turned.logits, logits_place, count, classes);
+        turned.logits = logits_place;
+        if (turned.dense_targets.data) {
+            turn(turned.dense_targets, targets_place, count, classes);
+            turned.dense_targets = targets_place;
         }
-        diagonal_of_contiguous_rows(problem, &contiguous, hessian_place, count, workspace);
+        diagonal_of_contiguous_rows(problem, &turned, hessian_place, count, workspace);
         turn(hessian_place, xent_matrix_from(&hessian, k), count, classes);
     }
 }

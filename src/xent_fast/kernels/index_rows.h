@@ -411,8 +411,8 @@ KERNEL_INLINE void index_rows_of(const xent_batch *batch, int64_t first_row, int
 }
 
 /* The fewest classes, of which every vector of rows is a matter of some tens of instructions, have
- * code of their own, and processors find the next vector by themselves. `labels` has a whole vector
- * from each row on. */
+ * code of their own, and processors find the next vector by themselves; but for three classes where
+ * registers hold four. `labels` has a whole vector from each row on. */
 KERNEL_INLINE void index_rows_with(const xent_batch *batch, int64_t first_row, int64_t row_count,
                                    const int64_t *labels, double *row_loss,
                                    const curvature_writer *curvature) {

@@ -12,7 +12,7 @@
  * error. */
 #define XENT_LABEL_UNREPRESENTABLE INT64_MIN
 
-/* Labels of rows [first_row, first_row + count) as int64. */
+/* Labels of rows [first_row, first_row + count) as int64; 0 where there are none. */
 void xent_read_labels(const xent_labels *labels, int64_t first_row, int64_t count,
                       int64_t *destination);
 
