@@ -151,6 +151,24 @@ def test_hessian_of_any_scale(isa: str, dtype: type, scale: float) -> None:
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=float(np.finfo(dtype).tiny))
 
 
+@pytest.mark.parametrize("weight", [None, [1.0, 2.0, 0.5]], ids=["", "weight"])
+@pytest.mark.parametrize("sample_weight", [None, [1.0, 2.0, 3.0, 4.0]], ids=["", "sample_weight"])
+@pytest.mark.parametrize("ignore_index", [-100, 1])
+def test_mean_divides_by_the_rows_that_count(
+    dtype: type, ignore_index: int, sample_weight: list[float] | None, weight: list[float] | None
+) -> None:
+    logits = np.arange(12, dtype=dtype).reshape(4, 3) % 5
+    labels = np.array([0, ignore_index, 2, ignore_index])
+    arguments: dict[str, Any] = {
+        "ignore_index": ignore_index,
+        "sample_weight": sample_weight,
+        "weight": weight,
+    }
+    want = reference.softmax_cross_entropy(logits, labels, **arguments)
+    got = softmax_cross_entropy(logits, labels, **arguments)
+    assert_within(got, want, TOLERANCE[dtype] * want)
+
+
 # Of a row, its own weight and its class's alone choose how it is computed.
 WEIGHED: dict[str, Callable[..., Any]] = {
     "loss and gradient": lambda x, y, v, **o: softmax_cross_entropy_grad(
