@@ -20,7 +20,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from checking import NOT_INLINED, ROOT, Outcome, build_over_kernels, runs_here
+from checking import ASSERTS, NOT_INLINED, ROOT, Outcome, build_over_kernels, runs_here
 from fuzz import corpus
 
 FUZZERS = ROOT / "tests" / "fuzz"
@@ -50,7 +50,7 @@ def build() -> Path:
         WORK / "fuzz_kernels",
         sources,
         ["clang"],
-        ["-O1", "-gline-tables-only", "-Werror"],
+        ["-O1", "-gline-tables-only", "-Werror", ASSERTS],
         wanted=runs_here,
         flags_of=lambda source: CHECKED_KERNELS if source.stem.startswith("isa_") else SANITIZE,
         link=SANITIZE,

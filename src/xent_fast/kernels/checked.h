@@ -1,5 +1,5 @@
-/* The contract's assumptions as asserts, where XENT_CHECKED is defined: under sanitizers.
- * Elsewhere they make no code.
+/* The contract's assumptions as asserts, where XENT_CHECKED is defined: in fuzzers and under
+ * sanitizers.  Elsewhere they make no code.
  *
  * Knows: how a program ends that breaks a contract. Must not know: any contract.
  */

@@ -289,7 +289,7 @@ KERNEL_INLINE void many_long_rows(const xent_batch *batch, int64_t first_row, in
                                   after_row after, const void *context, int kind) {
     const int at_once = rows_at_once(batch->classes);
     const int64_t blocks = count_blocks(batch->classes);
-    XENT_ASSERT(batch->classes > MOST_CLASSES_ALONG_ROWS && !xent_is_turned(batch));
+    XENT_ASSERT(batch->classes > MOST_CLASSES_ALONG_ROWS);
     const call_settings settings = call_settings_of(batch);
     double *weight_sums = (double *)(void *)((block_summary *)workspace + at_once * blocks);
     REAL *scratch = NULL;

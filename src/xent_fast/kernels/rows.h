@@ -76,6 +76,7 @@ KERNEL_INLINE int must_turn(const xent_batch *batch) {
 KERNEL_INLINE void unturned_rows(const xent_batch *batch, int64_t first_row, int64_t row_count,
                                  const int64_t *labels, double *row_loss, void *workspace,
                                  int kind) {
+    XENT_ASSERT(!must_turn(batch));
     if (batch->classes > MOST_CLASSES_ALONG_ROWS)
         many_long_rows(batch, first_row, row_count, labels, row_loss, workspace, NULL, NULL, kind);
     else if (kind == XENT_SMOOTHED_TARGETS && batch->output != XENT_GRADIENT)
@@ -210,7 +211,7 @@ KERNEL_INLINE void begin_shared_row(const xent_batch *batch, int64_t row, void *
     block_summary *blocks = (block_summary *)(void *)((char *)workspace + summaries_at);
     int64_t label = -1;
     assert_row_kernel(batch, row, 1, workspace, kind);
-    XENT_ASSERT(!xent_is_turned(batch) && count_shared_blocks(batch->classes) > 0);
+    XENT_ASSERT(!must_turn(batch) && count_shared_blocks(batch->classes) > 0);
     if (HAS_LABELS(kind))
         xent_read_labels(&batch->labels, row, 1, &label);
     shared->weight_sums = (double *)(void *)(blocks + count_blocks(batch->classes));
