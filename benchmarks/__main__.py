@@ -11,7 +11,7 @@
                                        (a minute), printed; with --write into docs/benchmarks.md
                                        and README.md
     python -m benchmarks --goals       only what has a goal of its own (minutes), printed; with
-                                       --write into docs/benchmarks.md; in --first FOLDER lies the
+                                       --write into benchmarks/goals.md; in --first FOLDER lies the
                                        first version of the package, beside which float64 is judged
 
 Needs the extra `benchmark`; the extra `peers` adds Numba, PyTorch, JAX and TensorFlow, and
@@ -41,6 +41,7 @@ from scripts.pages import write_block
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
+GOALS = ROOT / "benchmarks" / "goals.md"
 INDEX = ROOT / "docs" / "index.md"
 PUBLISHED, IMAGES = ROOT / "docs" / "benchmarks.json", ROOT / "docs" / "images"
 UNPUBLISHED = ROOT / ".benchmarks" / "latest"
@@ -279,7 +280,7 @@ def publish(results: dict) -> None:
         block = report.options_block(results["cost of options"])
         write_block(PAGE, "options measured", block)
     if "goals" in results:
-        write_block(PAGE, "goals measured", report.goals_block(results["goals"]))
+        write_block(GOALS, "goals measured", report.goals_block(results["goals"]))
     if "steps" in results:
         write_block(PAGE, "steps measured", report.steps_block(results["steps"]))
         write_block(README, "step", report.readme_step(results["steps"]))

@@ -44,7 +44,7 @@ OVER_FIRST_VERSION = 1.3  # float64
 SMOOTHED, DENSE_TARGETS = "weight, label_smoothing", "dense targets"
 OPTIONS = {SMOOTHED: 1.3, DENSE_TARGETS: 1.35}  # of the plain call; dense targets in the cache
 
-# Paragraphs of docs/benchmarks.md.
+# Paragraphs of goals.md.
 FEW_CLASSES, LONG_ROWS, THE_CALL, MEMORY = "few classes", "long rows", "the call", "memory"
 SECOND_ORDER, DISTILLATION = "second order", "distillation"
 
@@ -134,7 +134,7 @@ class Bench(options.Bench):
 
 @dataclass(frozen=True)
 class Goal:
-    """One figure beside what is asked of it; `bound` is a paragraph of docs/benchmarks.md."""
+    """One figure beside what is asked of it; `bound` is a paragraph of goals.md."""
 
     what: str
     batch: str
