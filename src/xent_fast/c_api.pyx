@@ -216,9 +216,9 @@ cdef void describe(const xent_fast_call *call, xent_batch *batch) noexcept nogil
     memset(batch, 0, sizeof(xent_batch))
     batch.rows = call.rows
     batch.classes = call.classes
-    batch.logits = matrix_of(call, logits_rows(call))
-    batch.grad = matrix_of(call, grad_rows(call))
-    batch.dense_targets = matrix_of(call, target_rows(call))
+    batch.logits = matrix_of_rows(call, logits_rows(call))
+    batch.grad = matrix_of_rows(call, grad_rows(call))
+    batch.dense_targets = matrix_of_rows(call, target_rows(call))
     batch.labels.data = <const char *>call.labels
     batch.labels.stride = label_rows(call).stride
     batch.labels.type = XENT_INT32 if call.label_type == XENT_FAST_INT32 else XENT_INT64
@@ -233,7 +233,7 @@ cdef void describe(const xent_fast_call *call, xent_batch *batch) noexcept nogil
     batch.row_loss = <char *>call.row_loss
 
 
-cdef xent_matrix matrix_of(const xent_fast_call *call, Rows rows) noexcept nogil:
+cdef xent_matrix matrix_of_rows(const xent_fast_call *call, Rows rows) noexcept nogil:
     """All matrices lie alike, those that there are."""
     cdef xent_matrix matrix = xent_matrix_of(rows.first, rows.stride, 0)
     if rows.first != NULL:

@@ -33,7 +33,7 @@ from xent_fast._binding.engine cimport (
     make_plan,
     process_rows,
 )
-from xent_fast._binding.instruction_sets cimport check_labels, sum_of
+from xent_fast._binding.instruction_sets cimport sum_of
 from xent_fast._binding.kernels cimport (
     XENT_FLOAT32,
     XENT_FLOAT64,
@@ -224,7 +224,9 @@ cdef double check_labels_and_sum_weights(
             weights = cnp.PyArray_BYTES(weight)
             dtype = dtype_of(weight)
         if batch.rows < UNLOCKED_LOGITS:
-            bad_row = check_labels(batch, weights, dtype, &counted_rows, &weight_sum)
+            bad_row = check_all_labels(
+                batch, weights, dtype, num_threads, &counted_rows, &weight_sum
+            )
         else:
             with nogil:
                 bad_row = check_all_labels(

@@ -1,7 +1,8 @@
 /* Threads and compiler as the preprocessor knows them: OpenMP's run-time library, or one thread
  * without it; how threads share a loop.
  *
- * Knows: whether this build has OpenMP, atomic counters. Must not know: Python, kernels, when a second thread pays.
+ * Knows: whether this build has OpenMP, atomic counters. Must not know: Python, kernels, when a
+ * second thread pays.
  */
 #ifndef XENT_FAST_THREADS_H
 #define XENT_FAST_THREADS_H

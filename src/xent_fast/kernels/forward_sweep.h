@@ -169,19 +169,17 @@ VECTOR_INLINE vec forward_some(const char *logits, REAL *e, int count, int exclu
     return sum_of_some(exponentials, count);
 }
 
-/* The same of two vectors. */
+/* The same of two vectors, one after the other: side by side they take more registers than AVX2
+ * has. */
 VECTOR_INLINE vec forward_two(const char *logits, REAL *e, int excluded, const block_frame *frame,
                               int kind, int storage, int flushes) {
-    if (INTERLEAVED > 1)
-        return forward_some(logits, e, 2, excluded, frame, kind, storage, flushes);
     const vec first = forward_some(logits, e, 1, excluded, frame, kind, storage, flushes);
     return v_add(first, forward_some(stored_at(logits, LANES, storage), e + LANES, 1,
-                                     excluded > -GROUP ? excluded - LANES : excluded, frame, kind,
-                                     storage, flushes));
+                                     excluded - LANES, frame, kind, storage, flushes));
 }
 
 /* Half of a whole group, from class `at`: exponentials to `e`, their sum is returned.  `excluded`,
- * a lane counted from its start (a constant below 0 where there is none), is left out of the sum.
+ * a lane counted from its start (a constant up to -GROUP where there is none), is left out of the sum.
  * `distance` is set where there are masses.  Meanwhile the same classes of the next block come
  * nearer: without that the maximum's sweep would wait for them. */
 VECTOR_INLINE vec forward_half(const char *logits, const row_masses *masses, int64_t at, REAL *e,
@@ -204,8 +202,7 @@ VECTOR_INLINE vec forward_half(const char *logits, const row_masses *masses, int
         return forward_some(logits, e, 4, excluded, frame, kind, storage, flushes);
     const vec first = forward_two(logits, e, excluded, frame, kind, storage, flushes);
     return v_add(first, forward_two(stored_at(logits, 2 * LANES, storage), e + 2 * LANES,
-                                    excluded > -GROUP ? excluded - 2 * LANES : excluded, frame,
-                                    kind, storage, flushes));
+                                    excluded - 2 * LANES, frame, kind, storage, flushes));
 }
 
 /* One whole group; `excluded` counts from its start, or is -GROUP, a constant. */
@@ -216,9 +213,9 @@ VECTOR_INLINE void forward_group(const char *logits, const row_masses *masses, i
     vec distance = v_splat(0), more = distance;
     const vec first = forward_half(logits, masses, at, e, excluded, frame, sums, &distance, kind,
                                    storage, flushes);
-    const vec second = forward_half(upper, masses, at + HALF_GROUP, e + HALF_GROUP,
-                                    excluded > -GROUP ? excluded - HALF_GROUP : excluded, frame,
-                                    sums, &more, kind, storage, flushes);
+    const vec second =
+        forward_half(upper, masses, at + HALF_GROUP, e + HALF_GROUP, excluded - HALF_GROUP, frame,
+                     sums, &more, kind, storage, flushes);
     add_two_sums(&sums->exponentials, first, second);
     if (HAS_OWN_MASSES(kind))
         wide_add(&sums->distance, v_add(distance, more));
