@@ -188,6 +188,7 @@
 #define v_splat NAME(v_splat)
 #define v_load NAME(v_load)
 #define v_load_first NAME(v_load_first)
+#define v_held NAME(v_held)
 #define v_store NAME(v_store)
 #define v_store_first NAME(v_store_first)
 #define v_add NAME(v_add)

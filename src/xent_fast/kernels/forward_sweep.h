@@ -32,8 +32,7 @@ typedef struct {
 #define FINDS_SMALLEST(storage) (HAS_FMA && (storage) == XENT_AS_COMPUTED)
 
 /* Largest of `count` logits; NaN is passed over, so that it is -inf where there is no number.
- * `smallest`: the least logit of all whole half groups, NaN passed over; -inf where it is not
- * looked for. */
+ * `smallest`: the least, NaN passed over; -inf where it is not looked for. */
 KERNEL_INLINE REAL block_maximum(const char *logits, int64_t count, int storage, REAL *smallest) {
     const vec lowest = v_splat(-INFINITY);
     *smallest = -INFINITY;
@@ -49,14 +48,22 @@ KERNEL_INLINE REAL block_maximum(const char *logits, int64_t count, int storage,
     vec x[4], most[CHAINS], least[CHAINS];
     EACH_OF(CHAINS, most[j] = lowest; least[j] = v_splat(INFINITY));
     int64_t k = 0;
+    /* whole vectors that do not cross lines, as in backward_vectors */
+    if (storage == XENT_AS_COMPUTED && numbers_before_line(logits) < count) {
+        k = numbers_before_line(logits);
+        x[0] = load_stored_up_to(logits, 0, k, NAN, storage);
+        most[0] = v_max(x[0], most[0]);
+        least[0] = v_min(x[0], least[0]);
+    }
     for (; k + HALF_GROUP <= count; k += HALF_GROUP) {
         EACH_OF(4, x[j] = load_stored(logits, k + j * LANES, storage);
                 most[j % CHAINS] = v_max(x[j], most[j % CHAINS]);
                 if (FINDS_SMALLEST(storage)) least[j % CHAINS] = v_min(x[j], least[j % CHAINS]));
     }
     for (; k < count; k += LANES) {
-        x[0] = load_stored_up_to(logits, k, count - k, -INFINITY, storage);
+        x[0] = load_stored_up_to(logits, k, count - k, NAN, storage);
         most[0] = v_max(x[0], most[0]);
+        least[0] = v_min(x[0], least[0]);
     }
     for (int chain = 1; chain < CHAINS; ++chain) {
         most[0] = v_max(most[0], most[chain]);
@@ -91,7 +98,7 @@ KERNEL_INLINE int64_t first_position_of(REAL value, const char *logits, int64_t 
 }
 
 typedef struct {
-    wide_sum exponentials, target_mass, distance;
+    wide_sum target_mass, distance;
 } block_sums;
 
 /* What a sweep asks memory for on its way, far ahead: from where, and how many bytes further with
@@ -153,38 +160,32 @@ VECTOR_INLINE void shifted_exponentials(const vec *x, int count, const block_fra
     exponentials_in_reach(shifted, count, frame->reference, e, NULL, flushes);
 }
 
-/* The same of whole ones, from memory to `e`, and their sum without the excluded class.  That each
- * is stored before the next is loaded holds compilers back from loading more than their registers
- * hold. */
-VECTOR_INLINE vec forward_some(const char *logits, REAL *e, int count, int excluded,
-                               const block_frame *frame, int kind, int storage, int flushes) {
+/* The same of whole ones, from memory to `e`, and their sum.  That each is stored before the next
+ * is loaded holds compilers back from loading more than their registers hold. */
+VECTOR_INLINE vec forward_some(const char *logits, REAL *e, int count, const block_frame *frame,
+                               int kind, int storage, int flushes) {
     vec x[4], exponentials[4];
-    EACH_OF(count, x[j] = load_stored(logits, j * LANES, storage));
+    EACH_OF(count, x[j] = v_held(load_stored(logits, j * LANES, storage)));
     shifted_exponentials(x, count, frame, exponentials, kind, flushes);
     EACH_OF(count, v_store(e + j * LANES, exponentials[j]));
-    if (excluded > -GROUP)
-        EACH_OF(count, exponentials[j] =
-                           v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(excluded - j * LANES))),
-                                  exponentials[j]));
     return sum_of_some(exponentials, count);
 }
 
 /* The same of two vectors, one after the other: side by side they take more registers than AVX2
  * has. */
-VECTOR_INLINE vec forward_two(const char *logits, REAL *e, int excluded, const block_frame *frame,
-                              int kind, int storage, int flushes) {
-    const vec first = forward_some(logits, e, 1, excluded, frame, kind, storage, flushes);
-    return v_add(first, forward_some(stored_at(logits, LANES, storage), e + LANES, 1,
-                                     excluded - LANES, frame, kind, storage, flushes));
+VECTOR_INLINE vec forward_two(const char *logits, REAL *e, const block_frame *frame, int kind,
+                              int storage, int flushes) {
+    const vec first = forward_some(logits, e, 1, frame, kind, storage, flushes);
+    return v_add(first, forward_some(stored_at(logits, LANES, storage), e + LANES, 1, frame, kind,
+                                     storage, flushes));
 }
 
-/* Half of a whole group, from class `at`: exponentials to `e`, their sum is returned.  `excluded`,
- * a lane counted from its start (a constant up to -GROUP where there is none), is left out of the sum.
- * `distance` is set where there are masses.  Meanwhile the same classes of the next block come
- * nearer: without that the maximum's sweep would wait for them. */
+/* Half of a whole group, from class `at`: exponentials to `e`, their sum is returned.  `distance`
+ * is set where there are masses.  Meanwhile the same classes of the next block come nearer: without
+ * that the maximum's sweep would wait for them. */
 VECTOR_INLINE vec forward_half(const char *logits, const row_masses *masses, int64_t at, REAL *e,
-                               int excluded, const block_frame *frame, block_sums *sums,
-                               vec *distance, int kind, int storage, int flushes) {
+                               const block_frame *frame, block_sums *sums, vec *distance, int kind,
+                               int storage, int flushes) {
     vec x[4], mass[4];
     for (int line = 0; line < HALF_GROUP; line += LANES) {
         if (line * stored_bytes(storage) % 64 == 0)
@@ -199,24 +200,22 @@ VECTOR_INLINE vec forward_half(const char *logits, const row_masses *masses, int
         *distance = add_masses(x, mass, frame->base, sums, 0);
     }
     if (INTERLEAVED == 4)
-        return forward_some(logits, e, 4, excluded, frame, kind, storage, flushes);
-    const vec first = forward_two(logits, e, excluded, frame, kind, storage, flushes);
-    return v_add(first, forward_two(stored_at(logits, 2 * LANES, storage), e + 2 * LANES,
-                                    excluded - 2 * LANES, frame, kind, storage, flushes));
+        return forward_some(logits, e, 4, frame, kind, storage, flushes);
+    const vec first = forward_two(logits, e, frame, kind, storage, flushes);
+    return v_add(first, forward_two(stored_at(logits, 2 * LANES, storage), e + 2 * LANES, frame,
+                                    kind, storage, flushes));
 }
 
-/* One whole group; `excluded` counts from its start, or is -GROUP, a constant. */
+/* One whole group; the sums of its halves to `summands`. */
 VECTOR_INLINE void forward_group(const char *logits, const row_masses *masses, int64_t at, REAL *e,
-                                 int excluded, const block_frame *frame, block_sums *sums, int kind,
-                                 int storage, int flushes) {
+                                 vec *summands, const block_frame *frame, block_sums *sums,
+                                 int kind, int storage, int flushes) {
     const char *upper = stored_at(logits, HALF_GROUP, storage);
     vec distance = v_splat(0), more = distance;
-    const vec first = forward_half(logits, masses, at, e, excluded, frame, sums, &distance, kind,
-                                   storage, flushes);
-    const vec second =
-        forward_half(upper, masses, at + HALF_GROUP, e + HALF_GROUP, excluded - HALF_GROUP, frame,
-                     sums, &more, kind, storage, flushes);
-    add_two_sums(&sums->exponentials, first, second);
+    summands[0] =
+        forward_half(logits, masses, at, e, frame, sums, &distance, kind, storage, flushes);
+    summands[1] = forward_half(upper, masses, at + HALF_GROUP, e + HALF_GROUP, frame, sums, &more,
+                               kind, storage, flushes);
     if (HAS_OWN_MASSES(kind))
         wide_add(&sums->distance, v_add(distance, more));
 }
@@ -228,41 +227,37 @@ KERNEL_INLINE void store_up_to(REAL *destination, int count, vec a) {
         v_store_first(destination, count, a);
 }
 
-/* Half of a group that is cut short: the classes that are not there have the logit -inf and no
- * target. */
+/* Half of a group that is cut short, vector by vector: the classes that are not there have the
+ * logit -inf and no target. */
 KERNEL_INLINE void forward_last_half(const char *logits, const row_masses *masses, int64_t at,
-                                     REAL *e, int count, int excluded, const block_frame *frame,
+                                     REAL *e, int count, vec *summands, const block_frame *frame,
                                      block_sums *sums, vec *distance, int kind, int storage) {
-    vec x[4], exponentials[4], mass[4];
+    vec x[4], mass[4];
     EACH_OF(4, x[j] = load_stored_up_to(logits, j * LANES, count - j * LANES, -INFINITY, storage));
     if (HAS_OWN_MASSES(kind)) {
         EACH_OF(4, mass[j] = mass_of_some(masses, at + j * LANES, count - j * LANES, kind));
         *distance = add_masses(x, mass, frame->base, sums, count);
     }
     for (int k = 0; k < 4; k += INTERLEAVED)
-        shifted_exponentials(x + k, INTERLEAVED, frame, exponentials + k, kind, 1);
-    EACH_OF(4, store_up_to(e + j * LANES, count - j * LANES, exponentials[j]));
-    EACH_OF(4, exponentials[j] =
-                   v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(excluded - j * LANES))),
-                          exponentials[j]));
-    add_last_four(&sums->exponentials, exponentials, count);
+        shifted_exponentials(x + k, INTERLEAVED, frame, summands + k, kind, 1);
+    EACH_OF(4, store_up_to(e + j * LANES, count - j * LANES, summands[j]));
 }
 
+/* The last group of a block, which is not whole. */
 KERNEL_INLINE void forward_last_group(const char *logits, const row_masses *masses, int64_t at,
-                                      REAL *e, int count, int excluded, const block_frame *frame,
+                                      REAL *e, int count, vec *summands, const block_frame *frame,
                                       block_sums *sums, int kind, int storage) {
-    const char *upper = stored_at(logits, HALF_GROUP, storage);
-    vec distance, more;
-    forward_last_half(logits, masses, at, e, count, excluded, frame, sums, &distance, kind,
-                      storage);
-    if (count > HALF_GROUP) {
-        forward_last_half(upper, masses, at + HALF_GROUP, e + HALF_GROUP, count - HALF_GROUP,
-                          excluded - HALF_GROUP, frame, sums, &more, kind, storage);
-        if (HAS_OWN_MASSES(kind))
-            distance = v_add(distance, more);
+    vec distance = v_splat(0), more = distance;
+    if (count >= HALF_GROUP) {
+        *summands++ = forward_half(logits, masses, at, e, frame, sums, &distance, kind, storage, 1);
+        logits = stored_at(logits, HALF_GROUP, storage);
+        at += HALF_GROUP, e += HALF_GROUP, count -= HALF_GROUP;
     }
+    if (count > 0)
+        forward_last_half(logits, masses, at, e, count, summands, frame, sums, &more, kind,
+                          storage);
     if (HAS_OWN_MASSES(kind))
-        wide_add(&sums->distance, distance);
+        wide_add(&sums->distance, v_add(distance, more));
 }
 
 /* The reference of a block by its maximum, which may be infinite or absent (-inf): then 0, and NaN,
@@ -284,35 +279,50 @@ KERNEL_INLINE void frame_block(REAL maximum, REAL smallest, const exponent_scale
     summary->reference = reference;
 }
 
-/* All groups of a block, the excluded class (or -1) left out of the sum.  Exponentials go to `e`,
- * or to one place again and again where it is NULL. */
+/* All groups of a block, and what its sum is made of: the sums of whole half groups, and the
+ * vectors of one that is cut short. */
 KERNEL_INLINE void forward_groups(const char *logits, const row_masses *masses, int64_t first,
-                                  REAL *e, int64_t count, int64_t excluded,
-                                  const block_frame *frame, block_sums *sums, int kind,
-                                  int storage) {
-    ALIGNED_64 REAL nowhere[GROUP];
-    REAL *place = e ? e : nowhere;
-    const int64_t step = e ? GROUP : 0, whole = count - count % GROUP;
-    const int64_t special = excluded < 0 || excluded >= whole ? whole : excluded - excluded % GROUP;
+                                  REAL *e, int64_t count, vec *summands, const block_frame *frame,
+                                  block_sums *sums, int kind, int storage) {
+    const int64_t whole = count - count % GROUP;
     int64_t k = 0;
-    for (int64_t end = special;; end = whole) {
-        if (!FINDS_SMALLEST(storage) || frame->flushes)
-            for (; k < end; k += GROUP, place += step)
-                forward_group(stored_at(logits, k, storage), masses, first + k, place, -GROUP,
-                              frame, sums, kind, storage, 1);
-        else
-            for (; k < end; k += GROUP, place += step)
-                forward_group(stored_at(logits, k, storage), masses, first + k, place, -GROUP,
-                              frame, sums, kind, storage, 0);
-        if (k == whole)
-            break;
-        forward_group(stored_at(logits, k, storage), masses, first + k, place, (int)(excluded - k),
-                      frame, sums, kind, storage, 1);
-        k += GROUP, place += step;
-    }
+    if (!FINDS_SMALLEST(storage) || frame->flushes)
+        for (; k < whole; k += GROUP, summands += 2)
+            forward_group(stored_at(logits, k, storage), masses, first + k, e + k, summands, frame,
+                          sums, kind, storage, 1);
+    else
+        for (; k < whole; k += GROUP, summands += 2)
+            forward_group(stored_at(logits, k, storage), masses, first + k, e + k, summands, frame,
+                          sums, kind, storage, 0);
     if (k < count)
-        forward_last_group(stored_at(logits, k, storage), masses, first + k, place,
-                           (int)(count - k), (int)(excluded - k), frame, sums, kind, storage);
+        forward_last_group(stored_at(logits, k, storage), masses, first + k, e + k,
+                           (int)(count - k), summands, frame, sums, kind, storage);
+}
+
+VECTOR_INLINE vec without_lane(vec a, int64_t lane) {
+    return v_drop(v_equal(v_lane_numbers(), v_splat((REAL)lane)), a);
+}
+
+/* The sum of a block's exponentials `e` without the class `excluded` (-1: of all).  The summand
+ * that has it is taken anew, afterwards: processors cannot foresee which it is. */
+KERNEL_INLINE double sum_without(const REAL *e, int64_t count, int64_t excluded, vec *summands) {
+    const int64_t halves = count / HALF_GROUP, rest = count % HALF_GROUP;
+    const int64_t half = excluded < 0 ? 0 : excluded / HALF_GROUP, at = excluded % HALF_GROUP;
+    vec *summand = summands + half + (half < halves ? 0 : at / LANES);
+    const vec with = *summand;
+    wide_sum sum = zero_wide();
+    if (excluded >= 0 && half < halves) {
+        vec counted[4];
+        EACH_OF(4, counted[j] =
+                       without_lane(v_load(e + half * HALF_GROUP + j * LANES), at - j * LANES));
+        *summand = sum_of_four(counted);
+    } else if (excluded >= 0) {
+        *summand = without_lane(with, at % LANES);
+    }
+    for (int64_t k = 0; k < halves + (rest + LANES - 1) / LANES; ++k)
+        wide_add(&sum, summands[k]);
+    *summand = with;
+    return wide_total(sum);
 }
 
 /* Mass and distance of a block of smoothed targets, over E / C. */
@@ -351,61 +361,6 @@ KERNEL_INLINE call_settings call_settings_of(const xent_batch *batch) {
     return settings;
 }
 
-/* Exponentials of the group at `at` in a block, to `e`: from where the sweep has left them or, if
- * nowhere, again. */
-KERNEL_INLINE void load_group(const char *logits, const REAL *left, int64_t at, int64_t count,
-                              const block_frame *frame, vec *e, int storage) {
-    vec x[4];
-    for (int half = 0; half < GROUP; half += HALF_GROUP) {
-        const int64_t first = at + half;
-        const int some = count - first < HALF_GROUP ? (int)(count - first) : HALF_GROUP;
-        vec *place = e + half / LANES;
-        if (left) {
-            EACH_OF(4, place[j] = load_up_to(left + first + j * LANES, some - j * LANES, 0));
-        } else {
-            EACH_OF(4, x[j] = load_stored_up_to(logits, first + j * LANES, some - j * LANES,
-                                                -INFINITY, storage));
-            shifted_exponentials(x, 4, frame, place, XENT_INDEX_TARGETS, 1);
-        }
-    }
-}
-
-/* Adds a group of `count` classes but for the lane `excluded` to a sum, or takes it away, in the
- * order of the sweep. */
-KERNEL_INLINE void add_group(wide_sum *sum, const vec *e, int64_t count, int64_t excluded,
-                             int is_minus) {
-    vec counted[8];
-    for (int j = 0; j < 8; ++j) {
-        counted[j] = v_drop(v_equal(v_lane_numbers(), v_splat((REAL)(excluded - j * LANES))), e[j]);
-        counted[j] = is_minus ? v_sub(v_splat(0), counted[j]) : counted[j];
-    }
-    if (count < GROUP) {
-        add_last_four(sum, counted, count);
-        add_last_four(sum, counted + 4, count - HALF_GROUP);
-    } else {
-        add_two_sums(sum, sum_of_four(counted), sum_of_four(counted + 4));
-    }
-}
-
-/* Sum of a block without its first maximum, from `sum`, which lacks the target (-1: it is in
- * another block).  It is the same whatever the target is, but for roundings of the wide sum. */
-static NEVER_INLINE double sum_below_maximum(wide_sum sum, const char *logits, const REAL *left,
-                                             int64_t count, int64_t target, int64_t maximum,
-                                             const block_frame *frame, int storage) {
-    const int64_t positions[2] = {maximum, target};
-    for (int k = 0; k < 2; ++k) {
-        const int64_t at = positions[k] - (positions[k] < 0 ? 0 : positions[k] % GROUP);
-        vec e[8];
-        if (positions[k] < 0 || (k == 1 && maximum >= 0 && maximum / GROUP == target / GROUP))
-            continue;
-        load_group(logits, left, at, count, frame, e, storage);
-        add_group(&sum, e, count - at, k == 0 ? maximum - at : -GROUP, 0);
-        const int64_t lacking = target >= at && target < at + GROUP ? target - at : -GROUP;
-        add_group(&sum, e, count - at, lacking, 1);
-    }
-    return wide_total(sum);
-}
-
 /* The logits of a block whose maximum is huge, less that, at `place`, which may be theirs: few
  * blocks have such, so that the sweep does without a subtraction. */
 static NEVER_INLINE const char *shift_block(const char *logits, int64_t count, REAL shift,
@@ -428,8 +383,11 @@ KERNEL_INLINE int forward_block(const char *logits, const row_masses *masses, RE
     block_frame frame;
     frame_block(maximum, smallest, &settings->scale, ahead, &frame, summary);
     ALIGNED_64 REAL place[BLOCK];
-    block_sums sums = {zero_wide(), zero_wide(), zero_wide()};
+    vec summands[BLOCK / HALF_GROUP + 3];
+    block_sums sums = {zero_wide(), zero_wide()};
     int64_t position = -1;
+    if (!e)
+        e = place;
     if (storage != XENT_AS_COMPUTED && summary->shift != 0)
         return 0;
     if (HAS_MASS(kind) || settings->wants_prediction || settings->row.wants_lse) {
@@ -449,12 +407,11 @@ KERNEL_INLINE int forward_block(const char *logits, const row_masses *masses, RE
     if (kind == XENT_SMOOTHED_TARGETS)
         smoothed_block(logits, masses, first, count, frame.base, summary, storage);
     if (SHIFTS_A_COPY(kind) && summary->shift != 0)
-        logits = shift_block(logits, count, maximum, e ? e : place);
-    forward_groups(logits, masses, first, e, count, excluded, &frame, &sums, kind, storage);
-    summary->sum_of_others = wide_total(sums.exponentials);
+        logits = shift_block(logits, count, maximum, e);
+    forward_groups(logits, masses, first, e, count, summands, &frame, &sums, kind, storage);
+    summary->sum_of_others = sum_without(e, count, excluded, summands);
     if (!HAS_MASS(kind) && settings->row.wants_lse)
-        summary->sum_below = sum_below_maximum(sums.exponentials, logits, e, count, excluded,
-                                               position, &frame, storage);
+        summary->sum_below = sum_without(e, count, position, summands);
     if (HAS_OWN_MASSES(kind)) {
         summary->target_mass = wide_total(sums.target_mass);
         summary->distance = distance_total(sums.distance);

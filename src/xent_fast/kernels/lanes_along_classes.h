@@ -14,9 +14,9 @@
  *   backward, a block   grad = e * factor_b (- a q for targets with mass); the class left out is
  *                       written last
  *
- * Sums: four vectors in a tree (distances: eight; a group that is cut short: one by one), these
- * in a wide sum (sums.h); blocks in their order, with compensation.  Padding and excluded lanes
- * add an exact 0, so that the order is a function of the number of classes alone.
+ * Sums: four vectors in a tree (distances: eight; fewer at the end: one by one), these in a wide
+ * sum (sums.h); blocks in their order, with compensation.  Padding and excluded lanes add an exact
+ * 0, so that the order is a function of the number of classes alone.
  *
  * Where logits or gradient have 16 bits, the sweeps widen and round on the way (storage.h), and
  * exponentials lie in a row of the lanes' own type.
@@ -227,13 +227,30 @@ VECTOR_INLINE void backward_some(const REAL *e, char *grad, const row_masses *ma
     }
 }
 
+/* The same of the first `count` lanes of one vector. */
+VECTOR_INLINE void backward_part(const REAL *e, char *grad, const row_masses *masses, int64_t at,
+                                 int count, const backward_frame *frame, int in_two_steps,
+                                 int is_weighted, int kind, int storage) {
+    const vec mass = backward_mass(masses, at, count, frame, is_weighted, kind);
+    const vec some = backward_vector(v_load_first(e, count, 0), mass, frame, in_two_steps, kind);
+    store_first_stored(grad, 0, count, some, storage);
+}
+
 /* `count` classes from class `first`, whose place is `grad`; it may be that of their
- * exponentials `e`.  It and its callers are inlined always: they multiply once a vector, and
- * where a compiler had the choice, it asked for kind and storage at every one. */
+ * exponentials `e`.  Whole vectors begin where a line of memory does, for one that lies in two
+ * takes twice as long to load and to store; large arrays of NumPy begin 16 bytes after a line.  It
+ * and its callers are inlined always: they multiply once a vector, and where a compiler had the
+ * choice, it asked for kind and storage at every one. */
 VECTOR_INLINE void backward_vectors(const REAL *e, char *grad, const row_masses *masses,
                                     int64_t first, int64_t count, const backward_frame *frame,
                                     int in_two_steps, int is_weighted, int kind, int storage) {
+    const int64_t before = storage == XENT_AS_COMPUTED ? numbers_before_line(grad) : 0;
     int64_t k = 0;
+    if (before > 0 && before < count) {
+        backward_part(e, grad, masses, first, (int)before, frame, in_two_steps, is_weighted, kind,
+                      storage);
+        k = before;
+    }
     for (; k + HALF_GROUP <= count; k += HALF_GROUP) {
         ask_ahead(&frame->ahead, first + k, 1, kind);
         backward_some(e + k, grad + k * stored_bytes(storage), masses, first + k, 4, frame,
@@ -242,13 +259,9 @@ VECTOR_INLINE void backward_vectors(const REAL *e, char *grad, const row_masses 
     for (; k + LANES <= count; k += LANES)
         backward_some(e + k, grad + k * stored_bytes(storage), masses, first + k, 1, frame,
                       in_two_steps, is_weighted, kind, storage);
-    if (k < count) {
-        const int left = (int)(count - k);
-        const vec mass = backward_mass(masses, first + k, left, frame, is_weighted, kind);
-        const vec some = v_load_first(e + k, left, 0);
-        store_first_stored(grad, k, left, backward_vector(some, mass, frame, in_two_steps, kind),
-                           storage);
-    }
+    if (k < count)
+        backward_part(e + k, grad + k * stored_bytes(storage), masses, first + k, (int)(count - k),
+                      frame, in_two_steps, is_weighted, kind, storage);
 }
 
 /* Backward sweep of one block: grad = e * factor * block weight (- weight * t).  `label` counts

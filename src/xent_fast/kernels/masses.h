@@ -12,6 +12,11 @@ VECTOR_INLINE vec load_up_to(const REAL *source, int count, REAL fill) {
                           : v_splat(fill);
 }
 
+/* Numbers of the lanes' own type until the next line of memory begins. */
+KERNEL_INLINE int64_t numbers_before_line(const char *numbers) {
+    return (int64_t)(-(uintptr_t)numbers % 64 / sizeof(REAL));
+}
+
 VECTOR_INLINE vec load_stored_up_to(const char *source, int64_t at, int64_t count, REAL fill,
                                     int storage) {
     return count >= LANES ? load_stored(source, at, storage)

@@ -55,6 +55,8 @@ KERNEL_INLINE vec v_load(const REAL *source) {
     return r;
 }
 
+KERNEL_INLINE vec v_held(vec a) { return a; }
+
 KERNEL_INLINE void v_store(REAL *destination, vec a) {
     EACH_REGISTER(INTRINSIC(storeu)(destination + part * (LANES / 2), a.part[part]));
 }

@@ -31,6 +31,15 @@ KERNEL_INLINE vec v_splat(REAL value) { return INTRINSIC(set1)(value); }
 
 KERNEL_INLINE vec v_load(const REAL *source) { return INTRINSIC(loadu)(source); }
 
+/* In a register: compilers may read a number from memory at every use, and one that crosses a
+ * line of the cache takes two reads. */
+KERNEL_INLINE vec v_held(vec a) {
+#if defined(__GNUC__) || defined(__clang__)
+    __asm__("" : "+v"(a));
+#endif
+    return a;
+}
+
 KERNEL_INLINE void v_store(REAL *destination, vec a) { INTRINSIC(storeu)(destination, a); }
 
 KERNEL_INLINE vec v_load_first(const REAL *source, int count, REAL fill) {

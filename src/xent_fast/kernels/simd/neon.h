@@ -66,6 +66,8 @@ KERNEL_INLINE vec v_load(const REAL *source) {
     return r;
 }
 
+KERNEL_INLINE vec v_held(vec a) { return a; }
+
 KERNEL_INLINE void v_store(REAL *destination, vec a) {
     EACH_REGISTER(INTRINSIC(vst1q)(destination + part * (LANES / 4), a.part[part]));
 }

@@ -85,6 +85,8 @@ VECTOR_INLINE vec v_load(const REAL *source) {
     return r;
 }
 
+VECTOR_INLINE vec v_held(vec a) { return a; }
+
 VECTOR_INLINE void v_store(REAL *destination, vec a) {
     EACH_PART(memcpy(destination + part * PART_LANES, &a.part[part], sizeof a.part[part]));
 }
