@@ -53,20 +53,28 @@ KERNEL_INLINE vec_pair splat_pair(double value, double error) {
     return pair;
 }
 
+KERNEL_INLINE vec softmax_gradient(vec p, vec dp, vec_pair s) {
+    return v_mul(p, v_sub(v_sub(dp, s.high), s.low));
+}
+
+/* The same of `count` numbers, fewer than a vector has. */
+KERNEL_INLINE void softmax_gradients_of_few(const REAL *p, const REAL *dp, REAL *grad, int count,
+                                            vec_pair s) {
+    if (count > 0)
+        v_store_first(grad, count,
+                      softmax_gradient(v_load_first(p, count, 0), v_load_first(dp, count, 0), s));
+}
+
 KERNEL_INLINE void softmax_vjp_row(const REAL *p, const REAL *dp, REAL *grad, int64_t count) {
     double error;
     const double total = wide_total_and_error(sum_of_products(p, dp, count), &error);
     const vec_pair s = splat_pair(total, error);
-    int64_t k = 0;
-    for (; k + LANES <= count; k += LANES) {
-        const vec above = v_sub(v_sub(v_load(dp + k), s.high), s.low);
-        v_store(grad + k, v_mul(v_load(p + k), above));
-    }
-    if (k < count) {
-        const int left = (int)(count - k);
-        const vec above = v_sub(v_sub(v_load_first(dp + k, left, 0), s.high), s.low);
-        v_store_first(grad + k, left, v_mul(v_load_first(p + k, left, 0), above));
-    }
+    const int64_t before = numbers_before_line((const char *)grad); /* see backward_vectors */
+    int64_t k = before < count ? before : 0;
+    softmax_gradients_of_few(p, dp, grad, (int)k, s);
+    for (; k + LANES <= count; k += LANES)
+        v_store(grad + k, softmax_gradient(v_load(p + k), v_load(dp + k), s));
+    softmax_gradients_of_few(p + k, dp + k, grad + k, (int)(count - k), s);
 }
 
 /* What exp(l) s of one row is made of.

@@ -82,28 +82,6 @@ KERNEL_INLINE void add_entropy_terms(entropy_sums *sums, const REAL *logits, int
     }
 }
 
-/* The largest logit, but for NaN, beside which any other number does as well. */
-KERNEL_INLINE REAL largest_logit(const REAL *logits, int64_t count) {
-    vec largest = v_splat(-INFINITY);
-    int64_t k = 0;
-    for (; k + LANES <= count; k += LANES)
-        largest = v_max(v_load(logits + k), largest);
-    if (k < count)
-        largest = v_max(v_load_first(logits + k, (int)(count - k), -INFINITY), largest);
-    return v_largest(largest);
-}
-
-/* Its first place; `count` where it is none of these. */
-KERNEL_INLINE int64_t place_of(const REAL *logits, int64_t count, REAL value) {
-    int64_t k = 0;
-    for (; k + LANES <= count; k += LANES)
-        if (v_mask_bits(v_equal(v_load(logits + k), v_splat(value))))
-            break;
-    while (k < count && !(logits[k] == value))
-        ++k;
-    return k;
-}
-
 KERNEL_INLINE vec entropy_gradient(vec e, vec d, vec_pair mean, const scaled_factor *factor) {
     const vec above_mean = v_sub(v_sub(d, mean.high), mean.low);
     return times_factor(v_mul(e, above_mean), factor, v_splat(0));
@@ -134,9 +112,12 @@ KERNEL_INLINE void write_entropy_gradient(const REAL *logits, REAL *grad, int64_
 /* H of one row; its gradient times `slope` to `grad` unless that is NULL. */
 KERNEL_INLINE double entropy_row(const REAL *logits, REAL *grad, int64_t count, double temperature,
                                  double slope) {
-    const REAL maximum = largest_logit(logits, count);
-    const int64_t likeliest = isfinite(maximum) ? place_of(logits, count, maximum) : count;
-    if (likeliest < count) {
+    const char *row = (const char *)logits;
+    REAL smallest;
+    const REAL maximum = block_maximum(row, count, XENT_AS_COMPUTED, &smallest);
+    const int64_t likeliest =
+        isfinite(maximum) ? first_position_of(maximum, row, count, XENT_AS_COMPUTED) : -1;
+    if (likeliest >= 0) {
         const entropy_frame frame = entropy_frame_of(maximum, temperature);
         entropy_sums sums = {zero_wide(), zero_wide()};
         add_entropy_terms(&sums, logits, likeliest, &frame);
