@@ -60,6 +60,7 @@ KERNEL_INLINE vec softmax_gradient(vec p, vec dp, vec_pair s) {
 /* The same of `count` numbers, fewer than a vector has. */
 KERNEL_INLINE void softmax_gradients_of_few(const REAL *p, const REAL *dp, REAL *grad, int count,
                                             vec_pair s) {
+    XENT_ASSERT(count >= 0 && count < LANES);
     if (count > 0)
         v_store_first(grad, count,
                       softmax_gradient(v_load_first(p, count, 0), v_load_first(dp, count, 0), s));

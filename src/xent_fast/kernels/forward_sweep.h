@@ -286,6 +286,7 @@ KERNEL_INLINE void forward_groups(const char *logits, const row_masses *masses, 
                                   block_sums *sums, int kind, int storage) {
     const int64_t whole = count - count % GROUP;
     int64_t k = 0;
+    XENT_ASSERT(e && count >= 1 && count <= BLOCK);
     if (!FINDS_SMALLEST(storage) || frame->flushes)
         for (; k < whole; k += GROUP, summands += 2)
             forward_group(stored_at(logits, k, storage), masses, first + k, e + k, summands, frame,
@@ -309,6 +310,7 @@ KERNEL_INLINE double sum_without(const REAL *e, int64_t count, int64_t excluded,
     const int64_t halves = count / HALF_GROUP, rest = count % HALF_GROUP;
     const int64_t half = excluded < 0 ? 0 : excluded / HALF_GROUP, at = excluded % HALF_GROUP;
     vec *summand = summands + half + (half < halves ? 0 : at / LANES);
+    XENT_ASSERT(count >= 1 && count <= BLOCK && excluded >= -1 && excluded < count);
     const vec with = *summand;
     wide_sum sum = zero_wide();
     if (excluded >= 0 && half < halves) {
