@@ -183,8 +183,8 @@ def log_softmax_vjp(
     -----
     The error is at most 3 units (float32: 2.5) in the last place of
     :math:`e^{\ell_c} \sum_k \mathrm{d}\ell_k` plus one and a half of the result, as far as a search
-    has found; those of the exponential and the sum are within it. A log-probability of -inf stands for the
-    probability 0.
+    has found; those of the exponential and the sum are within it. A log-probability of -inf stands
+    for the probability 0.
 
     References
     ----------
