@@ -18,6 +18,7 @@ from pathlib import Path
 import matplotlib as mpl
 from numpydoc.docscrape import Parameter
 from sphinx.application import Sphinx
+from sphinx_gallery.sorting import FileNameSortKey
 
 import xent_fast
 
@@ -37,6 +38,8 @@ OUTSIDE = {
     "contributing": CHECKOUT / "CONTRIBUTING.md",
     "kernels": CHECKOUT / "src" / "xent_fast" / "kernels" / "README.md",
 }
+# Who searches for a word looks for how to use it.
+NOT_SEARCHED = ("project/changelog", "project/kernels", "releasing", "reliability/mutants")
 
 
 def link_within_site(folder: Path, text: str) -> str:
@@ -68,6 +71,8 @@ def copy_pages() -> None:
 def read_page(_: Sphinx, name: str, content: list[str]) -> None:
     if (HERE / f"{name}.md").exists():
         content[0] = link_within_site((HERE / name).parent, content[0])
+    if name in NOT_SEARCHED:
+        content[0] = f"---\nnosearch: true\n---\n\n{content[0]}"
 
 
 # --- the project ----------------------------------------------------------------------------------
@@ -160,6 +165,13 @@ def can_run(example: Path) -> bool:
     return all(find_spec(name) for name in names)
 
 
+class BeginnersFirst(FileNameSortKey):
+    """By name, but for what a beginner reads first."""
+
+    def __call__(self, filename: str) -> str:
+        return "" if filename == "plot_two_layers.py" else super().__call__(filename)
+
+
 # `-t complete`: no example is left out. Sphinx has put `tags` here.
 is_complete = tags.has("complete")  # noqa: F821
 examples = (HERE / "examples").glob("plot_*.py")
@@ -171,7 +183,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": ["gallery"],
     "ignore_pattern": "train_",  # programs with options: pages show what they do
     "filename_pattern": "|".join(re.escape(f"/{name}") for name in executed),
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": BeginnersFirst,
     "download_all_examples": False,
     "write_computation_times": False,
     "min_reported_time": 1e9,

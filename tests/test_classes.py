@@ -394,6 +394,13 @@ def test_mean_over_nothing() -> None:
     assert (grad == 0).all()
 
 
+def test_mean_over_an_infinite_weight() -> None:
+    statistics = class_statistics(np.zeros((2, 4)), [0, 3], first_class=0)
+    weights = [1, np.inf]
+    assert np.isnan(loss_from_statistics(statistics, sample_weight=weights, reduction="mean"))
+    assert loss_from_statistics(statistics, sample_weight=weights, reduction="sum") == np.inf
+
+
 # --- bad input ------------------------------------------------------------------------------------
 
 

@@ -376,6 +376,21 @@ def test_zero_denominator(implementation: ModuleType, dtype: type, kind: str) ->
         assert np.isnan(implementation.softmax_cross_entropy(logits, targets, sample_weight=zeros))
 
 
+def test_infinite_denominator(implementation: ModuleType, dtype: type, kind: str) -> None:
+    """A mean over an infinite weight is inf / inf: NaN throughout."""
+    for classes in (3, 40):
+        rng = np.random.default_rng(classes)
+        logits = make_logits(rng, 5, classes, dtype)
+        targets = make_targets(kind, rng, 5, classes, dtype)
+        some = {"sample_weight": np.array([1, 1, np.inf, 1, 1])}
+        every = {"weight": np.full(classes, np.inf)} if kind == "index" else some
+        for options in (some, every):
+            loss, grad = implementation.softmax_cross_entropy_grad(logits, targets, **options)
+            assert np.isnan(loss)
+            assert np.isnan(grad).all()
+            assert np.isnan(implementation.softmax_cross_entropy(logits, targets, **options))
+
+
 @pytest.mark.parametrize("classes", (3, 40))
 def test_all_ignored(implementation: ModuleType, dtype: type, classes: int) -> None:
     """Every row ignored: mean NaN, sum and row losses 0, gradient 0, though the logits are NaN."""

@@ -186,7 +186,8 @@ def test_bfloat16(argument: str) -> None:
         (ENUMERATION, ("Objects", ".to_physical()")),
         (SparseMatrix(), ("SparseMatrix", ".toarray()")),
         (Tensor(), ("Tensor", "np.from_dlpack")),
-        ({0, 1}, ("set", "list()")),
+        (iter([0, 1]), ("iterator", "list()")),
+        ({0: 1, 1: 0}, ("dict", "[targets[k] for k in range(2)]")),
         ((label for label in LABELS), ("generator", "list()")),
         (None, ("None (targets)",)),
         (2.0, ("float64 (targets)",)),
@@ -240,6 +241,7 @@ def test_one_column_of_logits_names_the_binary_loss() -> None:
         ((4, 3), np.zeros(5, int), ("(4,), not (5,)", "4 rows of 3 classes")),
         ((4, 3), np.zeros((5, 3)), ("(4, 3), not (5, 3)", "4 rows of 3 classes")),
         ((4,), np.zeros(5, int), ("(), not (5,)", "1 rows of 4 classes")),
+        ((4, 3), np.zeros((4, 1)), ("(4, 3), not (4, 1)", "targets.reshape((4,)).astype(int)")),
     ],
     ids=str,
 )
@@ -275,6 +277,12 @@ def test_logits_that_are_no_floats(logits: object, words: tuple[str, ...]) -> No
         xent_fast.softmax(logits)
 
 
+@pytest.mark.parametrize("function", [softmax_cross_entropy, softmax_cross_entropy_grad])
+def test_logits_after_their_targets(function: Callable[..., Any]) -> None:
+    with refused(TypeError, "not int64", "targets are float64: the logits come first"):
+        function(np.array(LABELS, np.int64), LOGITS)
+
+
 def test_lists_beside_out_name_the_remedy() -> None:
     with refused(TypeError, "logits must be an ndarray", "not list", "np.asarray(logits)"):
         softmax_cross_entropy_grad(LOGITS.tolist(), LABELS, out=np.zeros(LOGITS.shape))
@@ -291,8 +299,10 @@ def test_lists_beside_out_name_the_remedy() -> None:
         (lambda n: SparseMatrix(), ("SparseMatrix", ".toarray()")),
         (lambda n: Tensor(), ("Tensor", "np.from_dlpack")),
         (lambda n: [1.0] * (n - 1) + [None], ("is missing",)),
+        (lambda n: dict.fromkeys(range(n), 1.0), ("dict; [", "[k] for k in range(", "is taken")),
+        (lambda n: iter([1.0] * n), ("list() of it",)),
     ],
-    ids=["bool", "str", "sparse", "dlpack", "missing"],
+    ids=["bool", "str", "sparse", "dlpack", "missing", "dict", "iterator"],
 )
 def test_weights_that_are_no_numbers(
     name: str, values: Callable[[int], object], words: tuple[str, ...]
@@ -300,6 +310,12 @@ def test_weights_that_are_no_numbers(
     length = CLASSES if name == "weight" else ROWS
     with refused(TypeError, f"{name} must hold real numbers, not", *words):
         softmax_cross_entropy(LOGITS, LABELS, **{name: values(length)})
+
+
+@pytest.mark.parametrize("values", ["balanced", {1.0, 2.0}], ids=["word", "set"])
+def test_what_nothing_makes_weights_of_has_no_remedy(values: object) -> None:
+    with pytest.raises(TypeError, match=r"weight must hold real numbers, not (<U8|set)$"):
+        softmax_cross_entropy(LOGITS, LABELS, weight=values)
 
 
 def test_masked_arrays_name_the_remedy() -> None:

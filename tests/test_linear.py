@@ -112,6 +112,11 @@ def test_logits_that_exist(dtype: type) -> None:
     assert got.grad_bias is None
 
 
+def test_weight_of_features_by_classes_names_the_remedy() -> None:
+    with pytest.raises(ValueError, match=r"\(classes, 4\), not \(4, 7\); weight.T has that shape"):
+        linear_softmax_cross_entropy(np.zeros((2, 4)), np.zeros((4, 7)), None, [0, 6])
+
+
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 1, 4), (0,), (2, 0)])
 def test_shapes(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(1)

@@ -279,8 +279,15 @@ def settled(
     factor: float | None = scale
     if reduction == "mean":
         denominator = _denominator(statistics, weights)
-        factor = scale / denominator if denominator else None
+        factor = mean_factor(scale, denominator)
     return Settled(weights, z_loss, factor, reduction)
+
+
+def mean_factor(scale: float, denominator: float) -> float | None:
+    """What the sum of the losses is multiplied by: None for a mean over nothing."""
+    if not denominator:
+        return None
+    return scale / denominator if abs(denominator) < math.inf else math.nan
 
 
 def row_weights(sample_weight: ArrayLike | None, row_shape: tuple[int, ...]) -> Float64Array | None:

@@ -102,8 +102,10 @@ def _row_count(shape: tuple[int, ...]) -> int:
 def check_shapes(hidden: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None) -> None:
     """Complain of a layer whose arrays do not fit together."""
     if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1]:
+        is_turned = weight.ndim == 2 and weight.shape[0] == hidden.shape[-1]
+        remedy = "; weight.T has that shape" if is_turned else ""
         raise ValueError(
-            f"weight must have shape (classes, {hidden.shape[-1]}), not {weight.shape}"
+            f"weight must have shape (classes, {hidden.shape[-1]}), not {weight.shape}{remedy}"
         )
     if len(weight) == 0:
         raise ValueError(f"weight of shape {weight.shape} has no class")

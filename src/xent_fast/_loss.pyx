@@ -29,9 +29,11 @@ def softmax_cross_entropy(
 
     .. math::
 
-        \mathrm{lse} = \log \sum_k e^{x_k} \qquad
-        q_c = w_c \bigl((1 - \varepsilon) t_c + \varepsilon / C\bigr) \qquad
+        \begin{gathered}
+        \mathrm{lse} = \log \sum_k e^{x_k} \\
+        q_c = w_c \bigl((1 - \varepsilon) t_c + \varepsilon / C\bigr) \\
         \mathrm{loss} = a \Bigl(\sum_c q_c (\mathrm{lse} - x_c) + z\, \mathrm{lse}^2\Bigr)
+        \end{gathered}
 
     in nats, where :math:`a` is the row's weight: ``scale``, times its ``sample_weight`` if given,
     divided for ``reduction="mean"`` by the sum described there.

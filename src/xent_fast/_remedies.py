@@ -8,6 +8,7 @@ Must not know: how an argument is checked, memory layouts, mathematics.
 """
 
 import numbers
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def for_labels(
     if _holds_strings(array):
         return f"; np.unique({name}, return_inverse=True)[1] numbers them in sorted order"
     if array.ndim == 0 and array.dtype.kind == "O":
-        return _for_object(given, "int")
+        return _for_object(given, name, "int")
     if _has_no_numbers(array):
         return ""
     fractional = _first_fraction(array)
@@ -76,11 +77,11 @@ def for_numbers(given: object, array: NDArray[Any], name: str, dtype: str = "flo
     if container:
         return container
     if array.ndim == 0 and array.dtype.kind == "O":
-        return _for_object(given, dtype)
+        return _for_object(given, name, dtype)
     place = _first_missing(array) if array.dtype.kind == "O" else None
     if place is not None:
         return f"; {name}[{place}] is missing: fill in a number first"
-    if _has_no_numbers(array):
+    if _has_no_numbers(array) or isinstance(given, str):
         return ""
     if hasattr(given, "to_numpy"):
         return f"; {name}.to_numpy(dtype={dtype}) makes an array of it"
@@ -144,13 +145,15 @@ def _for_container(given: object, for_sparse: str) -> str:
     return ""
 
 
-def _for_object(given: object, dtype: str) -> str:
+def _for_object(given: object, name: str, dtype: str) -> str:
     """The remedy for a single object."""
     if hasattr(given, "__dlpack__"):
         return "; np.from_dlpack makes an array of it"
     if hasattr(given, "to_numpy"):
         return f"; .to_numpy(dtype={dtype}) makes an array of it"
-    if hasattr(given, "__iter__"):
+    if isinstance(given, Mapping):  # list() of it would be its keys
+        return f"; [{name}[k] for k in range({len(given)})] is taken, if its keys count from 0"
+    if isinstance(given, Iterable) and not isinstance(given, Set):
         return "; list() of it is taken"
     return ""
 

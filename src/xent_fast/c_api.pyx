@@ -38,6 +38,7 @@ from xent_fast._binding.kernels cimport (
     xent_matrix_of,
     xent_storage,
 )
+from xent_fast._binding.options cimport mean_factor
 from xent_fast._binding.stored cimport Groups, StoredMatrices, describe_stored
 
 __all__ = ["CALL_DTYPE"]
@@ -174,7 +175,7 @@ cdef int compute(xent_fast_call *call) noexcept nogil:
         if denominator == 0:
             write_void(call)
             return XENT_FAST_OK
-        batch.weight_factor = call.scale / denominator
+        batch.weight_factor = mean_factor(call.scale, denominator)
     groups.real_bytes = bytes_of_real(call)
     groups.count = 1
     groups.rows = batch.rows

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent_fast._binding import arguments, options
-from xent_fast._class_ranges import mean_denominator
+from xent_fast._class_ranges import mean_denominator, mean_factor
 from xent_fast._class_statistics import ClassStatistics, merge_class_statistics
 from xent_fast._classes import class_statistics, grad_from_statistics, loss_from_statistics
 from xent_fast._extras import needed_by
@@ -242,7 +242,7 @@ class _Problem:
                 weigh(self._statistics[row], self._part("sample_weight", row)) for row in self._rows
             ]
             total = _tree(dask.delayed(_summed, pure=True), weights)
-            self._factor = dask.delayed(_quotient, pure=True)(self.scale, total)
+            self._factor = dask.delayed(mean_factor, pure=True)(self.scale, total)
 
     def loss(self) -> Any:
         settle = dask.delayed(_settled, pure=True)
@@ -415,11 +415,6 @@ def _summed(parts: list[float]) -> np.float64:
 
 def _weighed(statistics: ClassStatistics, sample_weight: Any) -> float:
     return mean_denominator(statistics, _flat(sample_weight))
-
-
-def _quotient(scale: float, denominator: float) -> float | None:
-    """What the rows' sum is multiplied with: None for a mean over nothing."""
-    return scale / denominator if denominator else None
 
 
 def _settled(

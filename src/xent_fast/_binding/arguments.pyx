@@ -74,10 +74,23 @@ cdef Given given_arrays(
 
     `out` is any array of the caller that results are written to, or None.
     """
+    check_order(logits, targets, name)
     cdef Given given = given_logits(logits, name, axis, out)
     given.add_targets(targets)
     given.add_weights(weight, sample_weight)
     return given
+
+
+cdef int check_order(object logits, object targets, str name) except -1:
+    """Some libraries take (targets, logits)."""
+    if not cnp.PyArray_Check(logits) or not cnp.PyArray_ISINTEGER(logits):
+        return 0
+    if not cnp.PyArray_Check(targets) or not is_supported_float(targets):
+        return 0
+    raise TypeError(
+        f"{name} must be float16, bfloat16, float32 or float64, not {logits.dtype}, and targets "
+        f"are {targets.dtype}: the {name} come first, then the targets"
+    )
 
 
 cdef Given given_logits(object logits, str name, object axis, object out):
@@ -97,8 +110,9 @@ cdef class Given:
         cdef object logits = self.logits
         self.targets = as_any_targets(targets, logits, layout.row_shape, layout.axis, self.name)
         if cnp.PyArray_ISINTEGER(self.targets):
-            labels = layout.in_order(self.targets)
-            self.labels = labels.astype(labels.dtype.newbyteorder("="), copy=False)
+            self.labels = layout.in_order(self.targets)
+            if not cnp.PyArray_ISNOTSWAPPED(self.labels):
+                self.labels = self.labels.astype(self.labels.dtype.newbyteorder("="))
             return 0
         self.dense = self.targets
         if not are_read:
@@ -157,6 +171,8 @@ cdef int check_supported_float(object given, cnp.ndarray array, str name) except
 
 cdef object as_plain_array(object given, str name):
     """An ndarray of no subclass over the same memory; what is not an array is copied into one."""
+    if cnp.PyArray_CheckExact(given):
+        return given
     if isinstance(given, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array{_remedies.for_masked(name)}")
     return np.asarray(given)
@@ -295,6 +311,7 @@ cdef object as_any_targets(
     raise ValueError(
         f"dense targets must have the {name}' shape {logits.shape}, not {targets.shape}; "
         f"{rows_and_classes(logits, row_shape, axis, name)}"
+        f"{remedy_for_column(targets.shape, row_shape)}"
     )
 
 
@@ -314,6 +331,13 @@ cdef str remedy_for_shape(tuple shape, tuple logits_shape, tuple row_shape, int 
     if without_ones(shape) == without_ones(row_shape) and 0 not in shape:
         return f"; targets.reshape({row_shape}) has that shape"
     return ""
+
+
+cdef str remedy_for_column(tuple shape, tuple row_shape):
+    """What makes class indices of floats that have one number a row."""
+    if without_ones(shape) != without_ones(row_shape) or 0 in shape:
+        return ""
+    return f"; class indices are integers: targets.reshape({row_shape}).astype(int)"
 
 
 cdef tuple without_ones(tuple shape):

@@ -23,23 +23,27 @@ from xent_fast._binding.kernels cimport (
 cdef enum:
     # Where classes lie apart and rows side by side, fewer rows than these are copied first.
     FEWEST_ROWS_APART = 8
+    MOST_AXES = 64  # of NumPy's arrays
 
 # How one call takes the rows of its arrays, which have one shape, but for the class axis.
 cdef class Layout:
+    cdef int ndim
     cdef int axis         # of the classes
-    cdef tuple axes       # all of them, that of the classes last, in the order of the rows
+    cdef cnp.npy_intp axes[MOST_AXES]  # in the order of the rows, that of the classes last
     cdef tuple row_shape  # of an array without the class axis
     cdef list loads       # pairs of arrays (to, from), to be copied before the kernels run
     cdef list stores      # the same after that
 
-    cdef object moved(self, object array)
-    cdef object in_order(self, object array)
+    cdef object moved(self, cnp.ndarray array)
+    cdef object in_order(self, cnp.ndarray array)
     cdef object as_given(self, object values)
     cdef tuple place_of_row(self, int64_t row)
+    cdef void fill_row_axes(self, cnp.npy_intp *order) noexcept
+    cdef tuple shape_in_order(self)
     cdef list matrices(self, list inputs, list outputs)
 
 
-cdef Layout layout_of(object array, int axis)
+cdef Layout layout_of(cnp.ndarray array, int axis)
 cdef int copy_pairs(list pairs) except -1
 cdef object result_like(object logits, int axis)
 cdef bint is_bfloat16(object dtype) except -1

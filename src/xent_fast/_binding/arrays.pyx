@@ -46,6 +46,13 @@ cdef struct AddressRange:
     const char *high
 
 
+cdef struct RowAxes:
+    # one or two axes of rows, each made of some that are one in memory
+    int count
+    cnp.npy_intp length[2]
+    int smallest[2]  # the axis of the smallest step
+
+
 # --- how an array lies in memory ------------------------------------------------------------------
 
 
@@ -164,47 +171,83 @@ cdef tuple without_axis(tuple shape, int axis):
     return shape[:axis] + shape[axis + 1:]
 
 
-cdef Layout layout_of(object array, int axis):
+cdef Layout layout_of(cnp.ndarray array, int axis):
     """Rows are taken from the largest step in memory to the smallest."""
     cdef Layout layout = Layout()
-    others = without_axis(tuple(range(array.ndim)), axis)
-    if len(others) > 1:
-        strides = array.strides
-        others = tuple(sorted(others, key=lambda other: -abs(strides[other])))
+    cdef int number, place
+    layout.ndim = cnp.PyArray_NDIM(array)
     layout.axis = axis
-    layout.axes = (*others, axis)
-    layout.row_shape = without_axis(array.shape, axis)
+    layout.row_shape = without_axis((<object>array).shape, axis)
     layout.loads = []
     layout.stores = []
+    for number in range(layout.ndim):
+        if number == axis:
+            continue
+        place = number - (number > axis)
+        while place > 0 and is_larger_step(array, number, layout.axes[place - 1]):
+            layout.axes[place] = layout.axes[place - 1]
+            place -= 1
+        layout.axes[place] = number
+    layout.axes[layout.ndim - 1] = axis
     return layout
+
+
+cdef bint is_larger_step(cnp.ndarray array, int axis, int other) noexcept:
+    """Whether from one entry to the next it is further along the one axis than along the other."""
+    cdef cnp.npy_intp step = cnp.PyArray_STRIDE(array, axis)
+    cdef cnp.npy_intp other_step = cnp.PyArray_STRIDE(array, other)
+    return max(step, -step) > max(other_step, -other_step)
 
 
 @cython.final
 cdef class Layout:
-    cdef object moved(self, object array):
+    cdef object moved(self, cnp.ndarray array):
         """A view with the axes in order, that of the classes last."""
-        return array.transpose(self.axes)
+        return transposed(array, self.axes, self.ndim)
 
-    cdef object in_order(self, object array):
+    cdef object in_order(self, cnp.ndarray array):
         """Of an array with one entry a row: one axis, in the order of the rows."""
-        return array.transpose(row_axes(self.axes, self.axis)).reshape(-1)
+        cdef cnp.npy_intp order[MOST_AXES]
+        self.fill_row_axes(order)
+        return transposed(array, order, self.ndim - 1).reshape(-1)
 
     cdef object as_given(self, object values):
         """The reverse: one entry a row in the shape of the caller's arrays."""
-        order = row_axes(self.axes, self.axis)
-        inverse = sorted(range(len(order)), key=order.__getitem__)
-        return values.reshape(tuple(map(self.row_shape.__getitem__, order))).transpose(inverse)
+        cdef cnp.npy_intp order[MOST_AXES]
+        cdef cnp.npy_intp inverse[MOST_AXES]
+        cdef int place
+        self.fill_row_axes(order)
+        for place in range(self.ndim - 1):
+            inverse[order[place]] = place
+        return transposed(values.reshape(self.shape_in_order()), inverse, self.ndim - 1)
 
     cdef tuple place_of_row(self, int64_t row):
         """Indices of a row in an array with one entry a row, as the caller knows it."""
-        order = row_axes(self.axes, self.axis)
-        if not order:
+        cdef cnp.npy_intp order[MOST_AXES]
+        cdef int other
+        if self.ndim == 1:
             return ()
-        in_order = np.unravel_index(row, tuple(map(self.row_shape.__getitem__, order)))
-        place = []
-        for other in range(len(order)):
-            place.append(int(in_order[order.index(other)]))
+        self.fill_row_axes(order)
+        place = [0] * (self.ndim - 1)
+        for other, index in enumerate(np.unravel_index(row, self.shape_in_order())):
+            place[order[other]] = int(index)
         return tuple(place)
+
+    cdef void fill_row_axes(self, cnp.npy_intp *order) noexcept:
+        """The same order for arrays that lack the class axis."""
+        cdef int place
+        for place in range(self.ndim - 1):
+            order[place] = self.axes[place] - (self.axes[place] > self.axis)
+
+    cdef tuple shape_in_order(self):
+        """Of an array with one entry a row."""
+        cdef cnp.npy_intp order[MOST_AXES]
+        cdef int place
+        self.fill_row_axes(order)
+        shape = []
+        for place in range(self.ndim - 1):
+            shape.append(self.row_shape[order[place]])
+        return tuple(shape)
 
     cdef list matrices(self, list inputs, list outputs):
         """All arrays as the kernels take them: views, and copies of those that must be copied.
@@ -213,7 +256,7 @@ cdef class Layout:
         that is noted in `loads`. What an output gets only after the kernels is noted in `stores`.
         """
         cdef int number, output = len(inputs)
-        if len(self.axes) == 2 and self.axis == 1:
+        if self.ndim == 2 and self.axis == 1:
             if are_matrices(inputs) and are_matrices(outputs):
                 return inputs + outputs
         moved = []
@@ -280,13 +323,11 @@ cdef object result_like(object logits, int axis):
     return np.empty_like(logits, dtype=logits.dtype.type, subok=False)
 
 
-cdef tuple row_axes(tuple axes, int axis):
-    """The same order for arrays that lack the class axis."""
-    order = []
-    for other in axes:
-        if other != axis:
-            order.append(other - (other > axis))
-    return tuple(order)
+cdef object transposed(cnp.ndarray array, cnp.npy_intp *order, int ndim):
+    cdef cnp.PyArray_Dims axes
+    axes.ptr = order
+    axes.len = ndim
+    return cnp.PyArray_Transpose(array, &axes)
 
 
 cdef list as_groups(list arrays, bint as_rows=False):
@@ -295,23 +336,34 @@ cdef list as_groups(list arrays, bint as_rows=False):
 
     With `as_rows` the views are of all rows with their classes side by side, or None.
     """
-    first = arrays[0]
-    shape = first.shape
-    if first.size == 0:
+    cdef cnp.ndarray first = arrays[0]
+    cdef cnp.npy_intp length
+    cdef RowAxes merged  # runs of axes
+    cdef int most = 1 if as_rows else 2
+    cdef int number
+    if cnp.PyArray_SIZE(first) == 0:
         return None
-    merged = []  # runs of axes, each as [length, axis of the smallest step]
-    for number in range(first.ndim - 1):
-        if shape[number] == 1:
+    merged.count = 0
+    for number in range(cnp.PyArray_NDIM(first) - 1):
+        length = cnp.PyArray_DIM(first, number)
+        if length == 1:
             continue
-        if merged and are_one_axis(arrays, merged[len(merged) - 1][1], number):
-            merged[len(merged) - 1] = [merged[len(merged) - 1][0] * shape[number], number]
-        else:
-            merged.append([shape[number], number])
-    if len(merged) > (1 if as_rows else 2):
-        return None
+        if merged.count > 0 and are_one_axis(arrays, merged.smallest[merged.count - 1], number):
+            merged.length[merged.count - 1] *= length
+            merged.smallest[merged.count - 1] = number
+            continue
+        if merged.count == most:
+            return None
+        merged.length[merged.count] = length
+        merged.smallest[merged.count] = number
+        merged.count += 1
+    if merged.count == 0:
+        merged.length[0] = 1
+        merged.smallest[0] = cnp.PyArray_NDIM(first) - 1
+        merged.count = 1
     views = []
     for array in arrays:
-        view = view_of_rows(array, merged)
+        view = view_of_rows(array, &merged)
         if not is_for_kernels(view) or (as_rows and not has_classes_side_by_side(view)):
             return None
         views.append(view)
@@ -320,32 +372,33 @@ cdef list as_groups(list arrays, bint as_rows=False):
 
 cdef bint are_one_axis(list arrays, int outer, int inner) except -1:
     """Whether a step along one axis is a whole turn of the next, in every array."""
+    cdef cnp.ndarray array
     for array in arrays:
-        if array.strides[outer] != array.strides[inner] * array.shape[inner]:
+        if (
+            cnp.PyArray_STRIDE(array, outer)
+            != cnp.PyArray_STRIDE(array, inner) * cnp.PyArray_DIM(array, inner)
+        ):
             return False
     return True
 
 
-cdef cnp.ndarray view_of_rows(cnp.ndarray array, list merged):
+cdef cnp.ndarray view_of_rows(cnp.ndarray array, const RowAxes *axes):
     """What np.lib.stride_tricks.as_strided gives, which does not survive a failed allocation."""
     cdef cnp.npy_intp shape[3]
     cdef cnp.npy_intp strides[3]
     cdef cnp.dtype descriptor = (<object>array).dtype
     cdef int last = cnp.PyArray_NDIM(array) - 1
-    cdef int ndim = 0
-    cdef int axis
-    for length, number in merged or [(1, last)]:
-        axis = number
-        shape[ndim] = length
-        strides[ndim] = cnp.PyArray_STRIDE(array, axis)
-        ndim += 1
-    shape[ndim] = cnp.PyArray_DIM(array, last)
-    strides[ndim] = cnp.PyArray_STRIDE(array, last)
+    cdef int number
+    for number in range(axes.count):
+        shape[number] = axes.length[number]
+        strides[number] = cnp.PyArray_STRIDE(array, axes.smallest[number])
+    shape[axes.count] = cnp.PyArray_DIM(array, last)
+    strides[axes.count] = cnp.PyArray_STRIDE(array, last)
     Py_INCREF(descriptor)  # the next call takes a reference
     view = PyArray_NewFromDescr(
         <PyTypeObject *>cnp.ndarray,
         descriptor,
-        ndim + 1,
+        axes.count + 1,
         shape,
         strides,
         cnp.PyArray_DATA(array),

@@ -53,7 +53,7 @@ from xent_fast._binding.kernels cimport (
     xent_matrix,
     xent_row_kernels,
 )
-from xent_fast._binding.options cimport MEAN, NONE, Options, as_integer
+from xent_fast._binding.options cimport MEAN, NONE, Options, as_integer, mean_factor
 from xent_fast._binding.stored cimport (
     Groups,
     StoredMatrices,
@@ -107,7 +107,7 @@ cdef object settle_rows(
             batch, targets, weight, layout, options.num_threads
         )
     is_void[0] = denominator == 0
-    batch.weight_factor = options.scale / denominator
+    batch.weight_factor = mean_factor(options.scale, denominator)
     return instead
 
 

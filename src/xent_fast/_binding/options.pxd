@@ -3,6 +3,8 @@
 Knows: names and types. Must not know: arrays, what kernels make of the numbers.
 """
 
+from libc.math cimport INFINITY, NAN
+
 from xent_fast._binding.kernels cimport xent_options
 
 
@@ -20,6 +22,11 @@ cdef struct Options:
     bint with_grad
     bint with_statistics
     int num_threads  # 0: ours to choose
+
+
+cdef inline double mean_factor(double scale, double denominator) noexcept nogil:
+    """What the sum of the losses is multiplied by; NaN beside an infinite weight: inf / inf."""
+    return scale / denominator if -INFINITY < denominator < INFINITY else NAN
 
 
 cdef int read_options(

@@ -97,7 +97,10 @@ def targets_of(
             raise ValueError(f"{name} must not be negative where reduction is 'mean'")
     denominator = float(count.sum()) if reduction == "mean" else 1.0
     is_void = denominator == 0
-    row_weight = a * (0.0 if is_void else scale / denominator)
+    weight_factor = 0.0
+    if not is_void:  # beside an infinite weight it is inf / inf
+        weight_factor = scale / denominator if np.isfinite(denominator) else np.nan
+    row_weight = a * weight_factor
     return Targets(place, reduction, mass, row_weight, counted, target_class, is_void)
 
 
