@@ -65,9 +65,9 @@ def over_baseline(cell: dict) -> float | None:
     return ratio(cell, BASELINE, OURS)
 
 
-def share_of_limit(cell: dict) -> float | None:
-    """This library's speed over that of touching the memory and no more."""
-    return ratio(cell, fastest(cell, LIMIT), OURS)
+def share_of_limit(cell: dict, machine: dict) -> float | None:
+    """This library's speed over that of touching the memory and no more, where that is a limit."""
+    return ratio(cell, fastest(cell, LIMIT), OURS) if beyond_cache(cell, machine) else None
 
 
 def beyond_cache(cell: dict, machine: dict) -> bool:

@@ -17,7 +17,6 @@ COLOUR, FLOOR_COLOUR = "#2a6f97", "#e9c46a"
 NUMPY_COLOUR, PYTORCH_COLOUR = "#a9bcc9", "#e76f51"
 PYTORCH = "PyTorch"
 DOTS_PER_INCH = 130
-SMALLEST_BYTES = 2**19  # below, the limit is what a call costs
 
 
 def draw_all(results: dict, folder: Path) -> None:
@@ -25,12 +24,8 @@ def draw_all(results: dict, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if first := figures.in_first_picture(results["workloads"]):
         _save(lambda plt: _beside_others(plt, first), folder / "benchmark.png")
-    if any(_is_bound_by_memory_or_arithmetic(cell) for cell in results["workloads"]):
+    if any(share_of_limit(cell, results["machine"]) for cell in results["workloads"]):
         _save(lambda plt: _roofline(plt, results), folder / "roofline.png")
-
-
-def _is_bound_by_memory_or_arithmetic(cell: dict) -> bool:
-    return share_of_limit(cell) is not None and cell["bytes_moved"] >= SMALLEST_BYTES
 
 
 def _save(draw: Callable, path: Path) -> None:
@@ -94,22 +89,19 @@ def _memory(axes, results: dict) -> None:
     """The share of the limit's speed by the bytes that memory must move."""
     groups: dict[str, list[dict]] = {}
     for cell in results["workloads"]:
-        if _is_bound_by_memory_or_arithmetic(cell):
+        if share_of_limit(cell, results["machine"]):
             groups.setdefault(cell["variant"] or "float32, in place", []).append(cell)
     for marker, (name, cells) in zip("osD^v<>ph", groups.items(), strict=False):
         axes.plot(
             [cell["bytes_moved"] for cell in cells],
-            [100 * share_of_limit(cell) for cell in cells],
+            [100 * share_of_limit(cell, results["machine"]) for cell in cells],
             marker,
             label=name,
             markersize=5,
         )
     axes.axhline(100, color="black", linewidth=1)
-    for level, size in results["machine"]["caches"].items():
-        axes.axvline(size, color="grey", linewidth=1, linestyle=":")
-        axes.annotate(f" {level}", (size, 0.01), xycoords=("data", "axes fraction"), fontsize=8)
     axes.set_xscale("log", base=2)
-    axes.set_xlabel("bytes moved (dotted: cache sizes)")
+    axes.set_xlabel("bytes moved, by batches larger than the cache")
     axes.set_ylabel("% of the speed of touching memory alone")
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8)

@@ -71,7 +71,7 @@ def summary(cells: list[dict], machine: dict) -> str:
                 times(figures.ratio(cell, BASELINE, figures.ONE_THREAD)),
                 times(over_fastest_peer(cell)),
                 fastest(cell, PEER) or "–",
-                percent(share_of_limit(cell)),
+                percent(share_of_limit(cell, machine)),
                 "–" if cycles is None else f"{cycles:.1f}",
             ]
         )
@@ -101,7 +101,7 @@ def in_place(results: dict) -> str:
             times(over_baseline(cell)),
             times(over_fastest_peer(cell)),
             fastest(cell, PEER) or "–",
-            percent(share_of_limit(cell)),
+            percent(share_of_limit(cell, results["machine"])),
         ]
         for cell in cells
         if OURS in cell["timings"]
@@ -310,7 +310,7 @@ def readme_step(results: dict) -> str:
         "Of a last layer\n"
         f"alone, {steps.SHAPES[1].label} (rows x inputs → classes) {gain(few)} with NumPy's loss.\n"
         f"{steps.SHAPES[2].label} {gain(many)}. Where the loss is a small part of a step you "
-        "will hardly\nnotice ([more steps](docs/benchmarks.md#in-a-step-of-training))."
+        "hardly notice\nthe gain ([more steps](docs/benchmarks.md#in-a-step-of-training))."
     )
 
 
@@ -366,7 +366,8 @@ def readme_block(results: dict) -> str:
         "![How many times as long NumPy, PyTorch and the fastest other library take, for six "
         "batches](docs/images/benchmark.png)\n\n"
         f"Measured in one run on an {machine['processor']} with {machine['isa']['active']}: "
-        f"float32, `out=logits`, up to {machine['threads']} threads\n(NumPy uses 1)"
+        "float32; the gradient\noverwrites the logits; xent_fast on up to "
+        f"{machine['threads']} threads, NumPy on 1"
         f"{', without ' + ', '.join(missing) if missing else ''}. "
         "[Benchmarks](docs/benchmarks.md) has every batch and library, xent_fast\non 1 thread, and "
         "where it gains least."

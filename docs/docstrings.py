@@ -38,9 +38,8 @@ class Entry:
 
 @cache
 def docstring(name: str) -> NumpyDocString:
-    """The parsed docstring; a line that ends with one backslash goes on in the next."""
-    text = inspect.getdoc(PUBLIC[name]) or ""
-    return NumpyDocString(re.sub(r"(?<!\\)\\\n\s*", "", text))
+    """The parsed docstring."""
+    return NumpyDocString(inspect.getdoc(PUBLIC[name]) or "")
 
 
 def paragraphs(lines: list[str]) -> str:

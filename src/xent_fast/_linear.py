@@ -226,7 +226,8 @@ def linear_softmax_cross_entropy_grad(
 
     Parameters
     ----------
-    hidden, weight, bias, targets, class_weight, sample_weight, ignore_index, label_smoothing, \
+    hidden, weight, bias, targets, class_weight, sample_weight, ignore_index, label_smoothing
+        As for `linear_softmax_cross_entropy`.
     temperature, z_loss, scale, chunk_rows, progress, num_threads
         As for `linear_softmax_cross_entropy`.
     reduction : {"mean", "sum", "none"}, default "mean"

@@ -182,7 +182,8 @@ def softmax_cross_entropy_grad(
 
     Parameters
     ----------
-    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature, \
+    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature
+        As for `softmax_cross_entropy`.
     z_loss, reduction, return_statistics, num_threads
         As for `softmax_cross_entropy`.
     scale : float, default 1.0

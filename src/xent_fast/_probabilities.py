@@ -227,7 +227,8 @@ def cross_entropy_grad(
 
     Parameters
     ----------
-    probabilities, targets, axis, weight, sample_weight, ignore_index, label_smoothing, clip, \
+    probabilities, targets, axis, weight, sample_weight, ignore_index, label_smoothing, clip
+        As for `cross_entropy`.
     reduction, scale, num_threads
         As for `cross_entropy`.
     out : ndarray of the probabilities' shape and dtype, optional

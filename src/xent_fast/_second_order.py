@@ -61,7 +61,8 @@ def softmax_cross_entropy_hvp(
 
     Parameters
     ----------
-    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature, \
+    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature
+        As for `softmax_cross_entropy_grad`.
     z_loss, reduction, scale, num_threads
         As for `softmax_cross_entropy_grad`.
     vector : array_like of the logits' shape
@@ -162,7 +163,8 @@ def softmax_cross_entropy_hessian_diagonal(
 
     Parameters
     ----------
-    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature, \
+    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature
+        As for `softmax_cross_entropy_grad`.
     z_loss, reduction, scale, num_threads
         As for `softmax_cross_entropy_grad`.
     out : ndarray of the logits' shape, optional
@@ -274,7 +276,8 @@ def softmax_cross_entropy_grad_hessian(
 
     Parameters
     ----------
-    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature, \
+    logits, targets, axis, weight, sample_weight, ignore_index, label_smoothing, temperature
+        As for `softmax_cross_entropy_grad`.
     z_loss, scale, num_threads
         As for `softmax_cross_entropy_grad`. Any layout is read as it lies: rows or columns of a
         matrix side by side make no difference to the results and little to the time.

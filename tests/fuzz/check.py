@@ -30,6 +30,7 @@ HARNESS = ("fuzz_kernels.c", "problem.c", "compute.c", "oracle.c", "memory.c")
 SANITIZE = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
 
 CHECKED_KERNELS = ["-fsanitize=address,fuzzer-no-link", "-fno-omit-frame-pointer", NOT_INLINED]
+FINDINGS = "findings"
 LONGEST_INPUT = {"kernels": 400, "python": 200}
 QUICK_RUNS = 5000
 # A merge starts the fuzzer again, by its name: the Python one by the interpreter that runs this.
@@ -115,7 +116,7 @@ def fuzz(name: str, program: list[str], choice: list[str]) -> dict[str, int]:
     for finding in sorted(found):
         print(f"FOUND: {finding}")
     return figures_of(name, done.stderr) | {
-        f"{name}_findings": max(len(found), int(done.returncode != 0))
+        f"{name}, {FINDINGS}": max(len(found), int(done.returncode != 0))
     }
 
 
@@ -124,8 +125,8 @@ def figures_of(name: str, log: str) -> dict[str, int]:
     states = re.findall(r"^#(\d+)\s.*?cov: (\d+) ft: (\d+) corp: (\d+)", log, re.MULTILINE)
     if not states:
         raise SystemExit(f"{name}: the fuzzer did not start\n{log[-3000:]}")
-    labels = ("executions", "edges_covered", "features", "inputs_kept")
-    return {f"{name}_{label}": int(value) for label, value in zip(labels, states[-1], strict=True)}
+    labels = ("inputs tried", "branches reached", "features reached", "inputs kept")
+    return {f"{name}, {label}": int(value) for label, value in zip(labels, states[-1], strict=True)}
 
 
 def grow(name: str, program: list[str]) -> None:
@@ -160,6 +161,6 @@ def check(options: argparse.Namespace) -> Outcome:
         if options.grow:
             grow(name, program)
     for label, value in figures.items():
-        print(f"{label:>24} {value:>12,}")
-    failed = sum(figures[f"{name}_findings"] > 0 for name in programs)
+        print(f"{label:>40} {value:>12,}")
+    failed = sum(figures[f"{name}, {FINDINGS}"] > 0 for name in programs)
     return Outcome(figures, len(programs) - failed, failed)

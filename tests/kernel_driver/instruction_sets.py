@@ -109,8 +109,8 @@ def check(options: argparse.Namespace) -> Outcome:
     right = sum(same.values())
     figures = {
         "compared": "; ".join(same),
-        "cases": case_count(record_of("portable").read_text(encoding="utf-8")),
-        "same": right,
-        "different": len(same) - right,
+        "cases in each": case_count(record_of("portable").read_text(encoding="utf-8")),
+        "compared, with the same bits": right,
+        "compared, with other bits": len(same) - right,
     }
     return Outcome(figures, right, len(same) - right)

@@ -66,6 +66,7 @@ cdef extern from "_binding/threads.h" nogil:
 
 
 cdef extern from "_binding/team.h" nogil:
+    int xent_possible_threads()
     int xent_startable_threads(int threads)
 
 
@@ -274,7 +275,7 @@ cdef int default_threads() noexcept nogil:
     """Of a call that is large enough for more than one."""
     if is_forked or spins_freely:
         return 1
-    return min(xent_max_threads(), xent_processor_count())
+    return min(xent_max_threads(), xent_processor_count(), xent_possible_threads())
 
 
 cdef double process_rows(const Plan *plan) noexcept:

@@ -11,10 +11,11 @@
 #ifndef XENT_FAST_TEAM_H
 #define XENT_FAST_TEAM_H
 
+#include <limits.h>
+
 #if defined(_OPENMP) && !defined(_WIN32)
 
 #include <ctype.h>
-#include <limits.h>
 #include <omp.h>
 #include <pthread.h>
 #if defined(__linux__)
@@ -179,11 +180,15 @@ static int xent_grow_team(int threads) {
     return possible;
 }
 
+/* How many threads have not failed yet. */
+static inline int xent_possible_threads(void) {
+    return __atomic_load_n(&xent_most_threads, __ATOMIC_RELAXED);
+}
+
 /* How many of `threads` the next region may have; that region must follow. */
 static inline int xent_startable_threads(int threads) {
-    int most = __atomic_load_n(&xent_most_threads, __ATOMIC_RELAXED);
-    if (threads > most)
-        threads = most;
+    if (threads > xent_possible_threads())
+        threads = xent_possible_threads();
     if (threads <= 1)
         return threads;
     if (omp_get_active_level() >= omp_get_max_active_levels())
@@ -196,6 +201,8 @@ static inline int xent_startable_threads(int threads) {
 }
 
 #else
+
+static inline int xent_possible_threads(void) { return INT_MAX; }
 
 static inline int xent_startable_threads(int threads) { return threads; }
 

@@ -19,8 +19,16 @@
 /* The date of the OpenMP specification as yyyymm. */
 enum { XENT_OPENMP_VERSION = _OPENMP };
 
-/* What OMP_NUM_THREADS, omp_set_num_threads or threadpoolctl ask for. */
-static inline int xent_max_threads(void) { return omp_get_max_threads(); }
+/* What OMP_NUM_THREADS, omp_set_num_threads or threadpoolctl ask for, and OMP_THREAD_LIMIT allows.
+ */
+static inline int xent_max_threads(void) {
+    int most = omp_get_max_threads();
+#if _OPENMP >= 200805
+    if (omp_get_thread_limit() < most)
+        most = omp_get_thread_limit();
+#endif
+    return most;
+}
 
 /* Processors this process may run on. */
 static inline int xent_processor_count(void) { return omp_get_num_procs(); }

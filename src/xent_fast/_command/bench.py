@@ -39,7 +39,7 @@ def run(plot: Path | None) -> int:
         return 1
     print(
         f"Mean loss and gradient, float32, class indices; xent_fast {config['version']} "
-        f"({config['isa']['active']}), {threads} threads where nothing else is said.\n"
+        f"({config['isa']['active']}), up to {threads} threads where nothing else is said.\n"
         "Microseconds a call, the median:\n"
     )
     print(table(times), chart(times), verdict(times, threads), sep="\n\n")
@@ -141,7 +141,8 @@ def verdict(times: Times, threads: int) -> str:
     if others:
         best = [min(column) for column in zip(*others.values(), strict=True)]
         names = ", ".join(name.removesuffix(", 1 thread") for name in others)
-        text += f", and {span(best, times[LIBRARY])} times as fast as the fastest of {names}"
+        fastest = f"the fastest of {names}" if len(others) > 1 else names
+        text += f", and {span(best, times[LIBRARY])} times as fast as {fastest}"
     return text + "."
 
 

@@ -21,8 +21,10 @@ import xent_fast
 from xent_fast import _bits
 from xent_fast._binding import instruction_sets
 
-# Of class indices without options, what docs/numerics.md says of loss and gradient.
-MOST_ULPS: dict[type[Any], float] = {np.float32: 5.0, np.float64: 6.0}
+# Of class indices without options, what docs/numerics.md says of loss and gradient; the portable
+# kernels do without fused multiply-adds.
+MOST_ULPS: dict[type[Any], float] = {np.float32: 5.0, np.float64: 5.5}
+MOST_ULPS_PORTABLE: dict[type[Any], float] = {np.float32: 6.0, np.float64: 6.5}
 ROWS_AND_CLASSES = ((20_000, 2), (4000, 10), (400, 100), (40, 1000), (4, 10_000))
 LONG_ROW = 5000
 FORK_SECONDS = 30.0
@@ -97,15 +99,14 @@ def accuracy() -> Outcome:
         dtypes.append(np.float64)
     worst: dict[str, float] = {}
 
-    def test(_: str) -> list[str]:
+    def test(isa: str) -> list[str]:
         faults = []
         for dtype in dtypes:
+            most = (MOST_ULPS_PORTABLE if isa == "portable" else MOST_ULPS)[dtype]
             error, name = largest_error(dtype), np.dtype(dtype).name
             worst[name] = max(worst.get(name, 0.0), error)
-            if not error <= MOST_ULPS[dtype]:
-                faults.append(
-                    f"{name} is {error:.3g} ulp off; at most {MOST_ULPS[dtype]} are promised"
-                )
+            if not error <= most:
+                faults.append(f"{name} is {error:.3g} ulp off; at most {most} are promised")
         return faults
 
     faults = on_every_isa(test)

@@ -13,6 +13,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import xent_fast
 from xent_fast._loading import openmp_libraries
 
@@ -20,10 +22,12 @@ from xent_fast._loading import openmp_libraries
 OPENMP_VERSIONS = {201107: "3.1", 201307: "4.0", 201511: "4.5", 201811: "5.0", 202011: "5.1"}
 FASTER_SETS = {"x86_64": ("avx512", "avx2"), "AMD64": ("avx512", "avx2")}
 CPU_INFO = Path("/proc/cpuinfo")
+LARGE = (1024, 2048)  # logits that all threads share
 
 
 def show(as_json: bool) -> int:
     """Print it; the exit status."""
+    xent_fast.logsumexp(np.zeros(LARGE, np.float32))  # tells how many threads can be had
     config = xent_fast.show_config("dicts")
     if as_json:
         print(json.dumps(config, indent=2))
@@ -73,7 +77,14 @@ def threads(given: dict[str, Any]) -> str:
     return f"{text}; limited: {', '.join(reasons)}" if reasons else text
 
 
-LIMITS = ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT")
+LIMITS = (
+    "OMP_NUM_THREADS",
+    "OMP_THREAD_LIMIT",
+    "OMP_STACKSIZE",
+    "GOMP_STACKSIZE",
+    "GOMP_CPU_AFFINITY",
+    "OMP_PLACES",
+)
 
 
 def openmp(version: int | None) -> str:

@@ -116,6 +116,55 @@ def with_jax(logits: Array, labels: Array, _: int) -> Step:
     return step
 
 
+def with_tensorflow(logits: Array, labels: Array, threads: int) -> Step:
+    """`sparse_softmax_cross_entropy_with_logits` and a gradient tape, as one function."""
+    tf = importlib.import_module("tensorflow")
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    x, y = tf.constant(logits), tf.constant(labels)
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def function(x: Any) -> tuple[Any, Any]:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=x)
+            loss = tf.reduce_mean(losses)
+        return loss, tape.gradient(loss, x)
+
+    def step() -> tuple[Any, Any]:
+        loss, grad = function(x)
+        return float(loss), grad
+
+    return step
+
+
+def with_numba(logits: Array, labels: Array, threads: int) -> Step:
+    """Loops over rows, compiled."""
+    numba = importlib.import_module("numba")
+    numba.set_num_threads(threads)
+    grad = np.empty_like(logits)
+
+    @numba.njit(parallel=True, fastmath=True)  # type: ignore[untyped-decorator]
+    def fill(x: Array, y: Array, grad: Array) -> Any:
+        rows, classes = x.shape
+        loss = 0.0
+        for row in numba.prange(rows):
+            largest = x[row, 0]
+            for k in range(classes):
+                largest = max(largest, x[row, k])
+            total = np.float32(0)
+            for k in range(classes):
+                grad[row, k] = np.exp(x[row, k] - largest)
+                total += grad[row, k]
+            loss += np.log(total) - (x[row, y[row]] - largest)
+            factor = np.float32(1) / (total * np.float32(rows))
+            for k in range(classes):
+                grad[row, k] *= factor
+            grad[row, y[row]] -= np.float32(1) / np.float32(rows)
+        return loss / rows
+
+    return lambda: (fill(logits, labels, grad), grad)
+
+
 class Contestant(NamedTuple):
     """What is timed: a maker of steps, the module that it needs, on how many threads."""
 
@@ -137,6 +186,8 @@ CONTESTANTS = {
     "SciPy, 1 thread": Contestant(with_scipy, "scipy", 1),
     "PyTorch": Contestant(with_torch, "torch", None),
     "JAX": Contestant(with_jax, "jax", None),
+    "TensorFlow": Contestant(with_tensorflow, "tensorflow", None),
+    "Numba": Contestant(with_numba, "numba", None),
 }
 
 
