@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,15 +41,29 @@ def test_examples(name: str) -> None:
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("name", ["how_to.md", "index.md", "tutorial.md", "../README.md"])
+@pytest.mark.thread_unsafe(reason="doctest holds the process's standard output")
+@pytest.mark.parametrize(
+    "name",
+    ["half_precision.md", "how_to.md", "index.md", "threads.md", "tutorial.md", "../README.md"],
+)
 def test_pages(name: str) -> None:
-    """The blocks of a page, in its order, each on what the ones before have left."""
+    """The blocks of a page, in its order, each on what the ones before have left.
+
+    Of a session in the interpreter what it prints is compared too.
+    """
     page = (PAGES / name).read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert blocks
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
+    runner = doctest.DocTestRunner(verbose=False)
     for block in blocks:
-        exec(compile(block, name, "exec"), names)
+        session = doctest.DocTestParser().get_doctest(block, names, name, name, 0)
+        if session.examples:
+            runner.run(session, clear_globs=False)
+            names |= session.globs
+        else:
+            exec(compile(block, name, "exec"), names)
+    assert runner.summarize(verbose=False).failed == 0
 
 
 def test_every_recipe_has_its_block() -> None:
