@@ -30,7 +30,6 @@ HARNESS = ("fuzz_kernels.c", "problem.c", "compute.c", "oracle.c", "memory.c")
 SANITIZE = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
 
 CHECKED_KERNELS = ["-fsanitize=address,fuzzer-no-link", "-fno-omit-frame-pointer", NOT_INLINED]
-FINDINGS = "findings"
 LONGEST_INPUT = {"kernels": 400, "python": 200}
 QUICK_RUNS = 5000
 # A merge starts the fuzzer again, by its name: the Python one by the interpreter that runs this.
@@ -116,7 +115,7 @@ def fuzz(name: str, program: list[str], choice: list[str]) -> dict[str, int]:
     for finding in sorted(found):
         print(f"FOUND: {finding}")
     return figures_of(name, done.stderr) | {
-        f"{name}, {FINDINGS}": max(len(found), int(done.returncode != 0))
+        f"{name}, findings": max(len(found), int(done.returncode != 0))
     }
 
 
@@ -162,5 +161,5 @@ def check(options: argparse.Namespace) -> Outcome:
             grow(name, program)
     for label, value in figures.items():
         print(f"{label:>40} {value:>12,}")
-    failed = sum(figures[f"{name}, {FINDINGS}"] > 0 for name in programs)
+    failed = sum(figures[f"{name}, findings"] > 0 for name in programs)
     return Outcome(figures, len(programs) - failed, failed)
