@@ -199,16 +199,16 @@ def require_compiler(name):
 
 
 def in_parallel(compile_sources):
-    """Give a compiler's method that compiles many sources at once.
+    """Give a compiler's method that compiles one source more at once than there are processors.
 
-    One more than there are processors, so that none has nothing to do while the last is compiled.
+    So every processor has work until the last source is done.
     """
 
     def compile_all(sources, **options):
         def compile_one(source):
             return compile_sources([source], **options)
 
-        with ThreadPoolExecutor(os.cpu_count() + 1) as pool:
+        with ThreadPoolExecutor((os.cpu_count() or 1) + 1) as pool:
             return [name for names in pool.map(compile_one, sources) for name in names]
 
     return compile_all
